@@ -1,0 +1,134 @@
+"""Using a team outside training: evaluate it on the held-out problems, or put a question to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from c3jax import config as config_lib
+from c3jax import evaluate, rundir
+from c3jax.checkpoint import find_best_step, list_steps, restore_step
+from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, check_lengths
+from c3jax.rewards import Evaluator
+from c3jax.rollout import address, context, sampling, tree
+from c3jax.tasks import TASKS
+from c3jax.team import Team, decode_turns, make_team
+from c3jax.types import Problem, UserError
+
+
+class SourceError(UserError):
+    """A run directory or config that holds no policy to use."""
+
+
+def evaluate_source(source: str, checkpoint: str, overrides: dict[str, Any], console: Console, as_json: bool) -> int:
+    """Evaluate a run's policy, or a config's model before training, on the config's held-out problems."""
+    team, params, step = load_source(source, checkpoint, overrides)
+    config = team.config
+    with Evaluator(TASKS[config.task.kind].grade, config.workers, config.grade_timeout) as evaluator:
+        results = [
+            evaluate.make_evaluation(team, profile)(params, evaluator, config.evaluation.problems)
+            for profile in evaluate.list_profiles(team)
+        ]
+    if as_json:
+        print(json.dumps({"source": source, "step": step, "results": [result._asdict() for result in results]}))
+    else:
+        evaluate.print_results(console, results, f"{source}, step {step}")
+    return 0
+
+
+def ask_source(
+    source: str,
+    question: str,
+    checkpoint: str,
+    overrides: dict[str, Any],
+    console: Console,
+    is_sampled: bool,
+    as_json: bool,
+) -> int:
+    """Put one question to a team and print every role's message, or the transcript as JSON."""
+    team, params, step = load_source(source, checkpoint, overrides)
+    if not question.strip():
+        raise SourceError("question: expected some text, got none")
+    texts, contexts = answer(team, params, question, is_sampled)
+    verdict = TASKS[team.config.task.kind].grade(Problem(0, "asked", question, "0"), texts[-1])
+    if as_json:
+        turns = [
+            {"turn": plan.name, "role": plan.role, "context": shown, "message": text}
+            for plan, shown, text in zip(team.plans, contexts, texts, strict=True)
+        ]
+        body = {"source": source, "step": step, "question": question, "turns": turns, "answer": verdict.answer}
+        print(json.dumps(body, ensure_ascii=False, indent=2))
+        return 0
+    for plan, text in zip(team.plans, texts, strict=True):
+        console.print(f"[bold]{plan.name}[/bold] ({plan.role})")
+        console.print(text.strip() or "(nothing)", markup=False, soft_wrap=True)
+        console.print()
+    console.print(f"[bold]answer[/bold] {verdict.answer if verdict.answer is not None else '(none could be read)'}")
+    return 0
+
+
+def answer(team: Team, params: dict, question: str, is_sampled: bool) -> tuple[list[str], list[str]]:
+    """One message a turn, and the context each was said in."""
+    try:
+        tokens = team.tokenizer.encode_text(question)
+    except ValueError as error:
+        raise SourceError(f"question: {error}") from None
+    check_lengths(team.plans, len(tokens), team.spec.context)
+    fan_out = (1,) * len(team.plans)
+    chosen = team.config.sampling if is_sampled else sampling.GREEDY
+    sample_tree = tree.make_tree_sampler(team.graphdef, team.plans, fan_out, chosen, team.tokenizer.stop_tokens)
+    key = address.make_stream(team.config.seed, address.ASK)
+    frame = context.make_frame([tokens], len(tokens))
+    rollout, _ = sample_tree(params, frame, key, jnp.zeros(1, jnp.int32))
+    texts = [messages[0] for messages in decode_turns(team, jax.device_get(rollout))]
+    return texts, [_show_context(team, plan, question, texts) for plan in team.plans]
+
+
+def load_source(source: str, checkpoint: str, overrides: dict[str, Any]) -> tuple[Team, dict, int]:
+    """A team and its parameters: of a run's checkpoint, or as a config's model is before training (step 0).
+
+    Raises UserError where the source, the checkpoint or an override cannot be used.
+    """
+    path = Path(source)
+    if path.is_file():
+        if checkpoint != "newest":
+            raise SourceError(f"--checkpoint: expected a run directory to take {checkpoint!r} from, got a config")
+        team = make_team(config_lib.load_config(path, overrides))
+        return team, team.params, 0
+    if not path.is_dir():
+        raise SourceError(f"{source}: expected a run directory or a config file, got neither")
+    rundir.load_run_config(path)  # says what is wrong with a directory that is not a run
+    team = make_team(config_lib.load_config(path / "config.yaml", overrides))
+    step = _choose_step(path, checkpoint)
+    return team, restore_step(path, step, jax.eval_shape(lambda: team.params), part="params"), step
+
+
+def _choose_step(run: Path, checkpoint: str) -> int:
+    steps = list_steps(run)
+    if not steps:
+        raise SourceError(f"{run}: expected a run with a checkpoint, got none yet")
+    if checkpoint == "newest":
+        return steps[-1]
+    if checkpoint == "best":
+        best = find_best_step(run)
+        if best is None:
+            raise SourceError(f"--checkpoint: expected a run whose config keeps the best (checkpoint.best), got {run}")
+        return best
+    if not checkpoint.isdigit() or int(checkpoint) not in steps:
+        raise SourceError(f"--checkpoint: expected newest, best or one of {steps}, got {checkpoint!r}")
+    return int(checkpoint)
+
+
+def _show_context(team: Team, plan: TurnPlan, question: str, texts: list[str]) -> str:
+    parts = []
+    for piece in (piece for frame in plan.frames for piece in frame.pieces):
+        if isinstance(piece, Literal):
+            parts.append(team.tokenizer.decode(piece.tokens))
+        else:
+            parts.append(question if piece.level == QUESTION_LEVEL else texts[piece.level - FIRST_TURN_LEVEL])
+    return "".join(parts)

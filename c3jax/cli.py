@@ -1,0 +1,157 @@
+"""The command line: parse and call, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import c3jax
+from c3jax import config as config_lib
+from c3jax.types import UserError
+
+_OVERRIDES = """\
+Any field of the config may be set on the command line by its dotted path:
+    c3jax train configs/quickstart.yaml --seed 1 --credit.method no_loo --protocol.turns.0.max_tokens 20
+Values are read as YAML does. `c3jax fields` lists every field with its type, default and meaning."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 the user can mend it, 130 stopped."""
+    parser = _make_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not arguments.takes_overrides:
+        parser.error(f"unrecognised argument {rest[0]}")
+    try:
+        return arguments.run(arguments, parse_overrides(rest))
+    except UserError as error:
+        print(f"c3jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("c3jax: stopped", file=sys.stderr)
+        return 130
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Read --section.field VALUE and --section.field=VALUE. Raises ConfigError."""
+    overrides: dict[str, Any] = {}
+    place = 0
+    while place < len(words):
+        name, has_value, text = words[place].partition("=")
+        if not name.startswith("--") or len(name) == 2:
+            raise config_lib.ConfigError(f"expected --section.field VALUE, got {words[place]!r}")
+        if not has_value:
+            place += 1
+            if place == len(words):
+                raise config_lib.ConfigError(f"{name[2:]}: expected a value after it, got nothing")
+            text = words[place]
+        overrides[name[2:].replace("-", "_")] = config_lib.parse_value(text)
+        place += 1
+    return overrides
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="c3jax",
+        description="Train teams of language models with a credit of its own for each message.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"c3jax {c3jax.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = _add(commands, "train", _train, "train a team, or go on with a run", overrides=True)
+    train.add_argument("config", help="YAML file; a run's saved config.yaml is one too")
+    train.add_argument("--run-dir", help="where the run is kept (default: runs/<name of the config>)")
+
+    evaluate = _add(
+        commands, "evaluate", _evaluate, "held-out accuracy of a run or of an untrained model", overrides=True
+    )
+    evaluate.add_argument("source", help="a run directory, or a config for its model as it is before training")
+    evaluate.add_argument("--checkpoint", default="newest", help="newest, best, or a step (default: newest)")
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=True)
+    ask.add_argument("source", help="a run directory, or a config for its model as it is before training")
+    ask.add_argument("question")
+    ask.add_argument("--checkpoint", default="newest", help="newest, best, or a step (default: newest)")
+    ask.add_argument("--sample", action="store_true", help="sample as in training (default: greedy)")
+    ask.add_argument("--transcript", action="store_true", help="print JSON with every context and message")
+
+    bench = _add(commands, "bench", _bench, "measure the program on this machine")
+    bench.add_argument("what", choices=("rollout", "credit"))
+    bench.add_argument(
+        "--small", action="store_true", help="tiny sizes: checks that the benchmark runs, measures nothing"
+    )
+
+    _add(commands, "fields", _fields, "list every field of a config")
+    return parser
+
+
+def _add(commands: Any, name: str, run: Any, help_text: str, overrides: bool = False) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=help_text,
+        description=help_text[0].upper() + help_text[1:] + ".",
+        epilog=_OVERRIDES if overrides else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=run, takes_overrides=overrides)
+    return command
+
+
+# Rooms that need JAX are imported by the command that uses them: help and a wrong config answer at once.
+
+
+def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    config = config_lib.load_config(arguments.config, overrides)
+    run_dir = Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
+    from c3jax import startup, train
+
+    console = startup.prepare()
+    return train.train(config, run_dir, sys.argv[1:], console)
+
+
+def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from c3jax import ask, startup
+
+    return ask.evaluate_source(
+        arguments.source, arguments.checkpoint, overrides, startup.prepare(), as_json=arguments.json
+    )
+
+
+def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from c3jax import ask, startup
+
+    return ask.ask_source(
+        arguments.source,
+        arguments.question,
+        arguments.checkpoint,
+        overrides,
+        startup.prepare(),
+        is_sampled=arguments.sample,
+        as_json=arguments.transcript,
+    )
+
+
+def _bench(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from c3jax import bench, startup
+
+    startup.prepare()
+    return bench.run(arguments.what, is_small=arguments.small)
+
+
+def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    width = min(shutil.get_terminal_size().columns, 100)
+    for path, kind, default, text in config_lib.list_fields():
+        print(f"--{path}  {kind}  [{default}]")
+        print(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

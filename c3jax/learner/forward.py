@@ -1,0 +1,42 @@
+"""Log-probabilities of whole messages, by the same forward pass and distribution that drew them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from c3jax.config import Sampling
+from c3jax.models.decoder import Decoder
+from c3jax.protocol import TurnPlan
+from c3jax.rollout import context, decode
+from c3jax.rollout import sampling as sampling_lib
+from c3jax.types import Frame, Messages, Rollout
+
+
+def compute_turn_logp(
+    model: Decoder, plans: Sequence[TurnPlan], place: int, rollout: Rollout, fan_out: Sequence[int], sampling: Sampling
+) -> jax.Array:
+    """Log-probability [N, T], nats, of every token of one turn's messages in their contexts."""
+    path = context.make_path(plans[place], rollout.question, rollout.turns, fan_out)
+    return compute_message_logp(model, path, rollout.turns[place], sampling)
+
+
+def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messages, sampling: Sampling) -> jax.Array:
+    """Log-probability [N, T] of messages after a path of frames; slots that were not sampled hold junk."""
+    past, hidden_MD = decode.prefill(model, path)
+    hidden_NTD, _ = model.extend(past, Frame(messages.tokens_NT, messages.content_NT))
+    N, T, D = hidden_NTD.shape
+    # A token is drawn from the hidden state one slot before it; the first from the context's last.
+    first_N1D = jnp.repeat(hidden_MD, N // hidden_MD.shape[0], axis=0)[:, None]
+    before_NTD = jnp.concatenate([first_N1D, hidden_NTD[:, :-1]], axis=1)
+    logp_B = sampling_lib.compute_token_logp(
+        before_NTD.reshape(N * T, D),
+        messages.tokens_NT.reshape(-1),
+        messages.support_NTK.reshape(N * T, -1),
+        model.head_weight(),
+        sampling,
+        model.spec.dtype,
+    )
+    return logp_B.reshape(N, T)

@@ -1,0 +1,80 @@
+"""Warm-up by imitation: cross-entropy on demonstrated messages, in the very contexts the policy will meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from c3jax.config import Imitation, Sampling
+from c3jax.learner import forward
+from c3jax.protocol import TurnPlan
+from c3jax.types import Messages, Rollout, UserError
+
+_PLAIN = Sampling()  # imitation fits the whole distribution, before any truncation
+
+
+class ImitationState(NamedTuple):
+    """All that the warm-up carries from update to update."""
+
+    params: dict
+    opt_state: optax.OptState
+
+
+def make_messages(token_rows: Sequence[Sequence[int]], stop_token: int, max_tokens: int) -> Messages:
+    """Demonstrated messages as if sampled, the stop token added. Raises UserError where one is too long."""
+    rows = len(token_rows)
+    tokens = np.zeros((rows, max_tokens), np.int32)
+    content = np.zeros((rows, max_tokens), bool)
+    sampled = np.zeros((rows, max_tokens), bool)
+    for place, row in enumerate(token_rows):
+        if len(row) + 1 > max_tokens:
+            raise UserError(
+                f"protocol.turns: expected max_tokens of at least {len(row) + 1} for the demonstrations,"
+                f" got {max_tokens}"
+            )
+        tokens[place, : len(row) + 1] = [*row, stop_token]
+        content[place, : len(row)] = True
+        sampled[place, : len(row) + 1] = True
+    return Messages(
+        tokens_NT=jnp.asarray(tokens),
+        content_NT=jnp.asarray(content),
+        sampled_NT=jnp.asarray(sampled),
+        behaviour_logp_NT=jnp.zeros((rows, max_tokens), jnp.float32),
+        support_NTK=jnp.zeros((rows, max_tokens, 0), jnp.int32),
+        truncated_N=jnp.zeros(rows, bool),
+    )
+
+
+def make_imitation(
+    section: Imitation, graphdef: nnx.GraphDef, plans: Sequence[TurnPlan]
+) -> tuple[Callable[[dict], ImitationState], Callable[..., tuple[ImitationState, jax.Array]]]:
+    """Make init(params) and the jitted update(state, rollout), which gives the next state and the loss.
+
+    The rollout is one demonstrated transcript a problem; the loss is the mean negative log-probability of its tokens
+    over all turns, nats.
+    """
+    schedule = optax.cosine_decay_schedule(section.learning_rate, section.updates)
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0))
+    fan_out = (1,) * len(plans)
+
+    def loss_of(params: dict, rollout: Rollout) -> jax.Array:
+        model = nnx.merge(graphdef, params)
+        total, count = jnp.float32(0.0), jnp.float32(0.0)
+        for place, turn in enumerate(rollout.turns):
+            logp_NT = forward.compute_turn_logp(model, plans, place, rollout, fan_out, _PLAIN)
+            total -= jnp.sum(jnp.where(turn.sampled_NT, logp_NT, 0.0))
+            count += turn.sampled_NT.sum()
+        return total / count
+
+    def update(state: ImitationState, rollout: Rollout) -> tuple[ImitationState, jax.Array]:
+        loss, gradient = jax.value_and_grad(loss_of)(state.params, rollout)
+        changes, opt_state = optimiser.update(gradient, state.opt_state, state.params)
+        return ImitationState(optax.apply_updates(state.params, changes), opt_state), loss
+
+    return lambda params: ImitationState(params, optimiser.init(params)), jax.jit(update, donate_argnums=0)

@@ -1,0 +1,180 @@
+"""The policy network: one decoder for the Llama, Qwen2 and Qwen3 families that runs over a path of frames.
+
+`Decoder.extend` is the only forward pass: a prompt's frames (prefill), one more token (a frame of one slot, decoding)
+and whole messages (the training loss) all go through it, so sampler and learner cannot disagree.
+Positions count kept tokens along a row's path.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from c3jax.models import attention
+from c3jax.types import Frame, KeysValues
+
+
+class DecoderSpec(NamedTuple):
+    """Sizes and switches of a decoder; the families differ only in these fields."""
+
+    vocab_size: int
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    context: int  # most tokens of one path
+    rope_theta: float
+    norm_eps: float
+    tied: bool  # the output head is the embedding
+    qkv_bias: bool = False  # Qwen2
+    qk_norm: bool = False  # Qwen3
+    dtype: str = "float32"  # of the matrix products
+    remat: str = "none"  # "layer": the backward pass computes each layer's inside again
+
+
+class Block(nnx.Module):
+    """One layer: attention over the path and a gated MLP, each after RMSNorm and added to the stream."""
+
+    def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs):
+        self.spec = spec
+        width, inner, kv = spec.width, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        self.attention_norm = nnx.Param(jnp.ones(width))
+        self.query = _linear(spec, width, inner, rngs, bias=spec.qkv_bias)
+        self.key = _linear(spec, width, kv, rngs, bias=spec.qkv_bias)
+        self.value = _linear(spec, width, kv, rngs, bias=spec.qkv_bias)
+        self.output = _linear(spec, inner, width, rngs)
+        if spec.qk_norm:
+            self.query_norm = nnx.Param(jnp.ones(spec.head_dim))
+            self.key_norm = nnx.Param(jnp.ones(spec.head_dim))
+        self.mlp_norm = nnx.Param(jnp.ones(width))
+        self.gate = _linear(spec, width, spec.mlp_width, rngs)
+        self.up = _linear(spec, width, spec.mlp_width, rngs)
+        self.down = _linear(spec, spec.mlp_width, width, rngs)
+
+    def __call__(self, x_NSD, rope, past, keep_NS):
+        """One layer over a frame; past is (key, value, keep) of each coarser frame. Gives x, own key and value."""
+        spec = self.spec
+        h_NSD = _rms_norm(x_NSD, self.attention_norm[...], spec.norm_eps)
+        query = self._split_heads(self.query(h_NSD), spec.heads)
+        key_NGSD = self._split_heads(self.key(h_NSD), spec.kv_heads)
+        value_NGSD = self._split_heads(self.value(h_NSD), spec.kv_heads)
+        if spec.qk_norm:
+            query = _rms_norm(query, self.query_norm[...], spec.norm_eps)
+            key_NGSD = _rms_norm(key_NGSD, self.key_norm[...], spec.norm_eps)
+        query, key_NGSD = _rotate(query, rope), _rotate(key_NGSD, rope)
+        N, _, S, D = query.shape
+        query_NGRSD = (query * D**-0.5).reshape(N, spec.kv_heads, -1, S, D)
+        out = attention.attend_path(query_NGRSD, past, key_NGSD, value_NGSD, keep_NS)
+        out_NSD = out.reshape(N, spec.heads, S, D).transpose(0, 2, 1, 3).reshape(N, S, -1)
+        x_NSD = x_NSD + self.output(out_NSD)
+        h_NSD = _rms_norm(x_NSD, self.mlp_norm[...], spec.norm_eps)
+        x_NSD = x_NSD + self.down(jax.nn.silu(self.gate(h_NSD)) * self.up(h_NSD))
+        return x_NSD, (key_NGSD, value_NGSD)
+
+    def _split_heads(self, x_NSD, heads):
+        N, S, _ = x_NSD.shape
+        return x_NSD.reshape(N, S, heads, -1).transpose(0, 2, 1, 3)
+
+
+class Decoder(nnx.Module):
+    """Embedding, stacked layers run by one scan, final norm and output head."""
+
+    def __init__(self, spec: DecoderSpec, *, rngs: nnx.Rngs):
+        self.spec = spec
+        # Rows of length about one: the first layer's inputs and the logits start at a moderate size at any width.
+        normal = nnx.initializers.normal(spec.width**-0.5)
+        self.embedding = nnx.Param(normal(rngs.params(), (spec.vocab_size, spec.width)))
+
+        @nnx.split_rngs(splits=spec.layers)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def make_blocks(rngs):
+            return Block(spec, rngs=rngs)
+
+        self.blocks = make_blocks(rngs)
+        self.final_norm = nnx.Param(jnp.ones(spec.width))
+        if not spec.tied:
+            self.head = nnx.Param(normal(rngs.params(), (spec.vocab_size, spec.width)))
+
+    def extend(self, past: tuple[KeysValues, ...], frame: Frame) -> tuple[jax.Array, KeysValues]:
+        """Run one more frame after the past ones.
+
+        Returns: the final hidden states [N, S, D] (after the norm, f32) and the frame's keys and values.
+        """
+        spec, N = self.spec, frame.tokens_NS.shape[0]
+        offset_N1 = sum(jnp.repeat(p.keep_NS.sum(1), N // p.keep_NS.shape[0]) for p in past)
+        offset_N1 = jnp.broadcast_to(offset_N1, (N,))[:, None]
+        position_NS = jnp.maximum(offset_N1 + jnp.cumsum(frame.keep_NS, axis=1) - 1, 0)
+        rope = _rope_table(position_NS, spec.head_dim, spec.rope_theta)
+        x_NSD = self.embedding[...][frame.tokens_NS].astype(spec.dtype)
+        graphdef, layers = nnx.split(self.blocks)
+
+        def run_layer(x_NSD, inputs):
+            layer, past_kv = inputs
+            coarse = [(key, value, p.keep_NS) for (key, value), p in zip(past_kv, past, strict=True)]
+            return nnx.merge(graphdef, layer)(x_NSD, rope, coarse, frame.keep_NS)
+
+        if spec.remat == "layer":
+            run_layer = jax.checkpoint(run_layer)
+        past_kv = [(p.key_LNHSD, p.value_LNHSD) for p in past]
+        x_NSD, (key, value) = jax.lax.scan(run_layer, x_NSD, (layers, past_kv))
+        hidden_NSD = _rms_norm(x_NSD, self.final_norm[...], spec.norm_eps).astype(jnp.float32)
+        return hidden_NSD, KeysValues(key, value, frame.keep_NS)
+
+    def compute_logits(self, hidden: jax.Array) -> jax.Array:
+        """Next-token logits [..., V], f32, of hidden states [..., D]."""
+        weight_VD = self.head_weight().astype(self.spec.dtype)
+        return jnp.einsum(
+            "...d,vd->...v", hidden.astype(self.spec.dtype), weight_VD, preferred_element_type=jnp.float32
+        )
+
+    def head_weight(self) -> jax.Array:
+        """Output weights [V, D], f32: row v gives token v's logit."""
+        return self.embedding[...] if self.spec.tied else self.head[...]
+
+
+def make_decoder(spec: DecoderSpec, key: jax.Array) -> tuple[nnx.GraphDef, dict]:
+    """A randomly initialised decoder, split into its definition and its parameters (a plain tree of f32 arrays)."""
+    graphdef, params = nnx.split(Decoder(spec, rngs=nnx.Rngs(params=key)), nnx.Param)
+    return graphdef, nnx.to_pure_dict(params)
+
+
+def define_decoder(spec: DecoderSpec) -> tuple[nnx.GraphDef, dict]:
+    """As make_decoder, but with the shapes of the parameters instead of arrays: nothing is allocated."""
+    abstract = nnx.eval_shape(lambda: Decoder(spec, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(abstract, nnx.Param)
+    return graphdef, nnx.to_pure_dict(params)
+
+
+def _linear(spec: DecoderSpec, inputs: int, outputs: int, rngs: nnx.Rngs, bias: bool = False) -> nnx.Linear:
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=bias,
+        dtype=jnp.dtype(spec.dtype),
+        param_dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def _rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return (x32 * scale_D).astype(x.dtype)
+
+
+def _rope_table(position_NS: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle_NSF = position_NS[..., None].astype(jnp.float32) * frequency
+    return jnp.cos(angle_NSF)[:, None], jnp.sin(angle_NSF)[:, None]
+
+
+def _rotate(x_NHSD: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+    cos, sin = rope
+    left, right = jnp.split(x_NHSD.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+    return turned.astype(x_NHSD.dtype)

@@ -1,0 +1,78 @@
+"""A policy from the `model` section of a config: the decoder's definition, its parameters and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from c3jax import config as config_lib
+from c3jax.models import decoder, gguf_weights, hf_weights, tokenizer
+from c3jax.types import Tokenizer, UserError
+
+
+class LoadedModel(NamedTuple):
+    """A policy as the program holds it."""
+
+    graphdef: nnx.GraphDef
+    params: dict  # f32 arrays on the default device
+    tokenizer: Tokenizer
+    spec: decoder.DecoderSpec
+
+
+def load_model(
+    section: config_lib.RandomModel | config_lib.SmolLM2Model | config_lib.FolderModel,
+    words: Sequence[str] | None,
+    key: jax.Array,
+) -> LoadedModel:
+    """The policy a config names. A random one has the task's words for its vocabulary and is drawn with the key.
+
+    Raises UserError, in one sentence, where the model cannot be had or does not fit its tokenizer.
+    """
+    if section.kind == "random":
+        return _make_random(section, words, key)
+    if section.kind == "smollm2":
+        spec, arrays, vocabulary = gguf_weights.load_smollm2()
+    else:
+        spec, arrays = hf_weights.load_folder(section.path)
+        vocabulary = tokenizer.load_tokenizer(section.path)
+    if vocabulary.vocab_size > spec.vocab_size:
+        raise UserError(
+            f"model: expected a tokenizer of at most the model's {spec.vocab_size} tokens, got {vocabulary.vocab_size}"
+        )
+    spec = spec._replace(dtype=section.dtype, remat=section.remat)
+    graphdef, _ = decoder.define_decoder(spec)
+    # Copied, so that no buffer of the policy is numpy's memory.
+    params = jax.tree.map(lambda array: jnp.array(array, jnp.float32), arrays)
+    return LoadedModel(graphdef, params, vocabulary, spec)
+
+
+def _make_random(section: config_lib.RandomModel, words: Sequence[str] | None, key: jax.Array) -> LoadedModel:
+    if words is None:
+        raise UserError("model.kind: expected a task with a vocabulary of words for 'random', got one without")
+    if section.width % section.heads or (section.width // section.heads) % 2 or section.heads % section.key_value_heads:
+        raise UserError(
+            "model.heads: expected an even number of the width's features a head, and key_value_heads that divides"
+            f" heads, got width {section.width}, heads {section.heads}, key_value_heads {section.key_value_heads}"
+        )
+    vocabulary = tokenizer.make_word_tokenizer(words)
+    spec = decoder.DecoderSpec(
+        vocab_size=vocabulary.vocab_size,
+        layers=section.layers,
+        width=section.width,
+        heads=section.heads,
+        kv_heads=section.key_value_heads,
+        head_dim=section.width // section.heads,
+        mlp_width=section.mlp_width,
+        context=section.context,
+        rope_theta=section.rope_theta,
+        norm_eps=1e-5,
+        tied=False,
+        dtype=section.dtype,
+        remat=section.remat,
+    )
+    graphdef, params = decoder.make_decoder(spec, key)
+    return LoadedModel(graphdef, params, vocabulary, spec)

@@ -1,0 +1,169 @@
+"""Tokenizers: the fast tokenizers of Hugging Face as the few functions of `types.Tokenizer`.
+
+No JAX here. transformers takes seconds to import, so it is imported where it is first needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from c3jax.types import Tokenizer, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PAD, STOP = "<pad>", "<stop>"
+_ROLES = ("system", "user", "assistant")
+_MARKS = tuple(f"<|{role}|>" for role in _ROLES)
+# Role marks are words like any other, a single space from their neighbours.
+_WORD_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|> ' + message['content'] + ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def make_word_tokenizer(words: Sequence[str]) -> Tokenizer:
+    """A tokenizer with one token per word, text being words between white space, and five special tokens after them.
+
+    Token i is words[i]; then come <pad>, <stop> and the marks <|system|>, <|user|>, <|assistant|>. Encoding a word that
+    is not in the list raises UserError naming it; so does a list that is empty, repeats a word or holds none.
+    """
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = (PAD, STOP, *_MARKS)
+    if not words:
+        raise UserError("words: expected at least one word for the tokenizer, got none")
+    for place, word in enumerate(words):
+        if word.split() != [word] or word in specials:
+            raise UserError(f"words.{place}: expected a word that is no special token, got {word!r}")
+    if len(set(words)) < len(words):
+        repeated = next(word for word in words if words.count(word) > 1)
+        raise UserError(f"words: expected every word once, got {repeated!r} more than once")
+    # The special tokens are no words of the model, so text that spells one is an unknown word, not the token.
+    vocabulary = {word: place for place, word in enumerate(words)}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=""))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens(list(specials))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=PAD, eos_token=STOP, clean_up_tokenization_spaces=False
+    )
+    fast.chat_template = _WORD_TEMPLATE
+    return wrap_tokenizer(fast, own_stop_tokens(fast))
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder: tokenizer.json, and a chat template in its config or chat_template.jinja.
+
+    Its stop tokens are every eos_token_id of generation_config.json, else of config.json, else the tokenizer's own.
+    Raises UserError, in one sentence, where a file cannot be read or there is no chat template or stop token.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    folder = Path(folder)
+    read_json(folder / "tokenizer.json")
+    if (folder / "tokenizer_config.json").exists():
+        read_json(folder / "tokenizer_config.json")
+    fast = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    if not fast.chat_template:
+        raise UserError(f"{folder}: expected a chat template (tokenizer_config.json or chat_template.jinja), got none")
+    return wrap_tokenizer(fast, _read_stop_tokens(folder, fast))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError, in one sentence, where it cannot be read or holds no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON, got {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def own_stop_tokens(fast: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """The one end token that a transformers tokenizer names, or none."""
+    return (fast.eos_token_id,) if isinstance(fast.eos_token_id, int) else ()
+
+
+def wrap_tokenizer(fast: PreTrainedTokenizerFast, stop_tokens: Sequence[int]) -> Tokenizer:
+    """A transformers tokenizer as the record. Raises UserError where its chat template or a stop token is unusable."""
+    vocabulary = fast.get_vocab()
+    vocab_size = max(vocabulary.values()) + 1  # the number of entries is smaller where ids have gaps
+    if not stop_tokens or not all(0 <= token < vocab_size for token in stop_tokens):
+        raise UserError(f"eos_token_id: expected tokens below {vocab_size}, got {list(stop_tokens)}")
+    encode = _encode_known_words if _is_word_level(fast) else _encode
+
+    def save(folder: str) -> None:
+        fast.save_pretrained(folder)
+        # The tokenizer's own files name one end token only.
+        text = json.dumps({"eos_token_id": list(stop_tokens)}, indent=2)
+        (Path(folder) / "generation_config.json").write_text(text + "\n", encoding="utf-8")
+
+    return Tokenizer(
+        encode_prompt=lambda text: encode(fast, text, split=False),
+        encode_text=lambda text: encode(fast, text, split=True),
+        decode=lambda tokens: fast.backend_tokenizer.decode(
+            [int(token) for token in tokens], skip_special_tokens=False
+        ),
+        render=_make_render(fast),
+        stop_tokens=tuple(stop_tokens),
+        vocab_size=vocab_size,
+        save=save,
+    )
+
+
+def _is_word_level(fast: PreTrainedTokenizerFast) -> bool:
+    import tokenizers
+
+    model = fast.backend_tokenizer.model
+    return isinstance(model, tokenizers.models.WordLevel) and model.token_to_id(model.unk_token) is None
+
+
+def _encode(fast: PreTrainedTokenizerFast, text: str, *, split: bool) -> list[int]:
+    # No token is added: where a family begins with one, its chat template writes it.
+    return fast.encode(text, add_special_tokens=False, split_special_tokens=split)
+
+
+def _encode_known_words(fast: PreTrainedTokenizerFast, text: str, *, split: bool) -> list[int]:
+    words = fast.backend_tokenizer.get_vocab(with_added_tokens=False)
+    specials = fast.get_added_vocab()
+    for word in text.split():
+        if word not in words and (split or word not in specials):
+            raise UserError(f"expected words of the tokenizer, got {word!r}, which is none of its {len(words)}")
+    return _encode(fast, text, split=split)
+
+
+def _make_render(fast: PreTrainedTokenizerFast) -> Callable[[str, str], str]:
+    import jinja2
+
+    def render(system: str, user: str) -> str:
+        messages = [{"role": "user", "content": user}]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        try:
+            return cast(str, fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except jinja2.TemplateError as error:
+            raise UserError(f"expected prompts that the chat template accepts, got its error: {error}") from None
+
+    return render
+
+
+def _read_stop_tokens(folder: Path, fast: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        found: Any = read_json(path).get("eos_token_id") if path.exists() else None
+        if found is None:
+            continue
+        tokens = found if isinstance(found, list) else [found]
+        if not tokens or not all(type(token) is int for token in tokens):
+            raise UserError(f"{path}: expected eos_token_id to be a token or a list of tokens, got {found!r}")
+        return tuple(dict.fromkeys(tokens))
+    if not own_stop_tokens(fast):
+        raise UserError(f"{folder}: expected an eos_token_id (generation_config.json or config.json), got none")
+    return own_stop_tokens(fast)

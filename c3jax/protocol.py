@@ -1,0 +1,155 @@
+"""Who speaks when and who sees what, as data: every turn's context becomes a plan of frames.
+
+A context is a deterministic function of the problem and the messages so far. Its prompt is rendered once
+through the tokenizer's chat template, cut at the slots, and each piece is tokenised once; a message enters a
+later context as the very token ids that were sampled.
+
+A piece belongs to a level, which says how many rows it has in a batch of P problems:
+    level 0      one row, shared by the whole batch: the text before the first slot
+    level 1      P rows: a question and the text after it
+    level 2 + d  P * f0 * ... * fd rows: a message of turn d and the text after it
+Neighbouring pieces are one frame until a piece of a finer level begins the next; a coarser piece after a finer
+one is repeated to the finer one's rows.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from c3jax import config as config_lib
+from c3jax.types import Tokenizer
+
+QUESTION_LEVEL = 1
+FIRST_TURN_LEVEL = 2
+
+# Fewer shared tokens than this go with the next frame, repeated: a pass over a frame costs more than they do.
+_SHORTEST_SHARED = 8
+
+
+class Literal(NamedTuple):
+    """Prompt text, the same for every row."""
+
+    tokens: tuple[int, ...]
+
+
+class Slot(NamedTuple):
+    """The question (level 1) or a message (level 2 + its turn)."""
+
+    level: int
+
+
+class FramePlan(NamedTuple):
+    """The pieces of one frame, and the level whose rows it has."""
+
+    level: int
+    pieces: tuple[Literal | Slot, ...]
+
+
+class TurnPlan(NamedTuple):
+    """One turn: its context as frames, coarse to fine, and the length of its messages."""
+
+    name: str
+    role: str
+    frames: tuple[FramePlan, ...]
+    max_tokens: int
+    is_trained: bool
+
+
+def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[TurnPlan, ...]:
+    """Cut every turn's prompt at its slots, tokenise each piece once and group the pieces into frames.
+
+    Raises ConfigError where the chat template drops or repeats a slot, or a context does not end in prompt text
+    (the first token of a message is drawn after that text's last token).
+    """
+    names = [turn.name for turn in protocol.turns]
+    plans = []
+    for place, turn in enumerate(protocol.turns):
+        pieces = _cut_prompt(turn, place, names, tokenizer)
+        if not pieces or isinstance(pieces[-1], Slot):
+            raise config_lib.ConfigError(
+                f"protocol.turns.{place}: expected prompt text after the last slot (the chat template adds none),"
+                " got a slot"
+            )
+        plans.append(TurnPlan(turn.name, turn.role, _group_pieces(pieces), turn.max_tokens, turn.trained))
+    return tuple(plans)
+
+
+def rows_of(level: int, problems: int, fan_out: Sequence[int]) -> int:
+    """Rows of a level's frame in a batch of so many problems."""
+    if level == 0:
+        return 1
+    rows = problems
+    for fan in fan_out[: level - QUESTION_LEVEL]:
+        rows *= fan
+    return rows
+
+
+def context_tokens(plans: tuple[TurnPlan, ...], question_tokens: int) -> tuple[int, ...]:
+    """Most tokens of each turn's context and message together."""
+    lengths = []
+    for plan in plans:
+        length = plan.max_tokens
+        for piece in (piece for frame in plan.frames for piece in frame.pieces):
+            if isinstance(piece, Literal):
+                length += len(piece.tokens)
+            elif piece.level == QUESTION_LEVEL:
+                length += question_tokens
+            else:
+                length += plans[piece.level - FIRST_TURN_LEVEL].max_tokens
+        lengths.append(length)
+    return tuple(lengths)
+
+
+def check_lengths(plans: tuple[TurnPlan, ...], question_tokens: int, model_context: int) -> None:
+    """Raise ConfigError where a turn's context and message can be longer than the model's context."""
+    for place, length in enumerate(context_tokens(plans, question_tokens)):
+        if length > model_context:
+            raise config_lib.ConfigError(
+                f"protocol.turns.{place}: expected a context and message of at most {model_context} tokens"
+                f" (the model's), got up to {length}"
+            )
+
+
+def _cut_prompt(turn: config_lib.Turn, place: int, names: list[str], tokenizer: Tokenizer) -> list[Literal | Slot]:
+    slots: list[str] = []
+
+    def mark(text: str) -> str:
+        out = ""
+        for literal, name, _, _ in string.Formatter().parse(text):
+            out += literal
+            if name is not None:
+                out += f"\ue000{len(slots)}\ue001"  # private-use characters: no template trims or escapes them
+                slots.append(name)
+        return out
+
+    system = mark(turn.system)
+    rendered = tokenizer.render(system, mark(turn.user))
+    parts = re.split("\ue000([0-9]+)\ue001", rendered)
+    if [int(part) for part in parts[1::2]] != list(range(len(slots))):
+        raise config_lib.ConfigError(
+            f"protocol.turns.{place}: expected a chat template that shows every slot once and in order, got slots"
+            f" {[slots[int(part)] for part in parts[1::2]]} of {slots}"
+        )
+    pieces: list[Literal | Slot] = []
+    for index, part in enumerate(parts):
+        if index % 2:
+            name = slots[int(part)]
+            pieces.append(Slot(QUESTION_LEVEL if name == "question" else FIRST_TURN_LEVEL + names.index(name)))
+        elif part:
+            pieces.append(Literal(tuple(tokenizer.encode_prompt(part))))
+    return [piece for piece in pieces if isinstance(piece, Slot) or piece.tokens]
+
+
+def _group_pieces(pieces: list[Literal | Slot]) -> tuple[FramePlan, ...]:
+    frames: list[FramePlan] = []
+    for piece in pieces:
+        level = piece.level if isinstance(piece, Slot) else 0
+        is_short = len(frames) == 1 and frames[0].level == 0 and len(frames[0].pieces[0].tokens) < _SHORTEST_SHARED
+        if frames and (level <= frames[-1].level or is_short):
+            frames[-1] = FramePlan(max(level, frames[-1].level), (*frames[-1].pieces, piece))
+        else:
+            frames.append(FramePlan(level, (piece,)))
+    return tuple(frames)

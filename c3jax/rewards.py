@@ -1,0 +1,272 @@
+"""Leaf answers to verdicts, in worker processes. Host code, no JAX.
+
+One answer is one evaluator call. Calls are counted by the workers that make them, and a worker that dies or
+hangs takes one verdict with it and nothing else. Workers are new interpreters that import this module and the
+grading function's. They neither fork the caller (JAX keeps threads there) nor run its main module again, as
+multiprocessing's workers would.
+
+Chunks of cases go down a pipe, pickled. Lines of JSON come up, [calls begun, verdict or null]: one as the first
+case of a chunk begins and one after each case. So the caller knows at which case a worker stopped, and nothing
+that a grader might forge is ever unpickled here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import IO, Literal, get_args
+
+from c3jax.types import Problem, Verdict, VerdictName
+
+Grade = Callable[[Problem, str], Verdict]
+
+_START_S = 60.0  # seconds for a worker to import what it needs, on a machine that is busy with other things
+_LARGEST_CHUNK = 32  # cases
+_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from c3jax.rewards import serve_worker; serve_worker()"
+
+
+class Evaluator:
+    """A pool of grading processes, open inside a `with` block.
+
+        with Evaluator(TASKS["numeric"].grade, workers=2) as evaluator:
+            verdicts = evaluator.score(problems, answers, budget=len(answers))
+
+    Attributes:
+      calls: evaluator calls begun so far, as counted by the workers.
+    """
+
+    def __init__(self, grade: Grade, workers: int, timeout_s: float = 10.0) -> None:
+        """Take a grading function of an importable module (it is sent by name) and a limit in seconds a call.
+
+        Raises:
+          ValueError: there is no worker, or no time.
+        """
+        if workers < 1 or not timeout_s > 0.0:
+            raise ValueError(f"expected at least 1 worker and a timeout above 0 s, got {workers} and {timeout_s}")
+        self.calls = 0
+        self._grade = pickle.dumps(grade)
+        self._worker_count = workers
+        self._timeout_s = timeout_s
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Evaluator:
+        """Start the workers; raises RuntimeError if one cannot start or cannot import the grading function."""
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(self.close)
+            for _ in range(self._worker_count):
+                self._workers.append(_launch_worker(self._grade))
+            for worker in self._workers:
+                _await_start(worker)
+            cleanup.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers, and all that they have started in their process groups."""
+        for worker in self._workers:
+            _end_worker(worker)
+        self._workers = []
+
+    def score(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> list[Verdict]:
+        """Grade each answer against the problem in its place: one evaluator call an answer, verdicts in order.
+
+        A call that raises or whose worker dies is an "error", one that takes longer than the timeout a
+        "timeout"; both score 0. An exception out of the grading, Ctrl-C included, closes the evaluator.
+
+        Args:
+          budget: evaluator calls allowed; checked before any is made.
+
+        Raises:
+          ValueError: there are more answers than the budget allows, or not one for each problem.
+          RuntimeError: the evaluator is not open, or a worker cannot be replaced.
+        """
+        if len(answers) > budget:
+            raise ValueError(f"{len(answers)} answers need as many evaluator calls, and the budget is {budget}")
+        if len(problems) != len(answers):
+            raise ValueError(f"expected an answer for each of {len(problems)} problems, got {len(answers)}")
+        if not self._workers:
+            raise RuntimeError("the evaluator is not open: use it in a with block")
+        verdicts: dict[int, Verdict] = {}
+        waiting = deque(range(len(answers)))
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(self.close)  # replies still on their way must not meet a later call
+            while len(verdicts) < len(answers):
+                for worker in self._workers:
+                    if waiting and not worker.cases:
+                        self._send_chunk(worker, waiting, problems, answers)
+                self._receive(waiting, verdicts)
+            cleanup.pop_all()
+        return [verdicts[place] for place in range(len(answers))]
+
+    def _send_chunk(
+        self, worker: _Worker, waiting: deque[int], problems: Sequence[Problem], answers: Sequence[str]
+    ) -> None:
+        # Chunks shrink as the work runs out, so that no worker is left alone with many cases.
+        size = min(_LARGEST_CHUNK, max(1, len(waiting) // (4 * len(self._workers))))
+        worker.cases.extend(waiting.popleft() for _ in range(size))
+        worker.has_begun = False
+        worker.deadline = time.monotonic() + self._timeout_s
+        cases = [(problems[place], answers[place]) for place in worker.cases]
+        _send(worker, pickle.dumps((cases, size * self._timeout_s + _START_S)))
+
+    def _receive(self, waiting: deque[int], verdicts: dict[int, Verdict]) -> None:
+        """Wait for replies or the next deadline; put verdicts in place, and replace workers that are lost."""
+        busy = [worker for worker in self._workers if worker.cases]
+        patience_s = min(worker.deadline for worker in busy) - time.monotonic()
+        ready = wait([worker.replies.fileno() for worker in busy], timeout=max(0.0, patience_s))
+        now = time.monotonic()  # replacing one worker below must not use up the time of the others
+        for worker in busy:
+            if worker.replies.fileno() in ready:
+                if not self._read_replies(worker, verdicts):
+                    self._replace(worker, "error", waiting, verdicts)
+            elif now >= worker.deadline:
+                self._replace(worker, "timeout", waiting, verdicts)
+
+    def _read_replies(self, worker: _Worker, verdicts: dict[int, Verdict]) -> bool:
+        """Read what a worker has sent so far; False if it will send no more."""
+        received = os.read(worker.replies.fileno(), 1 << 16)
+        *lines, worker.partial_line = (worker.partial_line + received).split(b"\n")
+        for line in lines:
+            calls, verdict = json.loads(line)
+            self.calls += calls - worker.calls
+            worker.calls = calls
+            worker.has_begun = True
+            worker.deadline = time.monotonic() + self._timeout_s
+            if verdict is not None:
+                verdicts[worker.cases.popleft()] = Verdict(*verdict)
+        return received != b""
+
+    def _replace(
+        self, worker: _Worker, name: Literal["error", "timeout"], waiting: deque[int], verdicts: dict[int, Verdict]
+    ) -> None:
+        """Put a new worker in the place of a lost one; the case it was at gets the verdict, the others wait again."""
+        _end_worker(worker)
+        details = {
+            "error": f"the grading process died (exit status {worker.process.returncode})",
+            "timeout": f"no verdict within {self._timeout_s:g} s",
+        }
+        if worker.has_begun and worker.cases:
+            verdicts[worker.cases.popleft()] = Verdict(0.0, name, None, details[name])
+        waiting.extend(worker.cases)
+        replacement = _launch_worker(self._grade)
+        self._workers[self._workers.index(worker)] = replacement
+        _await_start(replacement)
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    requests: IO[bytes]
+    replies: IO[bytes]
+    partial_line: bytes = b""
+    calls: int = 0  # evaluator calls that it says it has begun
+    cases: deque[int] = field(default_factory=deque)  # places of the answers it was sent and has not returned
+    has_begun: bool = False  # the first case of its chunk
+    deadline: float = 0.0  # for the first of its cases, on the monotonic clock
+
+
+def _launch_worker(grade: bytes) -> _Worker:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BOOT, *sys.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # In a session of its own, a worker does not see the terminal's Ctrl-C, and can be ended with all it started.
+        start_new_session=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    worker = _Worker(process, process.stdin, process.stdout)
+    _send(worker, grade)
+    return worker
+
+
+def _send(worker: _Worker, request: bytes) -> None:
+    # A worker that has died cannot be written to; the end of its replies is where that is dealt with.
+    with contextlib.suppress(BrokenPipeError):
+        worker.requests.write(request)
+        worker.requests.flush()
+
+
+def _await_start(worker: _Worker) -> None:
+    if not wait([worker.replies.fileno()], timeout=_START_S):
+        raise RuntimeError(f"a grading process was not ready within {_START_S:g} s")
+    if os.read(worker.replies.fileno(), 1) == b"":
+        raise RuntimeError("a grading process died as it started; standard error shows why")
+
+
+def _end_worker(worker: _Worker) -> None:
+    # Before wait(), which would free the process's number for another to take.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.process.pid, signal.SIGKILL)
+    worker.process.wait()
+    worker.replies.close()
+    with contextlib.suppress(BrokenPipeError):  # of a request that it did not live to read
+        worker.requests.close()
+
+
+def serve_worker() -> None:
+    """Grade what comes down standard input until it closes: the whole life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests, replies = open(os.dup(0), "rb"), open(os.dup(1), "wb")
+    # Neither a grader that prints nor a program that it runs may get at the two pipes.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    threading.Thread(target=_die_with_caller, args=(requests.fileno(),), daemon=True).start()
+    grade = pickle.load(requests)
+    replies.write(b"!")  # ready
+    replies.flush()
+    calls = 0
+    with contextlib.suppress(EOFError):
+        while True:
+            cases, limit_s = pickle.load(requests)
+            # For a grader stuck in C code that lets no other thread run, when no caller is left to end it.
+            faulthandler.dump_traceback_later(limit_s, exit=True, file=nowhere)
+            verdict = None
+            for problem, answer in cases:
+                calls += 1
+                _reply(replies, calls, verdict)
+                verdict = _call_grader(grade, problem, answer)
+            _reply(replies, calls, verdict)
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _die_with_caller(descriptor: int) -> None:
+    """Wait until the caller's end is closed, and end this process group whatever it is doing."""
+    poller = select.poll()
+    poller.register(descriptor, 0)  # no events asked for: only the hang-up is reported
+    poller.poll()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _reply(replies: IO[bytes], calls: int, verdict: Verdict | None) -> None:
+    replies.write(json.dumps([calls, verdict]).encode() + b"\n")
+    replies.flush()
+
+
+def _call_grader(grade: Grade, problem: Problem, answer: str) -> Verdict:
+    try:
+        verdict = grade(problem, answer)
+        is_sound = isinstance(verdict, Verdict) and verdict.verdict in get_args(VerdictName)
+        if not is_sound or not 0.0 <= verdict.score <= 1.0:
+            raise TypeError(f"the grader returned {verdict!r:.200}")
+        return verdict
+    except (Exception, SystemExit) as error:  # whatever an untrusted answer sets off in a grader is that answer's own
+        return Verdict(0.0, "error", None, f"{type(error).__name__}: {error}"[:500])

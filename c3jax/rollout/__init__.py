@@ -1,0 +1,1 @@
+"""Rollouts: one tree of messages per problem, sampled level by level over shared frames."""

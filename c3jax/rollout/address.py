@@ -1,0 +1,41 @@
+"""Randomness as an address: a draw's key depends on what is drawn, never on its place in a batch.
+
+A message's key is folded from (seed, stream, step, problem, turn, alternative), a token's from its message's key and
+its place. So a resumed run is the uninterrupted one, micro-batches change nothing, and a recorded node can be replayed.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+# Streams keep draws of different uses apart under one seed.
+TRAIN, EVALUATE, INIT, IMITATE, ORDER, ASK = range(6)
+
+
+def make_stream(seed: int, stream: int) -> jax.Array:
+    """The root key of one use of randomness."""
+    return jax.random.fold_in(jax.random.key(seed), stream)
+
+
+def fold_messages(key: jax.Array, problem_P: jax.Array, turn: int, alternatives: int) -> jax.Array:
+    """Keys [P * alternatives] of one turn's messages, in path order.
+
+    Args:
+        key: the step's key.
+        problem_P: each problem's index in its set.
+        turn: place of the turn in the protocol.
+        alternatives: messages of this turn per problem, f0 * ... * fd.
+    """
+
+    def fold(problem: jax.Array, alternative: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, problem), turn), alternative)
+
+    of_problem = jax.vmap(fold, in_axes=(None, 0))
+    keys = jax.vmap(of_problem, in_axes=(0, None))(problem_P, jnp.arange(alternatives))
+    return keys.reshape(-1)
+
+
+def draw_uniform(key_N: jax.Array, place: jax.Array) -> jax.Array:
+    """One uniform number in [0, 1) for each message at this token place."""
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, place)))(key_N)

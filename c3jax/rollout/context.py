@@ -1,0 +1,58 @@
+"""Contexts as paths of frames: a turn's plan filled with the questions and the messages so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from c3jax import protocol as protocol_lib
+from c3jax.types import Frame, Messages
+
+
+def make_path(
+    plan: protocol_lib.TurnPlan, question: Frame, turns: Sequence[Messages], fan_out: Sequence[int]
+) -> tuple[Frame, ...]:
+    """The frames of a turn's context, coarse to fine.
+
+    Args:
+        plan: the turn.
+        question: the questions' frame [P, S].
+        turns: messages of the earlier turns, P * f0 * ... * fd rows each.
+        fan_out: alternatives a turn.
+    """
+    problems = question.tokens_NS.shape[0]
+    return tuple(_fill_frame(frame, question, turns, problems, fan_out) for frame in plan.frames)
+
+
+def _fill_frame(
+    plan: protocol_lib.FramePlan, question: Frame, turns: Sequence[Messages], problems: int, fan_out: Sequence[int]
+) -> Frame:
+    rows = protocol_lib.rows_of(plan.level, problems, fan_out)
+    tokens, keeps = [], []
+    for piece in plan.pieces:
+        if isinstance(piece, protocol_lib.Literal):
+            piece_tokens = jnp.asarray(piece.tokens, jnp.int32)[None]
+            piece_keep = jnp.ones(piece_tokens.shape, bool)
+        elif piece.level == protocol_lib.QUESTION_LEVEL:
+            piece_tokens, piece_keep = question
+        else:
+            message = turns[piece.level - protocol_lib.FIRST_TURN_LEVEL]
+            piece_tokens, piece_keep = message.tokens_NT, message.content_NT
+        repeats = rows // piece_tokens.shape[0]
+        tokens.append(jnp.repeat(piece_tokens, repeats, axis=0))
+        keeps.append(jnp.repeat(piece_keep, repeats, axis=0))
+    return Frame(jnp.concatenate(tokens, axis=1), jnp.concatenate(keeps, axis=1))
+
+
+def make_frame(rows: Sequence[Sequence[int]], length: int) -> Frame:
+    """Token lists as one frame [N, length], padded at the end. Raises ValueError where a row is longer."""
+    tokens = np.zeros((len(rows), length), np.int32)
+    keep = np.zeros((len(rows), length), bool)
+    for place, row in enumerate(rows):
+        if len(row) > length:
+            raise ValueError(f"a row of {len(row)} tokens does not fit a frame of {length}")
+        tokens[place, : len(row)] = row
+        keep[place, : len(row)] = True
+    return Frame(jnp.asarray(tokens), jnp.asarray(keep))

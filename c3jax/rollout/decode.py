@@ -1,0 +1,111 @@
+"""The decoding loop: all messages of one turn, drawn together over a shared context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from c3jax.config import Sampling
+from c3jax.models.decoder import Decoder
+from c3jax.rollout import address
+from c3jax.rollout import sampling as sampling_lib
+from c3jax.types import Frame, KeysValues, Messages
+
+
+class _Loop(NamedTuple):
+    place: jax.Array  # tokens drawn so far
+    messages: Messages
+    stopped_N: jax.Array
+    key_LNHTD: jax.Array  # the message's own keys and values, a slot a drawn token
+    value_LNHTD: jax.Array
+
+
+def prefill(model: Decoder, path: Sequence[Frame]) -> tuple[tuple[KeysValues, ...], jax.Array]:
+    """Run a context's frames; returns their keys and values and the last hidden state [N, D] of the finest."""
+    past: tuple[KeysValues, ...] = ()
+    for frame in path:
+        hidden_NSD, keys_values = model.extend(past, frame)
+        past = (*past, keys_values)
+    return past, hidden_NSD[:, -1]  # a context ends in prompt text, so its last slot is kept
+
+
+def sample_messages(
+    model: Decoder,
+    path: Sequence[Frame],
+    key_N: jax.Array,
+    max_tokens: int,
+    sampling: Sampling,
+    stop_tokens: tuple[int, ...],
+) -> Messages:
+    """Draw one message a key. The loop ends when every row has stopped.
+
+    Args:
+        path: the context's frames; the finest has N / n rows, so n neighbouring keys share each of its rows.
+        key_N: keys by address, one a message.
+        max_tokens: slots of a message (T), the stop token included.
+    """
+    past, hidden_MD = prefill(model, path)
+    rows = key_N.shape[0]
+    logits_NV = jnp.repeat(model.compute_logits(hidden_MD), rows // hidden_MD.shape[0], axis=0)
+    loop = _start(past[-1], rows, max_tokens, sampling)
+    loop = _draw(loop, logits_NV, key_N, sampling, stop_tokens)
+
+    def has_more(loop: _Loop) -> jax.Array:
+        return (loop.place < max_tokens) & ~jnp.all(loop.stopped_N)
+
+    def advance(loop: _Loop) -> _Loop:
+        last = loop.place - 1
+        token_N1 = jax.lax.dynamic_slice_in_dim(loop.messages.tokens_NT, last, 1, axis=1)
+        keep_N1 = jax.lax.dynamic_slice_in_dim(loop.messages.content_NT, last, 1, axis=1)
+        written_NT = loop.messages.content_NT & (jnp.arange(max_tokens) < last)
+        own = KeysValues(loop.key_LNHTD, loop.value_LNHTD, written_NT)
+        hidden_NSD, new = model.extend((*past, own), Frame(token_N1, keep_N1))
+        loop = loop._replace(
+            key_LNHTD=jax.lax.dynamic_update_slice_in_dim(loop.key_LNHTD, new.key_LNHSD, last, axis=3),
+            value_LNHTD=jax.lax.dynamic_update_slice_in_dim(loop.value_LNHTD, new.value_LNHSD, last, axis=3),
+        )
+        return _draw(loop, model.compute_logits(hidden_NSD[:, 0]), key_N, sampling, stop_tokens)
+
+    loop = jax.lax.while_loop(has_more, advance, loop)
+    return loop.messages._replace(truncated_N=~loop.stopped_N)
+
+
+def _start(like: KeysValues, rows: int, max_tokens: int, sampling: Sampling) -> _Loop:
+    layers, _, heads, _, size = like.key_LNHSD.shape
+    empty = jnp.zeros((layers, rows, heads, max_tokens, size), like.key_LNHSD.dtype)
+    messages = Messages(
+        tokens_NT=jnp.zeros((rows, max_tokens), jnp.int32),
+        content_NT=jnp.zeros((rows, max_tokens), bool),
+        sampled_NT=jnp.zeros((rows, max_tokens), bool),
+        behaviour_logp_NT=jnp.zeros((rows, max_tokens), jnp.float32),
+        support_NTK=jnp.full((rows, max_tokens, sampling.top_k), -1, jnp.int32),
+        truncated_N=jnp.zeros(rows, bool),
+    )
+    return _Loop(jnp.int32(0), messages, jnp.zeros(rows, bool), empty, empty)
+
+
+def _draw(
+    loop: _Loop, logits_NV: jax.Array, key_N: jax.Array, sampling: Sampling, stop_tokens: tuple[int, ...]
+) -> _Loop:
+    uniform_N = address.draw_uniform(key_N, loop.place)
+    token_N, logp_N, support_NK = sampling_lib.sample_tokens(logits_NV, uniform_N, sampling)
+    alive_N = ~loop.stopped_N
+    is_stop_N = jnp.isin(token_N, jnp.asarray(stop_tokens, jnp.int32))
+    missing = sampling.top_k - support_NK.shape[1]  # a vocabulary smaller than top_k
+    support_NK = jnp.pad(support_NK, ((0, 0), (0, missing)), constant_values=-1)
+
+    def write(array: jax.Array, column: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(array, column[:, None], loop.place, axis=1)
+
+    messages = loop.messages
+    messages = messages._replace(
+        tokens_NT=write(messages.tokens_NT, jnp.where(alive_N, token_N, 0)),
+        content_NT=write(messages.content_NT, alive_N & ~is_stop_N),
+        sampled_NT=write(messages.sampled_NT, alive_N),
+        behaviour_logp_NT=write(messages.behaviour_logp_NT, jnp.where(alive_N, logp_N, 0.0)),
+        support_NTK=write(messages.support_NTK, jnp.where(alive_N[:, None], support_NK, -1)),
+    )
+    return loop._replace(place=loop.place + 1, messages=messages, stopped_N=loop.stopped_N | is_stop_N)

@@ -1,0 +1,78 @@
+"""From logits to a token and its log-probability, and the same log-probability again for the learner.
+
+The policy is the distribution that tokens are really drawn from: softmax(logits / temperature) over the support that
+top-k, then top-p over what top-k left, leave. The support is recorded with the sample, so the learner's probability is
+over the same set of tokens whatever has become of the parameters: the ratio is one at the first epoch, importance
+weights compare distributions over one set, and no token falls out of the set between sampling and training.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from c3jax.config import Sampling
+
+GREEDY = Sampling(temperature=1.0, top_k=1, top_p=1.0)  # a support of one token: the likeliest, lowest id on a tie
+
+_OUT = -1e30
+
+
+def sample_tokens(
+    logits_NV: jax.Array, uniform_N: jax.Array, sampling: Sampling
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Draw one token a row by inverting the distribution function at a uniform number.
+
+    Returns: token_N (int32), logp_N (nats) and support_NK (int32, -1 where top-p left fewer; K = 0 without top-k).
+    """
+    if sampling.top_k == 0:
+        logp_NV = jax.nn.log_softmax(logits_NV / sampling.temperature)
+        token_N = _invert(logp_NV, uniform_N)
+        support_NK = jnp.zeros((logits_NV.shape[0], 0), jnp.int32)
+        return token_N, jnp.take_along_axis(logp_NV, token_N[:, None], axis=1)[:, 0], support_NK
+    top_k = min(sampling.top_k, logits_NV.shape[-1])
+    top_NK, id_NK = jax.lax.top_k(logits_NV, top_k)
+    scaled_NK = top_NK / sampling.temperature
+    mass_NK = jax.nn.softmax(scaled_NK)
+    before_NK = jnp.cumsum(mass_NK, axis=-1) - mass_NK
+    # The first is always in; a token is in while those before it have not reached p.
+    is_in_NK = (before_NK < sampling.top_p) | (jnp.arange(top_k) == 0)
+    logp_NK = jax.nn.log_softmax(jnp.where(is_in_NK, scaled_NK, _OUT))
+    place_N1 = _invert(logp_NK, uniform_N)[:, None]
+    token_N = jnp.take_along_axis(id_NK, place_N1, axis=1)[:, 0]
+    return token_N, jnp.take_along_axis(logp_NK, place_N1, axis=1)[:, 0], jnp.where(is_in_NK, id_NK, -1)
+
+
+def compute_token_logp(
+    hidden_BD: jax.Array,
+    token_B: jax.Array,
+    support_BK: jax.Array,
+    head_VD: jax.Array,
+    sampling: Sampling,
+    dtype: str,
+) -> jax.Array:
+    """Log-probability [B], nats, of each drawn token under a policy's hidden states, over the recorded support.
+
+    log pi(a) = z_a / t - log sum_{v in support} exp(z_v / t),   z = hidden . head
+    With a support only K rows of the head are read for a token, and no [B, V] logits exist.
+    """
+    hidden_BD = hidden_BD.astype(dtype)
+    if sampling.top_k == 0:
+        logits_BV = jnp.einsum("bd,vd->bv", hidden_BD, head_VD.astype(dtype), preferred_element_type=jnp.float32)
+        logp_BV = jax.nn.log_softmax(logits_BV / sampling.temperature)
+        return jnp.take_along_axis(logp_BV, token_B[:, None], axis=1)[:, 0]
+    rows_BKD = head_VD[jnp.maximum(support_BK, 0)].astype(dtype)
+    logits_BK = jnp.einsum("bd,bkd->bk", hidden_BD, rows_BKD, preferred_element_type=jnp.float32)
+    is_in_BK = support_BK >= 0
+    logp_BK = jax.nn.log_softmax(jnp.where(is_in_BK, logits_BK / sampling.temperature, _OUT))
+    is_drawn_BK = is_in_BK & (support_BK == token_B[:, None])
+    return jnp.sum(jnp.where(is_drawn_BK, logp_BK, 0.0), axis=1)
+
+
+def _invert(logp_NK: jax.Array, uniform_N: jax.Array) -> jax.Array:
+    """Place of the first cumulative mass above the uniform number; never a place without mass."""
+    mass_NK = jnp.exp(logp_NK)
+    reached_NK = jnp.cumsum(mass_NK, axis=-1)
+    # Scaled by the last sum, so that rounding in it cannot put the draw past the end.
+    is_past_NK = reached_NK > uniform_N[:, None] * reached_NK[:, -1:]
+    return jnp.argmax(is_past_NK & (mass_NK > 0), axis=-1).astype(jnp.int32)

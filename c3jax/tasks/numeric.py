@@ -1,0 +1,222 @@
+r"""Word problems whose answer is one number: load a set, read a number out of a message, grade it.
+
+Numbers are compared exactly, as fractions: 1,000 = 1000 = 1000.0, and 72.4 is not 72. Nothing is
+evaluated, and every pattern runs in time linear in the message, because messages are untrusted.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from fractions import Fraction
+
+from c3jax.types import Problem, UserError, Verdict
+
+LONGEST_NUMBER = 400  # characters: turning digits into an integer takes time quadratic in their count
+LONGEST_MESSAGE = 100_000  # characters, counted from the end, where the answer stands
+
+
+class TaskError(UserError):
+    """One sentence on what is wrong with a set of problems, or with the request for one."""
+
+
+def load_problems(path: str, limit: int | None = None) -> list[Problem]:
+    """Load a JSONL set: GSM8K's own rows, or rows {"id"?, "question", "answer"} with a plain number as answer.
+
+    Args:
+      path: UTF-8 file, one JSON object a line. GSM8K's answers are solutions that end in "#### 18".
+      limit: keep at most this many problems, from the top. The whole file is checked all the same.
+
+    Returns:
+      Problems in file order: `index` is the 0-based row, `id` the row's own id or else its row number,
+      `answer` the number as it is written in the file.
+
+    Raises:
+      TaskError: the file cannot be read, a line is not as above, two ids agree, or the set is empty.
+    """
+    if limit is not None and limit < 1:
+        raise TaskError(f"{path}: the limit must be at least 1 problem, got {limit}")
+    problems = [_read_problem(f"{path}, line {row + 1}", row, line) for row, line in enumerate(_read_lines(path))]
+    if not problems:
+        raise TaskError(f"{path}: the set is empty")
+    line_of_id: dict[str, int] = {}
+    for line_number, problem in enumerate(problems, start=1):
+        first = line_of_id.setdefault(problem.id, line_number)
+        if first != line_number:
+            raise TaskError(f"{path}, line {line_number}: the id {problem.id!r} is already that of line {first}")
+    return problems[:limit]
+
+
+def _read_lines(path: str) -> list[bytes]:
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise TaskError(f"{path}: the file cannot be read ({error.strerror})") from error
+    # Split bytes at line feeds only: str.splitlines would also split inside strings, at U+2028 and its like.
+    return content.removeprefix(codecs.BOM_UTF8).rstrip().split(b"\n") if content.strip() else []
+
+
+def _read_problem(place: str, row: int, line: bytes) -> Problem:
+    fields = _read_object(place, line)
+    identity = fields.get("id", str(row))
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        identity = str(identity)
+    question = _check_text(place, "question", fields.get("question"))
+    solution = fields.get("answer")
+    if isinstance(solution, (int, float)) and not isinstance(solution, bool):
+        solution = repr(solution)
+    answer = _check_text(place, "answer", solution).rpartition("####")[2].strip()
+    if parse_number(answer) is None:
+        raise TaskError(f"{place}: the answer must be a number, or end in '####' and a number, got {answer[:80]!r}")
+    return Problem(index=row, id=_check_text(place, "id", identity), question=question, answer=answer)
+
+
+def _read_object(place: str, line: bytes) -> dict[str, object]:
+    try:
+        fields = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{place}: byte {error.start + 1} of the line is not UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise TaskError(f"{place}: the line is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise TaskError(f"{place}: expected a JSON object, got {type(fields).__name__}")
+    return fields
+
+
+def _check_text(place: str, name: str, value: object) -> str:
+    if value is None:
+        raise TaskError(f"{place}: the field {name!r} is missing")
+    if not isinstance(value, str):
+        raise TaskError(f"{place}: the field {name!r} must be text, got {type(value).__name__}")
+    if not value.strip():
+        raise TaskError(f"{place}: the field {name!r} is empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        # JSON can spell half a surrogate pair; no tokenizer can encode it.
+        raise TaskError(f"{place}: the field {name!r} holds half a surrogate pair")
+    return value
+
+
+_CURRENCY = "[$€£¥₹]"
+_INTEGER = "(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]*|0)"
+_NUMBER = re.compile(
+    rf"(?:{_CURRENCY} ?)?(?P<sign>[-+]?)(?:{_CURRENCY} ?)?"
+    rf"(?:(?:(?P<whole>{_INTEGER}) )?(?P<over>{_INTEGER})/(?P<under>{_INTEGER})"
+    # Two digits of exponent at most: 1e999999999 is an integer that fits into no memory.
+    rf"|(?P<decimal>(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,2}})?))"
+    r"(?: ?%)?"
+)
+
+
+def parse_number(text: str) -> Fraction | None:
+    """Parse a text that is one number and nothing else; None for any other text.
+
+    A sign (ASCII or U+2212), a currency sign before the number and a percent sign after it are allowed
+    and change nothing but the sign: 72% is 72. Commas must group thousands (1,000 but not 10,00 or 3,5);
+    digits are ASCII; integers have no leading zeros (the "000" of "1 000" must not become 0). Decimals,
+    fractions (3/4), mixed numbers (2 1/2) and exponents of at most two digits are read. Texts of more than
+    `LONGEST_NUMBER` characters are no numbers.
+    """
+    text = text.strip()
+    match = _NUMBER.fullmatch(text.replace("−", "-")) if len(text) <= LONGEST_NUMBER else None
+    if match is None:
+        return None
+    parts = {name: part.replace(",", "") for name, part in match.groupdict("0").items()}
+    if match["over"] is None:
+        value = Fraction(parts["decimal"])
+    elif parts["under"] == "0":
+        return None
+    else:
+        value = Fraction(int(parts["whole"])) + Fraction(int(parts["over"]), int(parts["under"]))
+    return -value if parts["sign"] == "-" else value
+
+
+# A run begins and ends in a digit and takes in all that could belong to it (1.2.3, 3,5, 72٣, 10²), so that a part
+# of something that is no number is never read as a number. Superscripts count as digits inside it, not in cm³.
+_DIGIT = r"\d¼-¾⅐-⅟"
+_RUN = rf"[{_DIGIT}](?:[.,/²³¹⁰⁴-⁹{_DIGIT}]*[²³¹⁰⁴-⁹{_DIGIT}])?"
+_SIGNED_RUN = re.compile(
+    # A dash after a digit, a letter or a bracket is a minus between two numbers or a hyphen, not a sign.
+    r"(?P<sign>(?<![0-9A-Za-z)\]}%-])[-+])?"
+    rf"(?:{_CURRENCY} ?)?"
+    rf"(?P<run>(?:(?<![0-9A-Za-z.])\.)?{_RUN}(?:[eE][-+]?\d+)?(?: (?=\d+/){_RUN})?)"
+)
+_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\[{}]|(?P<open>\{)|(?P<close>\})")
+
+
+def read_answer(text: str) -> str | None:
+    r"""Read the final number out of a message.
+
+    The last complete \boxed{...} decides; without one, what follows the last "####"; without that, the last
+    number in the text. In the first two the number is the first after the last "=". Only the last
+    `LONGEST_MESSAGE` characters are looked at.
+
+    Returns:
+      The number as it is written, without currency and percent signs, so that `parse_number` reads it; None
+      where there is none, or where what stands in its place is malformed (3.1.4, 10,00, digits not ASCII).
+    """
+    tail = text[-LONGEST_MESSAGE:]
+    if len(tail) < len(text):
+        tail = tail.lstrip(".,/0123456789")  # the rest of a number that was cut in two
+    tail = _simplify(tail)
+    box = _find_last_box(tail) if "\\boxed" in tail else None
+    _, mark, conclusion = tail.rpartition("####")
+    if box is not None:
+        found = _find_numbers(box.rpartition("=")[2])[:1]
+    elif mark:
+        first_line = conclusion.strip().partition("\n")[0]
+        # A line without a number is a heading of the fourth level, with the answer in the text below it.
+        found = _find_numbers(first_line.rpartition("=")[2])[:1] or _find_numbers(conclusion)[-1:]
+    else:
+        found = _find_numbers(tail)[-1:]
+    return found[0] if found and parse_number(found[0]) is not None else None
+
+
+def _simplify(text: str) -> str:
+    r"""Spell numbers written in LaTeX plainly: 1{,}000 or 1\,000, \$5, 7\%, 2\frac{1}{2}."""
+    text = text.replace("−", "-")
+    if "\\" not in text and "{,}" not in text:
+        return text
+    spellings = (("\\$", "$"), ("\\%", "%"), ("{,}", ","), ("\\!", ""), ("\\,", ","))
+    for spelling, plain in spellings:
+        text = text.replace(spelling, plain)
+    text = re.sub(r"(?<=[0-9])\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}", r" \1/\2", text)
+    return re.sub(r"\\[dt]?frac\{(-?[0-9]+)\}\{([0-9]+)\}", r"\1/\2", text)
+
+
+def _find_last_box(text: str) -> str | None:
+    """Find what the last box with balanced braces holds, in one pass over the braces."""
+    opened: list[int] = []  # where the content of each open box starts, -1 for other braces
+    start, end = -1, -1
+    for brace in _BRACE.finditer(text):
+        if brace["box"] or brace["open"]:
+            opened.append(brace.end() if brace["box"] else -1)
+        elif brace["close"] and opened:
+            candidate = opened.pop()
+            if candidate > start:
+                start, end = candidate, brace.start()
+    return None if start < 0 else text[start:end]
+
+
+def _find_numbers(text: str) -> list[str]:
+    return [(match["sign"] or "") + match["run"] for match in _SIGNED_RUN.finditer(text)]
+
+
+def grade(problem: Problem, text: str) -> Verdict:
+    """Grade a message: score 1.0 if the number read out of it equals the problem's answer exactly, else 0.0.
+
+    A message without a number is "unparsable", which is not "wrong".
+
+    Raises:
+      TaskError: the problem's own answer is not a number.
+    """
+    expected = parse_number(problem.answer)
+    if expected is None:
+        raise TaskError(f"problem {problem.id}: the answer {problem.answer[:80]!r} is not a number")
+    answer = read_answer(text)
+    if answer is None:
+        return Verdict(0.0, "unparsable", None, "no number in the message")
+    if parse_number(answer) == expected:
+        return Verdict(1.0, "correct", answer)
+    return Verdict(0.0, "wrong", answer)

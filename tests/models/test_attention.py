@@ -1,0 +1,115 @@
+"""Attention over frames against softmax attention over repeated prompts, and cases worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from c3jax.models import attention
+
+ROWS = (1, 2, 6)  # of the two past frames and the own one
+SLOTS = (3, 4, 5)
+G, R, D = 2, 3, 4  # key and value heads, query heads each, head size
+
+
+def _make_case(seed=0):
+    random = np.random.default_rng(seed)
+    keys = [random.normal(size=(rows, G, slots, D)).astype(np.float32) for rows, slots in zip(ROWS, SLOTS, strict=True)]
+    values = [random.normal(size=key.shape).astype(np.float32) for key in keys]
+    query = random.normal(size=(ROWS[2], G, R, SLOTS[2], D)).astype(np.float32)
+    keep = [
+        np.array([[True, False, True]]),  # masked in the middle
+        np.array([[True, True, False, True], [False] * 4]),  # the second row keeps nothing
+        np.array([[True] * 5, [True, False, True, True, False]] * 3),
+    ]
+    return query, keys, values, keep
+
+
+def _attend_eagerly(query, keys, values, keep):
+    past = list(zip(keys[:-1], values[:-1], keep[:-1], strict=True))
+    return attention.attend_path(query, past, keys[-1], values[-1], keep[-1])
+
+
+_attend_path = jax.jit(_attend_eagerly)
+
+
+def _attend_repeated(query, keys, values, keep, xp):
+    """Plain softmax over every row's own copy of all slots; xp is numpy (in double precision) or jax.numpy."""
+    rows, slots = query.shape[0], query.shape[3]
+    key = xp.concatenate([xp.repeat(part, rows // part.shape[0], axis=0) for part in keys], axis=2)
+    value = xp.concatenate([xp.repeat(part, rows // part.shape[0], axis=0) for part in values], axis=2)
+    kept = xp.concatenate([xp.repeat(xp.asarray(part), rows // part.shape[0], axis=0) for part in keep], axis=1)
+    place = xp.arange(key.shape[2]) - (key.shape[2] - slots)  # of a slot in the own frame; negative in the past
+    seen = kept[:, None, :] & (place[None, None, :] <= xp.arange(slots)[None, :, None])
+    score = xp.einsum("ngrsd,ngkd->ngrsk", query, key)
+    score = xp.where(seen[:, None, None], score, -xp.inf)
+    weight = xp.exp(score - score.max(-1, keepdims=True))
+    return xp.einsum("ngrsk,ngkd->ngrsd", weight / weight.sum(-1, keepdims=True), value)
+
+
+@pytest.mark.parametrize("attend", [_attend_eagerly, _attend_path], ids=["eager", "jit"])
+def test_values_equal_repeated_prompts(attend):
+    query, keys, values, keep = _make_case()
+    got = attend(query, keys, values, keep)
+    double = [np.float64(query), [np.float64(key) for key in keys], [np.float64(value) for value in values]]
+    np.testing.assert_allclose(got, _attend_repeated(*double, keep, np), atol=1e-6)
+
+
+def test_gradients_equal_repeated_prompts():
+    query, keys, values, keep = _make_case(1)
+    weight = np.random.default_rng(2).normal(size=query.shape).astype(np.float32)
+
+    def differentiate(function):
+        score = jax.grad(lambda *arrays: jnp.sum(function(*arrays) * weight), (0, 1, 2))
+        return jax.jit(score)(query, keys, values)
+
+    got = differentiate(lambda *arrays: _attend_path(*arrays, keep))
+    wanted = differentiate(lambda *arrays: _attend_repeated(*arrays, keep, jnp))
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted)) > 0.5
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-6)
+
+
+def test_masked_slots_have_no_influence_and_no_gradient():
+    query, keys, values, keep = _make_case()
+    changed_keys = [np.where(kept[:, None, :, None], key, 77.0) for key, kept in zip(keys, keep, strict=True)]
+    changed_values = [np.where(kept[:, None, :, None], value, -55.0) for value, kept in zip(values, keep, strict=True)]
+    np.testing.assert_array_equal(
+        _attend_path(query, changed_keys, changed_values, keep), _attend_path(query, keys, values, keep)
+    )
+    gradients = jax.jit(jax.grad(lambda k, v: _attend_path(query, k, v, keep).sum(), (0, 1)))(keys, values)
+    for gradient in gradients:
+        for part, kept in zip(gradient, keep, strict=True):
+            assert not np.any(np.where(kept[:, None, :, None], 0.0, part))
+
+
+def test_equal_scores_average_the_kept_values():
+    # With all keys zero every kept slot weighs the same: the past frame gives 2 and 4 (8 is masked); the own frame
+    # gives 6, then 6 and 10. Means: (2 + 4 + 6) / 3 = 4 and (2 + 4 + 6 + 10) / 4 = 5.5.
+    keys = [np.zeros((1, 1, 3, 2), np.float32), np.zeros((1, 1, 2, 2), np.float32)]
+    values = [np.float32([[[[2, 2], [8, 8], [4, 4]]]]), np.float32([[[[6, 6], [10, 10]]]])]
+    keep = [np.array([[True, False, True]]), np.array([[True, True]])]
+    got = _attend_path(np.ones((1, 1, 1, 2, 2), np.float32), keys, values, keep)
+    np.testing.assert_allclose(got[0, 0, 0, :, 0], [4.0, 5.5], rtol=1e-6)
+
+
+def test_scores_of_any_size_stay_finite():
+    # One slot's score is 3e4 above the rest: it takes all the weight, in whichever frame it stands.
+    query, keys, values, keep = _make_case()
+    query, keys = np.full_like(query, 100.0), [np.zeros_like(key) for key in keys]
+    for frame in range(3):
+        spiked = [key.copy() for key in keys]
+        spiked[frame][:, :, 0] = 75.0  # slot 0 is seen by every query of every row that keeps it
+        got = _attend_path(query, spiked, values, keep)
+        wanted = np.repeat(values[frame][:, :, :1], ROWS[2] // ROWS[frame], axis=0)[:, :, None]
+        kept = np.repeat(keep[frame][:, 0], ROWS[2] // ROWS[frame])
+        np.testing.assert_allclose(got[kept], np.broadcast_to(wanted, got.shape)[kept], rtol=1e-6)
+
+
+def test_a_query_that_sees_nothing_stays_finite():
+    query, keys, values, _ = _make_case()
+    nothing = [np.zeros((rows, slots), bool) for rows, slots in zip(ROWS, SLOTS, strict=True)]
+    attend = jax.jit(jax.value_and_grad(lambda *arrays: _attend_path(*arrays, nothing).sum(), (0, 1, 2)))
+    out, gradients = attend(query, keys, values)
+    assert np.isfinite(out)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

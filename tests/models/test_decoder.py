@@ -1,0 +1,192 @@
+"""The decoder over frames: shared prompts, token by token, holes and families, against torch and against itself."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+from c3jax.models import decoder, hf_weights
+from c3jax.types import Frame, KeysValues
+
+GOLDENS = Path(__file__).parent / "goldens"
+# Every switch is on: biases as in Qwen2, norms of queries and keys as in Qwen3, grouped heads, a head of its own.
+SPEC = decoder.DecoderSpec(
+    vocab_size=32, layers=2, width=24, heads=4, kv_heads=2, head_dim=6, mlp_width=40, context=64,
+    rope_theta=1e4, norm_eps=1e-5, tied=False, qkv_bias=True, qk_norm=True,
+)  # fmt: skip
+# name: spec, published number of parameters
+PUBLISHED = {
+    "SmolLM2-135M": (decoder.DecoderSpec(49152, 30, 576, 9, 3, 64, 1536, 8192, 1e5, 1e-5, True), 134_515_008),
+    "Llama-3.2-1B": (decoder.DecoderSpec(128256, 16, 2048, 32, 8, 64, 8192, 131072, 5e5, 1e-5, True), 1_235_814_400),
+    "Qwen2.5-3B": (
+        decoder.DecoderSpec(151936, 36, 2048, 16, 2, 128, 11008, 32768, 1e6, 1e-6, True, qkv_bias=True),
+        3_085_938_688,
+    ),
+    "Qwen3-4B": (
+        decoder.DecoderSpec(151936, 36, 2560, 32, 8, 128, 9728, 262144, 5e6, 1e-6, True, qk_norm=True),
+        4_022_468_096,
+    ),
+}
+
+
+def _make(spec, seed=0):
+    """Random parameters of scale 0.5, so that attention is far from uniform and norms and biases matter."""
+    graphdef, shapes = decoder.define_decoder(spec)
+    random = np.random.default_rng(seed)
+    return graphdef, jax.tree.map(lambda leaf: np.float32(0.5 * random.normal(size=leaf.shape)), shapes)
+
+
+@partial(jax.jit, static_argnums=0)
+def _run(graphdef, params, frames):
+    """Logits of each frame of a path, and the path's keys and values."""
+    model = nnx.merge(graphdef, params)
+    past, logits = (), []
+    for frame in frames:
+        hidden, own = model.extend(past, frame)
+        past, logits = (*past, own), [*logits, model.compute_logits(hidden)]
+    return logits, past
+
+
+def _random_frame(seed, rows, slots, holes=True):
+    random = np.random.default_rng(seed)
+    keep = random.random((rows, slots)) < 0.7 if holes else np.ones((rows, slots), bool)
+    return Frame(random.integers(0, SPEC.vocab_size, (rows, slots)), keep)
+
+
+def _shared_path():
+    return [_random_frame(1, 1, 3, holes=False), _random_frame(2, 2, 4), _random_frame(3, 6, 5)]
+
+
+def _repeat_path(frames):
+    rows = frames[-1].tokens_NS.shape[0]
+    repeated = [[np.repeat(part, rows // part.shape[0], axis=0) for part in frame] for frame in frames]
+    return Frame(*(np.concatenate(parts, axis=1) for parts in zip(*repeated, strict=True)))
+
+
+def test_shared_frames_equal_repeated_prompts():
+    graphdef, params = _make(SPEC)
+    frames = _shared_path()
+    shared, _ = _run(graphdef, params, frames)
+    (repeated,), _ = _run(graphdef, params, [_repeat_path(frames)])
+    kept = frames[-1].keep_NS
+    np.testing.assert_allclose(shared[-1][kept], repeated[:, -5:][kept], atol=2e-5)
+    assert float(jnp.std(repeated)) > 0.5
+
+
+def test_gradients_through_shared_frames_equal_repeated_prompts():
+    # The shared side computes each layer again in the backward pass, so this is the test of remat too.
+    graphdef, params = _make(SPEC)
+    remat_graphdef, _ = decoder.define_decoder(SPEC._replace(remat="layer"))
+    frames = _shared_path()[1:]
+    target = jax.nn.one_hot(frames[-1].tokens_NS, SPEC.vocab_size) * frames[-1].keep_NS[..., None]
+
+    @partial(jax.jit, static_argnums=0)
+    def differentiate(graphdef, params, frames):
+        def loss(params):
+            logits = _run(graphdef, params, frames)[0][-1][:, -5:]
+            return -jnp.sum(jax.nn.log_softmax(logits) * target) / jnp.sum(target)
+
+        return jax.grad(loss)(params)
+
+    got = jax.tree.leaves_with_path(differentiate(remat_graphdef, params, frames))
+    wanted = jax.tree.leaves(differentiate(graphdef, params, [_repeat_path(frames)]))
+    for (path, one), other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5, err_msg=str(path))
+        assert float(jnp.abs(other).max()) > 1e-3, path
+
+
+def test_prefill_and_single_tokens_equal_one_forward():
+    graphdef, params = _make(SPEC)
+    frames = _shared_path()
+    message = _random_frame(3, 6, 5, holes=False)
+    whole, _ = _run(graphdef, params, [*frames[:2], message])
+    _, past = _run(graphdef, params, frames[:2])
+    params = jax.tree.map(jnp.asarray, params)
+    buffer = KeysValues(*(np.zeros((2, 6, 2, 5, 6), np.float32) for _ in range(2)), np.zeros((6, 5), bool))
+
+    @jax.jit
+    def step(buffer, token_N, slot):
+        model = nnx.merge(graphdef, params)
+        hidden, own = model.extend((*past, buffer), Frame(token_N[:, None], jnp.ones((6, 1), bool)))
+        grown = KeysValues(
+            buffer.key_LNHSD.at[:, :, :, slot].set(own.key_LNHSD[:, :, :, 0]),
+            buffer.value_LNHSD.at[:, :, :, slot].set(own.value_LNHSD[:, :, :, 0]),
+            buffer.keep_NS.at[:, slot].set(True),
+        )
+        return grown, model.compute_logits(hidden)[:, 0]
+
+    for slot in range(5):
+        buffer, logits = step(buffer, message.tokens_NS[:, slot], slot)
+        np.testing.assert_allclose(logits, whole[-1][:, slot], atol=2e-5)
+
+
+def test_later_tokens_and_other_rows_change_nothing():
+    graphdef, params = _make(SPEC)
+    frame = _random_frame(5, 3, 6, holes=False)
+    (before,), _ = _run(graphdef, params, [frame])
+    changed = frame.tokens_NS.copy()
+    changed[1, 4] = (changed[1, 4] + 1) % SPEC.vocab_size
+    (after,), _ = _run(graphdef, params, [frame._replace(tokens_NS=changed)])
+    same = np.ones((3, 6), bool)
+    same[1, 4:] = False
+    np.testing.assert_array_equal(before[same], after[same])
+    assert np.abs(before[~same] - after[~same]).max() > 1e-2
+
+
+def test_positions_count_kept_tokens():
+    # Two layers without positions would give a token the same logits in any order of what comes before it.
+    graphdef, params = _make(SPEC)
+    (one,), _ = _run(graphdef, params, [Frame(np.array([[3, 9, 9, 5]]), np.ones((1, 4), bool))])
+    (other,), _ = _run(graphdef, params, [Frame(np.array([[9, 9, 3, 5]]), np.ones((1, 4), bool))])
+    (padded,), _ = _run(graphdef, params, [Frame(np.array([[0, 3, 9, 9, 5]]), np.array([[False, *[True] * 4]]))])
+    assert np.abs(one[0, 3] - other[0, 3]).max() > 1e-2
+    np.testing.assert_allclose(padded[0, 1:], one[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "qwen3"])
+def test_frames_with_holes_equal_torch(name, tmp_path):
+    golden = np.load(GOLDENS / f"{name}.npz")
+    weights = {key.removeprefix("weight/"): golden[key] for key in golden if key.startswith("weight/")}
+    safetensors.numpy.save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(str(golden["config"]))
+    spec, params = hf_weights.load_folder(tmp_path)
+    # torch saw 11 tokens at once; here 4 stand in one frame, none in the next and 7 in the last, among holes.
+    layouts = [[0, 1, 0, 1, 1, 1, 0], [0, 0], [1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 0]]
+    frames, start = [], 0
+    for layout in layouts:
+        keep = np.array([layout] * 2, bool)
+        tokens = np.full(keep.shape, 7)
+        tokens[:, keep[0]] = golden["tokens"][:, start : start + sum(layout)]
+        frames, start = [*frames, Frame(tokens, keep)], start + sum(layout)
+    logits, _ = _run(decoder.define_decoder(spec)[0], params, frames)
+    got = np.concatenate([out[:, frame.keep_NS[0]] for out, frame in zip(logits, frames, strict=True)], axis=1)
+    np.testing.assert_allclose(got, golden["logits"], atol=1e-5)
+
+
+def test_bfloat16_products_keep_float32_parameters_and_logits():
+    graphdef, params = _make(SPEC)
+    low_graphdef, shapes = decoder.define_decoder(SPEC._replace(dtype="bfloat16"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    frames = [_repeat_path(_shared_path())]
+    logits, past = _run(low_graphdef, params, frames)
+    assert logits[-1].dtype == jnp.float32 and past[0].key_LNHSD.dtype == jnp.bfloat16
+    full, _ = _run(graphdef, params, frames)
+    # bfloat16 keeps 8 bits, so products are off by up to 2^-9 each: a few percent after two layers, and not nothing.
+    error = float(jnp.std(logits[-1] - full[-1]) / jnp.std(full[-1]))
+    assert 1e-5 < error < 0.03
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_counts_of_published_models(name):
+    spec, published = PUBLISHED[name]
+    inner, kv, width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.width
+    layer = width * (inner + 2 * kv) + inner * width + 3 * width * spec.mlp_width + 2 * width
+    layer += (inner + 2 * kv) * spec.qkv_bias + 2 * spec.head_dim * spec.qk_norm
+    assert spec.vocab_size * width + spec.layers * layer + width == published  # all four tie their embeddings
+    _, shapes = decoder.define_decoder(spec)
+    assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)) == published

@@ -1,0 +1,184 @@
+"""Tokenizers: words, and Hugging Face folders written here by hand."""
+
+import json
+
+import pytest
+import tokenizers
+
+from c3jax.models import tokenizer
+
+WORDS = ("turn", "the", "dial", "7", "up", ".")
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def words():
+    return tokenizer.make_word_tokenizer(WORDS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder as a model's is: a byte-level vocabulary whose last three tokens are special."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: place for place, token in enumerate([*alphabet, "ab"])}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[("a", "b")]))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens(["<begin>", "<end>", "<turn>"])  # 257, 258, 259
+    backend.post_processor = tokenizers.processors.TemplateProcessing("<begin> $A", None, [("<begin>", 257)])
+    backend.enable_truncation(4)  # as some folders have it
+    backend.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<begin>", "eos_token": "<end>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": TEMPLATE}))
+    return tmp_path
+
+
+def _change(path, **fields):
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **fields}))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Words
+
+
+def test_words_are_tokens_in_their_order(words):
+    assert words.encode_text("turn the dial up .") == [0, 1, 2, 4, 5]
+    assert words.encode_text("  turn\n the ") == [0, 1] and words.encode_text("") == []
+    assert words.decode([0, 1, 2, 3, 7]) == "turn the dial 7 <stop>"
+    assert words.vocab_size == 6 + 5 and words.stop_tokens == (7,)  # <pad> is 6, <stop> is 7
+
+
+def test_word_prompts_carry_role_marks(words):
+    assert words.render("", "turn up") == "<|user|> turn up <|assistant|>"
+    prompt = words.render("the dial .", "turn up")
+    assert prompt == "<|system|> the dial . <|user|> turn up <|assistant|>"
+    assert words.encode_prompt(prompt) == [8, 1, 2, 5, 9, 0, 4, 10]
+
+
+@pytest.mark.parametrize("text", ["turn left up", "turn left"])
+def test_an_unknown_word_is_named(words, text):
+    for encode in (words.encode_text, words.encode_prompt):
+        with pytest.raises(ValueError, match="'left', which is none of its 6$"):
+            encode(text)
+
+
+@pytest.mark.parametrize("special", ["<pad>", "<stop>", "<|system|>", "<|user|>", "<|assistant|>"])
+def test_special_tokens_in_text_are_no_tokens(words, special):
+    assert len(words.encode_prompt(f"up {special}")) == 2
+    with pytest.raises(ValueError, match="expected words of the tokenizer, got"):
+        words.encode_text(f"up {special}")
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ((), "expected at least one word"),
+        (("a", "b c"), r"words\.1: expected a word .* got 'b c'"),
+        (("", "a"), r"words\.0: .* got ''"),
+        (("a", "<stop>"), r"words\.1: .* got '<stop>'"),
+        (("a", "b", "a"), "expected every word once, got 'a'"),
+    ],
+)
+def test_lists_that_are_no_vocabulary_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer.make_word_tokenizer(bad)
+
+
+def test_saved_words_load_as_they_were(words, tmp_path):
+    words.save(str(tmp_path))
+    loaded = tokenizer.load_tokenizer(tmp_path)
+    prompt = words.render("the dial .", "turn up")
+    assert loaded.render("the dial .", "turn up") == prompt
+    assert loaded.encode_prompt(prompt) == words.encode_prompt(prompt)
+    assert (loaded.stop_tokens, loaded.vocab_size) == (words.stop_tokens, words.vocab_size)
+    with pytest.raises(ValueError, match="'left'"):
+        loaded.encode_text("turn left")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Folders
+
+
+def test_a_folder_renders_by_its_template(folder):
+    loaded = tokenizer.load_tokenizer(folder)
+    assert loaded.render("", "hi") == "<begin>[user]hi[assistant]"
+    assert loaded.render("be brief", "hi") == "<begin>[system]be brief[user]hi[assistant]"
+    (folder / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}!")
+    assert tokenizer.load_tokenizer(folder).render("be brief", "hi") == "hi!"
+
+
+def test_special_tokens_count_in_prompts_only(folder):
+    loaded = tokenizer.load_tokenizer(folder)
+    text = "ab<end>é<turn> ab"
+    prompt_ids, text_ids = loaded.encode_prompt(text), loaded.encode_text(text)
+    # ab, <end>, the two bytes of é, <turn>, a space and ab; no <begin> unless it is written.
+    assert len(prompt_ids) == 7 and (prompt_ids[0], prompt_ids[1], prompt_ids[4]) == (256, 258, 259)
+    assert len(text_ids) == 1 + 5 + 2 + 6 + 2 and max(text_ids) == 256
+    assert loaded.encode_prompt(text) == prompt_ids  # whichever was called before
+    assert loaded.decode(prompt_ids) == text and loaded.decode(text_ids) == text
+    assert loaded.decode(loaded.encode_text("a , b . don 't")) == "a , b . don 't"  # nothing is cleaned up
+
+
+@pytest.mark.parametrize(
+    "generation, config, expected",
+    [
+        ({}, {}, (258,)),  # the tokenizer's own
+        ({}, {"eos_token_id": 259}, (259,)),
+        ({"eos_token_id": None}, {"eos_token_id": [259, 258]}, (259, 258)),
+        ({"eos_token_id": [258, 259, 258]}, {"eos_token_id": 257}, (258, 259)),
+        ({"eos_token_id": 257}, {}, (257,)),
+    ],
+)
+def test_stop_tokens_come_from_the_first_file_that_names_them(folder, generation, config, expected):
+    _change(folder / "generation_config.json", **generation)
+    _change(folder / "config.json", **config)
+    assert tokenizer.load_tokenizer(folder).stop_tokens == expected
+
+
+def test_a_saved_folder_loads_as_it_was(folder, tmp_path):
+    _change(folder / "generation_config.json", eos_token_id=[258, 259])
+    loaded = tokenizer.load_tokenizer(folder)
+    loaded.save(str(tmp_path / "out"))
+    again = tokenizer.load_tokenizer(tmp_path / "out")
+    assert again.stop_tokens == (258, 259) and again.vocab_size == loaded.vocab_size == 260
+    prompt = loaded.render("x", "<turn>ab")
+    assert again.render("x", "<turn>ab") == prompt
+    assert again.encode_prompt(prompt) == loaded.encode_prompt(prompt)
+    assert again.encode_text(prompt) == loaded.encode_text(prompt)
+
+
+def _no_template(folder):
+    _change(folder / "tokenizer_config.json", chat_template=None)
+
+
+def _no_end(folder):
+    _change(folder / "tokenizer_config.json", eos_token=None)
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (_no_template, "expected a chat template"),
+        (_no_end, "expected an eos_token_id"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json: cannot be read"),
+        (lambda folder: (folder / "tokenizer.json").write_text('{"mod'), r"tokenizer\.json: expected JSON"),
+        (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "expected a JSON object, got list"),
+        (lambda folder: _change(folder / "config.json", eos_token_id="2"), r"config\.json: .* eos_token_id .* '2'"),
+        (lambda folder: _change(folder / "config.json", eos_token_id=260), r"expected tokens below 260, got \[260\]"),
+    ],
+)
+def test_folders_that_cannot_be_used_say_why(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(ValueError, match=message):
+        tokenizer.load_tokenizer(folder)
+
+
+def test_a_template_that_refuses_a_system_prompt_says_so(folder):
+    _change(folder / "tokenizer_config.json", chat_template="{{ raise_exception('no system role') if messages[1] }}x")
+    loaded = tokenizer.load_tokenizer(folder)
+    assert loaded.render("", "hi") == "x"
+    with pytest.raises(ValueError, match="got its error: no system role"):
+        loaded.render("be brief", "hi")
