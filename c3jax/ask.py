@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from rich.console import Console
+from rich.text import Text
 
-from c3jax import config as config_lib
-from c3jax import evaluate, rundir
+from c3jax import config_file, evaluate, rundir
 from c3jax.checkpoint import find_best_step, list_steps, restore_step
-from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, check_lengths
+from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, context_tokens
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, context, sampling, tree
 from c3jax.tasks import TASKS
@@ -51,10 +51,11 @@ def ask_source(
     as_json: bool,
 ) -> int:
     """Put one question to a team and print every role's message, or the transcript as JSON."""
-    team, params, step = load_source(source, checkpoint, overrides)
     if not question.strip():
         raise SourceError("question: expected some text, got none")
+    team, params, step = load_source(source, checkpoint, overrides)
     texts, contexts = answer(team, params, question, is_sampled)
+    # Nothing is graded here: the answer that would be judged is read out of the last message.
     verdict = TASKS[team.config.task.kind].grade(Problem(0, "asked", question, "0"), texts[-1])
     if as_json:
         turns = [
@@ -65,28 +66,27 @@ def ask_source(
         print(json.dumps(body, ensure_ascii=False, indent=2))
         return 0
     for plan, text in zip(team.plans, texts, strict=True):
-        console.print(f"[bold]{plan.name}[/bold] ({plan.role})")
+        console.print(Text.assemble((plan.name, "bold"), "" if plan.role == plan.name else f" ({plan.role})"))
         console.print(text.strip() or "(nothing)", markup=False, soft_wrap=True)
         console.print()
-    console.print(f"[bold]answer[/bold] {verdict.answer if verdict.answer is not None else '(none could be read)'}")
+    shown = verdict.answer if verdict.answer is not None else "(none could be read)"
+    console.print(Text.assemble(("answer", "bold"), f" {shown}"), soft_wrap=True)
     return 0
 
 
 def answer(team: Team, params: dict, question: str, is_sampled: bool) -> tuple[list[str], list[str]]:
     """One message a turn, and the context each was said in."""
-    try:
-        tokens = team.tokenizer.encode_text(question)
-    except ValueError as error:
-        raise SourceError(f"question: {error}") from None
-    check_lengths(team.plans, len(tokens), team.spec.context)
+    tokens = _encode_question(team, question)
     fan_out = (1,) * len(team.plans)
     chosen = team.config.sampling if is_sampled else sampling.GREEDY
     sample_tree = tree.make_tree_sampler(team.graphdef, team.plans, fan_out, chosen, team.tokenizer.stop_tokens)
     key = address.make_stream(team.config.seed, address.ASK)
     frame = context.make_frame([tokens], len(tokens))
     rollout, _ = sample_tree(params, frame, key, jnp.zeros(1, jnp.int32))
-    texts = [messages[0] for messages in decode_turns(team, jax.device_get(rollout))]
-    return texts, [_show_context(team, plan, question, texts) for plan in team.plans]
+    rollout = jax.device_get(rollout)
+    texts = [messages[0] for messages in decode_turns(team, rollout)]
+    said = [messages.tokens_NT[0][messages.content_NT[0]].tolist() for messages in rollout.turns]
+    return texts, [team.tokenizer.decode(_list_context(plan, tokens, said)) for plan in team.plans]
 
 
 def load_source(source: str, checkpoint: str, overrides: dict[str, Any]) -> tuple[Team, dict, int]:
@@ -98,12 +98,12 @@ def load_source(source: str, checkpoint: str, overrides: dict[str, Any]) -> tupl
     if path.is_file():
         if checkpoint != "newest":
             raise SourceError(f"--checkpoint: expected a run directory to take {checkpoint!r} from, got a config")
-        team = make_team(config_lib.load_config(path, overrides))
+        team = make_team(config_file.load_config(path, overrides))
         return team, team.params, 0
     if not path.is_dir():
         raise SourceError(f"{source}: expected a run directory or a config file, got neither")
     rundir.load_run_config(path)  # says what is wrong with a directory that is not a run
-    team = make_team(config_lib.load_config(path / "config.yaml", overrides))
+    team = make_team(config_file.load_config(path / "config.yaml", overrides))
     step = _choose_step(path, checkpoint)
     return team, restore_step(path, step, jax.eval_shape(lambda: team.params), part="params"), step
 
@@ -124,11 +124,26 @@ def _choose_step(run: Path, checkpoint: str) -> int:
     return int(checkpoint)
 
 
-def _show_context(team: Team, plan: TurnPlan, question: str, texts: list[str]) -> str:
-    parts = []
+def _encode_question(team: Team, question: str) -> list[int]:
+    try:
+        tokens = team.tokenizer.encode_text(question)
+    except UserError as error:
+        raise SourceError(f"question: {error}") from None
+    longest = max(context_tokens(team.plans, len(tokens)))
+    if longest > team.spec.context:
+        raise SourceError(
+            f"question: expected one that leaves every context and message within the model's {team.spec.context}"
+            f" tokens, got {len(tokens)} tokens and so up to {longest}"
+        )
+    return tokens
+
+
+def _list_context(plan: TurnPlan, question: list[int], said: list[list[int]]) -> list[int]:
+    """The tokens that a turn's message was conditioned on."""
+    tokens: list[int] = []
     for piece in (piece for frame in plan.frames for piece in frame.pieces):
         if isinstance(piece, Literal):
-            parts.append(team.tokenizer.decode(piece.tokens))
+            tokens += piece.tokens
         else:
-            parts.append(question if piece.level == QUESTION_LEVEL else texts[piece.level - FIRST_TURN_LEVEL])
-    return "".join(parts)
+            tokens += question if piece.level == QUESTION_LEVEL else said[piece.level - FIRST_TURN_LEVEL]
+    return tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import textwrap
@@ -11,23 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import c3jax
-from c3jax import config as config_lib
+from c3jax import config_file
+from c3jax.config import ConfigError
 from c3jax.types import UserError
 
 _OVERRIDES = """\
-Any field of the config may be set on the command line by its dotted path:
-    c3jax train configs/quickstart.yaml --seed 1 --credit.method no_loo --protocol.turns.0.max_tokens 20
-Values are read as YAML does. `c3jax fields` lists every field with its type, default and meaning."""
+Any field of the config may be set by its dotted path:
+    --seed 1  --credit.method no_loo  --credit.fan_out "[4, 2]"
+    --protocol.turns.0.max_tokens 20  --learner.micro_problems null
+Values are written as in YAML. `c3jax fields` lists every field."""
+
+# The commands' own options; every other --name sets a field of the config.
+_OPTIONS = ("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript", "--small")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 failed, 2 the user can mend it, 130 stopped."""
+    words = list(sys.argv[1:] if argv is None else argv)
     parser = _make_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and not arguments.takes_overrides:
-        parser.error(f"unrecognised argument {rest[0]}")
     try:
-        return arguments.run(arguments, parse_overrides(rest))
+        kept, overrides = split_overrides(words)
+        arguments = parser.parse_args(kept)
+        if overrides and not arguments.takes_overrides:
+            parser.error(f"unrecognised argument --{next(iter(overrides))}")
+        arguments.words = words
+        return arguments.run(arguments, overrides)
     except UserError as error:
         print(f"c3jax: {error}", file=sys.stderr)
         return 2
@@ -36,22 +45,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Read --section.field VALUE and --section.field=VALUE. Raises ConfigError."""
+def split_overrides(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take --section.field VALUE and --section.field=VALUE out of a command line. Raises ConfigError.
+
+    Gives the words left for the command, in their order, and the values by path; after a word `--` nothing is taken.
+    """
+    kept: list[str] = []
     overrides: dict[str, Any] = {}
-    place = 0
-    while place < len(words):
-        name, has_value, text = words[place].partition("=")
-        if not name.startswith("--") or len(name) == 2:
-            raise config_lib.ConfigError(f"expected --section.field VALUE, got {words[place]!r}")
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, has_value, text = word.partition("=")
+        if word == "--":
+            return [*kept, word, *rest], overrides
+        if not name.startswith("--") or name in _OPTIONS:
+            kept.append(word)
+            continue
+        path = name[2:].replace("-", "_")
         if not has_value:
-            place += 1
-            if place == len(words):
-                raise config_lib.ConfigError(f"{name[2:]}: expected a value after it, got nothing")
-            text = words[place]
-        overrides[name[2:].replace("-", "_")] = config_lib.parse_value(text)
-        place += 1
-    return overrides
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"{path}: expected a value after {name}, got {rest[0] if rest else 'nothing'}")
+            text = rest.pop(0)
+        overrides[path] = config_file.parse_override(path, text)
+    return kept, overrides
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -65,19 +81,19 @@ def _make_parser() -> argparse.ArgumentParser:
 
     train = _add(commands, "train", _train, "train a team, or go on with a run", overrides=True)
     train.add_argument("config", help="YAML file; a run's saved config.yaml is one too")
-    train.add_argument("--run-dir", help="where the run is kept (default: runs/<name of the config>)")
+    train.add_argument("--run-dir", metavar="DIR", help="where the run is kept (default: runs/<name of the config>)")
 
     evaluate = _add(
         commands, "evaluate", _evaluate, "held-out accuracy of a run or of an untrained model", overrides=True
     )
     evaluate.add_argument("source", help="a run directory, or a config for its model as it is before training")
-    evaluate.add_argument("--checkpoint", default="newest", help="newest, best, or a step (default: newest)")
+    evaluate.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=True)
     ask.add_argument("source", help="a run directory, or a config for its model as it is before training")
     ask.add_argument("question")
-    ask.add_argument("--checkpoint", default="newest", help="newest, best, or a step (default: newest)")
+    ask.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
     ask.add_argument("--sample", action="store_true", help="sample as in training (default: greedy)")
     ask.add_argument("--transcript", action="store_true", help="print JSON with every context and message")
 
@@ -108,12 +124,12 @@ def _add(commands: Any, name: str, run: Any, help_text: str, overrides: bool = F
 
 
 def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    config = config_lib.load_config(arguments.config, overrides)
+    config = config_file.load_config(arguments.config, overrides)
     run_dir = Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
     from c3jax import startup, train
 
     console = startup.prepare()
-    return train.train(config, run_dir, sys.argv[1:], console)
+    return train.train(config, run_dir, ["c3jax", *arguments.words], console)
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
@@ -147,9 +163,14 @@ def _bench(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     width = min(shutil.get_terminal_size().columns, 100)
-    for path, kind, default, text in config_lib.list_fields():
-        print(f"--{path}  {kind}  [{default}]")
-        print(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
+    lines = []
+    for field in config_file.list_fields():
+        lines.append(f"--{field.path}  {field.kind}  [{field.default}]")
+        lines.append(textwrap.fill(field.text, width, initial_indent="    ", subsequent_indent="    "))
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:  # the reader has seen enough: c3jax fields | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from c3jax.config import Sampling
 from c3jax.rewards import Evaluator
@@ -157,7 +159,7 @@ def load_results(path: Path) -> dict[str, Any]:
 
 def print_results(console: Console, results: Sequence[Result], title: str) -> None:
     """A table of the results that fits 80 columns."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("profile", "problems", "samples", "accuracy", "95 %", "cut", "unparsable", "failed"):
         table.add_column(name, justify="left" if name == "profile" else "right", no_wrap=True)
     for result in results:

@@ -16,7 +16,7 @@ class Progress:
         self._console, self._steps = console, steps
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.completed}/{task.total}"),
-            rich_progress.BarColumn(10),
+            rich_progress.BarColumn(6),
             rich_progress.TextColumn("{task.fields[figures]}"),
             rich_progress.TimeRemainingColumn(compact=True),
             console=console,
@@ -41,9 +41,10 @@ class Progress:
 
 
 def describe_step(row: dict[str, Any]) -> str:
-    """The figures of a metrics row in under 60 characters; skipped updates are shown when there are any."""
+    """The figures of a metrics row in under 60 characters; skipped updates are added when there are any."""
+    kl = f"{row['kl']:.3f}" if abs(row["kl"]) < 10 else f"{row['kl']:.0f}"
     text = (
-        f"return {row['return']:.2f} kl {row['kl']:.3f} len {row['message_tokens']:.0f}"
+        f"return {row['return']:.2f} kl {kl} len {row['message_tokens']:.0f}"
         f" cut {row['truncated_share']:.0%} zero {row['zero_credit_share']:.0%}"
         f" {_shorten(row['tokens_per_second'])} tok/s"
     )
@@ -51,4 +52,6 @@ def describe_step(row: dict[str, Any]) -> str:
 
 
 def _shorten(number: float) -> str:
+    if number >= 100_000:
+        return f"{number / 1000:.0f}k"
     return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"

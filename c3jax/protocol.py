@@ -147,9 +147,13 @@ def _group_pieces(pieces: list[Literal | Slot]) -> tuple[FramePlan, ...]:
     frames: list[FramePlan] = []
     for piece in pieces:
         level = piece.level if isinstance(piece, Slot) else 0
-        is_short = len(frames) == 1 and frames[0].level == 0 and len(frames[0].pieces[0].tokens) < _SHORTEST_SHARED
+        is_short = bool(frames) and frames[-1].level == 0 and _count_literal(frames[-1]) < _SHORTEST_SHARED
         if frames and (level <= frames[-1].level or is_short):
             frames[-1] = FramePlan(max(level, frames[-1].level), (*frames[-1].pieces, piece))
         else:
             frames.append(FramePlan(level, (piece,)))
     return tuple(frames)
+
+
+def _count_literal(frame: FramePlan) -> int:
+    return sum(len(piece.tokens) for piece in frame.pieces if isinstance(piece, Literal))

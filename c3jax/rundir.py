@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO
 
 from c3jax import __version__
-from c3jax.config import RunConfig, dump_config, load_config
+from c3jax.config import RunConfig
+from c3jax.config_file import dump_config, load_config
 from c3jax.types import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "chex", "numpy")

@@ -27,5 +27,5 @@ def print_summary(console: Console, run: Path) -> None:
         f" {totals['generated_tokens']:,} tokens generated, {totals['prefilled_tokens']:,} prefilled, {seconds:.0f} s",
         soft_wrap=True,
     )
-    console.print(f"Trees: {run}/rollouts   figures: {run}/metrics.jsonl", soft_wrap=True, highlight=False)
-    console.print(f'Next: c3jax ask {run} "..."   tensorboard --logdir {run}', soft_wrap=True, highlight=False)
+    console.print(f"Trees: {run}/rollouts   figures: {run}/metrics.jsonl", soft_wrap=True, markup=False)
+    console.print(f'Next: c3jax ask {run} "..."   tensorboard --logdir {run}', soft_wrap=True, markup=False)

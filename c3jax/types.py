@@ -66,10 +66,10 @@ class Frame(NamedTuple):
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of one frame, for all layers."""
+    """Keys and values of one frame, for all layers: stacked, or a tuple of [N, H, S, D] while decoding."""
 
-    key_LNHSD: jax.Array
-    value_LNHSD: jax.Array
+    key_LNHSD: jax.Array | tuple[jax.Array, ...]
+    value_LNHSD: jax.Array | tuple[jax.Array, ...]
     keep_NS: jax.Array  # bool
 
 

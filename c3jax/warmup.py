@@ -46,6 +46,7 @@ def warm_up(team: Team, console: Console, is_stopping: Callable[[], bool]) -> di
 def make_demonstrations(team: Team, update: int) -> Rollout:
     """An update's demonstrated transcripts, addressed by (seed, update): the last turn answers, the others plan."""
     config = team.config
+    assert config.imitation is not None and config.task.kind == "arithmetic"  # the config's checks see to it
     rng = np.random.default_rng([config.seed, address.IMITATE, update])
     count = len(team.train.problems)
     places = rng.choice(count, size=config.imitation.problems, replace=config.imitation.problems > count).tolist()

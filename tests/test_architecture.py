@@ -29,7 +29,7 @@ class Rule(NamedTuple):
 
 
 ROOMS = {
-    *("types", "config", "protocol", "tasks", "models", "rollout", "rewards", "credit", "learner"),
+    *("types", "config", "config_file", "protocol", "tasks", "models", "rollout", "rewards", "credit", "learner"),
     *("team", "warmup", "train", "evaluate", "ask", "bench", "checkpoint", "metrics", "records"),
     *("ledger", "rundir", "startup", "progress", "summary", "cli", "diagnostics", "studies", "report"),
 }
@@ -39,7 +39,8 @@ ALL_BUT_THE_OUTER = ROOMS - {"cli", "studies", "report"}
 RULES = {
     "__init__": Rule(set(), "never"),
     "types": Rule(set(), "never"),
-    "config": Rule({"types", "credit.methods"}, "never"),  # the table of methods, which is plain numpy
+    "config": Rule({"types"}, "never"),
+    "config_file": Rule({"types", "config", "credit.methods"}, "never"),  # the table of methods, which is plain numpy
     "tasks": Rule({"types"}, "never"),
     "protocol": Rule({"types", "config"}, "never"),
     "rewards": Rule({"types", "tasks"}, "never"),
@@ -54,7 +55,7 @@ RULES = {
     "records": Rule({"types", "config"}, "anywhere"),
     "ledger": Rule({"types", "config"}, "anywhere"),
     "metrics": Rule({"types", "config"}, "anywhere"),
-    "rundir": Rule({"types", "config"}, "in functions"),
+    "rundir": Rule({"types", "config", "config_file"}, "in functions"),
     "checkpoint": Rule({"types", "config"}, "anywhere"),
     "diagnostics": Rule({"types", "records"}, "anywhere"),
     "report": Rule({"types", "records"}, "anywhere"),
@@ -183,10 +184,11 @@ def test_rooms_without_jax_do_not_load_it():
         ("types", "if TYPE_CHECKING:\n    import jax", True),
         ("types", "if TYPE_CHECKING:\n    import numpy\nelse:\n    import jax", False),
         ("types", "if TYPE_CHECKING:\n    from c3jax.config import RunConfig", False),
-        ("config", "from c3jax.credit import methods", True),
-        ("config", "from c3jax.credit.methods import METHODS", True),
-        ("config", "from c3jax.credit import matrix", False),
-        ("config", "import c3jax.credit", False),
+        ("config", "from c3jax.credit import methods", False),
+        ("config_file", "from c3jax.credit import methods", True),
+        ("config_file", "from c3jax.credit.methods import METHODS", True),
+        ("config_file", "from c3jax.credit import matrix", False),
+        ("config_file", "import c3jax.credit", False),
         ("credit.methods", "import jax", False),
         ("credit.matrix", "def place():\n    import jax", True),
         ("credit.apply", "import jax", True),

@@ -15,7 +15,8 @@ import jax
 import pytest
 
 import c3jax
-from c3jax.config import ConfigError, RunConfig, parse_config
+from c3jax.config import ConfigError, RunConfig
+from c3jax.config_file import parse_config
 from c3jax.rundir import RunDirError, load_run_config, open_run_dir, record_start
 
 COMMAND = ["c3jax", "train", "grün.yaml"]
@@ -201,7 +202,7 @@ def test_a_disk_that_takes_nothing_is_said(tmp_path):
     program = """
 import resource, signal, sys
 import jax
-from c3jax.config import load_config
+from c3jax.config_file import load_config
 from c3jax.rundir import RunDirError, open_run_dir
 config = load_config(sys.argv[1])
 jax.devices()

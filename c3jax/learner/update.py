@@ -116,7 +116,7 @@ def _apply_minibatch(
     program: _Program, state: TrainState, batch: _Batch, problem_CB: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     gradient, figures = _compute_gradient(program, state, batch, problem_CB)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     is_good = jnp.isfinite(norm) & jnp.isfinite(figures["loss"])
     changes, opt_state = program.optimiser.update(gradient, state.opt_state, state.params)
     moved = (optax.apply_updates(state.params, changes), opt_state)

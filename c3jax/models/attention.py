@@ -10,6 +10,7 @@ R query heads per key and value head, Q all queries of one (M, G), K key slot.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -81,5 +82,6 @@ def _softmax_product(score_MGQK: jax.Array, value_MGKD: jax.Array) -> tuple[jax.
 def _merge(partials: Sequence[tuple[jax.Array, jax.Array]]) -> jax.Array:
     top = jax.lax.stop_gradient(jnp.max(jnp.stack([lse for _, lse in partials]), axis=0))
     weights = [jnp.exp(lse - top) for _, lse in partials]
-    total = sum(weights)
-    return sum(out * (weight / total)[..., None] for (out, _), weight in zip(partials, weights, strict=True))
+    total = functools.reduce(jnp.add, weights)
+    parts = [out * (weight / total)[..., None] for (out, _), weight in zip(partials, weights, strict=True)]
+    return functools.reduce(jnp.add, parts)

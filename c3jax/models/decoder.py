@@ -7,7 +7,7 @@ Positions count kept tokens along a row's path.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,8 +100,13 @@ class Decoder(nnx.Module):
         if not spec.tied:
             self.head = nnx.Param(normal(rngs.params(), (spec.vocab_size, spec.width)))
 
-    def extend(self, past: tuple[KeysValues, ...], frame: Frame) -> tuple[jax.Array, KeysValues]:
+    def extend(
+        self, past: tuple[KeysValues, ...], frame: Frame, layers: tuple[Any, ...] | None = None
+    ) -> tuple[jax.Array, KeysValues]:
         """Run one more frame after the past ones.
+
+        Layers are scanned, or, where `unstack` has taken them apart, run one after the other; then the past and the
+        returned keys and values are a tuple of layers too.
 
         Returns: the final hidden states [N, S, D] (after the norm, f32) and the frame's keys and values.
         """
@@ -111,7 +116,7 @@ class Decoder(nnx.Module):
         position_NS = jnp.maximum(offset_N1 + jnp.cumsum(frame.keep_NS, axis=1) - 1, 0)
         rope = _rope_table(position_NS, spec.head_dim, spec.rope_theta)
         x_NSD = self.embedding[...][frame.tokens_NS].astype(spec.dtype)
-        graphdef, layers = nnx.split(self.blocks)
+        graphdef, stacked = nnx.split(self.blocks)
 
         def run_layer(x_NSD, inputs):
             layer, past_kv = inputs
@@ -120,10 +125,29 @@ class Decoder(nnx.Module):
 
         if spec.remat == "layer":
             run_layer = jax.checkpoint(run_layer)
-        past_kv = [(p.key_LNHSD, p.value_LNHSD) for p in past]
-        x_NSD, (key, value) = jax.lax.scan(run_layer, x_NSD, (layers, past_kv))
+        if layers is None:
+            past_kv = [(p.key_LNHSD, p.value_LNHSD) for p in past]
+            x_NSD, (key, value) = jax.lax.scan(run_layer, x_NSD, (stacked, past_kv))
+        else:
+            own = []
+            for place, layer in enumerate(layers):
+                past_kv = [(p.key_LNHSD[place], p.value_LNHSD[place]) for p in past]
+                x_NSD, keys_values = run_layer(x_NSD, (layer, past_kv))
+                own.append(keys_values)
+            key, value = zip(*own, strict=True)
         hidden_NSD = _rms_norm(x_NSD, self.final_norm[...], spec.norm_eps).astype(jnp.float32)
         return hidden_NSD, KeysValues(key, value, frame.keep_NS)
+
+    def unstack(self) -> tuple[Any, ...]:
+        """Each layer's weights as arrays of their own, for a loop that runs them often.
+
+        A scan copies a layer's weights out of the stack each time it comes to it: three times the traffic of reading
+        them, which is what a decoding step waits for. The price is one more copy of the weights while the loop runs.
+        """
+        _, stacked = nnx.split(self.blocks)
+        layers = tuple(_take_layer(stacked, place) for place in range(self.spec.layers))
+        # Without the barrier the compiler moves the slices into the loop.
+        return jax.lax.optimization_barrier(layers)
 
     def compute_logits(self, hidden: jax.Array) -> jax.Array:
         """Next-token logits [..., V], f32, of hidden states [..., D]."""
@@ -148,6 +172,10 @@ def define_decoder(spec: DecoderSpec) -> tuple[nnx.GraphDef, dict]:
     abstract = nnx.eval_shape(lambda: Decoder(spec, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(abstract, nnx.Param)
     return graphdef, nnx.to_pure_dict(params)
+
+
+def _take_layer(stacked: Any, place: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[place], stacked)
 
 
 def _linear(spec: DecoderSpec, inputs: int, outputs: int, rngs: nnx.Rngs, bias: bool = False) -> nnx.Linear:

@@ -19,8 +19,8 @@ class _Loop(NamedTuple):
     place: jax.Array  # tokens drawn so far
     messages: Messages
     stopped_N: jax.Array
-    key_LNHTD: jax.Array  # the message's own keys and values, a slot a drawn token
-    value_LNHTD: jax.Array
+    key: tuple[jax.Array, ...]  # the message's own keys and values [N, H, T, D] of each layer, a slot a drawn token
+    value: tuple[jax.Array, ...]
 
 
 def prefill(model: Decoder, path: Sequence[Frame]) -> tuple[tuple[KeysValues, ...], jax.Array]:
@@ -50,6 +50,7 @@ def sample_messages(
     past, hidden_MD = prefill(model, path)
     rows = key_N.shape[0]
     logits_NV = jnp.repeat(model.compute_logits(hidden_MD), rows // hidden_MD.shape[0], axis=0)
+    layers, past = model.unstack(), _unstack_past(past)
     loop = _start(past[-1], rows, max_tokens, sampling)
     loop = _draw(loop, logits_NV, key_N, sampling, stop_tokens)
 
@@ -61,11 +62,14 @@ def sample_messages(
         token_N1 = jax.lax.dynamic_slice_in_dim(loop.messages.tokens_NT, last, 1, axis=1)
         keep_N1 = jax.lax.dynamic_slice_in_dim(loop.messages.content_NT, last, 1, axis=1)
         written_NT = loop.messages.content_NT & (jnp.arange(max_tokens) < last)
-        own = KeysValues(loop.key_LNHTD, loop.value_LNHTD, written_NT)
-        hidden_NSD, new = model.extend((*past, own), Frame(token_N1, keep_N1))
+        own = KeysValues(loop.key, loop.value, written_NT)
+        hidden_NSD, new = model.extend((*past, own), Frame(token_N1, keep_N1), layers)
+
+        def write(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, last, axis=2)
+
         loop = loop._replace(
-            key_LNHTD=jax.lax.dynamic_update_slice_in_dim(loop.key_LNHTD, new.key_LNHSD, last, axis=3),
-            value_LNHTD=jax.lax.dynamic_update_slice_in_dim(loop.value_LNHTD, new.value_LNHSD, last, axis=3),
+            key=jax.tree.map(write, loop.key, new.key_LNHSD), value=jax.tree.map(write, loop.value, new.value_LNHSD)
         )
         return _draw(loop, model.compute_logits(hidden_NSD[:, 0]), key_N, sampling, stop_tokens)
 
@@ -73,9 +77,18 @@ def sample_messages(
     return loop.messages._replace(truncated_N=~loop.stopped_N)
 
 
+def _unstack_past(past: tuple[KeysValues, ...]) -> tuple[KeysValues, ...]:
+    """Keys and values as a tuple of layers, cut once and not in every turn of the loop."""
+    cut = tuple(KeysValues(tuple(p.key_LNHSD), tuple(p.value_LNHSD), p.keep_NS) for p in past)
+    return jax.lax.optimization_barrier(cut)
+
+
 def _start(like: KeysValues, rows: int, max_tokens: int, sampling: Sampling) -> _Loop:
-    layers, _, heads, _, size = like.key_LNHSD.shape
-    empty = jnp.zeros((layers, rows, heads, max_tokens, size), like.key_LNHSD.dtype)
+    def make_empty(like_NHSD: jax.Array) -> jax.Array:
+        _, heads, _, size = like_NHSD.shape
+        return jnp.zeros((rows, heads, max_tokens, size), like_NHSD.dtype)
+
+    empty = jax.tree.map(make_empty, like.key_LNHSD)
     messages = Messages(
         tokens_NT=jnp.zeros((rows, max_tokens), jnp.int32),
         content_NT=jnp.zeros((rows, max_tokens), bool),

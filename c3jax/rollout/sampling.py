@@ -72,7 +72,8 @@ def compute_token_logp(
 def _invert(logp_NK: jax.Array, uniform_N: jax.Array) -> jax.Array:
     """Place of the first cumulative mass above the uniform number; never a place without mass."""
     mass_NK = jnp.exp(logp_NK)
-    reached_NK = jnp.cumsum(mass_NK, axis=-1)
-    # Scaled by the last sum, so that rounding in it cannot put the draw past the end.
-    is_past_NK = reached_NK > uniform_N[:, None] * reached_NK[:, -1:]
-    return jnp.argmax(is_past_NK & (mass_NK > 0), axis=-1).astype(jnp.int32)
+    reached_NK = jnp.where(mass_NK > 0, jnp.cumsum(mass_NK, axis=-1), 0.0)
+    # Scaled by the largest sum at a place with mass: a parallel sum rounds differently at every place, and must not
+    # put the draw past them all.
+    is_past_NK = reached_NK > uniform_N[:, None] * jnp.max(reached_NK, axis=-1, keepdims=True)
+    return jnp.argmax(is_past_NK, axis=-1).astype(jnp.int32)

@@ -54,8 +54,8 @@ def make_tree_sampler(
             keys = address.fold_messages(key, problem_P, place, math.prod(fan_out[: place + 1]))
             drawn = decode.sample_messages(model, path, keys, plan.max_tokens, sampling, stop_tokens)
             turns = (*turns, drawn)
-        generated = sum(turn.sampled_NT.sum() for turn in turns)
-        truncated = sum(turn.truncated_N.sum() for turn in turns)
+        generated = jnp.stack([turn.sampled_NT.sum() for turn in turns]).sum()
+        truncated = jnp.stack([turn.truncated_N.sum() for turn in turns]).sum()
         messages = jnp.int32(sum(turn.truncated_N.size for turn in turns))
         return Rollout(question, turns), RolloutCounts(prefilled, generated, truncated, messages)
 

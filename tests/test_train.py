@@ -1,0 +1,183 @@
+"""Whole runs: they learn, and killed and resumed they equal a run that was never killed, bit for bit."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from c3jax import config_file
+from c3jax import train
+from c3jax.checkpoint import list_steps, restore_step
+from c3jax.evaluate import load_results
+from c3jax.learner.update import init_state
+from c3jax.metrics import drop_times, read_metrics
+from c3jax.team import make_team
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+STEPS = 8
+SMALL = {
+    "steps": STEPS,
+    "problems": 8,
+    "task.train_problems": 64,
+    "task.heldout_problems": 16,
+    "model.layers": 1,
+    "model.width": 16,
+    "model.mlp_width": 32,
+    "imitation.updates": 3,
+    "imitation.problems": 4,
+    "learner.epochs": 2,
+    "evaluation.every": 3,
+    "evaluation.problems": 16,
+    "evaluation.batch": 16,
+    "checkpoint.every": 2,
+    "checkpoint.best": "sampled_accuracy",
+    "record_every": 3,
+    "workers": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A compilation cache of this file's own, so that only its first process compiles."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def start(run: Path, cache: Path, *words: str) -> subprocess.Popen:
+    overrides = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "c3jax.cli", "train", str(CONFIGS / "quickstart.yaml"), "--run-dir", str(run)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [*command, *overrides, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    text, _ = process.communicate(timeout=300)
+    return process.returncode, text
+
+
+def wait_for_rows(process: subprocess.Popen, run: Path, rows: int) -> None:
+    for _ in range(6000):
+        file = run / "metrics.jsonl"
+        if file.exists() and file.read_text().count("\n") >= rows:
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    raise AssertionError(f"no {rows} rows within two minutes")
+
+
+def load_state(run: Path):
+    config = config_file.load_config(run / "config.yaml")
+    like = jax.eval_shape(lambda params: init_state(params, config), make_team(config).params)
+    return restore_step(run, STEPS, like)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, cache):
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    code, text = finish(start(run, cache))
+    assert code == 0, text
+    return run
+
+
+def test_killed_and_resumed_equals_never_killed(unbroken, cache, tmp_path):
+    run = tmp_path / "run"
+    process = start(run, cache)
+    wait_for_rows(process, run, 3)
+    process.send_signal(signal.SIGTERM)  # a wish: the step ends and its checkpoint is written
+    code, text = finish(process)
+    assert code == 130 and "the same command goes on" in text
+    assert list_steps(run)[-1] == len(read_metrics(run))
+
+    process = start(run, cache)
+    wait_for_rows(process, run, 6)
+    process.kill()  # no warning at all
+    finish(process)
+    assert list_steps(run)[-1] < STEPS
+
+    newest = run / "checkpoints" / str(list_steps(run)[-1])
+    largest = max((file for file in newest.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])  # a damaged newest checkpoint, too
+    code, text = finish(start(run, cache))
+    assert code == 0, text
+    assert "damaged" in text
+
+    assert [drop_times(row) for row in read_metrics(run)] == [drop_times(row) for row in read_metrics(unbroken)]
+    jax.tree.map(np.testing.assert_array_equal, load_state(run), load_state(unbroken))
+    for name in ("eval/before.json", "eval/after.json", "eval/step-3.json", "rollouts/step-000006.jsonl"):
+        assert (run / name).read_bytes() == (unbroken / name).read_bytes(), name
+
+
+def test_a_run_keeps_its_books(unbroken):
+    rows = read_metrics(unbroken)
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    for row in rows:
+        assert row["evaluator_calls"] == 8 * 8  # problems times budget, counted where the calls are made
+        assert row["messages"] == 8 * (2 + 8)
+        assert row["traces"] == 2  # one of sampling and one of the update, in the whole run
+        assert row["first_ratio_deviation"] < 1e-5
+        assert 0 <= row["zero_credit_share"] <= 1
+        assert row["generated_tokens"] <= 8 * (2 * 16 + 8 * 4)
+    trees = [json.loads(line) for line in (unbroken / "rollouts" / "step-000003.jsonl").read_text().splitlines()]
+    assert len(trees) == 8
+    assert sum("return" in node for node in trees[0]["nodes"]) == 8
+    assert sum(node["return"] for tree in trees for node in tree["nodes"] if "return" in node) / 64 == pytest.approx(
+        rows[3]["return"]
+    )
+    assert {"config.yaml", "manifest.json", "metrics.jsonl", "tensorboard"} <= {p.name for p in unbroken.iterdir()}
+
+
+def test_the_finished_run_is_not_trained_again(unbroken, cache):
+    before = (unbroken / "metrics.jsonl").read_bytes()
+    code, text = finish(start(unbroken, cache))
+    assert code == 0 and "held-out accuracy" in text
+    assert (unbroken / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_of_another_config_is_refused(unbroken, cache):
+    before = {file: file.stat().st_mtime_ns for file in unbroken.rglob("*") if file.is_file() and file.name != ".lock"}
+    code, text = finish(start(unbroken, cache, "--seed", "1"))
+    assert code == 2
+    assert text.count("\n") == 1 and "seed" in text
+    assert before == {
+        file: file.stat().st_mtime_ns for file in unbroken.rglob("*") if file.is_file() and file.name != ".lock"
+    }
+
+
+def test_the_saved_config_is_a_config(unbroken):
+    config = config_file.load_config(unbroken / "config.yaml")
+    assert config.steps == STEPS and config.credit.fan_out == (2, 4)
+
+
+def test_updates_that_stay_bad_stop_the_run(tmp_path, monkeypatch):
+    # A learning rate past float32's range makes every parameter infinite, and every gradient after it.
+    overrides = {**SMALL, "learner.learning_rate": 1e38, "learner.max_bad_updates": 2, "learner.warmup_updates": 0}
+    config = config_file.load_config(CONFIGS / "quickstart.yaml", overrides)
+    monkeypatch.setenv("COLUMNS", "80")
+    console = Console(file=io.StringIO(), width=80)
+    assert train.train(config, tmp_path / "run", ["train"], console) == train.FAILED
+    said = " ".join(console.file.getvalue().split())
+    assert "2 updates in a row" in said or "3 updates in a row" in said or "4 updates in a row" in said
+    assert "metrics.jsonl" in said
+
+
+def test_the_quickstart_learns(tmp_path):
+    """A third of the quickstart's steps: from a team that follows its demonstrators' faults to one that has unlearnt them."""
+    config = config_file.load_config(CONFIGS / "quickstart.yaml", {"steps": 20, "record_every": 0})
+    assert train.train(config, tmp_path / "run", ["train"], Console(file=io.StringIO())) == train.DONE
+    before, after = (load_results(tmp_path / "run" / "eval" / f"{name}.json")["results"] for name in ("before", "after"))
+    for old, new in zip(before, after, strict=True):
+        assert old["accuracy"] <= 0.55
+        assert new["accuracy"] >= 0.80
+        assert new["low"] > old["high"]
