@@ -95,7 +95,7 @@ def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Fi
 
 def _list_kinds(sections: list[type[Section]], path: str, text: str) -> list[Field]:
     """The fields of sections of which `kind` chooses one; a field that not all of them have says whose it is."""
-    kinds = [typing.get_args(section.model_fields["kind"].annotation)[0] for section in sections]
+    kinds = [_kind_of(section) for section in sections]
     fields = [Field(f"{path}.kind", "|".join(kinds), "required", text)]
     listed = {kind: list_fields(section, f"{path}.") for kind, section in zip(kinds, sections, strict=True)}
     for field in dict.fromkeys(field for own in listed.values() for field in own):
@@ -269,20 +269,21 @@ def _set_dotted(tree: dict[str, Any], dotted: str, value: Any) -> None:
     node: Any = tree
     *parents, last = dotted.split(".")
     for depth, name in enumerate([*parents, last]):
+        key: Any = name
         if isinstance(node, list):
             if not name.isdecimal() or int(name) >= len(node):
                 raise ConfigError(f"{dotted}: expected a place below {len(node)} in the list, got {name!r}")
-            name = int(name)
+            key = int(name)
         elif not isinstance(node, dict):
             raise ConfigError(
                 f"{dotted}: expected a field, got {'.'.join(dotted.split('.')[:depth])}, which holds none"
             )
         if depth == len(parents):
-            node[name] = value
+            node[key] = value
         else:
-            if isinstance(node, dict) and node.get(name) is None:
-                node[name] = {}
-            node = node[name]
+            if isinstance(node, dict) and node.get(key) is None:
+                node[key] = {}
+            node = node[key]
 
 
 # pydantic's words for these are a programmer's.
@@ -314,7 +315,8 @@ def _describe(error: pydantic.ValidationError) -> str:
     if kind == "union_tag_not_found":
         return f"{path}.kind: expected a value, got nothing"
     if kind == "union_tag_invalid":
-        return f"{path}.kind: expected one of {first['ctx']['expected_tags']}, got {_show(first['input']['kind'])}"
+        kinds = ", ".join(map(_kind_of, _sections_in(RunConfig.model_fields[path].annotation)))
+        return f"{path}.kind: expected one of {kinds}, got {_show(first['input']['kind'])}"
     expected = _EXPECTED.get(kind) or first["msg"].removeprefix("Input should be ")
     return f"{path}: expected {expected}, got {_show(first['input'])}"
 
@@ -340,6 +342,10 @@ def _as_listed(dotted: str) -> str:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Fields
+
+
+def _kind_of(section: type[Section]) -> str:
+    return typing.get_args(section.model_fields["kind"].annotation)[0]
 
 
 def _show_default(value: Any) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -21,7 +20,7 @@ from c3jax.config import Sampling
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
 from c3jax.team import Team, decode_messages, make_questions
-from c3jax.types import Verdict
+from c3jax.types import Rollout, Verdict
 
 _RESAMPLES = 2000  # of problems, for the bootstrap interval
 
@@ -83,7 +82,7 @@ def make_evaluation(team: Team, profile: Profile) -> Callable[[dict, Evaluator, 
             filled = chunk + [chunk[-1]] * (batch - len(chunk))
             question, problem_P = make_questions(team, team.heldout, filled)
             rollout, _ = sample_tree(params, question, key, problem_P)
-            rollout = jax.device_get(tree.take_problems(rollout, batch, jnp.arange(len(chunk))))
+            rollout = _keep_first(jax.device_get(rollout), batch, len(chunk))
             answers = decode_messages(team.tokenizer, rollout.turns[-1])
             asked = [team.heldout.problems[place] for place in chunk for _ in range(profile.samples)]
             verdicts += evaluator.score(asked, answers, budget=len(asked))
@@ -92,6 +91,10 @@ def make_evaluation(team: Team, profile: Profile) -> Callable[[dict, Evaluator, 
         return summarise(profile, verdicts, truncated, generated)
 
     return evaluate
+
+
+def _keep_first(rollout: Rollout, problems: int, kept: int) -> Rollout:
+    return jax.tree.map(lambda array: array[: len(array) // problems * kept], rollout)  # rows are in path order
 
 
 def summarise(profile: Profile, verdicts: Sequence[Verdict], truncated: Sequence[bool], tokens: int) -> Result:

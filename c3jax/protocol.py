@@ -61,8 +61,8 @@ class TurnPlan(NamedTuple):
 def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[TurnPlan, ...]:
     """Cut every turn's prompt at its slots, tokenise each piece once and group the pieces into frames.
 
-    Raises ConfigError where the chat template drops or repeats a slot, or a context does not end in prompt text
-    (the first token of a message is drawn after that text's last token).
+    Raises ConfigError where the chat template drops prompt text, drops or repeats a slot, or puts no text behind the
+    last slot (the first token of a message is drawn after that text's last token).
     """
     names = [turn.name for turn in protocol.turns]
     plans = []
@@ -127,6 +127,7 @@ def _cut_prompt(turn: config_lib.Turn, place: int, names: list[str], tokenizer: 
 
     system = mark(turn.system)
     rendered = tokenizer.render(system, mark(turn.user))
+    _check_shown(turn, place, rendered)
     parts = re.split("\ue000([0-9]+)\ue001", rendered)
     if [int(part) for part in parts[1::2]] != list(range(len(slots))):
         raise config_lib.ConfigError(
@@ -141,6 +142,16 @@ def _cut_prompt(turn: config_lib.Turn, place: int, names: list[str], tokenizer: 
         elif part:
             pieces.append(Literal(tuple(tokenizer.encode_prompt(part))))
     return [piece for piece in pieces if isinstance(piece, Slot) or piece.tokens]
+
+
+def _check_shown(turn: config_lib.Turn, place: int, rendered: str) -> None:
+    for field, text in (("system", turn.system), ("user", turn.user)):
+        for literal, _, _, _ in string.Formatter().parse(text):
+            if literal.strip() not in rendered:  # templates may trim
+                raise config_lib.ConfigError(
+                    f"protocol.turns.{place}.{field}: expected a chat template that shows this prompt whole, got one"
+                    f" that leaves out {literal.strip()[:40]!r}"
+                )
 
 
 def _group_pieces(pieces: list[Literal | Slot]) -> tuple[FramePlan, ...]:

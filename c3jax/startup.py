@@ -16,4 +16,4 @@ def prepare() -> Console:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "c3jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)

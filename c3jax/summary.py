@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +15,7 @@ from c3jax.metrics import read_metrics, sum_ledger
 def print_summary(console: Console, run: Path) -> None:
     """Print a run's held-out accuracy before and after, and its ledger."""
     before, after = (load_results(run / "eval" / f"{name}.json")["results"] for name in ("before", "after"))
-    table = Table(title="held-out accuracy (95 % interval)", title_justify="left")
+    table = Table(title="held-out accuracy (95 % interval)", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for name in ("profile", "before", "after"):
         table.add_column(name, no_wrap=True)
     for old, new in zip(before, after, strict=True):

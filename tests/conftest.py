@@ -27,7 +27,7 @@ SPEC = decoder.DecoderSpec(
     vocab_size=30, layers=2, width=16, heads=2, kv_heads=1, head_dim=8, mlp_width=24, context=64,
     rope_theta=100.0, norm_eps=1e-5, tied=True,
 )  # fmt: skip
-STOP_TOKENS = (1, 2, 3)
+STOP_TOKENS = (1, 2, 6, 28)
 QUESTIONS = ([20, 21, 22], [23], [24, 25, 26, 27], [28, 29])
 PROBLEMS = (7, 3, 11, 5)  # their indices
 FLAT_ROWS, FLAT_SLOTS = 64, 40
@@ -48,13 +48,13 @@ def _plan(name: str, max_tokens: int, *frames: tuple[int, tuple]) -> TurnPlan:
 PLANS = {
     "chain": (
         _plan("planner", 5, (1, ((4, 5), QUESTION, (12, 13)))),
-        _plan("actor", 4, (0, (SHARED,)), (1, (QUESTION, (14,))), (2, (FIRST, (15, 16)))),
+        _plan("actor", 4, (1, ((4,), QUESTION, (14,))), (2, (FIRST, (15, 16)))),
     ),
-    # The second turn does not see the first; the judge sees both.
+    # The second turn does not see the first; the judge sees both, after a prompt that all problems share.
     "parallel": (
         _plan("one", 3, (1, ((4,), QUESTION, (12,)))),
         _plan("two", 4, (1, ((5,), QUESTION, (13,)))),
-        _plan("judge", 3, (1, ((6,), QUESTION)), (2, (FIRST, (15,))), (3, (SECOND, (16,)))),
+        _plan("judge", 3, (0, (SHARED,)), (1, (QUESTION,)), (2, (FIRST, (15,))), (3, (SECOND, (16,)))),
     ),
     # The opener speaks again, and reads the reply before its own opening: a coarser piece after a finer one.
     "debate": (
@@ -89,6 +89,7 @@ class Tree(NamedTuple):
     rollout: Rollout
     counts: tree.RolloutCounts
     sequences: list[Sequence]
+    supports: dict[tuple[int, int], list[int]]  # recorded for each drawn token, by (sequence, slot before the token)
 
 
 class Flat(NamedTuple):
@@ -102,8 +103,11 @@ class Flat(NamedTuple):
 class Tiny(NamedTuple):
     """The policy and everything about it that tests share."""
 
+    spec: decoder.DecoderSpec
     graphdef: nnx.GraphDef
     params: dict
+    stop_tokens: tuple[int, ...]
+    questions: tuple[list[int], ...]
     question: Frame
     problem_P: jax.Array
     get_tree: Callable[[str], Tree]
@@ -135,9 +139,11 @@ def tiny() -> Tiny:
         key = jax.random.key(1)
         rollout, counts = jax.device_get(sampler(params, question, key, problem_P))
         sequences = _write_out(plans, fan_out, rollout)
-        return Tree(plans, fan_out, sampling, sampler, key, rollout, counts, sequences)
+        supports = _write_supports(rollout, sequences) if sampling.top_k else {}
+        return Tree(plans, fan_out, sampling, sampler, key, rollout, counts, sequences, supports)
 
-    return Tiny(graphdef, params, question, problem_P, get_tree, functools.partial(_run_flat, graphdef))
+    run_flat = functools.partial(_run_flat, graphdef)
+    return Tiny(SPEC, graphdef, params, STOP_TOKENS, QUESTIONS, question, problem_P, get_tree, run_flat)
 
 
 def _write_out(plans: tuple[TurnPlan, ...], fan_out: tuple[int, ...], rollout: Rollout) -> list[Sequence]:
@@ -162,6 +168,14 @@ def _write_out(plans: tuple[TurnPlan, ...], fan_out: tuple[int, ...], rollout: R
             message = drawn.tokens_NT[rows[-1]][drawn.sampled_NT[rows[-1]]].tolist()
             sequences.append(Sequence(turn, rows[-1], problem, below.index(path), before, message))
     return sequences
+
+
+def _write_supports(rollout: Rollout, sequences: list[Sequence]) -> dict[tuple[int, int], list[int]]:
+    return {
+        (row, len(each.context) - 1 + place): rollout.turns[each.turn].support_NTK[each.row, place].tolist()
+        for row, each in enumerate(sequences)
+        for place in range(len(each.message))
+    }
 
 
 def _run_flat(

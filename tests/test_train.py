@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from c3jax import config_file
-from c3jax import train
+from c3jax import config_file, train
 from c3jax.checkpoint import list_steps, restore_step
 from c3jax.evaluate import load_results
 from c3jax.learner.update import init_state
@@ -173,10 +172,12 @@ def test_updates_that_stay_bad_stop_the_run(tmp_path, monkeypatch):
 
 
 def test_the_quickstart_learns(tmp_path):
-    """A third of the quickstart's steps: from a team that follows its demonstrators' faults to one that has unlearnt them."""
+    """A third of the quickstart: from a team that follows its demonstrators' faults to one that has unlearnt them."""
     config = config_file.load_config(CONFIGS / "quickstart.yaml", {"steps": 20, "record_every": 0})
     assert train.train(config, tmp_path / "run", ["train"], Console(file=io.StringIO())) == train.DONE
-    before, after = (load_results(tmp_path / "run" / "eval" / f"{name}.json")["results"] for name in ("before", "after"))
+    before, after = (
+        load_results(tmp_path / "run" / "eval" / f"{name}.json")["results"] for name in ("before", "after")
+    )
     for old, new in zip(before, after, strict=True):
         assert old["accuracy"] <= 0.55
         assert new["accuracy"] >= 0.80

@@ -50,7 +50,7 @@ def draw_grid(logits_V: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.
         # Squares of the four: .16 .09 .04 .01 of .30.
         (Sampling(temperature=0.5), [16 / 30, 9 / 30, 4 / 30, 1 / 30]),
         (Sampling(top_k=3), [4 / 9, 3 / 9, 2 / 9, 0]),
-        # Over all four .4 + .3 is 0.7 > .65 too, but .4 + .3 of the best three reaches 7/9: the third needs p above that.
+        # Of the best three the first two have 7/9 = .778, of all four only .7: top-p looks at what top-k left.
         (Sampling(top_k=3, top_p=0.75), [4 / 7, 3 / 7, 0, 0]),
         (Sampling(top_k=3, top_p=0.78), [4 / 9, 3 / 9, 2 / 9, 0]),
         (Sampling(top_k=4, top_p=0.75), [4 / 9, 3 / 9, 2 / 9, 0]),

@@ -1,0 +1,309 @@
+"""One step of learning, against gradients put together by hand from plain token rows.
+
+By hand means: leave-one-out advantages subtracted leaf by leaf, the derivative of the loss by each token's
+log-probability worked out on paper, and only the derivative of a log-probability taken by JAX, over every message's
+whole context as one row (`run_flat` in tests/conftest.py). The gradient that the update used is read from Adam's first
+moment, which after one update is (1 - b1) times it.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from c3jax import config as config_lib
+from c3jax.credit.matrix import make_credit_matrix
+from c3jax.learner import update as update_lib
+from c3jax.rollout.tree import take_problems
+from c3jax.types import Rollout
+
+CLIP, COEFFICIENT = 0.2, 0.3
+RETURN_PL = np.array([[1, 0, 0, 0], [0.5, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 0.25]], np.float32)
+KL = {
+    "k1": config_lib.KL(coefficient=COEFFICIENT, estimator="k1"),
+    "k3": config_lib.KL(coefficient=COEFFICIENT, estimator="k3", target=0.01, horizon=100.0),
+}
+# Name: whether each turn is trained, and the learner's fields that differ. Every program is two seconds of compiling or
+# more, so each differs in several things; what does not need two turns has the planner's alone.
+PROGRAMS: dict[str, tuple[tuple[bool, ...], dict[str, Any]]] = {
+    "token": ((True, True), {"kl": KL["k3"]}),
+    "token, one by one": ((True, True), {"kl": KL["k3"], "micro_problems": 1}),
+    "message": ((False, True), {"kl": KL["k1"], "micro_problems": 2, "aggregation": "message"}),
+    "minibatches": ((True,), {"epochs": 2, "minibatches": 2}),
+}
+
+
+class Program(NamedTuple):
+    config: config_lib.RunConfig
+    rollout: Rollout
+    return_PL: np.ndarray
+    update: Any
+
+
+def make_config(turns: int, learner: dict[str, Any], sampling: config_lib.Sampling) -> config_lib.RunConfig:
+    speakers = [
+        config_lib.Turn(name=name, role=name, user="{question}", max_tokens=tokens)
+        for name, tokens in (("planner", 5), ("actor", 4))
+    ]
+    # Adam's epsilon is far above rounding, so that a gradient of about zero is not blown up to a step of full size.
+    fields = {"learning_rate": 1e-2, "max_grad_norm": 1e6, "adam_b1": 0.5, "adam_eps": 1e-3, "clip": CLIP} | learner
+    return config_lib.RunConfig(
+        seed=0,
+        steps=10,
+        problems=4,
+        task=config_lib.ArithmeticTask(kind="arithmetic"),
+        protocol=config_lib.Protocol(turns=tuple(speakers[:turns]), question_tokens=4),
+        model=config_lib.RandomModel(kind="random"),
+        sampling=sampling,
+        credit=config_lib.Credit(method="c3", fan_out=(2,) * turns, budget=2**turns, normalise="none"),
+        learner=config_lib.Learner(**fields),
+    )
+
+
+@pytest.fixture(scope="module")
+def get_program(tiny):
+    tree = tiny.get_tree("chain")
+
+    @functools.cache
+    def get_program(name: str) -> Program:
+        trained, learner = PROGRAMS[name]
+        turns = len(trained)
+        config = make_config(turns, learner, tree.sampling)
+        plans = [plan._replace(is_trained=is_on) for plan, is_on in zip(tree.plans[:turns], trained, strict=True)]
+        matrix = make_credit_matrix("c3", config.credit.fan_out, trained)
+        rollout = tree.rollout._replace(turns=tree.rollout.turns[:turns])
+        return_PL = RETURN_PL[:, : 2**turns]
+        return Program(config, rollout, return_PL, update_lib.make_update(config, tiny.graphdef, plans, matrix))
+
+    return get_program
+
+
+@pytest.fixture(scope="module")
+def moved(tiny) -> dict:
+    """A policy some way from the one that drew the trees."""
+    random = np.random.default_rng(3)
+    return jax.tree.map(lambda leaf: leaf + 0.05 * jnp.float32(random.normal(size=leaf.shape)), tiny.params)
+
+
+def run(program, tiny, params=None, rollout=None, return_PL=None, key=0, state=None):
+    """One step; returns the next state and the figures."""
+    if state is None:
+        state = update_lib.init_state(copy(tiny.params if params is None else params), program.config)
+    reference = tiny.params if update_lib.uses_reference(program.config.learner) else None
+    rollout = program.rollout if rollout is None else rollout
+    return_PL = jnp.asarray(program.return_PL if return_PL is None else return_PL)
+    state, _, figures = program.update(state, reference, rollout, return_PL, jax.random.key(key))
+    return state, jax.device_get(figures)
+
+
+def copy(tree):
+    return jax.tree.map(jnp.array, tree)  # the update gives up the state's buffers
+
+
+def gradient_of(state, config):
+    (_, mean), *_ = optax.tree.get_all_with_path(state.opt_state, "mu")
+    return jax.tree.map(lambda leaf: leaf / (1 - config.learner.adam_b1), mean)
+
+
+def count_of(state):
+    counts = [int(count) for _, count in optax.tree.get_all_with_path(state.opt_state, "count")]
+    assert len(set(counts)) == 1
+    return counts[0]
+
+
+def check_close(got, expected, atol=2e-6):
+    for (path, one), other in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=atol, err_msg=str(path))
+
+
+def check_same(got, expected):
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def subtract_by_hand(return_PL) -> list[np.ndarray]:
+    """Of two siblings each is the other's baseline; the planner's values are means over its two actors."""
+    actor = return_PL.reshape(4, 2, 2)
+    planner = actor.mean(axis=2)
+    return [(planner - planner[:, ::-1]).ravel(), (actor - actor[:, :, ::-1]).ravel()]
+
+
+def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estimator=None):
+    """The gradient of the loss, and its figures."""
+    tree, advantage = tiny.get_tree("chain"), subtract_by_hand(RETURN_PL)
+    rows = [each.context + each.message for each in tree.sequences]
+    arguments = (rows, tree.supports, tree.sampling.temperature)
+    logp_BS, reference_BS = tiny.run_flat(params, *arguments).logp, tiny.run_flat(tiny.params, *arguments).logp
+    chosen = [(row, each) for row, each in enumerate(tree.sequences) if trained[each.turn]]
+    tokens = sum(len(each.message) for _, each in chosen)
+    slopes, figures = {}, dict.fromkeys(("policy_loss", "clip_share", "kl"), 0.0)
+    for row, each in chosen:
+        weight = 1 / tokens if aggregation == "token" else 1 / (len(each.message) * len(chosen))
+        credit = advantage[each.turn][each.row]
+        for place in range(len(each.message)):
+            where = (row, len(each.context) - 1 + place)
+            behaviour = tree.rollout.turns[each.turn].behaviour_logp_NT[each.row, place]
+            ratio, gap = np.exp(logp_BS[where] - behaviour), logp_BS[where] - reference_BS[where]
+            is_clipped = (credit > 0 and ratio > 1 + CLIP) or (credit < 0 and ratio < 1 - CLIP)
+            loss = -np.clip(ratio, 1 - CLIP, 1 + CLIP) * credit if is_clipped else -ratio * credit
+            slope = 0.0 if is_clipped else -ratio * credit
+            if estimator is not None:
+                slope += COEFFICIENT * (gap if estimator == "k1" else 1 - np.exp(-gap))
+                figures["kl"] += weight * (gap if estimator == "k1" else np.exp(-gap) - 1 + gap)
+            slopes[where] = weight * slope
+            figures["policy_loss"] += weight * loss
+            figures["clip_share"] += weight * is_clipped
+    figures["loss"] = figures["policy_loss"] + COEFFICIENT * figures["kl"]
+    return tiny.run_flat(params, *arguments, slopes).gradient, figures
+
+
+@pytest.mark.parametrize(
+    ("name", "by_hand"),
+    [
+        ("token", {"estimator": "k3"}),
+        ("message", {"estimator": "k1", "aggregation": "message", "trained": (False, True)}),
+    ],
+)
+def test_gradient_and_figures_by_hand(tiny, get_program, moved, name, by_hand):
+    """Far enough from the behaviour policy for some tokens to be clipped; a turn that is not trained plays no part."""
+    program = get_program(name)
+    state, figures = run(program, tiny, moved)
+    expected, by_hand = work_by_hand(tiny, moved, **by_hand)
+    assert 0.02 < by_hand["clip_share"] < 0.5
+    for figure, value in by_hand.items():
+        np.testing.assert_allclose(figures[figure], value, atol=1e-5, err_msg=figure)
+    assert optax.tree.norm(expected) > 0.1
+    check_close(gradient_of(state, program.config), expected)
+    np.testing.assert_allclose(figures["grad_norm"], optax.tree.norm(expected), atol=1e-5)
+
+
+def test_first_gradient_is_the_policy_gradient_and_the_reference_is_still_the_policy(tiny, get_program):
+    """At the behaviour policy the loss's gradient is -sum of advantage * d logp over the tokens, by their number."""
+    program, tree, advantage = get_program("token"), tiny.get_tree("chain"), subtract_by_hand(RETURN_PL)
+    state, figures = run(program, tiny)
+    tokens = sum(len(each.message) for each in tree.sequences)
+    weight = {
+        (row, len(each.context) - 1 + place): -advantage[each.turn][each.row] / tokens
+        for row, each in enumerate(tree.sequences)
+        for place in range(len(each.message))
+    }
+    rows = [each.context + each.message for each in tree.sequences]
+    flat = tiny.run_flat(tiny.params, rows, tree.supports, tree.sampling.temperature, weight)
+    assert optax.tree.norm(flat.gradient) > 0.05
+    check_close(gradient_of(state, program.config), flat.gradient)
+    assert abs(figures["kl"]) < 1e-6 and figures["first_ratio_deviation"] < 1e-5 and figures["clip_share"] == 0
+
+
+def test_micro_batches_add_up_to_the_minibatch(tiny, get_program, moved):
+    whole, figures = run(get_program("token"), tiny, moved)
+    assert max(float(jnp.abs(new - old).max()) for new, old in zip(*map(jax.tree.leaves, (whole.params, moved)))) > 5e-3
+    parts, part_figures = run(get_program("token, one by one"), tiny, moved)
+    check_close(parts.params, whole.params, atol=1e-6)
+    assert figures.keys() == part_figures.keys()
+    for figure, value in figures.items():
+        np.testing.assert_allclose(part_figures[figure], value, atol=1e-5, err_msg=figure)
+
+
+def test_the_order_of_problems_in_a_minibatch_changes_nothing(tiny, get_program, moved):
+    program = get_program("token")
+    rollout = program.rollout
+    plain, _ = run(program, tiny, moved)
+    order = np.array([2, 0, 3, 1])
+    turned, _ = run(program, tiny, moved, take_problems(rollout, 4, order), RETURN_PL[order])
+    check_close(turned.params, plain.params, atol=1e-6)
+    wrong, _ = run(program, tiny, moved, rollout, RETURN_PL[order])
+    assert float(jnp.abs(wrong.params["embedding"] - plain.params["embedding"]).max()) > 1e-3
+
+
+def test_coefficient_moves_towards_its_target(tiny, get_program, moved):
+    """24 messages of a horizon of 100, the error cut at .2: .048 of the coefficient, up or down."""
+    far, figures = run(get_program("token"), tiny, moved)
+    assert figures["kl"] > 0.012 and figures["kl_coefficient"] == np.float32(COEFFICIENT)
+    np.testing.assert_allclose(far.kl_coefficient, COEFFICIENT * 1.048, atol=1e-6)
+    near, figures = run(get_program("token"), tiny)
+    assert figures["kl"] < 0.008
+    np.testing.assert_allclose(near.kl_coefficient, COEFFICIENT * 0.952, atol=1e-6)
+    fixed, _ = run(get_program("message"), tiny, moved)
+    assert fixed.kl_coefficient == np.float32(COEFFICIENT)
+
+
+def test_equal_returns_teach_nothing(tiny, get_program):
+    return_PL = np.repeat([[0.0], [1.0], [0.3], [0.7]], 2, axis=1).astype(np.float32)
+    state, figures = run(get_program("minibatches"), tiny, return_PL=return_PL)
+    check_same(state.params, tiny.params)
+    assert figures["grad_norm"] == 0 and figures["loss"] == 0
+    assert count_of(state) == 4 and int(state.bad_updates) == 0
+
+
+def test_later_epochs_leave_the_behaviour_policy(tiny, get_program):
+    state, figures = run(get_program("minibatches"), tiny)
+    assert count_of(state) == int(state.updates) == 4 and int(state.bad_updates) == 0
+    assert figures["first_ratio_deviation"] < 1e-5 < 1e-3 < figures["ratio_deviation"]
+    again, _ = run(get_program("minibatches"), tiny)
+    check_same(again, state)
+    others = [run(get_program("minibatches"), tiny, key=key)[0].params["embedding"] for key in (1, 2, 3)]
+    assert any(np.abs(other - state.params["embedding"]).max() > 1e-5 for other in others)
+
+
+def spoil(rollout, rows, value):
+    """Another behaviour log-probability for the first token of some of the planner's messages."""
+    (planner,) = rollout.turns
+    logp_NT = planner.behaviour_logp_NT.copy()
+    logp_NT[rows, 0] = value
+    return rollout._replace(turns=(planner._replace(behaviour_logp_NT=logp_NT),))
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_bad_update_is_skipped_whole(tiny, get_program, value):
+    program = get_program("minibatches")
+    before, _ = run(program, tiny)
+    kept = copy(before)
+    # A message of every problem is spoilt, so all four updates are bad.
+    after, figures = run(program, tiny, rollout=spoil(program.rollout, [0, 2, 4, 6], value), state=before)
+    check_same(after.params, kept.params)
+    check_same(after.opt_state, kept.opt_state)
+    assert (int(after.updates), int(after.bad_updates), int(after.bad_in_row)) == (8, 4, 4)
+    assert count_of(after) == 4 and not np.isfinite(figures["grad_norm"])
+    good, _ = run(program, tiny, state=after)
+    assert (int(good.updates), int(good.bad_updates), int(good.bad_in_row)) == (12, 4, 0)
+    assert count_of(good) == 8
+
+
+def test_broken_parameters_are_not_made_worse(tiny, get_program):
+    broken = copy(tiny.params) | {"final_norm": tiny.params["final_norm"].at[0].set(jnp.inf)}
+    state, _ = run(get_program("minibatches"), tiny, broken)
+    check_same(state.params, broken)
+    assert (int(state.updates), int(state.bad_updates), int(state.bad_in_row)) == (4, 4, 4)
+    assert count_of(state) == 0
+
+
+@pytest.mark.parametrize("problem", range(4))
+def test_every_epoch_takes_every_problem_once(tiny, get_program, problem):
+    """One spoilt problem spoils one of the two updates of each epoch; the others go on."""
+    program = get_program("minibatches")
+    state, _ = run(program, tiny, rollout=spoil(program.rollout, [2 * problem], np.nan), key=problem)
+    assert (int(state.updates), int(state.bad_updates)) == (4, 2)
+    assert count_of(state) == 2
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert float(jnp.abs(state.params["embedding"] - tiny.params["embedding"]).max()) > 1e-3
+
+
+def test_steps_share_one_trace_and_leave_the_reference_alone(tiny, get_program):
+    program, reference = get_program("token"), copy(tiny.params)
+    state = update_lib.init_state(copy(tiny.params), program.config)
+    for step in range(3):
+        state, figures = run(program, tiny, state=state, key=step)
+        assert int(state.updates) == count_of(state) == step + 1 and np.isfinite(figures["loss"])
+    assert figures["kl"] > 1e-4
+    check_same(tiny.params, reference)
+    assert program.update._cache_size() == 1
+
+
+def test_rate_figure_follows_the_good_updates_only(tiny, get_program):
+    """The schedule counts what the optimiser took: here a constant rate, reported with every step."""
+    _, figures = run(get_program("minibatches"), tiny)
+    np.testing.assert_allclose(figures["learning_rate"], 1e-2, atol=1e-8)

@@ -1,0 +1,277 @@
+"""The command line: what it takes, what it says, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+import yaml
+
+from c3jax import __version__
+from c3jax.cli import main, split_overrides
+from c3jax.config import ConfigError
+from c3jax.config_file import list_fields, load_config
+from c3jax.rundir import open_run_dir
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("train", "evaluate", "ask", "bench", "fields")
+QUESTION = "the dial shows 3 . mia up 4 ."
+TREE = {
+    "seed": 0,
+    "steps": 1,
+    "problems": 2,
+    "task": {"kind": "arithmetic", "moves": 1, "train_problems": 4, "heldout_problems": 3},
+    "protocol": {
+        "question_tokens": 9,
+        "turns": [
+            {"name": "plan", "role": "[red]", "user": "{question} plan :", "max_tokens": 2},
+            {"name": "answer", "role": "answer", "user": "{plan} answer :", "max_tokens": 2},
+        ],
+    },
+    "model": {
+        **{"kind": "random", "layers": 1, "width": 8, "heads": 1, "key_value_heads": 1, "mlp_width": 8},
+        "context": 20,
+    },
+    "credit": {"method": "c3", "fan_out": [2, 2], "budget": 4, "normalise": "none"},
+    "learner": {"learning_rate": 1e-3},
+    "evaluation": {"samples": 0},
+    "workers": 1,
+}
+
+
+@pytest.fixture
+def config(tmp_path, tmp_path_factory, monkeypatch) -> Iterator[str]:
+    """A tiny config in an empty working directory; what commands set for the whole process is set back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TREE), encoding="utf-8")
+    before = {
+        "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
+        "jax_compilation_cache_dir": jax.config.jax_compilation_cache_dir,
+        "jax_persistent_cache_min_compile_time_secs": jax.config.jax_persistent_cache_min_compile_time_secs,
+        "jax_disable_most_optimizations": jax.config.read("jax_disable_most_optimizations"),
+    }
+    jax.config.update("jax_disable_most_optimizations", True)  # programs here run for milliseconds
+    yield "tiny.yaml"
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def run_module(*words: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "c3jax.cli", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **changes})
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Help
+
+
+def test_help_fits_a_terminal_and_answers_without_jax():
+    program = f"""
+import sys
+from c3jax.cli import main
+for words in [[], *([name] for name in {COMMANDS!r})]:
+    try:
+        main([*words, "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0
+main(["fields"])
+assert main(["train", "missing.yaml"]) == 2
+heavy = sorted({{"jax", "flax", "transformers", "tokenizers", "rich", "orbax"}} & set(sys.modules))
+assert not heavy, heavy
+"""
+    environment = {**os.environ, "COLUMNS": "80"}
+    command = [sys.executable, "-c", program]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert answer.returncode == 0, answer.stderr
+    assert max(map(len, answer.stdout.splitlines())) <= 80
+    for name in COMMANDS:
+        assert re.search(rf"^    {name} +[a-z]", answer.stdout, re.MULTILINE)  # in the list of commands
+        assert f"usage: c3jax {name} [-h]" in answer.stdout
+    # Every option is explained, and the commands that take overrides say so.
+    assert not re.findall(r"^  --?[a-z-]+[^ ]* ?[A-Z]*\n  -", answer.stdout, re.MULTILINE)
+    assert answer.stdout.count("Any field of the config may be set by its dotted path:") == 3
+
+
+def test_the_module_runs_as_the_command_does():
+    answer = run_module("--version")
+    assert (answer.returncode, answer.stdout) == (0, f"c3jax {__version__}\n")
+    answer = run_module("train", "missing.yaml")
+    sentence = "c3jax: config missing.yaml: cannot be read (No such file or directory)\n"
+    assert (answer.returncode, answer.stdout, answer.stderr) == (2, "", sentence)
+
+
+def test_fields_lists_every_field_with_its_meaning(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["fields"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("--")] == [
+        f"--{field.path}" for field in list_fields()
+    ]
+    assert "--learner.clip  number  [0.2]" in lines and max(map(len, lines)) <= 80
+    assert lines[lines.index("--learner.clip  number  [0.2]") + 1] == "    PPO's bound on the ratio."
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "c3jax.cli", "fields"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 0)
+    process.stderr.close()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Words
+
+
+@pytest.mark.parametrize(
+    ("words", "kept", "overrides"),
+    [
+        ("train a.yaml --seed 1", "train a.yaml", {"seed": 1}),
+        ("train --seed 1 a.yaml", "train a.yaml", {"seed": 1}),
+        ("train --seed=1 a.yaml --run-dir here", "train a.yaml --run-dir here", {"seed": 1}),
+        ("ask run --checkpoint best --sample", "ask run --checkpoint best --sample", {}),
+        ("train a --checkpoint.every 5", "train a", {"checkpoint.every": 5}),
+        ("train a --learner.learning-rate 4e-3", "train a", {"learner.learning_rate": 0.004}),
+        (
+            "train a --task.path a=b --task.heldout_path=c=d",
+            "train a",
+            {"task.path": "a=b", "task.heldout_path": "c=d"},
+        ),
+        ("train a --seed -1 --learner.clip -2.5e-1", "train a", {"seed": -1, "learner.clip": -0.25}),
+        ("train a --seed=", "train a", {"seed": None}),
+        ("train a --protocol.turns.0.role=--x", "train a", {"protocol.turns.0.role": "--x"}),
+        ("train a --seed 1 --seed 2", "train a", {"seed": 2}),
+        ("ask run --seed 1 -- --seed 2", "ask run -- --seed 2", {"seed": 1}),
+        ("bench rollout --small -h", "bench rollout --small -h", {}),
+    ],
+)
+def test_overrides_are_told_from_the_commands_own_words(words, kept, overrides):
+    assert split_overrides(words.split()) == (kept.split(), overrides)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train a --seed", "^seed: expected a value after --seed, got nothing$"),
+        ("train a --seed --steps 3", "^seed: expected a value after --seed, got --steps$"),
+    ],
+)
+def test_an_override_without_a_value_is_said(words, message):
+    with pytest.raises(ConfigError, match=message):
+        split_overrides(words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["train"], "the following arguments are required: config"),
+        (["train", "a", "b"], "unrecognized arguments: b"),
+        (["train", "a", "-x"], "unrecognized arguments: -x"),
+        (["ask", "run"], "the following arguments are required: question"),
+        (["bench", "speed"], "invalid choice: 'speed'"),
+        (["bench", "rollout", "--seed", "3"], "unrecognised argument --seed"),
+        (["fields", "--seed=3"], "unrecognised argument --seed"),
+    ],
+)
+def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith("usage: c3jax") and message in shown.err
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What the user can mend: exit code 2, one sentence, nothing written
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("train tiny.yaml --steps x", 'steps: expected an integer, got "x"'),
+        ("train --steps x tiny.yaml", 'steps: expected an integer, got "x"'),
+        ("train tiny.yaml --learner.learning_rate -1e-3", "learner.learning_rate: expected greater than 0, got -0.001"),
+        ("train tiny.yaml --run_dir x", "run_dir: expected a field of the config, got an unknown one"),
+        ("train tiny.yaml --credit.fan_out [1,4]", "credit.fan_out: method c3 would give turn 0 zero credit: .*"),
+        ("train tiny.yaml --problems 3 --learner.minibatches 2", "learner.minibatches: expected a divisor .*"),
+        (
+            "train tiny.yaml --problems 5",
+            "problems: expected at most the 4 training problems whose question fits protocol.question_tokens, got 5",
+        ),
+        ("train tiny.yaml --model.context 9", r"protocol.turns.0: expected a context and message of at most 9 .*"),
+        (
+            "train tiny.yaml --model '{kind: smollm2}' --task '{kind: numeric, path: no.jsonl, heldout_path: b}'",
+            r"no.jsonl: the file cannot be read \(No such file or directory\)",
+        ),
+        ("train tiny.yaml --run-dir tiny.yaml", "run directory tiny.yaml: expected a directory, got a file"),
+        ("train .", r"config .: cannot be read \(Is a directory\)"),
+        ("evaluate nothing", "nothing: expected a run directory or a config file, got neither"),
+        ("evaluate .", "run directory .: expected a run with a config.yaml, found none"),
+        ("evaluate begun", "begun: expected a run with a checkpoint, got none yet"),
+        ("evaluate tiny.yaml --checkpoint 3", "--checkpoint: expected a run directory to take '3' from, got a config"),
+        ("ask tiny.yaml dials", "question: expected words of the tokenizer, got 'dials', which is none of its 25"),
+        ("ask tiny.yaml ' '", "question: expected some text, got none"),
+        (
+            f"ask tiny.yaml '{'up ' * 15}'",
+            "question: expected one that leaves every context and message within the model's 20 tokens, got 15 tokens"
+            " and so up to 21",
+        ),
+        ("ask tiny.yaml up --sampling.top_p 0.5", "sampling.top_p: expected 1 while sampling.top_k is 0 .*"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence(capsys, config, tmp_path, words, sentence):
+    open_run_dir("begun", load_config(config), ["c3jax"]).lock.close()
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    assert main(shlex.split(words)) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and re.fullmatch(f"c3jax: {sentence}\n", shown.err), shown.err
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A run from the command line
+
+
+def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path):
+    words = ["train", "--run-dir", "out", "--steps", "2", config]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "held-out accuracy" in shown and "Next: c3jax ask out" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["command"] == ["c3jax", *words]
+    assert load_config("out/config.yaml") == load_config(config, {"steps": 2})
+
+    assert main(["evaluate", "out", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    after = json.loads(Path("out/eval/after.json").read_text(encoding="utf-8"))
+    assert printed == {"source": "out"} | after and printed["step"] == 2
+
+    assert main(["ask", "out", QUESTION, "--transcript"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    plan, answer = said["turns"]
+    assert plan["context"] == f"<|user|> {QUESTION} plan : <|assistant|>" and plan["role"] == "[red]"
+    assert answer["context"] == " ".join(f"<|user|> {plan['message']} answer : <|assistant|>".split())
+    assert said["question"] == QUESTION and said["step"] == 2
+    assert main(["ask", "out", QUESTION, "--checkpoint", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "plan ([red])" and lines[1] == (plan["message"] or "(nothing)")
+    assert lines[3] == "answer" and lines[4] == (answer["message"] or "(nothing)")
+    assert lines[6] == f"answer {said['answer'] or '(none could be read)'}"
+
+    for checkpoint, expected in (("7", "newest, best or one of [0, 2]"), ("best", "a run whose config keeps the best")):
+        assert main(["ask", "out", QUESTION, "--checkpoint", checkpoint]) == 2
+        assert capsys.readouterr().err.startswith(f"c3jax: --checkpoint: expected {expected}")

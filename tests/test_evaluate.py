@@ -1,0 +1,197 @@
+"""Held-out evaluation: its estimates against enumeration and published numbers, and a tiny team evaluated for real."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from c3jax.config import Sampling
+from c3jax.config_file import parse_config
+from c3jax.evaluate import (
+    Profile,
+    Result,
+    compute_interval,
+    compute_pass_at,
+    list_profiles,
+    load_results,
+    make_evaluation,
+    print_results,
+    save_results,
+    summarise,
+)
+from c3jax.rewards import Evaluator
+from c3jax.tasks import TASKS
+from c3jax.team import Team, make_team
+from c3jax.types import Problem, Verdict
+
+SAMPLED = Profile("sampled", 4, Sampling())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Estimates
+
+
+@pytest.mark.parametrize("samples", range(1, 7))
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(samples):
+    for correct, k in itertools.product(range(samples + 1), range(1, samples + 1)):
+        is_right = [place < correct for place in range(samples)]
+        subsets = list(itertools.combinations(is_right, k))
+        share = sum(any(subset) for subset in subsets) / len(subsets)
+        assert compute_pass_at(samples, correct, k) == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("correct", "problems", "low", "high"),
+    [
+        (8, 10, 0.4902, 0.9433),
+        # Newcombe 1998, Statistics in Medicine 17, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
+    ],
+)
+def test_one_right_or_wrong_answer_a_problem_has_wilsons_interval(correct, problems, low, high):
+    score_PS = (np.arange(problems) < correct).astype(float)[:, None]
+    assert compute_interval(score_PS) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_several_samples_a_problem_have_the_interval_of_problem_means():
+    """Samples of a problem are not independent: 200 problems of mean m_i have the error sd(m) / sqrt(200)."""
+    random = np.random.default_rng(1)
+    score_PS = (random.random((200, 4)) < random.random((200, 1))).astype(float)
+    mean_P = score_PS.mean(axis=1)
+    low, high = compute_interval(score_PS)
+    reach = 1.96 * mean_P.std() / np.sqrt(200)
+    assert (low, high) == pytest.approx((mean_P.mean() - reach, mean_P.mean() + reach), abs=0.005)
+    if_independent = 1.96 * score_PS.std() / np.sqrt(800)
+    assert high - low > 1.3 * 2 * if_independent
+    # Parts of a point are no counts either, so one sample of them has the bootstrap's interval too.
+    assert compute_interval(mean_P[:, None]) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_the_interval_covers_the_true_mean_as_often_as_it_says():
+    random = np.random.default_rng(2)
+    covered = 0
+    for _ in range(300):
+        chance_P1 = random.beta(2.0, 1.0, (60, 1))  # the mean is 2/3
+        low, high = compute_interval((random.random((60, 3)) < chance_P1).astype(float))
+        covered += low <= 2 / 3 <= high
+    assert 0.91 <= covered / 300 <= 0.985  # 0.95, with the error of 300 trials and of 60 problems
+
+
+def test_a_profile_is_summarised_by_hand():
+    # Problem 0 has 1 of 4 right, problem 1 has 2 and a half-right answer, which is not a pass.
+    scores = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.5, 0.0]
+    names = ["correct", "wrong", "unparsable", "timeout", "correct", "correct", "partial", "error"]
+    verdicts = [Verdict(score, name, None) for score, name in zip(scores, names, strict=True)]
+    result = summarise(SAMPLED, verdicts, [True, False, False, True, False, False, False, False], tokens=99)
+    assert (result.profile, result.problems, result.samples, result.tokens) == ("sampled", 2, 4, 99)
+    assert result.accuracy == 3.5 / 8 and result.low <= 0.25 and result.high >= 0.625
+    # pass@2: 1 - C(3, 2)/C(4, 2) = 1/2 and 1 - C(2, 2)/C(4, 2) = 5/6
+    assert result.pass_at == pytest.approx({1: 3 / 8, 2: 2 / 3, 4: 1.0})
+    assert (result.truncated, result.unparsable, result.failed) == (0.25, 0.125, 0.25)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Files and tables
+
+
+def test_results_are_read_back_from_their_file(tmp_path):
+    result = Result("greedy", 3, 1, 1 / 3, 0.1, 0.9, {1: 1 / 3}, 0.0, 1 / 3, 0.0, 40)
+    save_results(tmp_path / "eval" / "before.json", 7, [result, result._replace(profile="sampled")])
+    read = load_results(tmp_path / "eval" / "before.json")
+    assert read["step"] == 7 and [row["profile"] for row in read["results"]] == ["greedy", "sampled"]
+    assert read["results"][0] == result._asdict() | {"pass_at": {"1": 1 / 3}}  # a key of JSON is text
+    assert [path.name for path in (tmp_path / "eval").iterdir()] == ["before.json"]
+
+
+def test_a_table_of_results_fits_eighty_columns():
+    console = Console(file=io.StringIO(), width=80)
+    widest = Result("sampled", 12345, 128, 0.25, 0.12345, 1.0, {k: 0.5 for k in (1, 2, 4, 8)}, 1.0, 1.0, 1.0, 9)
+    print_results(console, [widest._replace(profile="greedy", samples=1, pass_at={1: 0.25}), widest], "runs/[b]one")
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "runs/[b]one" and lines[1].split() == [
+        *("profile", "problems", "samples", "accuracy", "95", "%", "cut", "unparsable", "failed")
+    ]
+    assert lines[4].split() == ["sampled", "12345", "128", "0.250", "0.123-1.000", "100.0%", "100.0%", "100.0%"]
+    assert lines[5] == "sampled: pass@1 0.500  pass@2 0.500  pass@4 0.500  pass@8 0.500"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A team
+
+CONFIG = {
+    "seed": 5,
+    "steps": 1,
+    "problems": 2,
+    "task": {"kind": "arithmetic", "train_problems": 4, "heldout_problems": 7},
+    "protocol": {
+        "question_tokens": 17,
+        "turns": [
+            {"name": "plan", "role": "planner", "user": "{question}", "max_tokens": 3},
+            {"name": "answer", "role": "solver", "user": "{plan} answer :", "max_tokens": 2},
+        ],
+    },
+    "model": {"kind": "random", "layers": 1, "width": 8, "heads": 1, "key_value_heads": 1, "mlp_width": 8},
+    "credit": {"method": "c3", "fan_out": [2, 2], "budget": 4, "normalise": "none"},
+    "learner": {"learning_rate": 1.0},
+    "evaluation": {"batch": 4, "samples": 2},
+}
+
+
+class Recorder(Evaluator):
+    """An evaluator that remembers what it was asked and what it said."""
+
+    said: list[tuple[Problem, str, Verdict]]
+
+    def score(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> list[Verdict]:
+        verdicts = super().score(problems, answers, budget)
+        self.said += zip(problems, answers, verdicts, strict=True)
+        return verdicts
+
+
+@pytest.fixture(scope="module")
+def team() -> Iterator[Team]:
+    """A tiny team, compiled without the costly passes: its programs run for milliseconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield make_team(parse_config(CONFIG))
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_a_team_is_evaluated_the_same_in_any_batches(team):
+    """Seven problems in batches of four (the second is filled up) and, twice, in one batch of seven."""
+    profile = list_profiles(team)[1]
+    in_one = parse_config(CONFIG | {"evaluation": {"batch": 9, "samples": 2}})
+    evaluations = [make_evaluation(team, profile), make_evaluation(team._replace(config=in_one), profile)]
+    results, said = [], []
+    with Recorder(TASKS["arithmetic"].grade, workers=1) as evaluator:
+        for evaluate in (evaluations[0], evaluations[1], evaluations[1]):
+            evaluator.said = []
+            results.append(evaluate(team.params, evaluator, 50))  # more than there are: all of them
+            said.append(evaluator.said)
+        assert evaluator.calls == 3 * 7 * 2
+    assert results[0] == results[1] == results[2] and said[0] == said[1] == said[2]
+    assert [problem for problem, _, _ in said[0]] == [p for p in team.heldout.problems for _ in range(2)]
+    assert len({answer for _, answer, _ in said[0]}) > 7  # samples differ
+    shown = [verdict.score for _, _, verdict in said[0]]
+    assert results[0].accuracy == sum(shown) / 14 and results[0].problems == 7
+    # Each of 14 transcripts has 1 to 3 and 1 to 2 tokens; an answer of two words was cut before its stop token.
+    assert 2 * 14 <= results[0].tokens <= 5 * 14
+    assert results[0].truncated == sum(len(answer.split()) == 2 for _, answer, _ in said[0]) / 14
+
+
+def test_profiles_are_those_of_the_config(team):
+    assert [(profile.name, profile.samples) for profile in list_profiles(team)] == [("greedy", 1), ("sampled", 2)]
+    assert list_profiles(team)[0].sampling.top_k == 1 and list_profiles(team)[1].sampling == team.config.sampling
+    greedy_only = parse_config(CONFIG | {"evaluation": {"samples": 0}})
+    assert [profile.name for profile in list_profiles(team._replace(config=greedy_only))] == ["greedy"]
