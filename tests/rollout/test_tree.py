@@ -87,9 +87,7 @@ def test_counts_are_those_of_the_messages_written_out(tiny, name):
         # planner: 2 + q + 2 a problem; actor: 1 + q + 1 a problem, the plan + 2 a plan.
         "chain": lambda length: sum(4 + q + 2 + q for q in questions) + length(0, 8, 2),
         # 2 + q a problem, twice; judge: 8 once, q a problem, a first message + 1, a second message + 1.
-        "parallel": lambda length: (
-            sum(2 * (2 + q) + q for q in questions) + 8 + length(0, 8, 1) + length(1, 16, 1)
-        ),
+        "parallel": lambda length: sum(2 * (2 + q) + q for q in questions) + 8 + length(0, 8, 1) + length(1, 16, 1),
         # q + 1 a problem, three times; the reply's frame; the closing's, with the opening repeated for each reply.
         "debate": lambda length: (
             sum(3 * (q + 1) for q in questions) + length(0, 8, 1) + length(1, 16, 2) + 2 * length(0, 8, 0)
