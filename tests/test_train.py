@@ -172,8 +172,8 @@ def test_updates_that_stay_bad_stop_the_run(tmp_path, monkeypatch):
 
 
 def test_the_quickstart_learns(tmp_path):
-    """A third of the quickstart: from a team that follows its demonstrators' faults to one that has unlearnt them."""
-    config = config_file.load_config(CONFIGS / "quickstart.yaml", {"steps": 20, "record_every": 0})
+    """A quarter of the quickstart: from a team that follows its demonstrators' faults to one that has unlearnt them."""
+    config = config_file.load_config(CONFIGS / "quickstart.yaml", {"steps": 30, "record_every": 0})
     assert train.train(config, tmp_path / "run", ["train"], Console(file=io.StringIO())) == train.DONE
     before, after = (
         load_results(tmp_path / "run" / "eval" / f"{name}.json")["results"] for name in ("before", "after")
