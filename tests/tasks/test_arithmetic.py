@@ -50,16 +50,14 @@ def assert_share(successes: int, trials: int, probability: float) -> None:
 
 
 def test_a_question_reads_as_documented():
-    start, moves = parse_moves(
-        "the dial shows 3 . mia up 4 . ben down 2 . ada up 5 ."
-    )
+    start, moves = parse_moves("the dial shows 3 . mia up 4 . ben down 2 . ada up 5 .")
     assert start == 3
     assert moves == (Move("up", 4), Move("down", 2), Move("up", 5))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6])
 def test_true_answers_are_right_and_graded_correct(steps):
-    problems = load_problems(ArithmeticSpec(steps=steps), seed=5, split="train", count=100)
+    problems = load_problems(ArithmeticSpec(steps=steps), seed=5, split="train", count=70)
     for problem in problems:
         shown = walk(problem.question)
         assert len(shown) == steps + 1
@@ -83,8 +81,8 @@ def test_draws_follow_the_specification():
     moves = [move for problem in PROBLEMS for move in parse_moves(problem.question)[1]]
     assert len(moves) == 1800
     assert_share(sum(move.direction == "down" for move in moves), 1800, 0.35)
-    for amount in range(1, 10):
-        assert_share(sum(move.amount == amount for move in moves), 1800, 1 / 9)
+    for amount in range(1, 6):
+        assert_share(sum(move.amount == amount for move in moves), 1800, 1 / 5)
     for digit in range(10):
         assert_share(sum(parse_moves(problem.question)[0] == digit for problem in PROBLEMS), 600, 0.1)
 
@@ -99,7 +97,9 @@ def test_a_problem_is_its_address():
     assert load_problems(SPEC, 1, "train", 50) == PROBLEMS[:50]
     same = [problem == make_problem(SPEC, 1, "train", index) for index, problem in enumerate(PROBLEMS)]
     assert same[:10] == [True] * 10
-    assert sum(same) > 580  # all but those drawn again because an earlier one asks the same
+    # All but those drawn again because an earlier one asks the same, about
+    # 600^2 / 2 * .1 * (5 (.13^2 + .07^2))^3 / .8 = 29 of them.
+    assert sum(same) > 550
     assert [problem.id for problem in PROBLEMS[:3]] == ["train-0", "train-1", "train-2"]
     assert [problem.index for problem in PROBLEMS] == list(range(600))
 
@@ -117,27 +117,27 @@ def test_addresses_give_the_same_draws_in_another_process():
 
 
 def test_splits_share_no_question_and_repeat_none():
-    # 10 * 18 * 18 = 3240 questions in all; seeds and specifications differ, as they do between two runs.
+    # 10 * 10 * 10 = 1000 questions in all; seeds and specifications differ, as they do between two runs.
     spec = ArithmeticSpec(steps=2)
-    train = [problem.question for problem in load_problems(spec, 0, "train", 1500)]
-    validation = [problem.question for problem in load_problems(spec._replace(down_share=0.5), 1, "validation", 200)]
-    test = [problem.question for problem in load_problems(spec, 2, "test", 200)]
-    assert len({*train, *validation, *test}) == 1900
+    train = [problem.question for problem in load_problems(spec, 0, "train", 600)]
+    validation = [problem.question for problem in load_problems(spec._replace(down_share=0.5), 1, "validation", 50)]
+    test = [problem.question for problem in load_problems(spec, 2, "test", 50)]
+    assert len({*train, *validation, *test}) == 700
 
 
 def test_every_question_of_a_split_can_be_had_and_no_more():
-    spec = ArithmeticSpec(steps=1, down_share=0.5)  # 10 * 18 = 180 questions
+    spec = ArithmeticSpec(steps=1, down_share=0.5)  # 10 * 10 = 100 questions
     counts = []
     for split in SPLITS:
         count = 0
         with pytest.raises(TaskError, match=f"no new question for problem .* of split '{split}'"):
-            for count in range(1, 181):
+            for count in range(1, 101):
                 load_problems(spec, 0, split, count)
         counts.append(count - 1)
-    assert sum(counts) == 180
-    assert counts[0] > 120
-    with pytest.raises(TaskError, match="count of 1 to 90 "):
-        load_problems(spec._replace(down_share=0.0), 0, "train", 91)
+    assert sum(counts) == 100
+    assert counts[0] > 70
+    with pytest.raises(TaskError, match="count of 1 to 50 "):
+        load_problems(spec._replace(down_share=0.0), 0, "train", 51)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_every_question_of_a_split_can_be_had_and_no_more():
         (ArithmeticSpec(plan_fault=-0.1), "train", 1, "arithmetic.plan_fault: .* got -0.1"),
         (ArithmeticSpec(distrust=float("nan")), "train", 1, "arithmetic.distrust: .* got nan"),
         (SPEC, "dev", 1, "split of train, validation, test, got 'dev'"),
-        (SPEC, "train", 0, "count of 1 to 58320 .* got 0"),
-        (SPEC, "train", 58321, "count of 1 to 58320 .* got 58321"),
+        (SPEC, "train", 0, "count of 1 to 10000 .* got 0"),
+        (SPEC, "train", 10001, "count of 1 to 10000 .* got 10001"),
     ],
 )
 def test_invalid_requests_are_refused(spec, split, count, reason):
@@ -179,9 +179,7 @@ def test_faultless_demonstrations_are_right():
         assert [int(word) for word in words[0::4]] == shown
         assert answer == f"answer {shown[-1]}"
         assert grade(problem, plan).score == grade(problem, answer).score == 1.0
-    problem = Problem(
-        0, "0", "the dial shows 3 . mia up 4 . ben down 9 .", "8"
-    )
+    problem = Problem(0, "0", "the dial shows 3 . mia up 4 . ben down 9 .", "8")
     assert demonstrate(spec, problem, 0, 0) == ("3 up 4 = 7 down 9 = 8", "answer 8")
     always = SPEC._replace(plan_fault=1.0, distrust=1.0)
     assert demonstrate(always, problem, 0, 0) == ("3 up 4 = 7 up 9 = 6", "answer 3")
