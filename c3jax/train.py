@@ -77,7 +77,7 @@ def train(config: RunConfig, path: Path, command: list[str], console: Console) -
                 writer.write(step, row)
                 progress.show(step, row)
                 if row["bad_in_row"] >= config.learner.max_bad_updates:
-                    console.print(_describe_bad(row, done, run), style="red")
+                    console.print(_describe_bad(row, done, run), style="red", soft_wrap=True)
                     return FAILED
                 if done == config.steps or is_stopping() or done % config.checkpoint.every == 0:
                     store.save(done, state, _find_best_value(config, run, row))
