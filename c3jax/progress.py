@@ -42,7 +42,7 @@ class Progress:
 
 def describe_step(row: dict[str, Any]) -> str:
     """The figures of a metrics row in under 60 characters; skipped updates are added when there are any."""
-    kl = f"{row['kl']:.3f}" if abs(row["kl"]) < 10 else f"{row['kl']:.0f}"
+    kl = f"{round(row['kl'], 3) + 0.0:.3f}" if abs(row["kl"]) < 10 else f"{row['kl']:.0f}"
     text = (
         f"return {row['return']:.2f} kl {kl} len {row['message_tokens']:.0f}"
         f" cut {row['truncated_share']:.0%} zero {row['zero_credit_share']:.0%}"
