@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from c3jax.config import Sampling
+from c3jax.records import save_whole
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
 from c3jax.team import Team, decode_messages, make_questions
@@ -148,11 +148,8 @@ def compute_interval(score_PS: np.ndarray) -> tuple[float, float]:
 
 def save_results(path: Path, step: int, results: Sequence[Result]) -> None:
     """Write an evaluation as one JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     body = {"step": step, "results": [result._asdict() for result in results]}
-    partial.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    save_whole(path, json.dumps(body, indent=2) + "\n")
 
 
 def load_results(path: Path) -> dict[str, Any]:

@@ -60,9 +60,14 @@ def make_records(
 
 def save_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write records as JSON lines, whole or not at all."""
+    save_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def save_whole(path: Path, text: str) -> None:
+    """Write a file, and its folder, so that a run killed meanwhile leaves the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
