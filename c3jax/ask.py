@@ -18,7 +18,7 @@ from c3jax.rewards import Evaluator
 from c3jax.rollout import address, context, sampling, tree
 from c3jax.tasks import TASKS
 from c3jax.team import Team, decode_turns, make_team
-from c3jax.types import Problem, UserError
+from c3jax.types import UserError
 
 
 class SourceError(UserError):
@@ -56,20 +56,20 @@ def ask_source(
     team, params, step = load_source(source, checkpoint, overrides)
     texts, contexts = answer(team, params, question, is_sampled)
     # Nothing is graded here: the answer that would be judged is read out of the last message.
-    verdict = TASKS[team.config.task.kind].grade(Problem(0, "asked", question, "0"), texts[-1])
+    answer_read = TASKS[team.config.task.kind].read_answer(texts[-1])
     if as_json:
         turns = [
             {"turn": plan.name, "role": plan.role, "context": shown, "message": text}
             for plan, shown, text in zip(team.plans, contexts, texts, strict=True)
         ]
-        body = {"source": source, "step": step, "question": question, "turns": turns, "answer": verdict.answer}
+        body = {"source": source, "step": step, "question": question, "turns": turns, "answer": answer_read}
         print(json.dumps(body, ensure_ascii=False, indent=2))
         return 0
     for plan, text in zip(team.plans, texts, strict=True):
         console.print(Text.assemble((plan.name, "bold"), "" if plan.role == plan.name else f" ({plan.role})"))
         console.print(text.strip() or "(nothing)", markup=False, soft_wrap=True)
         console.print()
-    shown = verdict.answer if verdict.answer is not None else "(none could be read)"
+    shown = answer_read if answer_read is not None else "(none could be read)"
     console.print(Text.assemble(("answer", "bold"), f" {shown}"), soft_wrap=True)
     return 0
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from c3jax.config import Sampling
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import make_credit_matrix
+from c3jax.credit.plans import make_tree
 from c3jax.models import decoder
 from c3jax.protocol import QUESTION_LEVEL, FramePlan, Literal, Slot, TurnPlan
 from c3jax.rollout import tree
@@ -114,7 +115,7 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
 def bench_credit(is_small: bool) -> dict[str, Any]:
     """Credit of 100,000 problems with 10 messages each (fan-out 2, 4), compiled, in milliseconds."""
     problems = 1000 if is_small else 100_000
-    matrix = make_credit_matrix("c3", (2, 4))
+    matrix = make_credit_matrix("c3", make_tree((2, 4)))
     return_PL = jax.random.uniform(jax.random.key(0), (problems, 8))
     apply = jax.jit(apply_credit, static_argnames="normalise")
     cases = {scope: (lambda scope=scope: apply(matrix, return_PL, normalise=scope)) for scope in ("none", "group")}

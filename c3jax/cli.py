@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import c3jax
-from c3jax import config_file
+from c3jax import config_file, study_config
 from c3jax.config import ConfigError
 from c3jax.types import UserError
 
@@ -23,7 +23,10 @@ Any field of the config may be set by its dotted path:
 Values are written as in YAML. `c3jax fields` lists every field."""
 
 # The commands' own options; every other --name sets a field of the config.
-_OPTIONS = ("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript", "--small")
+_OPTIONS = (
+    *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript", "--small"),
+    *("--method", "--normalise", "--compare", "--out"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +55,7 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """
     kept: list[str] = []
     overrides: dict[str, Any] = {}
+    list_known = study_config.list_study_fields if words[:1] == ["study"] else config_file.list_fields
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -66,7 +70,7 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"{path}: expected a value after {name}, got {rest[0] if rest else 'nothing'}")
             text = rest.pop(0)
-        overrides[path] = config_file.parse_override(path, text)
+        overrides[path] = config_file.parse_override(path, text, list_known)
     return kept, overrides
 
 
@@ -103,7 +107,29 @@ def _make_parser() -> argparse.ArgumentParser:
         "--small", action="store_true", help="tiny sizes: checks that the benchmark runs, measures nothing"
     )
 
-    _add(commands, "fields", _fields, "list every field of a config")
+    study = _add(commands, "study", _study, "compare credit methods on games with a known truth", overrides=True)
+    study.add_argument("config", help="YAML file of a study; a study's saved config.yaml is one too")
+    study.add_argument("--run-dir", metavar="DIR", help="where it is kept (default: runs/<name of the config>)")
+
+    score = _add(
+        commands, "score", _score, "score a run's recorded trees with another credit method, or compare methods"
+    )
+    score.add_argument("source", help="a run directory, or a file of recorded trees")
+    asked = score.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--method", metavar="NAME", help="method whose credit the trees are written with")
+    asked.add_argument("--compare", metavar="A,B,...", help="methods to compare: where their signs disagree, by role")
+    score.add_argument("--out", metavar="FILE", help="with --method: where the trees are written")
+    score.add_argument("--normalise", metavar="SCOPE", default="none", help="with --method: none (default), group, ...")
+    score.add_argument("--json", action="store_true", help="with --compare: print JSON instead of a table")
+
+    grade = _add(commands, "grade", _grade, "grade answers at hand, as training would")
+    grade.add_argument("task", metavar="TASK", help="kind of the task: math, numeric, reasoning, ...")
+    grade.add_argument("problems", metavar="PROBLEMS.jsonl", help="problems in any format that the task reads")
+    grade.add_argument("answers", metavar="ANSWERS.jsonl", help='{"id": ..., "answer": the whole message} a line')
+    grade.add_argument("--out", metavar="VERDICTS.jsonl", required=True, help="where the verdicts are written")
+
+    fields = _add(commands, "fields", _fields, "list every field of a config")
+    fields.add_argument("of", nargs="?", choices=("run", "study"), default="run", help="of a run (default) or a study")
     return parser
 
 
@@ -161,10 +187,40 @@ def _bench(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     return bench.run(arguments.what, is_small=arguments.small)
 
 
+def _study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    config = study_config.load_study(arguments.config, overrides)
+    run_dir = Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
+    from c3jax import rundir, startup
+    from c3jax.studies import chunks, run
+
+    console = startup.prepare()
+    with rundir.open_run_dir(run_dir, config, ["c3jax", *arguments.words], study_config.make_loader(config)) as opened:
+        rundir.record_start(opened, chunks.count_saved(opened.path))
+        return run.run_study(config, opened.path, console)
+
+
+def _score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    if (arguments.method is None) != (arguments.out is None):
+        raise UserError("--out: expected a file for the trees with --method, and none with --compare")
+    from c3jax import score, startup
+
+    source, console = Path(arguments.source), startup.prepare()
+    if arguments.compare is not None:
+        return score.compare_source(source, arguments.compare.split(","), arguments.json, console)
+    return score.score_source(source, arguments.method, arguments.normalise, Path(arguments.out), console)
+
+
+def _grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from c3jax import grade
+
+    print(grade.grade_files(arguments.task, arguments.problems, arguments.answers, arguments.out))
+    return 0
+
+
 def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     width = min(shutil.get_terminal_size().columns, 100)
     lines = []
-    for field in config_file.list_fields():
+    for field in study_config.list_study_fields() if arguments.of == "study" else config_file.list_fields():
         lines.append(f"--{field.path}  {field.kind}  [{field.default}]")
         lines.append(textwrap.fill(field.text, width, initial_indent="    ", subsequent_indent="    "))
     try:

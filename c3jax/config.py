@@ -6,8 +6,9 @@ What the paper varies (credit method, fan-out, normalise) has no default.
 
 from __future__ import annotations
 
+import json
 import string
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -61,6 +62,52 @@ class NumericTask(Section):
     """JSONL file of held-out problems."""
     limit: Positive | None = None
     """Read only the first so many lines of each file."""
+
+
+class MathTask(Section):
+    """JSONL problems whose answer is LaTeX in a box; MATH's, MATH500's, GSM8K's, CMATH's and AIME's files are read."""
+
+    kind: Literal["math"]
+    path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of training problems."""
+    heldout_path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of held-out problems."""
+    limit: Positive | None = None
+    """Read only the first so many lines of each file."""
+
+
+class CodeTask(Section):
+    """JSONL programming problems, judged by tests in a sandbox; MBPP's, MBPP+'s and HumanEval's files are read."""
+
+    kind: Literal["code"]
+    path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of training problems."""
+    heldout_path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of held-out problems."""
+    limit: Positive | None = None
+    """Read only the first so many lines of each file."""
+    reward: Literal["all_pass", "fraction"] = "all_pass"
+    """The return of a program: 1 if it passes all tests, or the share that it passes."""
+    timeout: PositiveFloat = 5.0
+    """Seconds that a program has for all tests of its problem; grade_timeout must leave 2 more."""
+    memory: Annotated[int, pydantic.Field(ge=64)] = 1024
+    """Address space of a program, in MB."""
+
+
+class ReasoningTask(Section):
+    """Problems of a generator of the package reasoning-gym (extra: reasoning), judged by its own verifier."""
+
+    kind: Literal["reasoning"]
+    generator: Annotated[str, pydantic.Field(min_length=1)]
+    """The generator's name."""
+    settings: dict[str, Any] = {}
+    """The generator's own settings, by its names for them."""
+    train_problems: Positive = 4096
+    """Distinct problems to train on."""
+    heldout_problems: Positive = 512
+    """Distinct problems to evaluate on; none of them is a training problem."""
+    threshold: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1.0
+    """Least score of the generator's verifier that counts as correct; some verifiers pay for wrong answers."""
 
 
 class Turn(Section):
@@ -143,17 +190,59 @@ class Sampling(Section):
     """Draw only from the likeliest tokens whose mass reaches p, after top_k; below 1 it needs top_k."""
 
 
+class Critic(Section):
+    """What learns to predict the return, for the methods that need it; its optimiser is else the learner's."""
+
+    network: Literal["own", "trunk"]
+    """own: a copy of the starting policy, trained; trunk: the policy's last hidden state, of which it trains a head."""
+    learning_rate: PositiveFloat
+    """Peak learning rate."""
+    warmup_updates: Count = 0
+    """Critic updates over which the rate rises from zero."""
+    solo_steps: Count = 0
+    """First steps in which only the critic learns and the policy stands still."""
+    epochs: Positive = 1
+    """Passes over a step's contexts or messages, in the learner's minibatches."""
+    discount: Share = 1.0
+    """mappo: worth of the next turn's value in this turn's."""
+    decay: Share = 1.0
+    """mappo: lambda; 1 takes the return as it came, below 1 the critic's error enters the advantage."""
+    clip: PositiveFloat | None = None
+    """mappo: how far a step may move a value, in units of return; none sets no bound."""
+    loss: Literal["bce", "mse"] = "bce"
+    """value_assisted, value_only: cross-entropy or squared error of the score in [0, 1]."""
+    share: Share = 1.0
+    """value_assisted: share of the baseline that the critic gives; the rest comes from the returns."""
+
+
+class Auto(Section):
+    """How the fan-out is chosen where it is auto: by the least error that the returns of earlier steps promise."""
+
+    unit: Literal["calls", "messages", "tokens"] = "calls"
+    """What credit.budget counts for a problem."""
+    criterion: Literal["gradient", "credit"] = "gradient"
+    """Least noise of the gradient, or least error of the credit."""
+    every: Positive = 20
+    """Steps between choices; a fan-out not met before is compiled."""
+
+
 class Credit(Section):
     """Which share of the outcome a message is given. Nothing here has a default: the paper varies all of it."""
 
     method: str
     """The estimator: a row of c3jax.credit.methods.METHODS."""
-    fan_out: Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)]
-    """Alternatives a turn draws at each context, a number per turn."""
+    fan_out: Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)] | Literal["auto"]
+    """Alternatives a turn draws at each context, a number per turn; or auto, for c3, no_loo and shrunk."""
     budget: Positive
-    """Evaluator calls a problem: the product of the fan-out."""
+    """Evaluator calls a problem: the product of the fan-out; for auto the most a problem may cost in auto.unit."""
     normalise: Literal["none", "group", "turn", "batch"]
     """Scope of the standard deviation that advantages are divided by."""
+    critic: Critic | None = None
+    """The critic, for a method that learns one."""
+    auto: Auto = Auto()
+    """How fan_out auto is chosen."""
+    decay: Decay = 0.9
+    """For shrunk and auto: weight of earlier steps in the running variance components."""
 
 
 class KL(Section):
@@ -250,7 +339,7 @@ class RunConfig(Section):
     """Training steps: one batch of trees and its updates each."""
     problems: Positive
     """Problems a step: one tree each."""
-    task: ArithmeticTask | NumericTask = pydantic.Field(discriminator="kind")
+    task: ArithmeticTask | NumericTask | MathTask | CodeTask | ReasoningTask = pydantic.Field(discriminator="kind")
     """Where problems come from and how answers are judged."""
     protocol: Protocol
     """Who speaks when, and who sees what."""
@@ -290,3 +379,9 @@ def slots_in(text: str) -> list[str]:
                 raise ValueError(f"expected a name between braces, got {name!r}")
             slots.append(name)
     return slots
+
+
+def show_value(value: Any) -> str:
+    """A value of a config as it is shown in a complaint: JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -6,20 +6,23 @@ what was got.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
-import math
 import re
 import types
 import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pydantic
 import yaml
 
-from c3jax.config import ConfigError, RunConfig, Section, slots_in
-from c3jax.credit import methods
+from c3jax.config import ConfigError, RunConfig, Section, show_value
+from c3jax.config_checks import check_config
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 class Field(NamedTuple):
@@ -33,6 +36,11 @@ class Field(NamedTuple):
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
     """Read a YAML config, apply dotted overrides ({"credit.method": "rloo"}) and check it. Raises ConfigError."""
+    return parse_config(read_tree(path, overrides))
+
+
+def read_tree(path: str | Path, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read a YAML config as plain mappings and lists, dotted overrides applied, unchecked. Raises ConfigError."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -43,36 +51,30 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
     except _YAML_ERRORS as error:
         raise ConfigError(f"config {path}: not valid YAML ({_describe_yaml(error)})") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"config {path}: expected a mapping of sections, got {_show(tree)}")
+        raise ConfigError(f"config {path}: expected a mapping of sections, got {show_value(tree)}")
     for dotted, value in (overrides or {}).items():
         _set_dotted(tree, dotted, value)
-    return parse_config(tree)
+    return tree
 
 
 def parse_config(tree: dict[str, Any]) -> RunConfig:
-    """Check a config given as plain mappings and lists. Raises ConfigError with one sentence."""
-    try:
-        # JSON mode, because strict Python mode would refuse a list where a tuple is declared.
-        config = RunConfig.model_validate_json(json.dumps(tree))
-    except pydantic.ValidationError as error:
-        raise ConfigError(_describe(error)) from None
-    for check in (_check_protocol, _check_credit, _check_learner, _check_model):
-        check(config)
+    """Check a run's config given as plain mappings and lists. Raises ConfigError with one sentence."""
+    config = parse_section(tree, RunConfig)
+    check_config(config)
     return config
 
 
-def parse_override(dotted: str, text: str) -> Any:
-    """Read one override: the text itself for a field of text, else as YAML does (4e-3, true, null, [2, 4])."""
-    if _as_listed(dotted) in [field.path for field in list_fields() if field.kind == "text"]:
-        return text
+def parse_section(tree: dict[str, Any], section: type[SectionType]) -> SectionType:
+    """Check plain mappings and lists against a section, field by field. Raises ConfigError with one sentence."""
     try:
-        return _parse_yaml(text)
-    except _YAML_ERRORS:
-        return text
+        # JSON mode, because strict Python mode would refuse a list where a tuple is declared.
+        return section.model_validate_json(json.dumps(tree))
+    except pydantic.ValidationError as error:
+        raise ConfigError(_describe(error, section)) from None
 
 
-def dump_config(config: RunConfig) -> str:
-    """Write the resolved config as YAML that load_config reads back to the same config."""
+def dump_config(config: Section) -> str:
+    """Write the resolved config as YAML that is read back to the same config."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -83,7 +85,7 @@ def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Fi
         path, annotation, text = prefix + name, declared.annotation, declared.description or ""
         sections = _sections_in(annotation)
         if len(sections) > 1:
-            fields += _list_kinds(sections, path, text)
+            fields += list_kinds(sections, f"{path}.", text)
         elif not sections or typing.get_origin(annotation) is tuple:
             default = "required" if declared.is_required() else _show_default(declared.default)
             fields.append(Field(path, _describe_type(annotation), default, text))
@@ -93,124 +95,27 @@ def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Fi
     return fields
 
 
-def _list_kinds(sections: list[type[Section]], path: str, text: str) -> list[Field]:
-    """The fields of sections of which `kind` chooses one; a field that not all of them have says whose it is."""
-    kinds = [_kind_of(section) for section in sections]
-    fields = [Field(f"{path}.kind", "|".join(kinds), "required", text)]
-    listed = {kind: list_fields(section, f"{path}.") for kind, section in zip(kinds, sections, strict=True)}
+def list_kinds(sections: Sequence[type[Section]], prefix: str, text: str) -> list[Field]:
+    """Every field of sections of which `kind` chooses one; a field that not all of them have says whose it is."""
+    kinds = ["|".join(_kinds_of(section)) for section in sections]
+    fields = [Field(f"{prefix}kind", "|".join(kinds), "required", text)]
+    listed = {kind: list_fields(section, prefix) for kind, section in zip(kinds, sections, strict=True)}
     for field in dict.fromkeys(field for own in listed.values() for field in own):
         owners = [kind for kind, own in listed.items() if field in own]
-        if not field.path.endswith(".kind"):
+        if field.path != f"{prefix}kind":
             is_shared = len(owners) == len(kinds)
             fields.append(field if is_shared else field._replace(text=f"For {' and '.join(owners)}: {field.text}"))
     return fields
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Checks across fields
-
-
-def _check_protocol(config: RunConfig) -> None:
-    turns = config.protocol.turns
-    seen: set[str] = set()
-    for place, turn in enumerate(turns):
-        path, earlier = f"protocol.turns.{place}", [before.name for before in turns[:place]]
-        if turn.name in ("question", *earlier):
-            raise ConfigError(f"{path}.name: expected a name no other slot has, got {turn.name!r}")
-        for field, text in (("system", turn.system), ("user", turn.user)):
-            try:
-                slots = slots_in(text)
-            except ValueError:
-                raise ConfigError(
-                    f"{path}.{field}: expected slots like {{question}}, {{{{ and }}}} for braces, got {_show(text)}"
-                ) from None
-            for slot in slots:
-                if slot != "question" and slot not in earlier:
-                    raise ConfigError(
-                        f"{path}.{field}: expected slots of the question or an earlier turn, got {{{slot}}}"
-                    )
-            seen.update(slots)
-    for place, turn in enumerate(turns[:-1]):
-        if turn.name not in seen:
-            raise ConfigError(
-                f"protocol.turns.{place}: expected a later turn with the slot {{{turn.name}}}, got a message that"
-                " no turn sees"
-            )
-    if "question" not in seen:
-        raise ConfigError("protocol.turns: expected at least one turn with the slot {question}, got none")
-
-
-def _check_credit(config: RunConfig) -> None:
-    credit, turns = config.credit, config.protocol.turns
-    if credit.method not in methods.METHODS:
-        known = ", ".join(methods.METHODS)
-        raise ConfigError(f"credit.method: expected one of {known}, got {credit.method!r}")
-    if len(credit.fan_out) != len(turns):
-        raise ConfigError(f"credit.fan_out: expected {len(turns)} numbers, one a turn, got {list(credit.fan_out)}")
-    product = math.prod(credit.fan_out)
-    if product != credit.budget:
-        raise ConfigError(
-            f"credit.fan_out: expected a product of {credit.budget} (credit.budget), got {list(credit.fan_out)}"
-            f" with product {product}"
-        )
-    trained = tuple(turn.trained for turn in turns)
-    if not any(trained):
-        raise ConfigError("protocol.turns: expected at least one trained turn, got none")
+def parse_override(dotted: str, text: str, list_known: Callable[[], list[Field]] = list_fields) -> Any:
+    """Read one override: the text itself for a field of text, else as YAML does (4e-3, true, null, [2, 4])."""
+    if _as_listed(dotted) in [field.path for field in list_known() if field.kind == "text"]:
+        return text
     try:
-        methods.check_pairing(credit.method, credit.fan_out, trained)
-    except ValueError as error:
-        raise ConfigError(f"credit.fan_out: {error}") from None
-    try:
-        methods.check_normalise(credit.method, credit.normalise)
-    except ValueError as error:
-        raise ConfigError(f"credit.normalise: {error}") from None
-
-
-def _check_learner(config: RunConfig) -> None:
-    learner, sampling = config.learner, config.sampling
-    if sampling.top_p < 1.0 and sampling.top_k == 0:
-        raise ConfigError(
-            f"sampling.top_p: expected 1 while sampling.top_k is 0 (the tokens left to draw from are recorded, so"
-            f" their number must be bounded), got {sampling.top_p}"
-        )
-    if config.problems % learner.minibatches:
-        raise ConfigError(
-            f"learner.minibatches: expected a divisor of problems ({config.problems}), got {learner.minibatches}"
-        )
-    minibatch = config.problems // learner.minibatches
-    if learner.micro_problems is not None and minibatch % learner.micro_problems:
-        raise ConfigError(
-            f"learner.micro_problems: expected a divisor of the {minibatch} problems of a minibatch,"
-            f" got {learner.micro_problems}"
-        )
-    if learner.kl.target is not None and learner.kl.coefficient == 0.0:
-        raise ConfigError(
-            "learner.kl.coefficient: expected more than 0 to begin with while learner.kl.target is given (the"
-            " coefficient is steered by factors), got 0"
-        )
-    if config.checkpoint.best == "sampled_accuracy" and config.evaluation.samples == 0:
-        raise ConfigError(
-            "checkpoint.best: expected a metric that is measured, got 'sampled_accuracy' with no evaluation.samples"
-        )
-
-
-def _check_model(config: RunConfig) -> None:
-    model = config.model
-    if model.kind == "random":
-        # Rotary positions turn a head's features in pairs.
-        if model.width % (2 * model.heads) or model.heads % model.key_value_heads:
-            raise ConfigError(
-                "model.heads: expected an even number of the width's features a head, and key_value_heads that divides"
-                f" heads, got width {model.width}, heads {model.heads}, key_value_heads {model.key_value_heads}"
-            )
-    if model.kind == "random" and config.task.kind != "arithmetic":
-        raise ConfigError(f"model.kind: expected a pretrained model for task {config.task.kind}, got 'random'")
-    if model.kind != "random" and config.task.kind == "arithmetic":
-        raise ConfigError(f"model.kind: expected 'random' for task arithmetic, got {model.kind!r}")
-    if config.imitation is not None and config.task.kind != "arithmetic":
-        raise ConfigError(
-            f"imitation: expected none for task {config.task.kind}, which demonstrates nothing, got a section"
-        )
+        return _parse_yaml(text)
+    except _YAML_ERRORS:
+        return text
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -279,7 +184,7 @@ def _set_dotted(tree: dict[str, Any], dotted: str, value: Any) -> None:
                 f"{dotted}: expected a field, got {'.'.join(dotted.split('.')[:depth])}, which holds none"
             )
         if depth == len(parents):
-            node[key] = value
+            node[key] = copy.deepcopy(value)  # a later override may reach into it
         else:
             if isinstance(node, dict) and node.get(key) is None:
                 node[key] = {}
@@ -302,38 +207,49 @@ _EXPECTED = {
 }
 
 
-def _describe(error: pydantic.ValidationError) -> str:
+def _describe(error: pydantic.ValidationError, section: type[Section]) -> str:
     first = error.errors()[0]
-    place, kind = first["loc"], first["type"]
-    if place[:1] in [(name,) for name, field in RunConfig.model_fields.items() if field.discriminator]:
-        place = (place[0], *place[2:])  # pydantic puts the section's kind after its name
-    path = ".".join(map(str, place))
+    kind = first["type"]
+    path, sections = _find_place(first["loc"], section)
     if kind == "extra_forbidden":
-        return f"{path}: expected {_suggest_field(path)}"
+        return f"{path}: expected {_suggest_field(path, section)}"
     if kind == "missing":
         return f"{path}: expected a value, got nothing"
     if kind == "union_tag_not_found":
         return f"{path}.kind: expected a value, got nothing"
     if kind == "union_tag_invalid":
-        kinds = ", ".join(map(_kind_of, _sections_in(RunConfig.model_fields[path].annotation)))
-        return f"{path}.kind: expected one of {kinds}, got {_show(first['input']['kind'])}"
-    expected = _EXPECTED.get(kind) or first["msg"].removeprefix("Input should be ")
-    return f"{path}: expected {expected}, got {_show(first['input'])}"
+        kinds = ", ".join(kind for section in sections for kind in _kinds_of(section))
+        return f"{path}.kind: expected one of {kinds}, got {show_value(first['input']['kind'])}"
+    # A field that takes several kinds of value is refused once for each kind.
+    refused = [each for each in error.errors() if _find_place(each["loc"], section)[0] == path]
+    expected = [_EXPECTED.get(each["type"]) or each["msg"].removeprefix("Input should be ") for each in refused]
+    return f"{path}: expected {' or '.join(expected)}, got {show_value(first['input'])}"
 
 
-def _suggest_field(path: str) -> str:
-    known = [field.path for field in list_fields()]
-    if path in known:
-        return f"a field of this {path.partition('.')[0]}.kind, got another kind's"
+def _find_place(place: tuple[int | str, ...], section: type[Section]) -> tuple[str, list[type[Section]]]:
+    """A place as it is written in the config, and the sections declared there."""
+    names: list[str] = []
+    sections = [section]
+    for part in place:
+        if isinstance(part, int):
+            names.append(str(part))
+        elif len(sections) > 1:  # pydantic puts the section's kind after its name
+            sections = [chosen for chosen in sections if part in _kinds_of(chosen)]
+        elif sections:  # below a value there is only the kind of value that pydantic tried
+            names.append(part)
+            declared = sections[0].model_fields.get(part)
+            sections = _sections_in(declared.annotation) if declared else []
+    return ".".join(names), sections
+
+
+def _suggest_field(path: str, root: type[Section]) -> str:
+    known = [field.path for field in list_fields(root)]
+    if _as_listed(path) in known:
+        return f"a field of this {path.rpartition('.')[0]}.kind, got another kind's"
     section, _, name = _as_listed(path).rpartition(".")
     beside = {field.removeprefix(f"{section}.").partition(".")[0] for field in known if field.startswith(section)}
     near = difflib.get_close_matches(name, sorted(beside), n=1)
     return f"a field of the config{f' ({near[0]}?)' if near else ''}, got an unknown one"
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _as_listed(dotted: str) -> str:
@@ -344,8 +260,8 @@ def _as_listed(dotted: str) -> str:
 # Fields
 
 
-def _kind_of(section: type[Section]) -> str:
-    return typing.get_args(section.model_fields["kind"].annotation)[0]
+def _kinds_of(section: type[Section]) -> tuple[str, ...]:
+    return typing.get_args(section.model_fields["kind"].annotation)
 
 
 def _show_default(value: Any) -> str:
@@ -367,6 +283,8 @@ def _describe_type(annotation: Any) -> str:
         return "|".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
         return "|".join(map(_describe_type, arguments))
+    if origin is dict:
+        return "section"
     if origin is tuple:
         return "list" if _sections_in(arguments[0]) else f"list of {_describe_type(arguments[0])}"
     return {int: "integer", float: "number", str: "text", bool: "true|false", types.NoneType: "null"}[annotation]

@@ -16,13 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from c3jax.config import Sampling
+from c3jax.diagnostics.statistics import compute_bootstrap_interval, compute_wilson_interval
 from c3jax.records import save_whole
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
 from c3jax.team import Team, decode_messages, make_questions
 from c3jax.types import Rollout, Verdict
-
-_RESAMPLES = 2000  # of problems, for the bootstrap interval
 
 
 class Profile(NamedTuple):
@@ -135,15 +134,10 @@ def compute_interval(score_PS: np.ndarray) -> tuple[float, float]:
     """
     problems, samples = score_PS.shape
     if samples == 1 and np.isin(score_PS, (0.0, 1.0)).all():
-        z, share = 1.959964, float(score_PS.mean())
-        centre = share + z * z / (2 * problems)
-        spread = z * math.sqrt(share * (1 - share) / problems + z * z / (4 * problems**2))
-        scale = 1 + z * z / problems
-        return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-    draws = np.random.default_rng(0).integers(problems, size=(_RESAMPLES, problems))
-    means = score_PS.mean(axis=1)[draws].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+        interval = compute_wilson_interval(int(score_PS.sum()), problems, level=0.95)
+    else:
+        interval = compute_bootstrap_interval(score_PS.mean(axis=1), level=0.95)
+    return interval.low, interval.high
 
 
 def save_results(path: Path, step: int, results: Sequence[Result]) -> None:

@@ -1,8 +1,8 @@
 """Recorded trees: one JSON object a problem, in a form that outlives the program that wrote it.
 
-{problem, question, protocol, fan_out, step, method, nodes: [{turn, role, index, text, tokens, truncated, logp, value,
-baseline, advantage}, ...]}; a leaf's node has answer, return and verdict too. `index` is the node's path of
-alternatives, so its parent is its index without the last number.
+{problem, question, protocol, trained, fan_out, step, method, nodes: [{turn, role, index, text, tokens, truncated, logp,
+value, baseline, advantage}, ...]}; a leaf's node has answer, return and verdict too. `index` is the node's path of
+alternatives, so its parent is its index without the last number; `trained` says it of every turn of the protocol.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def make_records(
                 "problem": problem.id,
                 "question": problem.question,
                 "protocol": [turn.name for turn in config.protocol.turns],
+                "trained": [turn.trained for turn in config.protocol.turns],
                 "fan_out": list(config.credit.fan_out),
                 "step": step,
                 "method": config.credit.method,

@@ -17,6 +17,7 @@ import faulthandler
 import json
 import os
 import pickle
+import resource
 import select
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, get_args
 
@@ -36,6 +38,9 @@ Grade = Callable[[Problem, str], Verdict]
 
 _START_S = 60.0  # seconds for a worker to import what it needs, on a machine that is busy with other things
 _LARGEST_CHUNK = 32  # cases
+_MEMORY_BYTES = 2 << 30  # address space of a worker, where the system limits it (Linux)
+# A worker is one of several: thread pools of its own would slow the others, and their stacks count as its memory.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from c3jax.rewards import serve_worker; serve_worker()"
 
 
@@ -88,8 +93,8 @@ class Evaluator:
     def score(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> list[Verdict]:
         """Grade each answer against the problem in its place: one evaluator call an answer, verdicts in order.
 
-        A call that raises or whose worker dies is an "error", one that takes longer than the timeout a
-        "timeout"; both score 0. An exception out of the grading, Ctrl-C included, closes the evaluator.
+        A call that raises, runs out of memory or whose worker dies is an "error", one that takes longer than
+        the timeout a "timeout"; both score 0. An exception out of the grading, Ctrl-C included, closes the evaluator.
 
         Args:
           budget: evaluator calls allowed; checked before any is made.
@@ -171,6 +176,12 @@ class Evaluator:
         _await_start(replacement)
 
 
+def compute_disagreement(verdicts: Sequence[Verdict]) -> float:
+    """Compute the share of answers on which the task's second rule disagrees with the verdict."""
+    disagreeing = [verdict for verdict in verdicts if verdict.second not in (None, verdict.verdict == "correct")]
+    return len(disagreeing) / len(verdicts)
+
+
 @dataclass(eq=False)
 class _Worker:
     process: subprocess.Popen[bytes]
@@ -188,6 +199,7 @@ def _launch_worker(grade: bytes) -> _Worker:
         [sys.executable, "-c", _BOOT, *sys.path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env={**os.environ, **_ONE_THREAD},
         # In a session of its own, a worker does not see the terminal's Ctrl-C, and can be ended with all it started.
         start_new_session=True,
     )
@@ -224,6 +236,7 @@ def _end_worker(worker: _Worker) -> None:
 def serve_worker() -> None:
     """Grade what comes down standard input until it closes: the whole life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _limit_memory()
     requests, replies = open(os.dup(0), "rb"), open(os.dup(1), "wb")
     # Neither a grader that prints nor a program that it runs may get at the two pipes.
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -235,7 +248,8 @@ def serve_worker() -> None:
     replies.flush()
     calls = 0
     with contextlib.suppress(EOFError):
-        while True:
+        # Libraries that keep what they have computed grow; a new worker begins small.
+        while not _has_grown():
             cases, limit_s = pickle.load(requests)
             # For a grader stuck in C code that lets no other thread run, when no caller is left to end it.
             faulthandler.dump_traceback_later(limit_s, exit=True, file=nowhere)
@@ -246,6 +260,22 @@ def serve_worker() -> None:
                 verdict = _call_grader(grade, problem, answer)
             _reply(replies, calls, verdict)
             faulthandler.cancel_dump_traceback_later()
+
+
+def _limit_memory() -> None:
+    if sys.platform == "linux":
+        # The soft limit alone, so that a sandbox that is started here may set its own.
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        is_stricter = hard != resource.RLIM_INFINITY and hard < _MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (hard if is_stricter else _MEMORY_BYTES, hard))
+
+
+def _has_grown() -> bool:
+    # Not the peak that getrusage gives: Linux hands down the caller's, and a trainer's is larger than any worker's.
+    if sys.platform != "linux":
+        return False
+    resident_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return resident_pages * resource.getpagesize() > _MEMORY_BYTES // 2
 
 
 def _die_with_caller(descriptor: int) -> None:

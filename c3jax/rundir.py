@@ -10,6 +10,7 @@ import fcntl
 import json
 import platform
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO
 
 from c3jax import __version__
-from c3jax.config import RunConfig
+from c3jax.config import RunConfig, Section
 from c3jax.config_file import dump_config, load_config
 from c3jax.types import UserError
 
@@ -48,21 +49,24 @@ class RunDir(NamedTuple):
         self.lock.close()
 
 
-def open_run_dir(path: str | Path, config: RunConfig, command: list[str]) -> RunDir:
+def open_run_dir(
+    path: str | Path, config: Section, command: list[str], load: Callable[[Path], Section] = load_config
+) -> RunDir:
     """Make the directory of a new run, or take up the run that is there, if its config is equal.
 
-    `command` is the command line, for the manifest. Raises RunDirError, with nothing written, when the path holds
-    another config's run or something else, when another process has the run, or when the disk does not take it.
+    `command` is the command line, for the manifest; `load` reads the kind of config that is to be there. Raises
+    RunDirError, with nothing written, when the path holds another config's run or something else, when another process
+    has the run, or when the disk does not take it.
     """
     path = Path(path)
     try:
-        _check_contents(path, config)
+        _check_contents(path, config, load)
         path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as on_error:
             lock = on_error.enter_context(_lock(path))
-            is_resumed = _check_contents(path, config)  # again: before the lock another process could write here
+            is_resumed = _check_contents(path, config, load)  # again: before the lock another process could write here
             if not is_resumed:
-                manifest = _describe_program() | {"seed": config.seed, "command": command, "starts": []}
+                manifest = _describe_program() | {"seed": config.model_dump()["seed"], "command": command, "starts": []}
                 _replace(path / _MANIFEST, _to_json(manifest))
                 _replace(path / _CONFIG, dump_config(config))
             on_error.pop_all()
@@ -99,7 +103,7 @@ def load_run_config(path: str | Path) -> RunConfig:
 # What is there
 
 
-def _check_contents(path: Path, config: RunConfig) -> bool:
+def _check_contents(path: Path, config: Section, load: Callable[[Path], Section]) -> bool:
     """Whether the run is there. Raises RunDirError when anything else is."""
     if path.is_symlink() and not path.exists():
         raise RunDirError(f"run directory {path}: expected a directory, got a link to nothing")
@@ -108,7 +112,7 @@ def _check_contents(path: Path, config: RunConfig) -> bool:
     if not path.is_dir():
         raise RunDirError(f"run directory {path}: expected a directory, got a file")
     if (path / _CONFIG).exists():
-        there, here = (part.model_dump(mode="json") for part in (load_run_config(path), config))
+        there, here = (part.model_dump(mode="json") for part in (load(path / _CONFIG), config))
         difference = _find_difference(there, here, "")
         if difference is not None:
             raise RunDirError(f"run directory {path}: holds the run of another config, where {difference} here")

@@ -19,7 +19,8 @@ from c3jax import protocol as protocol_lib
 from c3jax.models import load as load_lib
 from c3jax.models.decoder import DecoderSpec
 from c3jax.rollout import address, context
-from c3jax.tasks import arithmetic, numeric
+from c3jax.tasks import arithmetic, code_records, maths, numeric, reasoning
+from c3jax.tasks.sandbox_walls import check_walls
 from c3jax.types import Frame, Messages, Problem, Rollout, Tokenizer
 
 
@@ -104,7 +105,25 @@ def _load_problems(config: config_lib.RunConfig) -> tuple[list[Problem], list[Pr
             arithmetic.load_problems(spec, config.seed, "train", task.train_problems),
             arithmetic.load_problems(spec, config.seed, "test", task.heldout_problems),
         )
+    if task.kind == "reasoning":
+        made = reasoning.ReasoningSpec(task.generator, task.settings, task.threshold)
+        return reasoning.make_problems(made, config.seed, task.train_problems, task.heldout_problems)
+    if task.kind == "code":
+        return _load_code(task, config.grade_timeout)
+    if task.kind == "math":
+        return maths.load_problems(task.path, task.limit), maths.load_problems(task.heldout_path, task.limit)
     return numeric.load_problems(task.path, task.limit), numeric.load_problems(task.heldout_path, task.limit)
+
+
+def _load_code(task: config_lib.CodeTask, grade_timeout: float) -> tuple[list[Problem], list[Problem]]:
+    if task.timeout + 2.0 > grade_timeout:
+        raise config_lib.ConfigError(
+            f"task.timeout: expected at most grade_timeout ({grade_timeout:g}) less 2 seconds, got {task.timeout:g}"
+        )
+    check_walls()
+    spec = code_records.CodeSpec(task.reward, task.timeout, task.memory)
+    sets = [code_records.load_problems(path, task.limit, spec) for path in (task.path, task.heldout_path)]
+    return sets[0], sets[1]
 
 
 def _list_words(config: config_lib.RunConfig) -> list[str]:

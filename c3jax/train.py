@@ -20,11 +20,13 @@ from c3jax.checkpoint import CheckpointStore
 from c3jax.config import RunConfig
 from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.matrix import make_credit_matrix
+from c3jax.credit.plans import FanOut, make_tree
 from c3jax.learner import update as update_lib
+from c3jax.learner.adapt import choose_fan_out, fix_fan_out
 from c3jax.learner.update import TrainState
 from c3jax.metrics import open_metrics, read_metrics
 from c3jax.progress import Progress
-from c3jax.rewards import Evaluator
+from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
 from c3jax.rundir import open_run_dir, record_start
 from c3jax.summary import print_summary
@@ -36,11 +38,18 @@ from c3jax.warmup import warm_up
 DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
 
 
+class _StepPrograms(NamedTuple):
+    """The compiled functions of a step with one fan-out."""
+
+    config: RunConfig  # with that fan-out
+    sample_tree: Callable[..., Any]
+    update: Callable[..., Any]
+
+
 class _Programs(NamedTuple):
     """The compiled functions of a run, and the processes that score."""
 
-    sample_tree: Callable[..., Any]
-    update: Callable[..., Any]
+    steps: dict[FanOut, _StepPrograms]  # one, where the fan-out is fixed
     evaluations: tuple[Callable[..., evaluate.Result], ...]
     evaluator: Evaluator
 
@@ -70,13 +79,14 @@ def train(config: RunConfig, path: Path, command: list[str], console: Console) -
             _evaluate(team, programs, state, run / "eval" / "before.json", 0)
         with Progress(console, config.steps, first) as progress:
             for step in range(first, config.steps):
+                state = state._replace(adaptive=choose_fan_out(config, state.adaptive, step))
                 state, row = _run_step(team, programs, state, reference, step, run)
                 done = step + 1
                 if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
                     row |= _evaluate(team, programs, state, run / "eval" / f"step-{done}.json", done)
                 writer.write(step, row)
                 progress.show(step, row)
-                if row["bad_in_row"] >= config.learner.max_bad_updates:
+                if max(row["bad_in_row"], row.get("critic_bad_in_row", 0)) >= config.learner.max_bad_updates:
                     console.print(_describe_bad(row, done, run), style="red", soft_wrap=True)
                     return FAILED
                 if done == config.steps or is_stopping() or done % config.checkpoint.every == 0:
@@ -94,12 +104,13 @@ def _run_step(
     team: Team, programs: _Programs, state: TrainState, reference: dict | None, step: int, run: Path
 ) -> tuple[TrainState, dict[str, Any]]:
     """One step: trees, evaluator calls, credit and update. Returns the next state and the metrics row."""
-    config, began = team.config, time.perf_counter()
+    began = time.perf_counter()
+    config, sample_tree, update = _find_step_programs(team, programs, state)
     places = choose_problems(team, step)
     problems = [team.train.problems[place] for place in places]
     question, problem_P = make_questions(team, team.train, places)
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
-    rollout, counts = jax.block_until_ready(programs.sample_tree(state.params, question, key, problem_P))
+    rollout, counts = jax.block_until_ready(sample_tree(state.params, question, key, problem_P))
     sampled = time.perf_counter()
 
     texts = decode_turns(team, rollout)
@@ -110,7 +121,7 @@ def _run_step(
     scored = time.perf_counter()
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
-    state, credit, figures = programs.update(state, reference, rollout, return_PL, order_key)
+    state, credit, figures = update(state, reference, rollout, return_PL, order_key)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
 
@@ -121,7 +132,9 @@ def _run_step(
     row |= {
         "bad_updates": int(state.bad_updates),
         "bad_in_row": int(state.bad_in_row),
-        "traces": programs.sample_tree._cache_size() + programs.update._cache_size(),
+        **_describe_critic(state),
+        "traces": sample_tree._cache_size() + update._cache_size(),
+        **({"fan_out": list(config.credit.fan_out)} if team.config.credit.fan_out == "auto" else {}),
         "evaluator_calls": programs.evaluator.calls - calls_before,
         "seconds_rollout": sampled - began,
         "seconds_score": scored - sampled,
@@ -147,7 +160,15 @@ def _describe_rollout(
         "prefilled_tokens": int(counts.prefilled),
         "zero_credit_share": float(zero_share.mean()),
     }
+    if any(verdict.second is not None for verdict in verdicts):
+        row["grader_disagreement"] = compute_disagreement(verdicts)
     return row | {f"zero_credit_share_{plan.name}": float(z) for plan, z in zip(team.plans, zero_share, strict=True)}
+
+
+def _describe_critic(state: TrainState) -> dict[str, int]:
+    if state.critic is None:
+        return {}
+    return {"critic_bad_updates": int(state.critic.bad_updates), "critic_bad_in_row": int(state.critic.bad_in_row)}
 
 
 def _evaluate(team: Team, programs: _Programs, state: TrainState, path: Path, step: int) -> dict[str, float]:
@@ -158,16 +179,25 @@ def _evaluate(team: Team, programs: _Programs, state: TrainState, path: Path, st
     return {f"{result.profile}_accuracy": result.accuracy for result in results}
 
 
+def _find_step_programs(team: Team, programs: _Programs, state: TrainState) -> _StepPrograms:
+    """The functions for the fan-out in force, made where it is met for the first time."""
+    config = fix_fan_out(team.config, state.adaptive)
+    fan_out = config.credit.fan_out
+    if fan_out not in programs.steps:
+        trained = tuple(plan.is_trained for plan in team.plans)
+        matrix = make_credit_matrix(config.credit.method, make_tree(fan_out), trained)
+        stop_tokens = team.tokenizer.stop_tokens
+        programs.steps[fan_out] = _StepPrograms(
+            config,
+            tree.make_tree_sampler(team.graphdef, team.plans, fan_out, config.sampling, stop_tokens),
+            update_lib.make_update(config, team.graphdef, team.plans, matrix),
+        )
+    return programs.steps[fan_out]
+
+
 def _make_programs(team: Team, evaluator: Evaluator) -> _Programs:
-    config = team.config
-    matrix = make_credit_matrix(
-        config.credit.method, config.credit.fan_out, tuple(plan.is_trained for plan in team.plans)
-    )
     return _Programs(
-        tree.make_tree_sampler(
-            team.graphdef, team.plans, config.credit.fan_out, config.sampling, team.tokenizer.stop_tokens
-        ),
-        update_lib.make_update(config, team.graphdef, team.plans, matrix),
+        {},
         tuple(evaluate.make_evaluation(team, profile) for profile in evaluate.list_profiles(team)),
         evaluator,
     )
@@ -223,10 +253,13 @@ def _say_problems(team: Team, console: Console) -> None:
 
 
 def _describe_bad(row: dict[str, Any], step: int, run: Path) -> str:
+    count, who, figures, section = row["bad_in_row"], "", "grad_norm, kl and first_ratio_deviation", "learner"
+    if row.get("critic_bad_in_row", 0) > count:
+        count, who, figures, section = row["critic_bad_in_row"], " of the critic", "critic_loss", "credit.critic"
     return (
-        f"stopped at step {step}: {row['bad_in_row']} updates in a row had a non-finite loss or gradient and were"
-        f" skipped; look at grad_norm, kl and first_ratio_deviation in {run / 'metrics.jsonl'}, and try a lower"
-        " learner.learning_rate"
+        f"stopped at step {step}: {count} updates{who} in a row had a non-finite loss or gradient and were"
+        f" skipped; look at {figures} in {run / 'metrics.jsonl'}, and try a lower"
+        f" {section}.learning_rate"
     )
 
 

@@ -44,6 +44,7 @@ class Verdict(NamedTuple):
     verdict: VerdictName
     answer: str | None  # what was read out of the message, None when nothing could be
     detail: str = ""
+    second: bool | None = None  # whether a second, independent rule accepts the answer; None where there is none
 
 
 class Tokenizer(NamedTuple):

@@ -32,21 +32,29 @@ ROOMS = {
     *("types", "config", "config_file", "protocol", "tasks", "models", "rollout", "rewards", "credit", "learner"),
     *("team", "warmup", "train", "evaluate", "ask", "bench", "checkpoint", "metrics", "records"),
     *("ledger", "rundir", "startup", "progress", "summary", "cli", "diagnostics", "studies", "report"),
+    *("score", "grade", "config_checks", "study_config", "study_sections"),
 }
-ALL_BUT_THE_OUTER = ROOMS - {"cli", "studies", "report"}
+ALL_BUT_THE_OUTER = ROOMS - {"cli", "studies", "study_config", "study_sections", "score", "grade", "report"}
+# What a study may stand on besides the credit code; only the study of a small language model reaches further.
+STUDY = {"types", "credit", "learner.losses", "diagnostics", "study_config", "study_sections", "records"}
 
 # A row for a room, and one for a file of it where the file's rule differs. The longest name that fits holds.
 RULES = {
     "__init__": Rule(set(), "never"),
     "types": Rule(set(), "never"),
     "config": Rule({"types"}, "never"),
-    "config_file": Rule({"types", "config", "credit.methods"}, "never"),  # the table of methods, which is plain numpy
+    "config_checks": Rule({"types", "config", "credit.methods", "credit.plans"}, "never"),  # which are plain numpy
+    "config_file": Rule({"types", "config", "config_checks"}, "never"),
+    "study_sections": Rule({"types", "config", "credit.methods", "credit.plans"}, "never"),
+    "study_config": Rule({"types", "config", "config_file", "study_sections", "credit.methods"}, "never"),
     "tasks": Rule({"types"}, "never"),
     "protocol": Rule({"types", "config"}, "never"),
     "rewards": Rule({"types", "tasks"}, "never"),
     "credit": Rule({"types"}, "anywhere"),
     "credit.__init__": Rule({"types"}, "in functions"),  # runs whenever credit.methods is imported
     "credit.methods": Rule({"types"}, "in functions"),
+    "credit.plans": Rule({"types"}, "in functions"),
+    "credit.rows": Rule({"types"}, "in functions"),
     "credit.matrix": Rule({"types"}, "in functions"),
     "models": Rule({"types", "config"}, "anywhere"),
     "rollout": Rule({"types", "config", "protocol", "models"}, "anywhere"),
@@ -59,7 +67,10 @@ RULES = {
     "checkpoint": Rule({"types", "config"}, "anywhere"),
     "diagnostics": Rule({"types", "records"}, "anywhere"),
     "report": Rule({"types", "records"}, "anywhere"),
-    "studies": Rule({"types", "credit", "learner.losses"}, "anywhere"),
+    "studies": Rule(STUDY, "anywhere"),
+    "studies.text": Rule(STUDY | ALL_BUT_THE_OUTER, "anywhere"),
+    "score": Rule({"types", "records", "credit", "diagnostics"}, "anywhere"),
+    "grade": Rule({"types", "config", "config_file", "records", "rewards", "tasks"}, "never"),
     "startup": Rule({"types", "config"}, "anywhere"),
     "progress": Rule({"types", "config"}, "never"),
     "summary": Rule({"types", "config", "evaluate", "metrics", "records"}, "anywhere"),
@@ -185,10 +196,10 @@ def test_rooms_without_jax_do_not_load_it():
         ("types", "if TYPE_CHECKING:\n    import numpy\nelse:\n    import jax", False),
         ("types", "if TYPE_CHECKING:\n    from c3jax.config import RunConfig", False),
         ("config", "from c3jax.credit import methods", False),
-        ("config_file", "from c3jax.credit import methods", True),
-        ("config_file", "from c3jax.credit.methods import METHODS", True),
-        ("config_file", "from c3jax.credit import matrix", False),
-        ("config_file", "import c3jax.credit", False),
+        ("config_checks", "from c3jax.credit import methods", True),
+        ("config_checks", "from c3jax.credit.methods import METHODS", True),
+        ("config_checks", "from c3jax.credit import matrix", False),
+        ("config_checks", "import c3jax.credit", False),
         ("credit.methods", "import jax", False),
         ("credit.matrix", "def place():\n    import jax", True),
         ("credit.apply", "import jax", True),

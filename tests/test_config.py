@@ -69,7 +69,7 @@ WRONG = [
     ({"task": "arithmetic"}, 'task: expected a section of fields, got "arithmetic"'),
     ({"imitation": 3}, "imitation: expected a section of fields, got 3"),
     ({"imitation.updates": 3}, "imitation.problems: expected a value, got nothing"),
-    ({"task.kind": "chess"}, 'task.kind: expected one of arithmetic, numeric, got "chess"'),
+    ({"task.kind": "chess"}, 'task.kind: expected one of arithmetic, numeric, math, code, reasoning, got "chess"'),
     ({"model.kind": None}, "model.kind: expected one of random, smollm2, folder, got null"),
     ({"model": {"width": 4}}, "model.kind: expected a value, got nothing"),
     # A number out of its range
@@ -80,6 +80,26 @@ WRONG = [
     ({"task.down_share": math.nan}, "task.down_share: expected less than or equal to 1, got NaN"),
     ({"learner.adam_b1": 1.0}, "learner.adam_b1: expected less than 1, got 1.0"),
     ({"credit.fan_out": [0, 8]}, "credit.fan_out.0: expected greater than or equal to 1, got 0"),
+    # A critic, for the methods that learn one
+    (
+        {"credit.method": "mappo", "credit.fan_out": [8, 1]},
+        "credit.critic: expected a section for method mappo, which learns a critic, got none",
+    ),
+    (
+        {"credit.critic": {"network": "own", "learning_rate": 1e-3}},
+        "credit.critic: expected none for method c3, which learns no critic, got a section",
+    ),
+    (
+        {"credit.method": "value_only", "credit.critic": {"learning_rate": 1e-3}},
+        "credit.critic.network: expected a value, got nothing",
+    ),
+    (
+        {
+            "credit.method": "value_only",
+            "credit.critic": {"network": "own", "learning_rate": 1e-3, "solo_steps": 5},
+        },
+        "credit.critic.solo_steps: expected fewer than steps (5), so that the policy learns too, got 5",
+    ),
     # Turns and their slots
     (
         {"protocol.turns.0.name": "Big Plan"},
@@ -121,7 +141,19 @@ WRONG = [
     # Credit
     (
         {"credit.method": "c4"},
-        "credit.method: expected one of c3, no_loo, no_replay, rloo, magrpo, reinforce, grpo, got 'c4'",
+        "credit.method: expected one of c3, no_loo, no_replay, rloo, magrpo, reinforce, grpo, dr_mas, mappo, tree_rl,"
+        " value_assisted, value_only, shrunk, got 'c4'",
+    ),
+    (
+        {"credit.method": "shapley"},
+        "credit.method: shapley needs coalitions, which only `c3jax study` samples; expected one of c3, no_loo,"
+        " no_replay, rloo, magrpo, reinforce, grpo, dr_mas, mappo, tree_rl, value_assisted, value_only, shrunk",
+    ),
+    (
+        {"credit.method": "coma"},
+        "credit.method: coma needs the value of every possible message, which only `c3jax study` knows; expected one"
+        " of c3, no_loo, no_replay, rloo, magrpo, reinforce, grpo, dr_mas, mappo, tree_rl, value_assisted, value_only,"
+        " shrunk",
     ),
     ({"credit.fan_out": [8]}, "credit.fan_out: expected 2 numbers, one a turn, got [8]"),
     ({"credit.fan_out": [2, 2, 2]}, "credit.fan_out: expected 2 numbers, one a turn, got [2, 2, 2]"),

@@ -207,15 +207,81 @@ def test_the_last_of_two_overrides_holds(path):
 
 
 # --------------------------------------------------------------------------------------------------------------------
+# A fan-out that is a list or auto
+
+
+def test_a_fan_out_may_be_chosen_by_the_run(path):
+    auto = {"credit.fan_out": "auto", "credit.auto.unit": "messages", "credit.budget": 16, "credit.decay": 0.5}
+    config = load_config(path, auto | {"credit.method": "shrunk"})
+    assert (config.credit.fan_out, config.credit.auto.unit, config.credit.decay) == ("auto", "messages", 0.5)
+    assert (config.credit.auto.criterion, config.credit.auto.every) == ("gradient", 20)
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(path) == config
+    assert load_config(path, {"credit.fan_out": [4, 2], "credit.budget": 8}).credit.fan_out == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"fan_out": 3}, "credit.fan_out: expected a list or 'auto', got 3"),
+        ({"fan_out": "foo"}, "credit.fan_out: expected a list or 'auto', got \"foo\""),
+        ({"fan_out": []}, "credit.fan_out: expected at least one entry or 'auto', got []"),
+        ({"fan_out": [2, 0]}, "credit.fan_out.1: expected greater than or equal to 1, got 0"),
+        ({"fan_out": [2, "x"]}, 'credit.fan_out.1: expected an integer, got "x"'),
+        ({"decay": 1.0}, "credit.decay: expected less than 1, got 1.0"),
+        (
+            {"fan_out": "auto", "budget": 3},
+            "credit.fan_out: auto: expected a budget of at least 4 calls for method c3, got 3",
+        ),
+        # Two messages of 16 tokens and four of 4, the most that the turns may write.
+        (
+            {"fan_out": "auto", "budget": 47, "auto": {"unit": "tokens"}},
+            "credit.fan_out: auto: expected a budget of at least 48 tokens for method c3, got 47",
+        ),
+        (
+            {"fan_out": "auto", "method": "rloo"},
+            "credit.fan_out: auto: expected a method of c3, no_loo, shrunk, got 'rloo'",
+        ),
+        (
+            {"method": "shrunk", "normalise": "group"},
+            "credit.normalise: method shrunk: expected normalise none or turn or batch, got 'group'",
+        ),
+    ],
+    ids=str,
+)
+def test_a_fan_out_that_cannot_be_is_refused_in_one_sentence(path, overrides, sentence):
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {f"credit.{name}": value for name, value in overrides.items()})
+    assert str(caught.value) == sentence
+
+
+def test_a_budget_of_the_smallest_tree_is_enough(path):
+    auto = {"credit.fan_out": "auto", "credit.auto.unit": "tokens", "credit.budget": 48}
+    assert load_config(path, auto).credit.fan_out == "auto"
+    # Where only the answer is trained, the planner may speak once: 16 + 2 * 4.
+    last = load_config(path, auto | {"credit.budget": 24, "protocol.turns.0.trained": False})
+    assert not last.protocol.turns[0].trained
+
+
+# --------------------------------------------------------------------------------------------------------------------
 # The list of fields
 
 # Another value for every field, in a config where it is allowed.
 PRETRAINED = {"task": NUMERIC, "model": {"kind": "folder", "path": "somewhere"}}
+GENERATED = PRETRAINED | {"task": {"kind": "reasoning", "generator": "countdown"}}
+PROGRAMS = PRETRAINED | {"task": NUMERIC | {"kind": "code"}}
+CRITIC = {"credit.method": "mappo", "credit.fan_out": [8, 1], "credit.critic": {"network": "own", "learning_rate": 0.1}}
 ANOTHER = {
     "task.kind": ("numeric", {"task": {k: v for k, v in NUMERIC.items() if k != "kind"}, "model": {"kind": "smollm2"}}),
     "task.path": ("other.jsonl", PRETRAINED),
     "task.heldout_path": ("other.jsonl", PRETRAINED),
     "task.limit": (4, PRETRAINED),
+    "task.generator": ("puzzle24", GENERATED),
+    "task.settings": ({"min_numbers": 3}, GENERATED),
+    "task.threshold": (0.5, GENERATED),
+    "task.reward": ("fraction", PROGRAMS),
+    "task.timeout": (2.5, PROGRAMS),
+    "task.memory": (512, PROGRAMS),
     "model.kind": ("smollm2", {"task": NUMERIC, "model": {}}),
     "model.path": ("elsewhere", PRETRAINED),
     "model.heads": (8, {}),
@@ -226,6 +292,10 @@ ANOTHER = {
     "credit.method": ("no_loo", {}),
     "credit.fan_out": ([4, 2], {}),
     "credit.budget": (16, {"credit.fan_out": [2, 8]}),
+    "credit.critic.network": ("trunk", CRITIC),
+    "credit.critic.loss": ("mse", CRITIC),
+    **{f"credit.critic.{name}": (4, CRITIC) for name in ("warmup_updates", "solo_steps", "epochs")},
+    **{f"credit.critic.{name}": (0.75, CRITIC) for name in ("learning_rate", "discount", "decay", "clip", "share")},
     "sampling.top_p": (0.5, {"sampling.top_k": 4}),
     "learner.minibatches": (4, {}),
     "learner.kl.target": (0.5, {"learner.kl.coefficient": 0.25}),
@@ -270,7 +340,7 @@ def test_every_field_is_described_and_can_be_set(path, field):
 
 def list_leaves(value: Any, path: str) -> list[str]:
     """Paths of a dumped config's values, a list of sections counting as one too."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         return [leaf for name, part in value.items() for leaf in list_leaves(part, f"{path}.{name}" if path else name)]
     if isinstance(value, list) and isinstance(value[0], dict):
         return [path, *list_leaves(value[0], f"{path}.N")]
@@ -279,13 +349,14 @@ def list_leaves(value: Any, path: str) -> list[str]:
 
 def test_every_field_is_listed_once_with_its_default(path):
     imitation = {"updates": 1, "problems": 1, "learning_rate": 1.0}
-    dumps = [load_config(path, changes).model_dump(mode="json") for changes in ({"imitation": imitation}, PRETRAINED)]
-    leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - {"imitation"}  # null in the second
+    several = ({"imitation": imitation}, PRETRAINED, GENERATED, PROGRAMS, CRITIC)
+    dumps = [load_config(path, changes).model_dump(mode="json") for changes in several]
+    leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - {"imitation", "credit.critic"}  # null in some
     assert sorted(field.path for field in list_fields()) == sorted(leaves)
     shown = {field.path: (field.kind, field.default) for field in list_fields()}
     assert shown["seed"] == ("integer", "required")
-    assert shown["credit.fan_out"] == ("list of integer", "required")
+    assert shown["credit.fan_out"] == ("list of integer|auto", "required")
     assert shown["learner.kl.target"] == ("number|null", "null")
     assert shown["learner.aggregation"] == ("token|message", "token")
     assert shown["protocol.turns.N.system"] == ("text", '""')
-    assert shown["task.kind"] == ("arithmetic|numeric", "required")
+    assert shown["task.kind"] == ("arithmetic|numeric|math|code|reasoning", "required")

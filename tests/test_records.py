@@ -98,7 +98,7 @@ def leaf(index, text, tokens, truncated, logp, value, baseline, advantage, answe
     return node | {"turn": "answer", "role": "solver", "answer": answer, "return": value, "verdict": name}
 
 
-HEAD = {"protocol": ["plan", "answer"], "fan_out": [2, 2], "step": 40, "method": "c3"}
+HEAD = {"protocol": ["plan", "answer"], "trained": [True, True], "fan_out": [2, 2], "step": 40, "method": "c3"}
 GOLDEN = [
     HEAD
     | {

@@ -26,6 +26,8 @@ GRADERS = '''
 import os, re, subprocess, sys, time
 from c3jax.types import Verdict
 
+held = []
+
 def obey(problem, text):
     """Do what the answer says."""
     order, _, argument = text.partition(" ")
@@ -65,6 +67,11 @@ def obey(problem, text):
         return Verdict(float("nan"), "correct", None)
     if order == "invent":
         return Verdict(1.0, "perfect", None)
+    if order == "take":
+        return Verdict(1.0, "correct", str(len(bytearray(int(argument) << 20))))
+    if order == "fill":
+        held.append(b"1" * (1100 << 20))
+        return Verdict(1.0, "correct", str(os.getpid()))
     if order == "pair":
         return 1.0, "correct"
 '''
@@ -122,6 +129,26 @@ def test_an_exception_and_a_false_verdict_are_errors_of_their_own_answers(obey):
     assert verdicts[1].detail == "KeyError: 'lost'"
     assert "1000" in verdicts[2].detail
     assert verdicts[6].detail == "SystemExit: 3"
+
+
+def test_memory_is_limited_and_a_worker_that_has_grown_is_replaced(obey):
+    with Evaluator(obey, workers=1) as evaluator:
+        much, little, grown = evaluator.score(PROBLEMS[:3], ["take 3000", "take 1", "fill"], budget=3)
+        (after,) = evaluator.score(PROBLEMS[:1], ["pid"], budget=1)
+        assert evaluator.calls == 4
+    assert (much.verdict, much.detail) == ("error", "MemoryError: ")
+    assert (little.verdict, little.answer) == ("correct", str(1 << 20))
+    assert grown.verdict == after.verdict == "correct"
+    assert grown.answer != after.answer
+
+
+def test_a_caller_of_any_size_keeps_its_workers(obey):
+    """Linux hands a process's peak of memory down to what it starts, so a worker must not judge itself by its peak."""
+    large = b"1" * (1100 << 20)
+    with Evaluator(obey, workers=1) as evaluator:
+        del large
+        answers = [evaluator.score(PROBLEMS[:1], ["pid"], budget=1)[0].answer for _ in range(3)]
+    assert len(set(answers)) == 1
 
 
 @pytest.mark.parametrize("workers", [1, 3])

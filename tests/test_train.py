@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,52 @@ def test_updates_that_stay_bad_stop_the_run(tmp_path, monkeypatch):
     said = " ".join(console.file.getvalue().split())
     assert "2 updates in a row" in said or "3 updates in a row" in said or "4 updates in a row" in said
     assert "metrics.jsonl" in said
+
+
+def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_path):
+    """Choices, calls and the shrunk baseline are of the steps before: taken up in the middle, a run ends the same."""
+    overrides = SMALL | {
+        "steps": 5,
+        "problems": 4,
+        "credit.method": "shrunk",
+        "credit.fan_out": "auto",
+        "credit.budget": 6,
+        "credit.auto.every": 2,
+        "imitation": None,
+        "learner.epochs": 1,
+        "evaluation": {"problems": 2, "samples": 0, "batch": 2},
+        "checkpoint": {"every": 1, "keep": 5},
+        "record_every": 0,
+    }
+    for name in [name for name in overrides if name.startswith(("imitation.", "evaluation.", "checkpoint."))]:
+        del overrides[name]
+    config = config_file.load_config(CONFIGS / "quickstart.yaml", overrides)
+
+    (tmp_path / "config.yaml").write_text(config_file.dump_config(config), encoding="utf-8")
+    # Programs here compile for seconds and run for milliseconds.
+    quick = {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+
+    def start_here(run: Path) -> list[dict]:
+        command = [sys.executable, "-m", "c3jax.cli", "train", str(tmp_path / "config.yaml"), "--run-dir", str(run)]
+        made = subprocess.run(command, env=os.environ | quick, capture_output=True, text=True, timeout=300)
+        assert made.returncode == 0, made.stdout + made.stderr
+        return [drop_times(row) for row in read_metrics(run)]
+
+    rows = start_here(tmp_path / "whole")
+    for row in rows:
+        assert row["evaluator_calls"] == 4 * np.prod(row["fan_out"]) <= 4 * 6
+        assert row["messages"] == 4 * np.cumprod(row["fan_out"]).sum()
+        assert row["traces"] == 2
+    assert rows[0]["fan_out"] == rows[1]["fan_out"] and rows[2]["fan_out"] == rows[3]["fan_out"]
+
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    for step in (4, 5):  # as a run leaves it that is killed in its fourth step, between two choices
+        shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(step))
+    assert start_here(tmp_path / "stopped") == rows
+    like = jax.eval_shape(lambda params: init_state(params, config), make_team(config).params)
+    states = [restore_step(tmp_path / name, 5, like) for name in ("whole", "stopped")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert int(states[0].adaptive.components.steps) == 5
 
 
 def test_the_quickstart_learns(tmp_path):

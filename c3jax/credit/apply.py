@@ -31,7 +31,8 @@ def apply_credit(matrix: CreditMatrix, return_PL: jax.Array, *, normalise: Norma
              estimate, and in a group of two every unequal pair becomes +1 and -1
       turn   all messages of the turn in the batch (as arXiv:2602.08847 does per agent)
       batch  all messages of all trained turns in the batch
-    Where a scope has no spread the advantages are exactly 0. Means are not subtracted again.
+    Where a scope has no spread the advantages are exactly 0. Means are not subtracted again. A return that is not
+    finite makes advantages that are not finite.
 
     Args:
       matrix: from `make_credit_matrix`; under vmap it may carry a leading axis of methods.
@@ -46,12 +47,32 @@ def apply_credit(matrix: CreditMatrix, return_PL: jax.Array, *, normalise: Norma
       AssertionError: if the shapes do not fit or the scope is none of the above.
     """
     chex.assert_shape(return_PL, (None, matrix.value[0].shape[-1]))
-    assert normalise in SCOPES, f"normalise: expected one of {SCOPES}, got {normalise!r}"
     return_PL = jnp.asarray(return_PL, jnp.float32)
     value, baseline = _apply_matrix(matrix, return_PL)
-    resolution_P1 = RESOLUTION * jnp.max(jnp.abs(return_PL), axis=1, keepdims=True)
+    size_P1 = jnp.max(jnp.abs(return_PL), axis=1, keepdims=True)
+    return compare(value, baseline, matrix.group, size_P1, normalise=normalise)
+
+
+def compare(
+    value: tuple[jax.Array, ...],
+    baseline: tuple[jax.Array, ...],
+    group: tuple[chex.Array | None, ...],
+    size_P1: jax.Array,
+    *,
+    normalise: Normalise,
+) -> Credit:
+    """Subtract baselines from values, wherever they come from, and normalise as `apply_credit` does.
+
+    Args:
+      value, baseline: [P, N] per turn, f32, in units of return.
+      group: from the credit matrix; None where the turn is not trained.
+      size_P1: largest magnitude that entered a problem's values; what is rounding is measured by it.
+      normalise: static scope.
+    """
+    assert normalise in SCOPES, f"normalise: expected one of {SCOPES}, got {normalise!r}"
+    resolution_P1 = RESOLUTION * size_P1
     advantage = tuple(_drop_rounding(v - b, resolution_P1) for v, b in zip(value, baseline, strict=True))
-    std = _compute_std(advantage, matrix.group, normalise)
+    std = _compute_std(advantage, group, normalise)
     if std is not None:
         resolution = resolution_P1 if normalise == "group" else jnp.max(resolution_P1)
         advantage = tuple(_divide(a, s, resolution) for a, s in zip(advantage, std, strict=True))
@@ -69,7 +90,8 @@ def _apply_matrix(matrix: CreditMatrix, return_PL: jax.Array) -> tuple[tuple[jax
 
 
 def _drop_rounding(advantage_PN: jax.Array, resolution_P1: jax.Array) -> jax.Array:
-    return jnp.where(jnp.abs(advantage_PN) > resolution_P1, advantage_PN, 0.0)
+    # Nothing is below the rounding of returns that are not finite: they show in the advantage, and so in the loss.
+    return jnp.where(jnp.abs(advantage_PN) < resolution_P1, 0.0, advantage_PN)
 
 
 def _compute_std(
@@ -97,8 +119,8 @@ def _group_std(advantage_PN: jax.Array, group_NN: chex.Array | None) -> jax.Arra
 
 
 def _divide(advantage_PN: jax.Array, std: jax.Array, resolution: jax.Array) -> jax.Array:
-    has_spread = std > resolution
-    return jnp.where(has_spread, advantage_PN / jnp.where(has_spread, std, 1.0), 0.0)
+    has_none = std <= resolution
+    return jnp.where(has_none, 0.0, advantage_PN / jnp.where(has_none, 1.0, std))
 
 
 def zero_credit_share(credit: Credit) -> jax.Array:

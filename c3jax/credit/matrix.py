@@ -1,78 +1,68 @@
 """Credit as matrices: from the returns of a problem's leaves to the advantages of all its messages.
 
 Without a critic and before any division by a standard deviation, every method is one linear map
-advantage = (value - baseline) r of the leaf returns r. For a fan-out (f0, ..., f_{K-1}) a problem has
-f0 * ... * fd messages at turn d and f0 * ... * f_{K-1} leaves, all in path order, so the leaves below a
-message and the alternatives to it are contiguous. Built once a run, on the host, in float64.
+advantage = (value - baseline) r of the leaf returns r. What leaves and messages a problem has, and in which order, is
+said by its sampling plan (`plans.py`); the rows are made by `rows.py`. Built once a run, on the host, in float64.
 
-Dimension key: N message of one turn of one problem    L leaf of one problem's tree
+Dimension key: N message of one turn of one problem    L leaf of one problem
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from c3jax.credit.methods import METHODS, FanOut, Method, check_pairing, group_size
+from c3jax.credit.methods import METHODS, check_pairing, group_size
+from c3jax.credit.plans import Plan, count_credited
 
 
 class CreditMatrix(NamedTuple):
-    """The linear map of one method on one fan-out; a tuple entry per turn, all arrays float64.
+    """The linear map of one method on one plan; a tuple entry per turn, all arrays float64.
 
-    A pytree whose shapes carry the tree, so matrices of several methods on one fan-out stack along a
+    A pytree whose shapes carry the plan, so matrices of several methods on one plan stack along a
     leading axis for vmap.
     """
 
-    value: tuple[np.ndarray, ...]  # [N, L]: mean over the message's own leaves
-    baseline: tuple[np.ndarray, ...]  # [N, L]: equal to value where the turn is not trained
+    value: tuple[np.ndarray, ...]  # [N, L]: what the message is worth
+    baseline: tuple[np.ndarray, ...]  # [N, L]: what it is compared with; equal to value where the turn is not trained
     group: tuple[np.ndarray | None, ...]  # [N, N]: mean over the message's group; None: the turn is not trained
 
 
-def make_credit_matrix(method: str, fan_out: FanOut, trained: tuple[bool, ...] | None = None) -> CreditMatrix:
+def make_credit_matrix(method: str, plan: Plan, trained: tuple[bool, ...] | None = None) -> CreditMatrix:
     """Build the value and baseline matrices of a method for every turn.
 
     advantage_N = (value_NL - baseline_NL) return_L. The rows of `value` sum to 1; those of `baseline` to 1,
-    or to 0 for reinforce. A turn that is not trained keeps its value and has no advantage: its rows of
-    value - baseline are zero, under every method.
+    or to 0 for reinforce, mappo, coma and shrunk (whose baseline `shrink.py` makes). A method with a critic has
+    the part that comes from returns here: mappo and coma the episode's return and no baseline, value_assisted
+    and value_only the rows of c3. Whoever holds the critic makes the advantage from its values and these. A turn
+    that is not trained keeps its value and has no advantage: its rows of value - baseline are zero, under every
+    method.
 
     Args:
       method: a key of `METHODS`.
-      fan_out: alternatives per context, one entry per turn.
+      plan: what is sampled for a problem.
       trained: per turn, whether it is trained; None for all turns.
 
     Raises:
-      ValueError: if the method cannot give credit on this fan-out (see `check_pairing`).
+      ValueError: if the method cannot give credit on this plan (see `check_pairing`).
 
-    Source: arXiv:2603.06859 for the tree and its leave-one-out rows.
+    Source: arXiv:2603.06859 for the leave-one-out rows; `METHODS` names the others.
     """
-    check_pairing(method, fan_out, trained)
+    check_pairing(method, plan, trained)
     row = METHODS[method]
-    is_trained = (True,) * len(fan_out) if trained is None else trained
-    value = tuple(compute_value_matrix(fan_out, turn) for turn in range(len(fan_out)))
-    size = [group_size(row, fan_out, turn) for turn in range(len(fan_out))]
+    is_trained = (True,) * plan.turns if trained is None else trained
+    value = tuple(row.value(plan, turn) for turn in range(plan.turns))
     return CreditMatrix(
         value=value,
-        baseline=tuple(_baseline(row, v, n) if on else v for v, n, on in zip(value, size, is_trained, strict=True)),
+        baseline=tuple(row.baseline(plan, turn) if on else value[turn] for turn, on in enumerate(is_trained)),
         group=tuple(
-            compute_group_matrix(len(v), n) if on else None for v, n, on in zip(value, size, is_trained, strict=True)
+            compute_group_matrix(count_credited(plan)[turn], group_size(row, plan, turn)) if on else None
+            for turn, on in enumerate(is_trained)
         ),
     )
-
-
-def compute_value_matrix(fan_out: FanOut, turn: int) -> np.ndarray:
-    """Mean over each message's own leaves: [f0 * ... * f_turn, prod(fan_out)]."""
-    num_messages, num_below = math.prod(fan_out[: turn + 1]), math.prod(fan_out[turn + 1 :])
-    return np.kron(np.eye(num_messages), np.full((1, num_below), 1.0 / num_below))
 
 
 def compute_group_matrix(num_messages: int, size: int) -> np.ndarray:
     """Mean over each message's group of `size` consecutive messages, its own included: [num_messages] squared."""
     return np.kron(np.eye(num_messages // size), np.full((size, size), 1.0 / size))
-
-
-def _baseline(method: Method, value_NL: np.ndarray, size: int) -> np.ndarray:
-    num_messages, num_leaves = value_NL.shape
-    value_GKL = value_NL.reshape(num_messages // size, size, num_leaves)
-    return method.baseline(value_GKL).reshape(num_messages, num_leaves)

@@ -1,4 +1,4 @@
-"""Log-probabilities of whole messages, by the same forward pass and distribution that drew them."""
+"""What a decoder makes of whole messages and of contexts, by the same forward pass that drew them."""
 
 from __future__ import annotations
 
@@ -40,3 +40,25 @@ def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messag
         model.spec.dtype,
     )
     return logp_B.reshape(N, T)
+
+
+def compute_context_hidden(
+    model: Decoder, plans: Sequence[TurnPlan], place: int, rollout: Rollout, fan_out: Sequence[int]
+) -> jax.Array:
+    """Last hidden state [N, D] of each of one turn's messages' contexts; nothing of the message is read."""
+    path = context.make_path(plans[place], rollout.question, rollout.turns, fan_out)
+    _, hidden_MD = decode.prefill(model, path)
+    N = rollout.turns[place].tokens_NT.shape[0]
+    return jnp.repeat(hidden_MD, N // hidden_MD.shape[0], axis=0)
+
+
+def compute_message_hidden(
+    model: Decoder, plans: Sequence[TurnPlan], place: int, rollout: Rollout, fan_out: Sequence[int]
+) -> jax.Array:
+    """Hidden state [N, D] after each of one turn's messages in its context, the stop token read too."""
+    path = context.make_path(plans[place], rollout.question, rollout.turns, fan_out)
+    past, _ = decode.prefill(model, path)
+    messages = rollout.turns[place]
+    hidden_NTD, _ = model.extend(past, Frame(messages.tokens_NT, messages.sampled_NT))
+    last_N = messages.sampled_NT.sum(axis=1) - 1
+    return jnp.take_along_axis(hidden_NTD, last_N[:, None, None], axis=1)[:, 0]

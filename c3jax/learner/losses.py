@@ -47,6 +47,34 @@ def compute_divergence(logp_NT: jax.Array, reference_logp_NT: jax.Array, estimat
     return jnp.exp(-gap_NT) - 1.0 + gap_NT
 
 
+def compute_value_loss(
+    value_N: jax.Array, target_N: jax.Array, old_value_N: jax.Array, clip: float | None
+) -> jax.Array:
+    """Squared error of a value for each row [N], in squared units of return, half of it.
+
+    l = max((v - R)^2, (old + clip(v - old, -c, c) - R)^2) / 2, or its first term alone where c is None: a row whose
+    value has moved further than c towards its target, from the value that credit was given with, has no gradient.
+    Source: Schulman et al., arXiv 1506.02438, equation 28, for the target; OpenAI baselines' ppo2 for the clip.
+    """
+    chex.assert_equal_shape([value_N, target_N, old_value_N])
+    loss_N = jnp.square(value_N - target_N)
+    if clip is not None:
+        near_N = old_value_N + jnp.clip(value_N - old_value_N, -clip, clip)
+        loss_N = jnp.maximum(loss_N, jnp.square(near_N - target_N))
+    return 0.5 * loss_N
+
+
+def compute_score_loss(logit_N: jax.Array, target_N: jax.Array, kind: Literal["bce", "mse"]) -> jax.Array:
+    """Loss of q = sigmoid(logit) against a target in [0, 1] for each row [N].
+
+    bce = -R log q - (1 - R) log(1 - q), nats;  mse = (q - R)^2 / 2. Both are least in expectation at q = E[R].
+    """
+    chex.assert_equal_shape([logit_N, target_N])
+    if kind == "bce":
+        return jax.nn.softplus(logit_N) - target_N * logit_N
+    return 0.5 * jnp.square(jax.nn.sigmoid(logit_N) - target_N)
+
+
 def compute_weights(sampled_NT: jax.Array, aggregation: Literal["token", "message"]) -> jax.Array:
     """Weight of each token [N, T], f32; a mean is a weighted sum divided by the weights' total.
 

@@ -1,11 +1,20 @@
-"""The optimiser of a run, and its learning-rate schedule in optimiser updates."""
+"""The optimiser of a run, its learning-rate schedule in optimiser updates, and how an update is put together.
+
+Dimension key: C micro-batch, B problem of a micro-batch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from c3jax.config import Learner
+
+Sums = TypeVar("Sums")
 
 
 def make_optimiser(learner: Learner, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -32,3 +41,29 @@ def make_optimiser(learner: Learner, steps: int) -> tuple[optax.GradientTransfor
         optax.adamw(schedule, learner.adam_b1, learner.adam_b2, learner.adam_eps, weight_decay=learner.weight_decay),
     )
     return chain, schedule
+
+
+def add_micro_batches(compute: Callable[[jax.Array], Sums], problem_CB: jax.Array) -> Sums:
+    """Sum over micro-batches of what `compute` makes of each one's problems [B], one in memory at a time."""
+    if problem_CB.shape[0] == 1:
+        return compute(problem_CB[0])
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(compute, problem_CB[0]))
+    return jax.lax.scan(
+        lambda sums, problem_B: (jax.tree.map(jnp.add, sums, compute(problem_B)), None), empty, problem_CB
+    )[0]
+
+
+def apply_gradient(
+    optimiser: optax.GradientTransformation, params: Any, opt_state: Any, gradient: Any, loss: jax.Array
+) -> tuple[Any, Any, jax.Array, jax.Array]:
+    """One update, skipped whole where the loss or the gradient is not finite.
+
+    Returns: parameters, optimiser state, whether the update was taken, and the gradient's global norm.
+    """
+    norm = optax.tree.norm(gradient)
+    is_good = jnp.isfinite(norm) & jnp.isfinite(loss)
+    changes, new_opt_state = optimiser.update(gradient, opt_state, params)
+    moved = (optax.apply_updates(params, changes), new_opt_state)
+    # Neither parameters nor moments nor the schedule's count may take a bad update in.
+    params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), moved, (params, opt_state))
+    return params, opt_state, is_good, norm

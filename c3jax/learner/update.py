@@ -1,14 +1,15 @@
 """The update of one step: credit, loss and optimiser in one jitted call.
 
-Returns become advantages by one einsum, advantages are broadcast to tokens, and every epoch passes over the problems in
-an order of its own, a minibatch an optimiser update. Gradients of micro-batches add up to the minibatch's, because all
-weights are divided by the whole minibatch's total.
+Returns become advantages by one einsum (with a critic, where the method has one), these are broadcast to tokens, and
+every epoch passes over the problems in an order of its own, a minibatch an optimiser update. Gradients of micro-batches
+add up to the minibatch's, because all weights are divided by the whole minibatch's total.
 
 Dimension key beside types.py: U update, C micro-batch, B problem of a micro-batch.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,8 +21,11 @@ from flax import nnx
 from c3jax.config import Learner, RunConfig
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import CreditMatrix
+from c3jax.credit.shrink import apply_shrunk
+from c3jax.learner import critic as critic_lib
 from c3jax.learner import forward, losses
-from c3jax.learner.optimiser import make_optimiser
+from c3jax.learner.adapt import AdaptiveState, init_adaptive, update_adaptive
+from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
 from c3jax.types import Credit, Rollout
@@ -36,6 +40,8 @@ class TrainState(NamedTuple):
     updates: jax.Array  # optimiser updates tried
     bad_updates: jax.Array  # of these, skipped for a non-finite loss or gradient
     bad_in_row: jax.Array  # skipped since the last good one
+    critic: critic_lib.CriticState | None  # None for a method without one
+    adaptive: AdaptiveState | None  # None where neither baseline nor fan-out follows the returns
 
 
 class _Batch(NamedTuple):
@@ -54,6 +60,8 @@ class _Program(NamedTuple):
     plans: tuple[TurnPlan, ...]
     optimiser: optax.GradientTransformation
     schedule: optax.Schedule
+    credit_matrix: CreditMatrix
+    critic: critic_lib.CriticProgram | None
 
     @property
     def trained(self) -> tuple[int, ...]:
@@ -62,9 +70,11 @@ class _Program(NamedTuple):
 
 def init_state(params: dict, config: RunConfig) -> TrainState:
     """The state before the first step."""
-    optimiser, _ = make_optimiser(config.learner, config.steps)
+    optimiser, _ = _make_optimiser(config)
+    coefficient = jnp.float32(config.learner.kl.coefficient)
     counts = (jnp.int32(0), jnp.int32(0), jnp.int32(0))
-    return TrainState(params, optimiser.init(params), jnp.float32(config.learner.kl.coefficient), *counts)
+    critic = critic_lib.init_critic_state(params, config)
+    return TrainState(params, optimiser.init(params), coefficient, *counts, critic, init_adaptive(config))
 
 
 def uses_reference(learner: Learner) -> bool:
@@ -79,64 +89,110 @@ def make_update(
 
     `reference` is the parameters of the policy at the start of the run, or None where uses_reference says no.
     Figures are means over the step's optimiser updates; first_ratio_deviation is the mean |ratio - 1| of the first,
-    before any parameter has moved.
+    before any parameter has moved. A critic gives credit as it stood, then learns, then the policy does; while the
+    critic learns alone, the policy's figures are 0.
     """
-    program = _Program(config, graphdef, tuple(plans), *make_optimiser(config.learner, config.steps))
+    critic = critic_lib.make_critic_program(config, graphdef, plans, credit_matrix)
+    program = _Program(config, graphdef, tuple(plans), *_make_optimiser(config), credit_matrix, critic)
     learner = config.learner
     micro = learner.micro_problems or config.problems // learner.minibatches
 
     def update(state: TrainState, reference: dict | None, rollout: Rollout, return_PL: jax.Array, key: jax.Array):
-        credit = apply_credit(credit_matrix, return_PL, normalise=config.credit.normalise)
+        credit, lesson = _compute_credit(program, state, rollout, return_PL, micro)
         advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in credit.advantage)
         batch = _Batch(rollout, advantage, ())
-        if uses_reference(learner):
-            batch = batch._replace(reference_logp=_compute_reference(program, reference, batch, micro))
-        orders = [
-            jax.random.permutation(jax.random.fold_in(key, epoch), config.problems) for epoch in range(learner.epochs)
-        ]
-        problem_UCB = jnp.stack(orders).reshape(learner.epochs * learner.minibatches, -1, micro)
-        state, figures = jax.lax.scan(lambda s, part: _apply_minibatch(program, s, batch, part), state, problem_UCB)
-        means = {name: jnp.mean(values_U) for name, values_U in figures.items()}
-        means["first_ratio_deviation"] = figures["ratio_deviation"][0]
-        means["kl_coefficient"] = state.kl_coefficient
-        if learner.kl.target is not None:
-            messages = sum(part.size for part in advantage)
-            coefficient = losses.update_kl_coefficient(
-                state.kl_coefficient, means["kl"], learner.kl.target, learner.kl.horizon, messages
-            )
-            state = state._replace(
-                kl_coefficient=jnp.where(jnp.isfinite(coefficient), coefficient, state.kl_coefficient)
-            )
-        return state, credit, means
+        if state.adaptive is not None:
+            # After the credit: what enters it must be of earlier steps.
+            state = state._replace(adaptive=update_adaptive(state.adaptive, config, rollout, return_PL))
+        problem_UCB = _draw_orders(config, key, range(learner.epochs), micro)
+        train_policy = functools.partial(_train_policy, program, reference, batch, problem_UCB)
+        if critic is None:
+            state, figures = train_policy(state)
+            return state, credit, figures
+        later = range(learner.epochs, learner.epochs + critic.section.epochs)
+        critic_UCB = _draw_orders(config, key, later, micro)
+        critic_state, critic_figures = critic_lib.train_critic(critic, state.critic, state.params, lesson, critic_UCB)
+        is_alone = state.critic.updates < critic.section.solo_steps * critic_UCB.shape[0]
+        state, figures = _train_unless(is_alone, train_policy, state)
+        return state._replace(critic=critic_state), credit, figures | critic_figures
 
     return jax.jit(update, donate_argnums=0)
+
+
+def _make_optimiser(config: RunConfig) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The policy's; its schedule ends with the run, also where the critic has the first steps to itself."""
+    section = config.credit.critic
+    return make_optimiser(config.learner, config.steps - (0 if section is None else section.solo_steps))
+
+
+def _compute_credit(
+    program: _Program, state: TrainState, rollout: Rollout, return_PL: jax.Array, micro: int
+) -> tuple[Credit, critic_lib.Lesson | None]:
+    """Credit of every message, and what a critic may learn from the step."""
+    section = program.config.credit
+    if section.method == "shrunk":
+        trained = tuple(plan.is_trained for plan in program.plans)
+        components = state.adaptive.components
+        return apply_shrunk(components, return_PL, section.fan_out, trained, normalise=section.normalise), None
+    if program.critic is None:
+        return apply_credit(program.credit_matrix, return_PL, normalise=section.normalise), None
+    return critic_lib.compute_critic_credit(
+        program.critic, state.critic.params, state.params, rollout, return_PL, micro
+    )
+
+
+def _draw_orders(config: RunConfig, key: jax.Array, epochs: range, micro: int) -> jax.Array:
+    """Problems in the order in which the epochs take them, cut into micro-batches: [U, C, B]."""
+    orders = [jax.random.permutation(jax.random.fold_in(key, epoch), config.problems) for epoch in epochs]
+    return jnp.stack(orders).reshape(len(epochs) * config.learner.minibatches, -1, micro)
+
+
+def _train_unless(
+    is_idle: jax.Array, train_policy: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]], state: TrainState
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    _, figures = jax.eval_shape(train_policy, state)
+    zeros = jax.tree.map(lambda figure: jnp.zeros(figure.shape, figure.dtype), figures)
+    return jax.lax.cond(is_idle, lambda state: (state, zeros), train_policy, state)
+
+
+def _train_policy(
+    program: _Program, reference: dict | None, batch: _Batch, problem_UCB: jax.Array, state: TrainState
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """All the policy's updates of a step, and their figures."""
+    learner = program.config.learner
+    if uses_reference(learner):
+        micro = problem_UCB.shape[-1]
+        batch = batch._replace(reference_logp=_compute_reference(program, reference, batch, micro))
+    state, figures = jax.lax.scan(lambda s, part: _apply_minibatch(program, s, batch, part), state, problem_UCB)
+    means = {name: jnp.mean(values_U) for name, values_U in figures.items()}
+    means["first_ratio_deviation"] = figures["ratio_deviation"][0]
+    means["kl_coefficient"] = state.kl_coefficient
+    if learner.kl.target is not None:
+        messages = sum(part.size for part in batch.advantage)
+        coefficient = losses.update_kl_coefficient(
+            state.kl_coefficient, means["kl"], learner.kl.target, learner.kl.horizon, messages
+        )
+        state = state._replace(kl_coefficient=jnp.where(jnp.isfinite(coefficient), coefficient, state.kl_coefficient))
+    return state, means
 
 
 def _apply_minibatch(
     program: _Program, state: TrainState, batch: _Batch, problem_CB: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     gradient, figures = _compute_gradient(program, state, batch, problem_CB)
-    norm = optax.tree.norm(gradient)
-    is_good = jnp.isfinite(norm) & jnp.isfinite(figures["loss"])
-    changes, opt_state = program.optimiser.update(gradient, state.opt_state, state.params)
-    moved = (optax.apply_updates(state.params, changes), opt_state)
-    # A bad update is skipped whole: neither parameters nor moments nor the schedule's count may take it in.
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(is_good, new, old), moved, (state.params, state.opt_state)
+    params, opt_state, is_good, norm = apply_gradient(
+        program.optimiser, state.params, state.opt_state, gradient, figures["loss"]
     )
     figures["grad_norm"] = norm
     figures["learning_rate"] = jnp.asarray(program.schedule(state.updates - state.bad_updates), jnp.float32)
-    return (
-        TrainState(
-            params,
-            opt_state,
-            state.kl_coefficient,
-            updates=state.updates + 1,
-            bad_updates=state.bad_updates + jnp.where(is_good, 0, 1),
-            bad_in_row=jnp.where(is_good, 0, state.bad_in_row + 1),
-        ),
-        figures,
+    state = state._replace(
+        params=params,
+        opt_state=opt_state,
+        updates=state.updates + 1,
+        bad_updates=state.bad_updates + jnp.where(is_good, 0, 1),
+        bad_in_row=jnp.where(is_good, 0, state.bad_in_row + 1),
     )
+    return state, figures
 
 
 def _compute_gradient(
@@ -153,12 +209,7 @@ def _compute_gradient(
         (_, figures), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         return gradient, figures
 
-    if problem_CB.shape[0] == 1:
-        return gradient_of(problem_CB[0])
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient_of, problem_CB[0]))
-    return jax.lax.scan(
-        lambda sums, problem_B: (jax.tree.map(jnp.add, sums, gradient_of(problem_B)), None), empty, problem_CB
-    )[0]
+    return add_micro_batches(gradient_of, problem_CB)
 
 
 def _compute_loss(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 TRAIN, EVALUATE, INIT, IMITATE, ORDER, ASK = range(6)
 
 
-def make_stream(seed: int, stream: int) -> jax.Array:
+def make_stream(seed: int | jax.Array, stream: int) -> jax.Array:
     """The root key of one use of randomness."""
     return jax.random.fold_in(jax.random.key(seed), stream)
 

@@ -6,19 +6,15 @@ evaluated, and every pattern runs in time linear in the message, because message
 
 from __future__ import annotations
 
-import codecs
-import json
 import re
 from fractions import Fraction
 
-from c3jax.types import Problem, UserError, Verdict
+from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
+from c3jax.tasks.latex import find_last_box
+from c3jax.types import Problem, Verdict
 
 LONGEST_NUMBER = 400  # characters: turning digits into an integer takes time quadratic in their count
 LONGEST_MESSAGE = 100_000  # characters, counted from the end, where the answer stands
-
-
-class TaskError(UserError):
-    """One sentence on what is wrong with a set of problems, or with the request for one."""
 
 
 def load_problems(path: str, limit: int | None = None) -> list[Problem]:
@@ -35,67 +31,21 @@ def load_problems(path: str, limit: int | None = None) -> list[Problem]:
     Raises:
       TaskError: the file cannot be read, a line is not as above, two ids agree, or the set is empty.
     """
-    if limit is not None and limit < 1:
-        raise TaskError(f"{path}: the limit must be at least 1 problem, got {limit}")
-    problems = [_read_problem(f"{path}, line {row + 1}", row, line) for row, line in enumerate(_read_lines(path))]
-    if not problems:
-        raise TaskError(f"{path}: the set is empty")
-    line_of_id: dict[str, int] = {}
-    for line_number, problem in enumerate(problems, start=1):
-        first = line_of_id.setdefault(problem.id, line_number)
-        if first != line_number:
-            raise TaskError(f"{path}, line {line_number}: the id {problem.id!r} is already that of line {first}")
+    check_limit(path, limit)
+    problems = [_read_problem(row) for row in read_rows(path)]
+    check_distinct(path, [problem.id for problem in problems])
     return problems[:limit]
 
 
-def _read_lines(path: str) -> list[bytes]:
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise TaskError(f"{path}: the file cannot be read ({error.strerror})") from error
-    # Split bytes at line feeds only: str.splitlines would also split inside strings, at U+2028 and its like.
-    return content.removeprefix(codecs.BOM_UTF8).rstrip().split(b"\n") if content.strip() else []
-
-
-def _read_problem(place: str, row: int, line: bytes) -> Problem:
-    fields = _read_object(place, line)
-    identity = fields.get("id", str(row))
-    if isinstance(identity, int) and not isinstance(identity, bool):
-        identity = str(identity)
-    question = _check_text(place, "question", fields.get("question"))
-    solution = fields.get("answer")
+def _read_problem(row: Row) -> Problem:
+    question = check_text(row.place, "question", row.fields.get("question"))
+    solution = row.fields.get("answer")
     if isinstance(solution, (int, float)) and not isinstance(solution, bool):
         solution = repr(solution)
-    answer = _check_text(place, "answer", solution).rpartition("####")[2].strip()
+    answer = check_text(row.place, "answer", solution).rpartition("####")[2].strip()
     if parse_number(answer) is None:
-        raise TaskError(f"{place}: the answer must be a number, or end in '####' and a number, got {answer[:80]!r}")
-    return Problem(index=row, id=_check_text(place, "id", identity), question=question, answer=answer)
-
-
-def _read_object(place: str, line: bytes) -> dict[str, object]:
-    try:
-        fields = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{place}: byte {error.start + 1} of the line is not UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise TaskError(f"{place}: the line is not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise TaskError(f"{place}: expected a JSON object, got {type(fields).__name__}")
-    return fields
-
-
-def _check_text(place: str, name: str, value: object) -> str:
-    if value is None:
-        raise TaskError(f"{place}: the field {name!r} is missing")
-    if not isinstance(value, str):
-        raise TaskError(f"{place}: the field {name!r} must be text, got {type(value).__name__}")
-    if not value.strip():
-        raise TaskError(f"{place}: the field {name!r} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        # JSON can spell half a surrogate pair; no tokenizer can encode it.
-        raise TaskError(f"{place}: the field {name!r} holds half a surrogate pair")
-    return value
+        raise TaskError(f"{row.place}: the answer must be a number, or end in '####' and a number, got {answer[:80]!r}")
+    return Problem(index=row.index, id=read_id(row, "id"), question=question, answer=answer)
 
 
 _CURRENCY = "[$€£¥₹]"
@@ -142,7 +92,6 @@ _SIGNED_RUN = re.compile(
     rf"(?:{_CURRENCY} ?)?"
     rf"(?P<run>(?:(?<![0-9A-Za-z.])\.)?{_RUN}(?:[eE][-+]?\d+)?(?: (?=\d+/){_RUN})?)"
 )
-_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\[{}]|(?P<open>\{)|(?P<close>\})")
 
 
 def read_answer(text: str) -> str | None:
@@ -160,7 +109,7 @@ def read_answer(text: str) -> str | None:
     if len(tail) < len(text):
         tail = tail.lstrip(".,/0123456789")  # the rest of a number that was cut in two
     tail = _simplify(tail)
-    box = _find_last_box(tail) if "\\boxed" in tail else None
+    box = find_last_box(tail) if "\\boxed" in tail else None
     _, mark, conclusion = tail.rpartition("####")
     if box is not None:
         found = _find_numbers(box.rpartition("=")[2])[:1]
@@ -183,20 +132,6 @@ def _simplify(text: str) -> str:
         text = text.replace(spelling, plain)
     text = re.sub(r"(?<=[0-9])\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}", r" \1/\2", text)
     return re.sub(r"\\[dt]?frac\{(-?[0-9]+)\}\{([0-9]+)\}", r"\1/\2", text)
-
-
-def _find_last_box(text: str) -> str | None:
-    """Find what the last box with balanced braces holds, in one pass over the braces."""
-    opened: list[int] = []  # where the content of each open box starts, -1 for other braces
-    start, end = -1, -1
-    for brace in _BRACE.finditer(text):
-        if brace["box"] or brace["open"]:
-            opened.append(brace.end() if brace["box"] else -1)
-        elif brace["close"] and opened:
-            candidate = opened.pop()
-            if candidate > start:
-                start, end = candidate, brace.start()
-    return None if start < 0 else text[start:end]
 
 
 def _find_numbers(text: str) -> list[str]:

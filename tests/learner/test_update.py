@@ -16,7 +16,9 @@ import optax
 import pytest
 
 from c3jax import config as config_lib
+from c3jax.credit import shrink
 from c3jax.credit.matrix import make_credit_matrix
+from c3jax.credit.plans import make_tree
 from c3jax.learner import update as update_lib
 from c3jax.rollout.tree import take_problems
 from c3jax.types import Rollout
@@ -34,6 +36,7 @@ PROGRAMS: dict[str, tuple[tuple[bool, ...], dict[str, Any]]] = {
     "token, one by one": ((True, True), {"kl": KL["k3"], "micro_problems": 1}),
     "message": ((False, True), {"kl": KL["k1"], "micro_problems": 2, "aggregation": "message"}),
     "minibatches": ((True,), {"epochs": 2, "minibatches": 2, "warmup_updates": 4}),
+    "shrunk": ((False, True), {}),
 }
 
 
@@ -44,7 +47,9 @@ class Program(NamedTuple):
     update: Any
 
 
-def make_config(turns: int, learner: dict[str, Any], sampling: config_lib.Sampling) -> config_lib.RunConfig:
+def make_config(
+    method: str, turns: int, learner: dict[str, Any], sampling: config_lib.Sampling
+) -> config_lib.RunConfig:
     speakers = [
         config_lib.Turn(name=name, role=name, user="{question}", max_tokens=tokens)
         for name, tokens in (("planner", 5), ("actor", 4))
@@ -59,7 +64,7 @@ def make_config(turns: int, learner: dict[str, Any], sampling: config_lib.Sampli
         protocol=config_lib.Protocol(turns=tuple(speakers[:turns]), question_tokens=4),
         model=config_lib.RandomModel(kind="random"),
         sampling=sampling,
-        credit=config_lib.Credit(method="c3", fan_out=(2,) * turns, budget=2**turns, normalise="none"),
+        credit=config_lib.Credit(method=method, fan_out=(2,) * turns, budget=2**turns, normalise="none"),
         learner=config_lib.Learner(**fields),
     )
 
@@ -72,9 +77,10 @@ def get_program(tiny):
     def get_program(name: str) -> Program:
         trained, learner = PROGRAMS[name]
         turns = len(trained)
-        config = make_config(turns, learner, tree.sampling)
+        method = "shrunk" if name == "shrunk" else "c3"
+        config = make_config(method, turns, learner, tree.sampling)
         plans = [plan._replace(is_trained=is_on) for plan, is_on in zip(tree.plans[:turns], trained, strict=True)]
-        matrix = make_credit_matrix("c3", config.credit.fan_out, trained)
+        matrix = make_credit_matrix(method, make_tree(config.credit.fan_out), trained)
         rollout = tree.rollout._replace(turns=tree.rollout.turns[:turns])
         return_PL = RETURN_PL[:, : 2**turns]
         return Program(config, rollout, return_PL, update_lib.make_update(config, tiny.graphdef, plans, matrix))
@@ -273,6 +279,18 @@ def test_a_bad_update_is_skipped_whole(tiny, get_program, value):
     assert count_of(good) == 8
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_broken_return_is_a_bad_update_and_not_zero_credit(tiny, get_program, value):
+    """One problem's return is broken: of each epoch's two updates the one that takes the problem is skipped."""
+    program = get_program("minibatches")
+    return_PL = program.return_PL.copy()
+    return_PL[2, 1] = value
+    state, figures = run(program, tiny, return_PL=return_PL)
+    assert (int(state.updates), int(state.bad_updates)) == (4, 2)
+    assert not np.isfinite(figures["loss"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
 def test_broken_parameters_are_not_made_worse(tiny, get_program):
     broken = copy(tiny.params) | {"final_norm": tiny.params["final_norm"].at[0].set(jnp.inf)}
     state, _ = run(get_program("minibatches"), tiny, broken)
@@ -319,3 +337,39 @@ def test_the_rate_rises_with_good_updates_only(tiny, get_program):
     np.testing.assert_allclose(figures["learning_rate"], 0.00625, atol=1e-8)
     _, figures = run(program, tiny, rollout=spoil(program.rollout, [0, 2, 4, 6], np.nan))
     np.testing.assert_allclose(figures["learning_rate"], 0.0025, atol=1e-8)
+
+
+def test_only_a_run_that_adapts_carries_what_it_learnt(tiny, get_program):
+    assert run(get_program("minibatches"), tiny)[0].adaptive is None
+
+
+def test_the_shrunk_baseline_is_of_earlier_steps(tiny, get_program):
+    """Credit is that of the components before the step; the state carries those after it."""
+    program, fan_out, trained = get_program("shrunk"), (2, 2), (False, True)
+    earlier = shrink.update_components(shrink.init_components(2), RETURN_PL[:, ::-1] * 0.5, fan_out, 0.9)
+    state = update_lib.init_state(copy(tiny.params), program.config)
+    state = state._replace(adaptive=state.adaptive._replace(components=copy(earlier)))
+    return_PL = jnp.asarray(RETURN_PL)
+    after, credit, figures = program.update(state, None, program.rollout, return_PL, jax.random.key(0))
+    expected = shrink.apply_shrunk(earlier, return_PL, fan_out, trained, normalise="none")
+    check_close(credit, expected, atol=1e-6)
+    assert np.abs(expected.advantage[1]).max() > 0.1 and np.isfinite(figures["loss"])
+    np.testing.assert_array_equal(credit.advantage[0], 0.0)
+    later = shrink.update_components(earlier, return_PL, fan_out, 0.9)
+    check_close(after.adaptive.components, later, atol=1e-6)
+    assert abs(float(later.mean - earlier.mean)) > 0.05
+    tokens = [np.mean(turn.sampled_NT.sum(axis=1)) for turn in program.rollout.turns]
+    # The first lengths seen were the most that the turns may write; two steps weigh the same.
+    before = [turn.max_tokens for turn in program.config.protocol.turns]
+    np.testing.assert_allclose(after.adaptive.tokens_K, np.add(before, tokens) / 2, atol=1e-6)
+
+
+def test_a_broken_return_stays_out_of_the_shrunk_baseline(tiny, get_program):
+    program = get_program("shrunk")
+    return_PL = RETURN_PL.copy()
+    return_PL[0, 3] = np.nan
+    state, _ = run(program, tiny, return_PL=return_PL)
+    assert (int(state.updates), int(state.bad_updates)) == (1, 1)
+    check_same(state.adaptive, update_lib.init_state(copy(tiny.params), program.config).adaptive)
+    good, _ = run(program, tiny, state=state)
+    assert (int(good.bad_in_row), int(good.adaptive.components.steps)) == (0, 1)

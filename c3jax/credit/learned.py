@@ -1,0 +1,99 @@
+"""Credit in which a critic's values take part: pure maths, gradients not stopped here.
+
+Dimension key: P problem    L leaf of one problem    N message of one turn of one problem    E episode    K turn
+A alternative in one context
+Source: arXiv:2103.01955 (mappo); the code released with arXiv:2603.06859 (value_assisted, value_only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from c3jax.credit.apply import apply_credit, compare
+from c3jax.credit.gae import compute_gae
+from c3jax.credit.matrix import CreditMatrix
+from c3jax.credit.methods import Normalise
+from c3jax.types import Credit
+
+
+def compute_episode_credit(
+    matrix: CreditMatrix,
+    return_PL: jax.Array,
+    value: Sequence[jax.Array],
+    *,
+    discount: float,
+    decay: float,
+    normalise: Normalise,
+) -> Credit:
+    """mappo: the advantage by generalised estimation over turns, against the critic's value of the context.
+
+    baseline = V(h_u), advantage = A_u of `compute_gae`, and value = V(h_u) + A_u, which is the lambda-return that the
+    critic learns; with discount = decay = 1 it is the return itself.
+
+    Args:
+      matrix: of a method for independent episodes, so that every turn has a message a leaf.
+      return_PL: terminal returns.
+      value: the critic's values [P, N] of each turn's contexts, those of turns that are not trained too; N = L.
+    """
+    chex.assert_equal_shape([return_PL, *value])
+    value_EK = jnp.stack([value_PN.reshape(-1) for value_PN in value], axis=1)
+    advantage_EK = compute_gae(return_PL.reshape(-1), value_EK, discount, decay)
+    target = tuple(v + a_E.reshape(v.shape) for v, a_E in zip(value, advantage_EK.T, strict=True))
+    return _compare_trained(matrix, return_PL, target, tuple(value), normalise)
+
+
+def compute_assisted_credit(
+    matrix: CreditMatrix,
+    return_PL: jax.Array,
+    score: Sequence[jax.Array],
+    fan_out: Sequence[int],
+    method: Literal["value_assisted", "value_only"],
+    *,
+    share: float,
+    normalise: Normalise,
+) -> Credit:
+    """value_assisted and value_only: a critic's scores q in or instead of the returns r of c3.
+
+    value_assisted: r - [(1 - share) b(r) + share b(q)];  value_only: q - b(q); b is the mean over the other
+    alternatives in the same context.
+
+    Args:
+      matrix: that of the method, whose rows are those of c3.
+      return_PL: terminal returns.
+      score: the critic's scores [P, N] of each turn's messages, in [0, 1].
+      fan_out: alternatives a turn.
+    """
+    plain = apply_credit(matrix, return_PL, normalise="none")
+    chex.assert_trees_all_equal_shapes(tuple(score), plain.value)
+    # A turn that is not trained has no baseline, and may have no second alternative.
+    others = tuple(
+        q_PN if group is None else _leave_one_out(q_PN, fan)
+        for q_PN, fan, group in zip(score, fan_out, matrix.group, strict=True)
+    )
+    if method == "value_only":
+        return _compare_trained(matrix, return_PL, tuple(score), others, normalise)
+    mixed = tuple((1.0 - share) * b_PN + share * o_PN for b_PN, o_PN in zip(plain.baseline, others, strict=True))
+    return _compare_trained(matrix, return_PL, plain.value, mixed, normalise)
+
+
+def _leave_one_out(x_PN: jax.Array, fan: int) -> jax.Array:
+    x_PNA = x_PN.reshape(x_PN.shape[0], -1, fan)
+    return ((x_PNA.sum(axis=2, keepdims=True) - x_PNA) / (fan - 1)).reshape(x_PN.shape)
+
+
+def _compare_trained(
+    matrix: CreditMatrix,
+    return_PL: jax.Array,
+    value: tuple[jax.Array, ...],
+    baseline: tuple[jax.Array, ...],
+    normalise: Normalise,
+) -> Credit:
+    amounts = jnp.concatenate([return_PL, *value, *baseline], axis=1)
+    baseline = tuple(v if g is None else b for v, b, g in zip(value, baseline, matrix.group, strict=True))
+    size_P1 = jnp.max(jnp.abs(amounts), axis=1, keepdims=True)
+    return compare(value, baseline, matrix.group, size_P1, normalise=normalise)

@@ -1,0 +1,152 @@
+"""Sampling plans: what is drawn for one problem, which of it is scored, and what that costs, in closed form.
+
+A credit method needs returns of a certain kind, and a plan says how they are come by. Every plan scores a fixed number
+of leaves (L evaluator calls a problem) in a fixed order, and credits a fixed number of messages a turn; both are known
+before anything is drawn. Host code, plain numbers.
+
+Forms, their leaves in order, and the messages they credit, for K turns:
+
+    tree         fan_out (f0, ..., f_{K-1}); leaves in path order. All messages are credited.
+                 (B, 1, ..., 1) is B independent episodes.
+    replay       A reference transcript, and at each of its K decisions n alternatives, each continued counts[j]
+                 times by all later turns. Leaves: turn by turn, alternative by alternative. Credited: the
+                 alternatives. The first one of a turn becomes the reference's own message. At the last turn
+                 counts[j] calls score one message.
+    best_branch  As replay, but the reference goes on with the alternative of highest mean return.
+    auxiliary    `episodes` transcripts; `repeats` fresh continuations of the problem itself and of every context
+                 that an episode reached after its first turn. Leaves: the episodes, the problem's, then turn by
+                 turn, episode by episode. Credited: the episodes' messages.
+    removal      `episodes` transcripts, and for each turn a copy whose message is the null message and whose later
+                 turns speak again. Leaves: the episodes, then turn by turn the copies. Credited: the episodes'
+                 messages.
+    masked       As removal, but the later turns' messages stay as they were: nothing is generated.
+    coalition    `episodes` transcripts, each scored with every subset of its messages replaced by the null message.
+                 Leaves: episode by episode, subset by subset; bit u of a subset's number says that turn u is kept.
+
+Source: arXiv:2603.06859, section 3 and algorithm 1 (tree, replay); credit/methods.py names the sources of the others.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+FanOut = tuple[int, ...]
+Unit = Literal["calls", "messages", "tokens"]
+Form = Literal["tree", "replay", "best_branch", "auxiliary", "removal", "masked", "coalition"]
+
+
+class Plan(NamedTuple):
+    """What is drawn for one problem. Fields that a form does not use are empty; make plans with the functions below."""
+
+    form: Form
+    turns: int  # K
+    fan_out: FanOut = ()  # tree: alternatives at a context, per turn
+    counts: tuple[int, ...] = ()  # replay, best_branch: continuations of each of the n alternatives
+    episodes: int = 0  # auxiliary, removal, masked, coalition
+    repeats: int = 0  # auxiliary: continuations of a context
+
+
+def make_tree(fan_out: FanOut) -> Plan:
+    """A nested tree: fan_out[d] alternatives at each context of turn d."""
+    return Plan("tree", len(fan_out), fan_out=tuple(fan_out))
+
+
+def make_flat(episodes: int, turns: int) -> Plan:
+    """Independent episodes, as the tree of fan-out (episodes, 1, ..., 1)."""
+    return make_tree((episodes, *(1,) * (turns - 1)))
+
+
+def make_replay(counts: tuple[int, ...], turns: int, *, continues_best: bool = False) -> Plan:
+    """Alternatives along one reference transcript; counts[j] continuations of alternative j at every turn."""
+    return Plan("best_branch" if continues_best else "replay", turns, counts=tuple(counts))
+
+
+def make_auxiliary(episodes: int, repeats: int, turns: int) -> Plan:
+    """Episodes, with `repeats` auxiliary continuations of every context they reached."""
+    return Plan("auxiliary", turns, episodes=episodes, repeats=repeats)
+
+
+def make_arms(form: Literal["removal", "masked", "coalition"], episodes: int, turns: int) -> Plan:
+    """Episodes, each scored again with messages replaced by the null message."""
+    return Plan(form, turns, episodes=episodes)
+
+
+def check_plan(plan: Plan) -> None:
+    """Check that every number of the plan is positive; raises ValueError naming the field."""
+    if plan.form == "tree":
+        if not plan.fan_out or min(plan.fan_out) < 1:
+            raise ValueError(f"fan_out: expected a positive entry for every turn, got {plan.fan_out}")
+        return
+    if plan.turns < 1:
+        raise ValueError(f"turns: expected at least 1, got {plan.turns}")
+    if plan.form in ("replay", "best_branch"):
+        if not plan.counts or min(plan.counts) < 1:
+            raise ValueError(f"counts: expected a positive entry for every alternative, got {plan.counts}")
+        return
+    if plan.episodes < 1:
+        raise ValueError(f"episodes: expected at least 1, got {plan.episodes}")
+    if plan.form == "auxiliary" and plan.repeats < 1:
+        raise ValueError(f"repeats: expected at least 1, got {plan.repeats}")
+
+
+def is_flat(plan: Plan) -> bool:
+    """Whether the plan draws nothing but independent episodes."""
+    return plan.form == "tree" and all(f == 1 for f in plan.fan_out[1:])
+
+
+def count_calls(plan: Plan) -> int:
+    """Evaluator calls a problem (L): the number of leaves."""
+    K = plan.turns
+    if plan.form == "tree":
+        return math.prod(plan.fan_out)
+    if plan.form in ("replay", "best_branch"):
+        return K * sum(plan.counts)
+    if plan.form == "auxiliary":
+        return plan.episodes + plan.repeats * (1 + plan.episodes * (K - 1))
+    if plan.form == "coalition":
+        return plan.episodes * 2**K
+    return plan.episodes * (1 + K)
+
+
+def count_credited(plan: Plan) -> tuple[int, ...]:
+    """Messages of each turn that get an advantage (N), per problem."""
+    if plan.form == "tree":
+        return tuple(math.prod(plan.fan_out[: turn + 1]) for turn in range(plan.turns))
+    if plan.form in ("replay", "best_branch"):
+        return (len(plan.counts),) * plan.turns
+    return (plan.episodes,) * plan.turns
+
+
+def count_generated(plan: Plan) -> tuple[int, ...]:
+    """Messages of each turn that are generated, per problem, continuations included."""
+    credited = count_credited(plan)
+    if plan.form in ("replay", "best_branch"):
+        return tuple(n + turn * sum(plan.counts) for turn, n in enumerate(credited))
+    if plan.form == "auxiliary":
+        return tuple(n + plan.repeats * (1 + plan.episodes * turn) for turn, n in enumerate(credited))
+    if plan.form == "removal":
+        return tuple(n + plan.episodes * turn for turn, n in enumerate(credited))
+    return credited
+
+
+def compute_cost(fan_out: FanOut, unit: Unit, tokens: tuple[float, ...]) -> float:
+    """What a tree costs: evaluator calls, messages, or tokens where a message of turn d has tokens[d] of them."""
+    messages = count_credited(make_tree(fan_out))
+    if unit == "calls":
+        return float(messages[-1])
+    return float(sum(messages)) if unit == "messages" else sum(n * t for n, t in zip(messages, tokens, strict=True))
+
+
+def list_fan_outs(least: FanOut, budget: float, unit: Unit, tokens: tuple[float, ...]) -> list[FanOut]:
+    """All fan-outs of at least `least` that cost no more than the budget."""
+    starts: list[FanOut] = [()]
+    for turn in range(len(least)):
+        longer: list[FanOut] = []
+        for start in starts:
+            number = least[turn]
+            while compute_cost((*start, number, *least[turn + 1 :]), unit, tokens) <= budget:
+                longer.append((*start, number))
+                number += 1
+        starts = longer
+    return starts

@@ -1,0 +1,213 @@
+"""What a handful of measurements says: intervals, paired differences, corrections for many comparisons.
+
+Host code in float64. Every interval is two-sided; `level` is its coverage, 0.95 or 0.999 say.
+
+Dimension key: B independent batch    G quantity that the batches estimate (a context and message, say)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+_MOST_ENUMERATED = 20  # differences whose 2^n signs are all tried; of more, as many are sampled
+_CHUNK = 1000  # resamples at a time, for memory
+
+
+class Interval(NamedTuple):
+    """An estimate between its bounds, in the units of what was measured."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class Paired(NamedTuple):
+    """Mean of paired differences, with its Student interval and the p-values of two tests that it is zero."""
+
+    difference: Interval
+    p_student: float
+    p_signs: float  # sign-flip permutation test: exact up to 20 pairs
+    pairs: int
+
+
+def compute_student_interval(value_N: Sequence[float] | np.ndarray, level: float) -> Interval:
+    """Mean of independent, roughly normal values, mean +- t_{N-1} s / sqrt(N). Raises ValueError below two values."""
+    value_N = _check_values(value_N, 2)
+    mean, error = float(value_N.mean()), float(value_N.std(ddof=1)) / math.sqrt(len(value_N))
+    half = float(stats.t.isf((1 - level) / 2, len(value_N) - 1)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def compute_normal_interval(value_N: Sequence[float] | np.ndarray, level: float) -> Interval:
+    """Mean of many independent values, mean +- z s / sqrt(N). Raises ValueError below two values."""
+    value_N = _check_values(value_N, 2)
+    mean, error = float(value_N.mean()), float(value_N.std(ddof=1)) / math.sqrt(len(value_N))
+    half = float(stats.norm.isf((1 - level) / 2)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def compute_bootstrap_interval(value_N: Sequence[float] | np.ndarray, level: float, seed: int = 0) -> Interval:
+    """Mean with its percentile bootstrap interval: quantiles of the means of resamples drawn from `seed`.
+
+    Resamples are so many that fifty lie beyond each bound: 2000 at level 0.95. For values whose distribution is far
+    from normal. With few values it is too narrow: use Student's below about twenty. Raises ValueError without values.
+    """
+    value_N = _check_values(value_N, 1)
+    random = np.random.default_rng(seed)
+    chunks = math.ceil(100 / (1 - level) / _CHUNK - 1e-9)
+    draws = (random.integers(len(value_N), size=(_CHUNK, len(value_N))) for _ in range(chunks))
+    mean_R = np.concatenate([value_N[draw_RN].mean(axis=1) for draw_RN in draws])
+    low, high = np.quantile(mean_R, ((1 - level) / 2, (1 + level) / 2))
+    return Interval(float(value_N.mean()), float(low), float(high))
+
+
+def compute_jackknife_interval(statistic: Callable[[np.ndarray], float], count: int, level: float) -> Interval:
+    """A statistic of independent items, a ratio of sums over them say, with its jackknife interval (Student's).
+
+    Args:
+      statistic: takes the places of the items to use, [n] int.
+      count: number of items.
+
+    Raises ValueError below two items. Source: Tukey 1958, Annals of Mathematical Statistics 29.
+    """
+    if count < 2:
+        raise ValueError(f"expected at least 2 items, got {count}")
+    places = np.arange(count)
+    estimate = float(statistic(places))
+    left_out_N = np.array([statistic(np.delete(places, place)) for place in places], np.float64)
+    error = math.sqrt((count - 1) / count * np.square(left_out_N - left_out_N.mean()).sum())
+    half = float(stats.t.isf((1 - level) / 2, count - 1)) * error
+    return Interval(estimate, estimate - half, estimate + half)
+
+
+def compute_wilson_interval(successes: int, trials: int, level: float) -> Interval:
+    """Wilson's score interval of a share of independent trials; sound for few trials and for shares of 0 and 1.
+
+    Raises ValueError unless 0 <= successes <= trials and trials > 0. Source: Wilson 1927, JASA 22.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"expected 0 <= successes <= trials and a trial, got {successes} of {trials}")
+    z, share = float(stats.norm.isf((1 - level) / 2)), successes / trials
+    centre = share + z * z / (2 * trials)
+    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
+    scale = 1 + z * z / trials
+    return Interval(share, max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+
+
+def compute_paired(
+    value_N: Sequence[float] | np.ndarray, other_N: Sequence[float] | np.ndarray, level: float
+) -> Paired:
+    """Compare two methods on the same seeds: the mean of value - other, its interval, and whether it is zero.
+
+    p_student is the paired t-test's, p_signs the share of sign flips of the differences whose |mean| is at least the
+    one seen (exact up to 20 pairs, else 2^17 flips drawn from seed 0, with the seen one counted in).
+
+    Raises ValueError if the two are not equally long or fewer than two. Source: Fisher 1935, section 21.
+    """
+    value_N, other_N = _check_values(value_N, 2), _check_values(other_N, 2)
+    if len(value_N) != len(other_N):
+        raise ValueError(f"expected as many values on both sides, got {len(value_N)} and {len(other_N)}")
+    difference_N = value_N - other_N
+    interval = compute_student_interval(difference_N, level)
+    error = float(difference_N.std(ddof=1)) / math.sqrt(len(difference_N))
+    if error == 0.0:  # the same difference every time: no spread to compare the mean with
+        p_student = 1.0 if interval.estimate == 0.0 else 0.0
+    else:
+        p_student = float(2 * stats.t.sf(abs(interval.estimate) / error, len(difference_N) - 1))
+    return Paired(interval, p_student, _permute_signs(difference_N), len(difference_N))
+
+
+def _permute_signs(difference_N: np.ndarray) -> float:
+    seen = abs(difference_N.sum())
+    if len(difference_N) <= _MOST_ENUMERATED:
+        total_F = np.zeros(1)
+        for difference in difference_N:
+            total_F = np.concatenate([total_F + difference, total_F - difference])
+    else:
+        random = np.random.default_rng(0)
+        draws = (random.choice((1.0, -1.0), size=(1024, len(difference_N))) @ difference_N for _ in range(128))
+        total_F = np.concatenate([[seen], *draws])
+    # A flip that gives the same total but for rounding counts as equal.
+    return float(np.mean(np.abs(total_F) >= seen - 1e-9 * np.abs(difference_N).sum()))
+
+
+def correct_holm(p_M: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's adjusted p-values, in the order given: in ascending order max_{j <= i} min(1, (M - j) p_j), j from 0.
+
+    Rejecting where they are at most alpha keeps the chance of any false rejection at most alpha. Raises ValueError
+    for a p-value outside [0, 1]. Source: Holm 1979, Scandinavian Journal of Statistics 6.
+    """
+    p_M = np.asarray(p_M, np.float64)
+    if p_M.ndim != 1 or not np.all((p_M >= 0) & (p_M <= 1)):
+        raise ValueError("expected a list of p-values between 0 and 1")
+    order_M = np.argsort(p_M, kind="stable")
+    adjusted_M = np.minimum(1.0, (len(p_M) - np.arange(len(p_M))) * p_M[order_M])
+    result_M = np.empty_like(p_M)
+    result_M[order_M] = np.maximum.accumulate(adjusted_M)
+    return result_M
+
+
+def compute_squared_bias(mean_BG: np.ndarray, target_G: np.ndarray, weight_G: np.ndarray, level: float) -> Interval:
+    """Weighted mean square of an estimator's bias with the sampling noise taken out, from independent batches.
+
+    With d_b = mean_b - target, batches b != c err independently, so sum_G w_G d_bG d_cG is unbiased for the squared
+    bias sum_G w_G (E d)_G^2, whatever the noise. The estimate is its mean over all pairs; it may be negative where
+    there is no bias. It errs by about 4 b^2 s / B + 2 q^2 / B^2 in square, q^2 the summed squares of the covariances of
+    one batch and s <= q its noise along the bias. The lower bound takes the jackknife's error; the upper one is where
+    the estimate would lie t errors below the truth, with s = q, since an estimate that came out low also has a low
+    error. Approximate, and cautious above, for batch means that are roughly normal. `compute_signed_root` turns it into
+    a root mean square.
+
+    Args:
+      mean_BG: the estimator's mean in every batch. Batches must be independent and identically distributed.
+      target_G: what it should be.
+      weight_G: non-negative weights; they are scaled to sum to 1.
+
+    Raises:
+      ValueError: for fewer than three batches, or shapes and weights that do not fit.
+    """
+    mean_BG, weight_G = np.asarray(mean_BG, np.float64), np.asarray(weight_G, np.float64)
+    batches = len(mean_BG)
+    if batches < 3 or mean_BG.shape[1:] != weight_G.shape or np.shape(target_G) != weight_G.shape:
+        raise ValueError(
+            f"expected means [B >= 3, G], targets [G] and weights [G], "
+            f"got {mean_BG.shape}, {np.shape(target_G)} and {weight_G.shape}"
+        )
+    if not (np.all(weight_G >= 0) and weight_G.sum() > 0):
+        raise ValueError("expected weights that are not negative and not all zero")
+    off_BG = (mean_BG - target_G) * np.sqrt(weight_G / weight_G.sum())
+    product_BB = _pair_products(off_BG)
+    total = product_BB.sum()
+    estimate = total / (batches * (batches - 1))
+    # Leaving batch b out takes its row and its column away.
+    left_out_B = (total - 2 * product_BB.sum(axis=1)) / ((batches - 1) * (batches - 2))
+    jackknife = (batches - 1) / batches * np.square(left_out_B - left_out_B.mean()).sum()
+    noise_BB = _pair_products(off_BG - off_BG.mean(axis=0))
+    t = float(stats.t.isf((1 - level) / 2, batches - 1))
+    spread = t * math.sqrt(np.square(noise_BB).sum() / (batches * (batches - 1))) / batches  # t q / B
+    inner = 2 * t * spread * (2 * estimate + 2 * t * spread) + 2 * spread**2
+    high = estimate + 2 * t * spread + math.sqrt(max(0.0, inner))
+    return Interval(float(estimate), float(estimate - t * math.sqrt(jackknife)), float(high))
+
+
+def compute_signed_root(square: Interval) -> Interval:
+    """Root of an estimated square in the units of what was measured: sign(x) sqrt|x| of the estimate and the bounds."""
+    return Interval(*(math.copysign(math.sqrt(abs(x)), x) for x in square))
+
+
+def _pair_products(off_BG: np.ndarray) -> np.ndarray:
+    product_BB = off_BG @ off_BG.T
+    np.fill_diagonal(product_BB, 0.0)
+    return product_BB
+
+
+def _check_values(value_N: Sequence[float] | np.ndarray, least: int) -> np.ndarray:
+    value_N = np.asarray(value_N, np.float64)
+    if value_N.ndim != 1 or len(value_N) < least or not np.isfinite(value_N).all():
+        raise ValueError(f"expected at least {least} finite values in a row, got shape {value_N.shape}")
+    return value_N

@@ -1,0 +1,40 @@
+"""The critic: one linear head on a decoder's last hidden state.
+
+The decoder is either the policy itself, which the critic reads without teaching it (network "trunk"), or a copy of the
+starting policy that is the critic's own (network "own"). The head starts at zero, so every score does.
+
+Dimension key: N message or context    D model width
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from c3jax.models.decoder import Decoder
+
+
+def init_critic(network: Literal["own", "trunk"], policy: dict) -> dict:
+    """A critic's parameters: `head`, and for "own" the `network`, a copy of the policy's but for its output head."""
+    head = {"weight": jnp.zeros_like(policy["final_norm"]), "bias": jnp.float32(0.0)}
+    if network == "trunk":
+        return {"head": head}
+    # Copied, because the policy's buffers are given up by its update.
+    own = {name: jax.tree.map(jnp.copy, part) for name, part in policy.items() if name != "head"}
+    return {"head": head, "network": own}
+
+
+def merge_network(graphdef: nnx.GraphDef, critic: dict, policy: dict) -> Decoder:
+    """The decoder that the critic reads: its own, or the policy's with the gradient stopped."""
+    return nnx.merge(graphdef, jax.lax.stop_gradient(policy) | critic.get("network", {}))
+
+
+def compute_score(critic: dict, hidden_ND: jax.Array) -> jax.Array:
+    """The head's scores [N], f32: score = hidden . weight + bias."""
+    head = critic["head"]
+    chex.assert_shape(hidden_ND, (None, head["weight"].shape[0]))
+    return jnp.einsum("nd,d->n", hidden_ND, head["weight"], precision=jax.lax.Precision.HIGHEST) + head["bias"]

@@ -1,0 +1,205 @@
+"""What crosses between a judge and a program: lines of JSON that spell plain data. Runs inside the sandboxes.
+
+A value crosses as what it is made of, never as an object: whatever class the program returns, the judge builds an int,
+str, list ... of its own. Objects that are no plain data stay where they are and cross as a number (a handle).
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+
+TYPE_CHECKING = False  # importing typing would take longer than all else that a program waits for
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Wrap = Callable[[Any], Any]  # an object that is no plain data -> JSON
+    Unwrap = Callable[[str, Any], Any]  # the tag and the content of such JSON -> an object
+
+_EXACT = 2**53  # JSON's own integers end here; longer ones cross in hexadecimal, which takes linear time
+_BASES = (int, float, complex, str, bytes, bytearray, list, tuple, dict, frozenset, set)
+
+
+class Channel:
+    """Lines to and from the other side, on descriptors that nothing else writes to by accident."""
+
+    def __init__(self) -> None:
+        self._incoming, self._outgoing = os.dup(0), os.dup(1)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+        self._buffer = bytearray()
+
+    def receive(self) -> str:
+        """Read a line; raises EOFError when the other side is gone."""
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            received = os.read(self._incoming, 1 << 16)
+            if not received:
+                raise EOFError
+            self._buffer += received
+        line = self._buffer[:end].decode("ascii")
+        del self._buffer[: end + 1]
+        return line
+
+    def send(self, line: str) -> None:
+        """Write a line of ASCII."""
+        left = memoryview(line.encode("ascii") + b"\n")
+        while left:
+            left = left[os.write(self._outgoing, left) :]
+
+
+def encode(value: Any, wrap: Wrap) -> Any:
+    """Spell a value as JSON: lists as arrays, all other compounds as {tag: content}.
+
+    Subclasses of plain types are spelt as those types. What is no plain data is given to `wrap`.
+    """
+    kind = type(value)
+    if value is None or kind is bool or kind is str or kind is float:
+        return value
+    if kind is int:
+        return value if -_EXACT < value < _EXACT else {"int": hex(value)}
+    if kind is list:
+        return [encode(item, wrap) for item in value]
+    if kind in _SPELLINGS:
+        tag, spell = _SPELLINGS[kind]
+        return {tag: spell(value, wrap)}
+    if kind.__module__ in _SPELLED_BY_NAME and kind.__qualname__ in _SPELLED_BY_NAME[kind.__module__]:
+        tag, spell = _SPELLED_BY_NAME[kind.__module__][kind.__qualname__]
+        return {tag: spell(value, wrap)}
+    if kind is type and vars(builtins).get(value.__name__) is value:
+        return {"type": value.__name__}
+    for base in _BASES:
+        if isinstance(value, base):
+            return encode(base(value), wrap)
+    if kind.__module__ == "numpy" and kind.__name__ != "ndarray" and hasattr(value, "item"):
+        return encode(value.item(), wrap)
+    return wrap(value)
+
+
+def _spell_items(value: Any, wrap: Wrap) -> list[Any]:
+    return [encode(item, wrap) for item in value]
+
+
+def _spell_pairs(value: Any, wrap: Wrap) -> list[Any]:
+    return [[encode(key, wrap), encode(item, wrap)] for key, item in value.items()]
+
+
+_SPELLINGS: dict[type, tuple[str, Callable[[Any, Wrap], Any]]] = {
+    tuple: ("tuple", _spell_items),
+    dict: ("dict", _spell_pairs),
+    set: ("set", _spell_items),
+    frozenset: ("frozenset", _spell_items),
+    complex: ("complex", lambda value, wrap: [value.real, value.imag]),
+    bytes: ("bytes", lambda value, wrap: value.hex()),
+    bytearray: ("bytearray", lambda value, wrap: value.hex()),
+    range: ("range", lambda value, wrap: [encode(end, wrap) for end in (value.start, value.stop, value.step)]),
+    type({}.keys()): ("keys", _spell_items),
+    type({}.values()): ("values", _spell_items),
+    type({}.items()): ("items", _spell_items),
+}
+# By name, so that none of these modules is imported before it is needed.
+_SPELLED_BY_NAME: dict[str, dict[str, tuple[str, Callable[[Any, Wrap], Any]]]] = {
+    "collections": {"deque": ("deque", _spell_items)},
+    "fractions": {"Fraction": ("fraction", lambda value, wrap: [hex(value.numerator), hex(value.denominator)])},
+    "decimal": {"Decimal": ("decimal", lambda value, wrap: str(value))},
+}
+
+
+def decode(spelt: Any, unwrap: Unwrap) -> Any:
+    """Build a value from JSON; tags that are not of plain data are given to `unwrap`.
+
+    Raises:
+      ValueError, TypeError, OverflowError, RecursionError: this spells no value.
+    """
+    if isinstance(spelt, list):
+        return [decode(item, unwrap) for item in spelt]
+    if not isinstance(spelt, dict):
+        return spelt
+    ((tag, content),) = spelt.items()
+    if tag in _BUILDERS_OF_TEXT:
+        if type(content) is not str:
+            raise TypeError(f"{tag} is spelt as text")
+        return _BUILDERS_OF_TEXT[tag](content)
+    if tag in _BUILDERS_OF_ITEMS:
+        if type(content) is not list:
+            raise TypeError(f"{tag} is spelt as a list")
+        return _BUILDERS_OF_ITEMS[tag]([decode(item, unwrap) for item in content])
+    return unwrap(tag, content)
+
+
+def _build_complex(items: list[Any]) -> complex:
+    real, imaginary = items
+    return complex(float(real), float(imaginary))
+
+
+def _build_range(items: list[Any]) -> range:
+    start, stop, step = items
+    return range(start, stop, step)
+
+
+def _build_deque(items: list[Any]) -> Any:
+    from collections import deque
+
+    return deque(items)
+
+
+def _build_fraction(items: list[Any]) -> Any:
+    from fractions import Fraction
+
+    numerator, denominator = items
+    if denominator == "0x0":
+        raise ValueError("a fraction over zero")
+    return Fraction(int(numerator, 16), int(denominator, 16))
+
+
+def _build_decimal(text: str) -> Any:
+    from decimal import Decimal, InvalidOperation
+
+    try:
+        return Decimal(text)
+    except InvalidOperation as error:
+        raise ValueError("no decimal") from error
+
+
+def _build_type(name: str) -> type:
+    found = vars(builtins).get(name)
+    if not isinstance(found, type):
+        raise ValueError(f"{name} is no built-in type")
+    return found
+
+
+_BUILDERS_OF_TEXT: dict[str, Callable[[str], Any]] = {
+    "int": lambda text: int(text, 16),
+    "bytes": bytes.fromhex,
+    "bytearray": bytearray.fromhex,
+    "decimal": _build_decimal,
+    "type": _build_type,
+}
+_BUILDERS_OF_ITEMS: dict[str, Callable[[list[Any]], Any]] = {
+    "tuple": tuple,
+    "dict": dict,
+    "set": set,
+    "frozenset": frozenset,
+    "complex": _build_complex,
+    "range": _build_range,
+    "keys": lambda items: dict.fromkeys(items).keys(),
+    "values": lambda items: dict(enumerate(items)).values(),
+    "items": lambda items: dict(items).items(),
+    "deque": _build_deque,
+    "fraction": _build_fraction,
+}
+
+
+def write(message: Any) -> str:
+    """Spell a message as one line of ASCII."""
+    return json.dumps(message, separators=(",", ":"))
+
+
+def read(line: str) -> Any:
+    """Read a message from a line; raises ValueError or RecursionError."""
+    return json.loads(line)

@@ -1,0 +1,222 @@
+r"""LaTeX answers as text: the last box, a plain spelling, parts between commas, exact numbers.
+
+Nothing here is evaluated, and every function runs in time linear in its text, times the few levels of nesting.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\[{}]|(?P<open>\{)|(?P<close>\})")
+
+
+def find_last_box(text: str) -> str | None:
+    r"""Find what the last \boxed{...} (or \fbox{...}) with balanced braces holds, in one pass over the braces."""
+    opened: list[int] = []  # where the content of each open box starts, -1 for other braces
+    start, end = -1, -1
+    for brace in _BRACE.finditer(text):
+        if brace["box"] or brace["open"]:
+            opened.append(brace.end() if brace["box"] else -1)
+        elif brace["close"] and opened:
+            candidate = opened.pop()
+            if candidate > start:
+                start, end = candidate, brace.start()
+    return None if start < 0 else text[start:end]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# One spelling
+
+_SYMBOLS = {
+    **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "θ": r"\theta "},
+    **{"∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in "},
+    **{"<=": r"\le ", ">=": r"\ge ", "±": r"\pm ", "√": r"\sqrt ", "\n": " ", "\t": " ", "\xa0": " ", "\u2009": " "},
+}
+_COMMANDS = {
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"),
+    **dict.fromkeys(("mbox", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt", "mathrm"), r"\text"),
+    **dict.fromkeys(("mathbf", "mathit", "mathsf", "boldsymbol", "bm"), ""),
+    **dict.fromkeys(("left", "right", "big", "Big", "bigl", "bigr", "Bigl", "Bigr", "bigg", "Bigg"), ""),
+    **dict.fromkeys(("displaystyle", "textstyle", "limits", "nolimits", "rm", "bf", "it", "boxed", "fbox"), ""),
+    **dict.fromkeys(("quad", "qquad", "thinspace", "enspace"), " "),
+    **{"lt": "<", "gt": ">", "leq": r"\le", "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "neq": r"\ne"},
+    **{"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "vert": "|", "lvert": "|", "rvert": "|"},
+    **{"varnothing": r"\emptyset", "degree": r"^\circ"},
+}
+_COMMAND = re.compile(r"\\([A-Za-z]+)\s*")
+_SPACING = re.compile(r"\\[,;:!> ]|(?<!\\)~|(?<!\\)\$|\\\$")
+_JOINER = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
+_DIGIT_ARGUMENT = re.compile(r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt)\s*([0-9A-Za-z])")
+
+
+def tidy(text: str) -> str:
+    r"""Spell a formula plainly: no sizes, fonts, spacing and dollar signs, one name for what has several.
+
+    \dfrac12 becomes \frac{1}{2}, 1{,}000 becomes 1,000, and "and" or "or" between two answers a comma.
+    """
+    for symbol, plain in _SYMBOLS.items():
+        text = text.replace(symbol, plain)
+    text = (
+        text.replace("{,}", ",")
+        .replace(r"\%", "%")
+        .replace(r"\mathbb{R}", r"\reals ")
+        .replace(r"\mathbb R", r"\reals ")
+    )
+    if r"\begin" not in text:
+        text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # some write every stroke twice
+    rows = text.split(r"\\")  # between the rows of a matrix; a command must not begin with its second stroke
+    rows = [_COMMAND.sub(_spell_command, _SPACING.sub(_space, row)) for row in rows]
+    text = _JOINER.sub(", ", re.sub(r"\s+", " ", r"\\".join(rows)))
+    text = _DIGIT_ARGUMENT.sub(lambda found: f"{found[1] or found[3]}{{{found[2] or found[4]}}}", text)
+    text = _brace_second_arguments(text)
+    text = re.sub(r"\\text \{", r"\\text{", text).strip()
+    return strip_braces(text.rstrip(" .,;"))
+
+
+def _space(found: re.Match[str]) -> str:
+    return "" if found[0] in (r"\!", "$", r"\$") else " "
+
+
+def _spell_command(found: re.Match[str]) -> str:
+    spelled = _COMMANDS.get(found[1])
+    if spelled is None:
+        return f"\\{found[1]} " if found[0][-1].isspace() else found[0]
+    return f"{spelled} " if spelled[-1:].isalpha() else spelled
+
+
+def _brace_second_arguments(text: str) -> str:
+    r"""Spell \frac{a}2 as \frac{a}{2}."""
+    pieces, start = [], 0
+    for command in re.finditer(r"\\(?:frac|binom)\s*(?=\{)", text):
+        end = _find_close(text, command.end()) + 1
+        if end > start and text[end : end + 1].isalnum():
+            pieces.append(f"{text[start:end]}{{{text[end]}}}")
+            start = end + 1
+    return "".join([*pieces, text[start:]])
+
+
+def strip_braces(text: str) -> str:
+    r"""Take off braces, and \text{...}, that hold the whole text."""
+    while True:
+        inner = text.removeprefix(r"\text")
+        if not (inner.startswith("{") and _find_close(inner, 0) == len(inner) - 1):
+            return text
+        text = inner[1:-1].strip()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Parts
+
+_OPENS, _CLOSES = "([{", ")]}"
+
+
+def _find_close(text: str, start: int) -> int:
+    """The place of the bracket that closes the one at `start`, whatever its shape, or -1."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] in _OPENS) - (text[place] in _CLOSES)
+        if depth == 0:
+            return place
+    return -1
+
+
+def measure_depth(text: str) -> int:
+    """Count the levels of brackets in brackets."""
+    deepest = depth = 0
+    for character in text:
+        depth += (character in _OPENS) - (character in _CLOSES)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def split_top(text: str, mark: str) -> list[str]:
+    """Split at a mark, where it stands in no bracket of any shape ([1,2) is one)."""
+    parts, depth, start, place = [], 0, 0, 0
+    while place < len(text):
+        depth += (text[place] in _OPENS) - (text[place] in _CLOSES)
+        if depth == 0 and text.startswith(mark, place):
+            parts.append(text[start:place].strip())
+            start = place = place + len(mark)
+        else:
+            place += 1
+    return [*parts, text[start:].strip()]
+
+
+_GROUPED = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+
+
+def join_thousands(text: str) -> str:
+    """Take the commas out of numbers whose thousands they group: 1,000 but not 1, 000 nor 1,000,00."""
+    return _GROUPED.sub(lambda found: found[0].replace(",", ""), text)
+
+
+class Enclosed(NamedTuple):
+    """A tuple, an interval or a set, as its brackets and its parts."""
+
+    left: str  # ( or [ or \{
+    parts: tuple[str, ...]
+    right: str  # ) or ] or \}
+
+
+def split_enclosed(text: str) -> Enclosed | None:
+    r"""Read (a, b, ...), [a, b) or \{a, b\}; None for any other text."""
+    left = r"\{" if text.startswith(r"\{") else text[:1]
+    right = r"\}" if text.endswith(r"\}") else text[-1:]
+    if left not in ("(", "[", r"\{") or right not in (")", "]", r"\}") or (left == r"\{") != (right == r"\}"):
+        return None
+    start = len(left) - 1
+    if _find_close(text, start) != len(text) - 1:
+        return None
+    return Enclosed(left, tuple(split_top(text[len(left) : -len(right)].strip(), ",")), right)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+LONGEST_NUMBER = 400  # characters: turning digits into an integer takes time quadratic in their count
+_INTEGER = r"[0-9]+"
+_DECIMAL = rf"(?:{_INTEGER}\.?(?:[0-9]*)|\.[0-9]+)"
+_NUMBER = re.compile(
+    r"(?P<sign>[-+]?) ?(?:"
+    rf"(?:(?P<whole>{_INTEGER}) ?)?\\frac ?\{{ ?(?P<over>-?{_INTEGER}) ?\}} ?\{{ ?(?P<under>-?{_INTEGER}) ?\}}"
+    rf"|(?:(?P<mixed>{_INTEGER}) )?(?P<top>{_INTEGER}) ?/ ?(?P<bottom>{_INTEGER})"
+    rf"|(?P<start>{_INTEGER}?\.[0-9]*)\\overline ?\{{ ?(?P<repeat>{_INTEGER}) ?\}}"
+    rf"|(?P<decimal>{_DECIMAL})"
+    r"(?: ?\\(?:times|cdot) ?10 ?\^ ?(?:\{ ?(?P<power>-?[0-9]{1,2}) ?\}|(?P<digit>[0-9])))?"
+    r"(?:[eE](?P<exponent>[-+]?[0-9]{1,2}))?"
+    r")(?P<percent> ?%)?"
+)
+
+
+class ExactNumber(NamedTuple):
+    """A number as it is written."""
+
+    value: Fraction  # without regard to a percent sign
+    is_percent: bool
+
+
+def parse_number(text: str) -> ExactNumber | None:
+    r"""Parse a text that is one number and nothing else, exactly; None for any other text.
+
+    Read are integers, with thousands grouped or not, decimals, repeating decimals (0.\overline{3}), fractions, mixed
+    numbers, scientific notation and a percent sign. 1/0 is no number.
+    """
+    if len(text) > LONGEST_NUMBER:
+        return None
+    found = _NUMBER.fullmatch(join_thousands(text.strip()))
+    if found is None:
+        return None
+    over, under = found["over"] or found["top"], found["under"] or found["bottom"]
+    if under is not None and int(under) == 0:
+        return None
+    if found["repeat"] is not None:
+        start, places = Fraction("0" + found["start"]), len(found["start"].partition(".")[2])
+        value = start + Fraction(int(found["repeat"]), (10 ** len(found["repeat"]) - 1) * 10**places)
+    elif over is not None and under is not None:
+        value = int(found["whole"] or found["mixed"] or 0) + Fraction(int(over), int(under))
+    else:
+        exponent = int(found["power"] or found["digit"] or 0) + int(found["exponent"] or 0)
+        value = Fraction("0" + found["decimal"].rstrip(".")) * Fraction(10) ** exponent
+    return ExactNumber(-value if found["sign"] == "-" else value, found["percent"] is not None)
