@@ -27,6 +27,7 @@ Dimension key: P problem    L leaf of one problem's tree    N message of one tur
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import chex
@@ -45,6 +46,9 @@ Criterion = Literal["gradient", "credit"]
 # Stands for "nothing is known of the mean yet": far above the variance of returns in [0, 1], and exact enough in
 # float32.
 UNKNOWN = 1e4
+_NOTHING = 1e-30  # a variance far below float32's resolution of any return
+
+Scalar = float | jax.Array  # a number, or one being traced
 
 
 class Components(NamedTuple):
@@ -121,13 +125,14 @@ def make_shrunk_matrix(
     arrays under jit.
     """
     plain = make_credit_matrix("shrunk", make_tree(fan_out), trained)
+    problem, message = jnp.maximum(components.problem, 0.0), list(jnp.maximum(components.message_K, 0.0))
     is_trained = (True,) * len(fan_out) if trained is None else trained
     baseline = []
     for turn, value_NL in enumerate(plain.value):
         if not is_trained[turn]:
             baseline.append(value_NL)
             continue
-        weight_K, _ = _filter(components, fan_out, turn)
+        weight_K, _ = _filter(problem, message, fan_out, turn)
         leaves_KNL = list_path_leaves(fan_out, turn)
         baseline.append(sum(w * leaves_NL for w, leaves_NL in zip(weight_K, leaves_KNL, strict=True)))
     return plain._replace(baseline=tuple(baseline))
@@ -167,29 +172,26 @@ def list_path_leaves(fan_out: FanOut, turn: int) -> list[np.ndarray]:
     return means
 
 
-def _filter(components: Components, fan_out: FanOut, turn: int) -> tuple[list[jax.Array], jax.Array]:
+def _filter(problem: Scalar, message: Sequence[Scalar], fan_out: FanOut, turn: int) -> tuple[list[Scalar], Scalar]:
     """Weights of the classes k = 0..turn in the baseline, and the baseline's error variance."""
-    message_K = jnp.maximum(components.message_K, 0.0)
-    below_K = _average_below(message_K, fan_out)
-    weight: list[jax.Array] = []
-    variance = jnp.maximum(components.problem, 0.0)
+    below = _average_below(message, fan_out)
+    weight: list[Scalar] = []
+    variance = problem
     for k in range(turn + 1):
-        if fan_out[k] == 1:
-            gain = jnp.float32(0.0)
-        else:
-            noise = (message_K[k] + below_K[k]) / (fan_out[k] - 1)
-            total = variance + noise
-            gain = jnp.where(total > 0.0, variance / jnp.where(total > 0.0, total, 1.0), 0.0)
+        gain: Scalar = 0.0
+        if fan_out[k] > 1:
+            # Where nothing varies there is nothing to mix in, and the last term keeps the division defined.
+            gain = variance / (variance + (message[k] + below[k]) / (fan_out[k] - 1) + _NOTHING)
         weight = [(1.0 - gain) * w for w in weight] + [gain]
-        variance = (1.0 - gain) * variance + (message_K[k] if k < turn else 0.0)
+        variance = (1.0 - gain) * variance + (message[k] if k < turn else 0.0)
     return weight, variance
 
 
-def _average_below(message_K: jax.Array, fan_out: FanOut) -> list[jax.Array]:
+def _average_below(message: Sequence[Scalar], fan_out: FanOut) -> list[Scalar]:
     """b_d: variance that the turns below leave in a message's value."""
-    below = [jnp.float32(0.0)]
+    below: list[Scalar] = [0.0]
     for turn in range(len(fan_out) - 1, 0, -1):
-        below = [(message_K[turn] + below[0]) / fan_out[turn], *below]
+        below = [(message[turn] + below[0]) / fan_out[turn], *below]
     return below
 
 
@@ -202,13 +204,13 @@ def predict_error(components: Components, fan_out: FanOut, method: str, criterio
     e_d, the error of the baseline, is (s_d + b_d) / (f_d - 1) for leave-one-out and the filter's for the shrunk one.
     That messages of one context share its gradient is left out: it is small against the noise.
     """
-    message_K = jnp.maximum(components.message_K, 0.0)
-    below_K = _average_below(message_K, fan_out)
+    problem, message = max(float(components.problem), 0.0), np.maximum(components.message_K, 0.0).tolist()
+    below_K = _average_below(message, fan_out)
     errors = []
     for turn, alternatives in enumerate(fan_out):
-        below, own = float(below_K[turn]), float(message_K[turn] + below_K[turn])
+        below, own = below_K[turn], message[turn] + below_K[turn]
         if method == "shrunk":
-            error = float(_filter(components, fan_out, turn)[1])
+            error = _filter(problem, message, fan_out, turn)[1]
         else:
             error = own / (alternatives - 1) if alternatives > 1 else math.inf
         is_credit = criterion == "credit"

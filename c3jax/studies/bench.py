@@ -50,15 +50,15 @@ def run(config: BenchStudy, run_dir: Path, console: Console) -> int:
         against += tables.load_table(against_file)
     tables.save_table(run_dir / "bench", rows, "Credit estimators against the exact truth")
     tables.save_table(run_dir / "against", against, "Noise over signal of ours as a ratio to a rival's")
-    _save_figures(run_dir, rows)
-    for case in config.cases:
-        of_case = [row for row in rows if row["game"] == case.name]
+    for place, case in enumerate(config.cases):
+        of_case, compared = ([row for row in part if row["game"] == case.name] for part in (rows, against))
+        _save_figures(run_dir / "figures" / f"{place:02d}", case.name, of_case)
         tables.print_table(console, _select(of_case, _SHOWN), f"{case.name}: credit against A*")
         tables.print_table(console, _select(of_case, _SHOWN_NOISE), f"{case.name}: gradient noise over signal")
-    if against:
-        tables.print_table(
-            console, summarise_against(against), "Ours against its rivals: the worst ratio of noise over signal"
-        )
+        if compared:
+            tables.print_table(
+                console, summarise_against(compared), f"{case.name}: the worst ratio of noise to a rival's"
+            )
     console.print(f"tables and figures: {run_dir}", highlight=False, soft_wrap=True)
     return 0
 
@@ -135,17 +135,16 @@ def compare_case(case: BenchCase, measured: Sequence[Measured]) -> list[dict[str
 
 
 def summarise_against(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each game, each of ours and each unit, the largest ratio over rivals and turns, and where it is."""
+    """For each of ours on one game and each unit, the largest ratio over rivals and turns, and where it is."""
     found = []
-    for game, ours in dict.fromkeys((row["game"], row["ours"]) for row in rows):
-        of_ours = [row for row in rows if (row["game"], row["ours"]) == (game, ours)]
+    for ours in dict.fromkeys(row["ours"] for row in rows):
+        of_ours = [row for row in rows if row["ours"] == ours]
         for unit in UNITS:
             name = f"ratio_per_{unit}"
-            # A ratio that is not known is the worst: it promises nothing.
+            # A ratio that is not known is the worst: it could be anything.
             worst = max(of_ours, key=lambda row: math.inf if math.isnan(row[name]) else row[name])
             bounds = {f"ratio{bound}": worst[f"{name}{bound}"] for bound in ("", "_low", "_high")}
-            against = {"against": f"{worst['rival']}, turn {worst['turn']}"}
-            found.append({"game": game, "ours": ours, "unit": unit} | against | bounds)
+            found.append({"ours": ours, "unit": unit} | bounds | {"against": f"{worst['rival']}, turn {worst['turn']}"})
     return found
 
 
@@ -168,32 +167,30 @@ def describe_plan(plan: Plan) -> str:
     return f"{plan.form} {plan.episodes}" + (f", {plan.repeats} each" if plan.repeats else "")
 
 
-def _save_figures(run_dir: Path, rows: Sequence[dict[str, Any]]) -> None:
-    labelled = [row | {"role": f"turn {row['turn']}"} for row in rows]
-    for unit in UNITS:
-        figures.save_figure(
-            figures.plot_points(
-                labelled,
-                category="estimator",
-                value=figures.Axis(f"noise_per_{unit}", f"noise / signal at equal {unit}", "log", has_interval=True),
-                group="role",
-                panel="game",
-                title=f"Gradient noise over signal at equal {unit}",
-            ),
-            run_dir / f"noise_per_{unit}",
+def _save_figures(stem: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Two figures of a case: noise over signal at equal budgets, and the credit of a message against the truth."""
+    noise = {f"noise_per_{unit}": f"at equal {unit}" for unit in UNITS}
+    credit = {"bias": "bias (return)", "mse": "mean squared error (return²)", "fidelity": "rank correlation"}
+    for end, panels, label, scale in (
+        ("noise", noise, "gradient noise / signal", "log"),
+        ("credit", credit, "credit of a message against A*", "linear"),
+    ):
+        points = [
+            {"estimator": row["estimator"], "role": f"turn {row['turn']}", "panel": title}
+            | {f"value{bound}": row[f"{column}{bound}"] for bound in ("", "_low", "_high")}
+            for column, title in panels.items()
+            for row in rows
+            if math.isfinite(row[column]) and (scale == "linear" or row[f"{column}_low"] > 0)
+        ]
+        figure = figures.plot_points(
+            points,
+            category="estimator",
+            value=figures.Axis("value", label, scale, has_interval=True),
+            group="role",
+            panel="panel",
+            title=name,
         )
-    for column, label in (("bias", "bias against A* (return)"), ("mse", "mean squared error against A* (return²)")):
-        figures.save_figure(
-            figures.plot_points(
-                labelled,
-                category="estimator",
-                value=figures.Axis(column, label, has_interval=True),
-                group="role",
-                panel="game",
-                title=f"Credit of a message: {label}",
-            ),
-            run_dir / column,
-        )
+        figures.save_figure(figure, stem.with_name(f"{stem.name}-{end}"))
 
 
 def _select(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
