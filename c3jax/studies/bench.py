@@ -180,8 +180,12 @@ def _save_figures(stem: Path, name: str, rows: Sequence[dict[str, Any]]) -> None
             | {f"value{bound}": row[f"{column}{bound}"] for bound in ("", "_low", "_high")}
             for column, title in panels.items()
             for row in rows
-            if math.isfinite(row[column]) and (scale == "linear" or row[f"{column}_low"] > 0)
+            if math.isfinite(row[column])
         ]
+        if not points:  # too few draws for any of it
+            continue
+        if scale == "log":  # which has no zero: an interval that reaches it is drawn to a tenth of its estimate
+            points = [point | {"value_low": max(point["value_low"], 0.1 * point["value"])} for point in points]
         figure = figures.plot_points(
             points,
             category="estimator",

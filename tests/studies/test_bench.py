@@ -158,7 +158,7 @@ def list_results(run: Path) -> list[Path]:
 def test_a_bench_leaves_its_tables_and_figures(whole):
     names = {path.as_posix() for path in list_results(whole)}
     tables = {f"{stem}.{kind}" for stem in ("bench", "against") for kind in ("csv", "json", "md")}
-    stems = [*(f"noise_per_{unit}" for unit in bench.UNITS), "bias", "mse"]
+    stems = [f"figures/{case}-{name}" for case in ("00", "01") for name in ("noise", "credit")]
     figures = {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")}
     cases = {f"cases/{name}.json" for name in ("00", "00-against", "01", "01-against")}
     assert names == tables | figures | cases | {"config.yaml"}
