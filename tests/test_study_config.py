@@ -62,7 +62,7 @@ def test_the_learning_study_is_as_large_as_it_says():
     config = load_study(next(path for path in SHIPPED if path.stem == "learning"))
     assert isinstance(config, LearningStudy)
     methods = {estimator.method for case in config.cases for estimator in case.estimators}
-    assert (config.seeds, len(methods), config.updates) == (20, 8, 500)
+    assert (config.seeds, len(methods), config.updates) == (20, 9, 500)
 
 
 def test_overrides_reach_into_lists(tmp_path):
