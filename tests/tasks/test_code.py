@@ -379,7 +379,7 @@ def test_a_bad_line_is_named_with_its_reason(tmp_path, row, message):
 
 
 def test_reference_solutions_of_a_sample_pass():
-    """Problems in MBPP's and MBPP+'s formats with what their tests are like; docs/code_tasks.md has the sets' own sweep."""
+    """Problems of our own in MBPP's and MBPP+'s formats; the sweep of the sets themselves is in docs/code_tasks.md."""
     rows = [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
     problems = load_problems(str(SAMPLE), spec=CodeSpec(timeout_s=8.0))
     answers = [f"```python\n{row['code']}\n```" for row in rows]
