@@ -225,6 +225,7 @@ class Kind(NamedTuple):
 
     section: type[StudyConfig]
     check: Callable[[Any], None]
+    free: tuple[str, ...] = ()  # fields that change no result, and may differ when a study is gone on with
 
 
 def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> StudyConfig:
@@ -244,15 +245,12 @@ def _read_run(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_loader(config: StudyConfig) -> Callable[[Path], StudyConfig]:
-    """How to read a study that may be this one: memory and comparison as here, for they change no result."""
+    """How to read a study that may be this one: fields that change no result are as here."""
+    here = config.model_dump(include=set(KINDS[config.kind].free))
 
     def load(path: Path) -> StudyConfig:
         there = load_study(path)
-        if isinstance(there, TextStudy) and isinstance(config, TextStudy):
-            return there.model_copy(update={"memory_gb": config.memory_gb})
-        if not isinstance(there, LearningStudy) or not isinstance(config, LearningStudy):
-            return there
-        return there.model_copy(update={"memory_gb": config.memory_gb, "compare_alone": config.compare_alone})
+        return there.model_copy(update=here) if there.kind == config.kind else there
 
     return load
 
@@ -294,12 +292,9 @@ def check_learning(config: LearningStudy) -> None:
             "optimiser.learning_rates: expected different ones, got"
             f" {', '.join(map(str, config.optimiser.learning_rates))}"
         )
-    names: list[str] = []
     for place, case in enumerate(config.cases):
         path = f"cases.{place}"
-        if case.name in names:
-            raise ConfigError(f"{path}.name: expected a name no other case has, got {case.name!r}")
-        names.append(case.name)
+        _check_case_name(path, case.name, [before.name for before in config.cases[:place]])
         check_game(f"{path}.game", case.game)
         if not isinstance(case.game, FreshGame) and config.problems > case.game.problems:
             raise ConfigError(
@@ -314,9 +309,19 @@ def check_learning(config: LearningStudy) -> None:
         labels: list[str] = []
         for number, estimator in enumerate(case.estimators):
             _check_learner_estimator(f"{path}.estimators.{number}", case.game, estimator)
-            labels.append(describe_estimator(estimator))
-            if labels[-1] in labels[:-1]:
-                raise ConfigError(f"{path}.estimators.{number}: expected each once, got {labels[-1]} twice")
+            _add_label(f"{path}.estimators.{number}", labels, describe_estimator(estimator))
+
+
+def _check_case_name(path: str, name: str, earlier: list[str]) -> None:
+    if name in earlier:
+        raise ConfigError(f"{path}.name: expected a name no other case has, got {name!r}")
+
+
+def _add_label(path: str, labels: list[str], label: str) -> None:
+    """Take a case's estimator up among those before it, from which tables must be able to tell it."""
+    if label in labels:
+        raise ConfigError(f"{path}: expected each once, got {label} twice")
+    labels.append(label)
 
 
 def _check_learner_estimator(path: str, game: Game, estimator: Estimator) -> None:
@@ -337,20 +342,15 @@ def check_bench(config: BenchStudy) -> None:
     """Check a bench of estimators across its fields. Raises ConfigError."""
     if config.samples % config.batches:
         raise ConfigError(f"samples: expected a multiple of batches ({config.batches}), got {config.samples}")
-    names: list[str] = []
     for place, case in enumerate(config.cases):
         path = f"cases.{place}"
-        if case.name in names:
-            raise ConfigError(f"{path}.name: expected a name no other case has, got {case.name!r}")
-        names.append(case.name)
+        _check_case_name(path, case.name, [before.name for before in config.cases[:place]])
         check_game(f"{path}.game", case.game)
         check_enumerable(f"{path}.game", case.game, "the exact truth")
         labels: list[str] = []
         for number, estimator in enumerate(case.estimators):
             _check_bench_estimator(f"{path}.estimators.{number}", case.game, estimator)
-            labels.append(describe_bench_estimator(estimator))
-            if labels[-1] in labels[:-1]:
-                raise ConfigError(f"{path}.estimators.{number}: expected each once, got {labels[-1]} twice")
+            _add_label(f"{path}.estimators.{number}", labels, describe_bench_estimator(estimator))
 
 
 def _check_bench_estimator(path: str, game: Game, estimator: BenchEstimator) -> None:
@@ -393,8 +393,8 @@ def check_text(config: TextStudy) -> None:
 
 
 KINDS: dict[str, Kind] = {
-    "learning": Kind(LearningStudy, check_learning),
+    "learning": Kind(LearningStudy, check_learning, free=("memory_gb", "compare_alone")),
     "bench": Kind(BenchStudy, check_bench),
     "claims": Kind(ClaimsStudy, check_claims),
-    "text": Kind(TextStudy, check_text),
+    "text": Kind(TextStudy, check_text, free=("memory_gb",)),
 }

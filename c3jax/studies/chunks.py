@@ -108,9 +108,13 @@ def compile_block(block: Block, key: jax.Array, memory_gb: float) -> Program:
 
 
 def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compile a training run's program; on CPU without LLVM's costly passes, which take longer than they save."""
-    is_cpu = jax.default_backend() == "cpu"
-    return lowered.compile(compiler_options={"xla_backend_optimization_level": 1} if is_cpu else None)
+    """Compile a training run's program, quickly."""
+    return lowered.compile(compiler_options=list_quick_options())
+
+
+def list_quick_options() -> dict[str, Any] | None:
+    """Options of a compiler that does without LLVM's costly passes, which on CPU take longer than they save."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
 
 
 def count_saved(run_dir: Path) -> int:

@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from c3jax.study_sections import MAX_TRANSCRIPTS
+
 Graph = tuple[tuple[int, ...], ...]
 Link = Literal["logistic", "identity"]
 Noise = Literal["none", "bernoulli", "gaussian"]
 
-MAX_TRANSCRIPTS = 65_536  # beyond it, enumeration is refused: a game may still be sampled
 SURVEY_LOGIT_SCALE = 0.75  # standard deviation of the policies' logits in the games of `make_survey`
 
 

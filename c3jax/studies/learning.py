@@ -247,15 +247,16 @@ def list_curves(
 def _save(run_dir: Path, results: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]) -> None:
     save_table(run_dir / "results", results, "Learning: expected return by estimator")
     save_table(run_dir / "curves", curves, "Learning curves")
-    for column, label in _BUDGETS.items():
-        figure = plot_curves(
-            curves,
-            x=Axis(column, label),
-            y=Axis("value", "expected return", has_interval=True),
-            group="estimator",
-            title=f"Expected return against {label}",
-            panel="case",
-        )
+    save_curves(run_dir, curves, _BUDGETS, Axis("value", "expected return", has_interval=True), panel="case")
+
+
+def save_curves(
+    run_dir: Path, curves: Sequence[dict[str, Any]], budgets: dict[str, str], y: Axis, panel: str | None = None
+) -> None:
+    """A figure of the curves against each budget: columns of `curves`, with their labels."""
+    for column, label in budgets.items():
+        title = f"{y.label.capitalize()} against {label}"
+        figure = plot_curves(curves, x=Axis(column, label), y=y, group="estimator", title=title, panel=panel)
         save_figure(figure, run_dir / "figures" / f"return_{column}")
 
 

@@ -23,7 +23,7 @@ from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
 from c3jax.credit.methods import needs_critic
 from c3jax.credit.plans import Plan, count_calls, count_generated
-from c3jax.diagnostics.figures import Axis, plot_curves, plot_points, save_figure
+from c3jax.diagnostics.figures import Axis, plot_points, save_figure
 from c3jax.diagnostics.statistics import compute_student_interval
 from c3jax.diagnostics.tables import make_columns, print_table, save_table
 from c3jax.learner import update as update_lib
@@ -31,7 +31,7 @@ from c3jax.learner.update import TrainState
 from c3jax.protocol import plan_turns
 from c3jax.rollout import address, sampling, tree
 from c3jax.studies.chunks import Block, Outcome, run_blocks
-from c3jax.studies.learning import LEVEL, compare_with_first
+from c3jax.studies.learning import LEVEL, compare_with_first, save_curves
 from c3jax.studies.text_reward import compute_returns, list_digits
 from c3jax.study_sections import Estimator, TextStudy, describe_estimator, make_plan, make_run_config
 from c3jax.team import ProblemSet, Team, choose_problems, make_questions, make_team
@@ -306,15 +306,7 @@ def _list_spent(contender: Contender, tokens_SU: np.ndarray) -> dict[str, np.nda
 def _save(run_dir: Path, results: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]) -> None:
     save_table(run_dir / "results", results, "Text: held-out accuracy and return by estimator")
     save_table(run_dir / "curves", curves, "Sampled return by step")
-    for column, label in _BUDGETS.items():
-        figure = plot_curves(
-            curves,
-            x=Axis(column, label),
-            y=Axis("return", "sampled return", has_interval=True),
-            group="estimator",
-            title=f"Sampled return against {label}",
-        )
-        save_figure(figure, run_dir / "figures" / f"return_{column}")
+    save_curves(run_dir, curves, _BUDGETS, Axis("return", "sampled return", has_interval=True))
     columns = {"before the first step": "accuracy_before", "after the last": "accuracy"}
     points = [
         {"estimator": row["estimator"], "when": when}

@@ -147,7 +147,7 @@ class _Link:
             count = min(2 * count, _LARGEST_CHUNK)
 
     def _raise(self, name: str, text: str) -> NoReturn:
-        kind = getattr(builtins, name, None)
+        kind = vars(builtins).get(name)
         if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _NOT_RAISED):
             try:
                 error = kind(text)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from c3jax.credit.plans import make_flat, make_tree
+from c3jax.credit.plans import make_flat
 from c3jax.diagnostics.figures import Axis, plot_curves
 from c3jax.diagnostics.statistics import Interval, compute_jackknife_interval, compute_student_interval
 from c3jax.diagnostics.tables import Row, format_cell, make_columns
@@ -31,6 +31,7 @@ from c3jax.studies.claims.claim import (
     find_rows,
     is_significant,
 )
+from c3jax.studies.claims.comparison import ARMS, SURVEY
 from c3jax.studies.claims.estimators import ROLES
 from c3jax.studies.claims.stage import Stage, blur_critic, figure_turns, make_survey_stage, set_policy, sum_estimator
 
@@ -49,11 +50,8 @@ def measure_critic(scale: Scale) -> list[dict[str, Any]]:
                 row = {"arm": f"mappo, decay {decay:g}", "role": role, "error": error}
                 row |= make_columns("noise", compute_noise(figures, LEVEL))
                 rows.append(row | make_columns("cosine", compute_cosine(figures, LEVEL)))
-    for arm, method, plan in (
-        ("rloo 8", "rloo", make_flat(8, 2)),
-        ("c3 2x4", "c3", make_tree((2, 4))),
-        ("c3 4x2", "c3", make_tree((4, 2))),
-    ):
+    for arm in SURVEY:
+        method, plan = ARMS[arm]
         sums = sum_estimator(stage, method, plan, scale.samples, scale.seed)
         for role, figures in zip(ROLES, figure_turns(stage, sums, scale.samples), strict=True):
             columns = make_columns("noise", compute_noise(figures, LEVEL))

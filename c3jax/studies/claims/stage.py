@@ -21,6 +21,7 @@ from c3jax.credit.plans import Plan
 from c3jax.diagnostics.tables import make_columns
 from c3jax.studies import games, measure, oracle, play, policies
 from c3jax.studies.analyse import Figures, compute_bias, compute_figures
+from c3jax.studies.chunks import list_quick_options
 from c3jax.studies.claims.claim import BIAS_LEVEL
 
 BATCHES = 16  # independent batches of an estimate; a squared bias is a mean over pairs of them
@@ -33,8 +34,7 @@ def compile_quickly(function: Callable[..., Any], statics: int) -> Callable[...,
     On CPU most of the time goes into LLVM's optimisation; at its first level a program compiles three times as fast
     and runs as fast.
     """
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, static_argnums=tuple(range(statics)), compiler_options=options)
+    return jax.jit(function, static_argnums=tuple(range(statics)), compiler_options=list_quick_options())
 
 
 class Stage(NamedTuple):
