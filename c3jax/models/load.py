@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from c3jax import config as config_lib
@@ -18,7 +17,7 @@ class LoadedModel(NamedTuple):
     """A policy as the program holds it."""
 
     graphdef: nnx.GraphDef
-    params: dict  # f32 arrays on the default device
+    params: dict  # arrays on the default device
     tokenizer: Tokenizer
     spec: decoder.DecoderSpec
 
@@ -27,17 +26,20 @@ def load_model(
     section: config_lib.RandomModel | config_lib.SmolLM2Model | config_lib.FolderModel,
     words: Sequence[str] | None,
     key: jax.Array,
+    weights: str = "float32",
 ) -> LoadedModel:
     """The policy a config names. A random one has the task's words for its vocabulary and is drawn with the key.
 
-    Raises UserError, in one sentence, where the model cannot be had or does not fit its tokenizer.
+    `weights` is the type its parameters are held in: bfloat16 only where they are read and never trained. Raises
+    UserError, in one sentence, where the model cannot be had or does not fit its tokenizer.
     """
     if section.kind == "random":
-        return _make_random(section, words, key)
+        model = _make_random(section, words, key)
+        return model._replace(params=jax.tree.map(lambda leaf: leaf.astype(weights), model.params))
     if section.kind == "smollm2":
-        spec, arrays, vocabulary = gguf_weights.load_smollm2()
+        spec, params, vocabulary = gguf_weights.load_smollm2(weights)
     else:
-        spec, arrays = hf_weights.load_folder(section.path)
+        spec, params = hf_weights.load_folder(section.path, weights)
         vocabulary = tokenizer.load_tokenizer(section.path)
     if vocabulary.vocab_size > spec.vocab_size:
         raise UserError(
@@ -45,8 +47,6 @@ def load_model(
         )
     spec = spec._replace(dtype=section.dtype, remat=section.remat)
     graphdef, _ = decoder.define_decoder(spec)
-    # Copied, so that no buffer of the policy is numpy's memory.
-    params = jax.tree.map(lambda array: jnp.array(array, jnp.float32), arrays)
     return LoadedModel(graphdef, params, vocabulary, spec)
 
 
