@@ -51,18 +51,22 @@ def load_smollm2(dtype: str = "float32") -> tuple[decoder.DecoderSpec, dict, Tok
 
     Raises UserError, in one sentence, where the package is not installed or its file is not the one known here.
     """
-    path = _find_file()
-    cache = _cache_path()
+    path, cache = _find_file(), _cache_path()
     cached = None if cache is None else _read_cache(cache, dtype)
     if cached is None:
-        # The cache holds float32, whatever is asked for now.
         metadata, flat = _read_gguf(path)
         if cache is not None:
-            _write_cache(cache, metadata, flat)
+            _write_cache(cache, metadata, flat)  # in float32, whatever is asked for now
         cached = metadata, {name: jnp.asarray(flat.pop(name), dtype) for name in list(flat)}
     metadata, flat = cached
-    spec = decoder.DecoderSpec(**json.loads(metadata["spec"]))
-    return spec, traverse_util.unflatten_dict(flat, sep="."), _make_tokenizer(metadata)
+    return _make_spec(metadata), traverse_util.unflatten_dict(flat, sep="."), _make_tokenizer(metadata)
+
+
+def describe_smollm2() -> tuple[decoder.DecoderSpec, Tokenizer]:
+    """Its sizes and its tokenizer alone. Raises as load_smollm2."""
+    reader = _open_gguf(_find_file())
+    metadata = _read_metadata(reader, _read_spec(reader))
+    return _make_spec(metadata), _make_tokenizer(metadata)
 
 
 def _find_file() -> Path:
@@ -87,12 +91,18 @@ def _find_file() -> Path:
 # The GGUF file
 
 
-def _read_gguf(path: Path) -> tuple[dict[str, str], dict[str, jax.Array]]:
+def _open_gguf(path: Path) -> gguf.GGUFReader:
     try:
         import gguf
     except ImportError:
         raise UserError("model.kind: expected the package gguf (extra: smollm2), got none installed") from None
-    reader = gguf.GGUFReader(path)
+    return gguf.GGUFReader(path)
+
+
+def _read_gguf(path: Path) -> tuple[dict[str, str], dict[str, jax.Array]]:
+    reader = _open_gguf(path)
+    import gguf
+
     spec = _read_spec(reader)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
@@ -104,9 +114,12 @@ def _read_gguf(path: Path) -> tuple[dict[str, str], dict[str, jax.Array]]:
         return _restore_rows(array, spec.kv_heads) if name.endswith("k_proj.weight") else array
 
     params = hf_weights.stack_tensors(spec, read_tensor)
-    metadata = {"spec": json.dumps(spec._asdict()), **_read_tokenizer(reader)}
     flat: Any = traverse_util.flatten_dict(params, sep=".")
-    return metadata, flat
+    return _read_metadata(reader, spec), flat
+
+
+def _read_metadata(reader: gguf.GGUFReader, spec: decoder.DecoderSpec) -> dict[str, str]:
+    return {"spec": json.dumps(spec._asdict()), **_read_tokenizer(reader)}
 
 
 def _read_spec(reader: gguf.GGUFReader) -> decoder.DecoderSpec:
@@ -167,6 +180,10 @@ def _read_tokenizer(reader: gguf.GGUFReader) -> dict[str, str]:
         "chat_template": read("chat_template"),
         "special": json.dumps({role: tokens[read(f"ggml.{name}_token_id")] for role, name in roles.items()}),
     }
+
+
+def _make_spec(metadata: dict[str, str]) -> decoder.DecoderSpec:
+    return decoder.DecoderSpec(**json.loads(metadata["spec"]))
 
 
 def _make_tokenizer(metadata: dict[str, str]) -> Tokenizer:

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import safetensors
 from flax import traverse_util
@@ -161,18 +160,18 @@ def write_tensors(
     The library's own writer wants all tensors of a file in memory. The format is the length of the header (8 bytes,
     little-endian), the header (JSON: name -> dtype, shape, where its bytes begin and end) and the bytes.
     """
-    stored = {"float32": ("F32", np.dtype("<f4")), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}[dtype]
+    stored, number = {"float32": "F32", "bfloat16": "BF16"}[dtype], np.dtype(dtype)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants to be told
     end = 0
     for name, shape in shapes.items():
-        begin, end = end, end + int(np.prod(shape)) * stored[1].itemsize
-        header[name] = {"dtype": stored[0], "shape": list(shape), "data_offsets": [begin, end]}
+        begin, end = end, end + int(np.prod(shape)) * number.itemsize
+        header[name] = {"dtype": stored, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the bytes of the tensors begin at a multiple of eight
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in shapes:
-            array = np.ascontiguousarray(take_tensor(name).astype(stored[1], copy=False))
+            array = np.ascontiguousarray(take_tensor(name).astype(number, copy=False))
             file.write(array.reshape(-1).view(np.uint8).data)
 
 
