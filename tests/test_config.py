@@ -69,7 +69,10 @@ WRONG = [
     ({"task": "arithmetic"}, 'task: expected a section of fields, got "arithmetic"'),
     ({"imitation": 3}, "imitation: expected a section of fields, got 3"),
     ({"imitation.updates": 3}, "imitation.problems: expected a value, got nothing"),
-    ({"task.kind": "chess"}, 'task.kind: expected one of arithmetic, numeric, math, code, reasoning, got "chess"'),
+    (
+        {"task.kind": "chess"},
+        'task.kind: expected one of arithmetic, stories, numeric, math, code, reasoning, got "chess"',
+    ),
     ({"model.kind": None}, "model.kind: expected one of random, smollm2, folder, got null"),
     ({"model": {"width": 4}}, "model.kind: expected a value, got nothing"),
     # A number out of its range
@@ -212,6 +215,22 @@ WRONG = [
             "imitation": {"updates": 1, "problems": 1, "learning_rate": 1.0},
         },
         "imitation: expected none for task numeric, which demonstrates nothing, got a section",
+    ),
+    (
+        {"policy.kind": "adapters"},
+        "policy.kind: expected shared or per_role for model random (adapters correct a network that has been trained"
+        " before, and leave it as it is), got 'adapters'",
+    ),
+    ({"policy.targets": ["up", "up"]}, "policy.targets: expected each projection once, got ['up', 'up']"),
+    (
+        {
+            "policy.kind": "per_role",
+            "protocol.turns.0.trained": False,
+            "credit.fan_out": [1, 8],
+            "imitation": {"updates": 1, "problems": 1, "learning_rate": 1.0},
+        },
+        "policy.kind: expected shared while role 'planner' has no trained turn and imitation warms every role up (what"
+        " per_role does not train comes from the model as loaded), got 'per_role'",
     ),
     # A path that an override cannot follow
     ({"protocol.turns.2.role": "a"}, "protocol.turns.2.role: expected a place below 2 in the list, got '2'"),
