@@ -13,6 +13,7 @@ from rich.text import Text
 
 from c3jax import config_file, evaluate, rundir
 from c3jax.checkpoint import find_best_step, list_steps, restore_step
+from c3jax.models.policy import Weights
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, context_tokens
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, context, sampling, tree
@@ -27,11 +28,11 @@ class SourceError(UserError):
 
 def evaluate_source(source: str, checkpoint: str, overrides: dict[str, Any], console: Console, as_json: bool) -> int:
     """Evaluate a run's policy, or a config's model before training, on the config's held-out problems."""
-    team, params, step = load_source(source, checkpoint, overrides)
+    team, weights, step = load_source(source, checkpoint, overrides)
     config = team.config
     with Evaluator(TASKS[config.task.kind].grade, config.workers, config.grade_timeout) as evaluator:
         results = [
-            evaluate.make_evaluation(team, profile)(params, evaluator, config.evaluation.problems)
+            evaluate.make_evaluation(team, profile)(weights, evaluator, config.evaluation.problems)
             for profile in evaluate.list_profiles(team)
         ]
     if as_json:
@@ -53,8 +54,8 @@ def ask_source(
     """Put one question to a team and print every role's message, or the transcript as JSON."""
     if not question.strip():
         raise SourceError("question: expected some text, got none")
-    team, params, step = load_source(source, checkpoint, overrides)
-    texts, contexts = answer(team, params, question, is_sampled)
+    team, weights, step = load_source(source, checkpoint, overrides)
+    texts, contexts = answer(team, weights, question, is_sampled)
     # Nothing is graded here: the answer that would be judged is read out of the last message.
     answer_read = TASKS[team.config.task.kind].read_answer(texts[-1])
     if as_json:
@@ -74,23 +75,23 @@ def ask_source(
     return 0
 
 
-def answer(team: Team, params: dict, question: str, is_sampled: bool) -> tuple[list[str], list[str]]:
+def answer(team: Team, weights: Weights, question: str, is_sampled: bool) -> tuple[list[str], list[str]]:
     """One message a turn, and the context each was said in."""
     tokens = _encode_question(team, question)
     fan_out = (1,) * len(team.plans)
     chosen = team.config.sampling if is_sampled else sampling.GREEDY
-    sample_tree = tree.make_tree_sampler(team.graphdef, team.plans, fan_out, chosen, team.tokenizer.stop_tokens)
+    sample_tree = tree.make_tree_sampler(team.policy, team.plans, fan_out, chosen, team.tokenizer.stop_tokens)
     key = address.make_stream(team.config.seed, address.ASK)
     frame = context.make_frame([tokens], len(tokens))
-    rollout, _ = sample_tree(params, frame, key, jnp.zeros(1, jnp.int32))
+    rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32))
     rollout = jax.device_get(rollout)
     texts = [messages[0] for messages in decode_turns(team, rollout)]
     said = [messages.tokens_NT[0][messages.content_NT[0]].tolist() for messages in rollout.turns]
     return texts, [team.tokenizer.decode(_list_context(plan, tokens, said)) for plan in team.plans]
 
 
-def load_source(source: str, checkpoint: str, overrides: dict[str, Any]) -> tuple[Team, dict, int]:
-    """A team and its parameters: of a run's checkpoint, or as a config's model is before training (step 0).
+def load_source(source: str, checkpoint: str, overrides: dict[str, Any]) -> tuple[Team, Weights, int]:
+    """A team and its weights: of a run's checkpoint, or as a config's model is before training (step 0).
 
     Raises UserError where the source, the checkpoint or an override cannot be used.
     """
@@ -99,13 +100,14 @@ def load_source(source: str, checkpoint: str, overrides: dict[str, Any]) -> tupl
         if checkpoint != "newest":
             raise SourceError(f"--checkpoint: expected a run directory to take {checkpoint!r} from, got a config")
         team = make_team(config_file.load_config(path, overrides))
-        return team, team.params, 0
+        return team, team.weights, 0
     if not path.is_dir():
         raise SourceError(f"{source}: expected a run directory or a config file, got neither")
     rundir.load_run_config(path)  # says what is wrong with a directory that is not a run
     team = make_team(config_file.load_config(path / "config.yaml", overrides))
     step = _choose_step(path, checkpoint)
-    return team, restore_step(path, step, jax.eval_shape(lambda: team.params), part="params"), step
+    trained = restore_step(path, step, jax.eval_shape(lambda: team.weights.trained), part="params")
+    return team, team.weights._replace(trained=trained), step
 
 
 def _choose_step(run: Path, checkpoint: str) -> int:

@@ -20,6 +20,7 @@ from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.models import decoder
+from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import QUESTION_LEVEL, FramePlan, Literal, Slot, TurnPlan
 from c3jax.rollout import tree
 from c3jax.types import Frame
@@ -67,16 +68,17 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
     """
     sizes = _Sizes(_TINY, 2, 2, 16, 4, 1, 256) if is_small else _Sizes(SMOLLM2, 4, 8, 512, 32, 3, 2048)
     graphdef, params = decoder.make_decoder(sizes.spec, jax.random.key(0))
+    policy, weights = Policy("shared", graphdef, None), Weights(params, {})
     tokens_NS = jax.random.randint(jax.random.key(1), (sizes.contexts, sizes.prompt - 1), 1, sizes.spec.vocab_size)
     rows = sizes.contexts * sizes.alternatives
 
     def make(contexts: int, new_tokens: int) -> Callable[[], Any]:
         plan = TurnPlan("bench", "bench", (FramePlan(1, (Slot(QUESTION_LEVEL), Literal((1,)))),), new_tokens, True)
         fan_out = (rows // contexts,)
-        sample = tree.make_tree_sampler(graphdef, (plan,), fan_out, Sampling(), ())
+        sample = tree.make_tree_sampler(policy, (plan,), fan_out, Sampling(), ())
         question_NS = jnp.repeat(tokens_NS, contexts // sizes.contexts, axis=0)
         frame = Frame(question_NS, jnp.ones(question_NS.shape, bool))
-        return lambda: sample(params, frame, jax.random.key(2), jnp.arange(contexts))
+        return lambda: sample(weights, frame, jax.random.key(2), jnp.arange(contexts))
 
     shared = make(sizes.contexts, sizes.new_tokens)
     times = _time_in_turn(

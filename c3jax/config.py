@@ -52,6 +52,22 @@ class ArithmeticTask(Section):
     """Probability that a demonstrated answer to a problem with a down move ignores the plan."""
 
 
+class StoryTask(Section):
+    """Short word problems in plain English, written by a seeded generator: things are gained and lost."""
+
+    kind: Literal["stories"]
+    changes: Positive = 2
+    """Gains and losses in a problem."""
+    largest: Annotated[int, pydantic.Field(ge=3)] = 20
+    """Largest number in a problem."""
+    loss_share: Share = 0.5
+    """Probability that a change is a loss, where there is something to lose."""
+    train_problems: Positive = 4096
+    """Distinct problems to train on."""
+    heldout_problems: Positive = 512
+    """Distinct problems to evaluate on; none of them is a training problem."""
+
+
 class NumericTask(Section):
     """JSONL word problems whose answer is a number; GSM8K's files are read as they are."""
 
@@ -187,6 +203,25 @@ class HubModel(ModelSection):
     """The repository, say Qwen/Qwen2.5-3B-Instruct."""
     revision: Annotated[str, pydantic.Field(min_length=1)] = "main"
     """Branch, tag or commit; only a commit is sure to be the same model later."""
+
+
+ProjectionName = Literal["query", "key", "value", "output", "gate", "up", "down"]
+
+
+class Policy(Section):
+    """How the roles' networks are made of weights."""
+
+    kind: Literal["shared", "per_role", "adapters"] = "shared"
+    """shared: one network for all roles; per_role: one each; adapters: a LoRA adapter each, over one frozen network."""
+    rank: Positive = 16
+    """adapters: rank of an adapter's products."""
+    alpha: PositiveFloat = 32.0
+    """adapters: a product is scaled by alpha / rank."""
+    targets: Annotated[tuple[ProjectionName, ...], pydantic.Field(min_length=1)] = (
+        *("query", "key", "value", "output"),
+        *("gate", "up", "down"),
+    )
+    """adapters: the projections that are corrected."""
 
 
 class Sampling(Section):
@@ -329,6 +364,15 @@ class Evaluation(Section):
     """Problems in one device call."""
 
 
+class Shapes(Section):
+    """Smaller arrays that programs are compiled for beside the full ones: they waste less and compile longer."""
+
+    lengths: Positive = 1
+    """Lengths of frames: full, half, a quarter, ...; a step takes the shortest that holds its texts."""
+    batches: Positive = 1
+    """Rows that are decoded together: all, half, a quarter, ...; rows that have stopped leave the batch."""
+
+
 class Checkpoint(Section):
     """What is kept on disk to go on from."""
 
@@ -349,18 +393,24 @@ class RunConfig(Section):
     """Training steps: one batch of trees and its updates each."""
     problems: Positive
     """Problems a step: one tree each."""
-    task: ArithmeticTask | NumericTask | MathTask | CodeTask | ReasoningTask = pydantic.Field(discriminator="kind")
+    task: ArithmeticTask | StoryTask | NumericTask | MathTask | CodeTask | ReasoningTask = pydantic.Field(
+        discriminator="kind"
+    )
     """Where problems come from and how answers are judged."""
     protocol: Protocol
     """Who speaks when, and who sees what."""
     model: RandomModel | SmolLM2Model | FolderModel | HubModel = pydantic.Field(discriminator="kind")
-    """The policy, shared by all roles."""
+    """The network."""
+    policy: Policy = Policy()
+    """Whether roles share its weights."""
     sampling: Sampling = Sampling()
     """How messages are drawn."""
     credit: Credit
     """How messages are credited."""
     learner: Learner
     """How the policy is updated."""
+    shapes: Shapes = Shapes()
+    """Sizes of arrays; they change no result but its rounding."""
     imitation: Imitation | None = None
     """Warm-up by imitation, for tasks that demonstrate."""
     evaluation: Evaluation = Evaluation()
@@ -373,6 +423,11 @@ class RunConfig(Section):
     """Processes that score answers."""
     grade_timeout: PositiveFloat = 10.0
     """Seconds one answer may take to score."""
+
+
+def trained_roles(protocol: Protocol) -> list[str]:
+    """Roles with a trained turn, in the order in which they first speak."""
+    return list(dict.fromkeys(turn.role for turn in protocol.turns if turn.trained))
 
 
 def slots_of(turn: Turn) -> list[str]:

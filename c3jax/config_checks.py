@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from c3jax.config import ConfigError, RunConfig, show_value, slots_in
+from c3jax.config import ConfigError, RunConfig, show_value, slots_in, trained_roles
 from c3jax.credit import methods, plans
 
 
 def check_config(config: RunConfig) -> None:
     """Check a run's config across its fields. Raises ConfigError."""
-    for check in (_check_protocol, _check_credit, _check_critic, _check_learner, _check_model):
+    for check in (_check_protocol, _check_credit, _check_critic, _check_learner, _check_model, _check_policy):
         check(config)
 
 
@@ -143,3 +143,20 @@ def _check_model(config: RunConfig) -> None:
         )
     if config.imitation is not None and model.kind != "random":
         raise ConfigError(f"imitation: expected none for model {model.kind}, which is trained already, got a section")
+
+
+def _check_policy(config: RunConfig) -> None:
+    policy = config.policy
+    if policy.kind == "adapters" and config.model.kind == "random":
+        raise ConfigError(
+            "policy.kind: expected shared or per_role for model random (adapters correct a network that has been"
+            " trained before, and leave it as it is), got 'adapters'"
+        )
+    if len(set(policy.targets)) < len(policy.targets):
+        raise ConfigError(f"policy.targets: expected each projection once, got {list(policy.targets)}")
+    untrained = {turn.role for turn in config.protocol.turns} - set(trained_roles(config.protocol))
+    if policy.kind == "per_role" and config.imitation is not None and untrained:
+        raise ConfigError(
+            f"policy.kind: expected shared while role {min(untrained)!r} has no trained turn and imitation warms every"
+            " role up (what per_role does not train comes from the model as loaded), got 'per_role'"
+        )

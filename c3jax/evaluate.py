@@ -17,6 +17,7 @@ from rich.text import Text
 
 from c3jax.config import Sampling
 from c3jax.diagnostics.statistics import compute_bootstrap_interval, compute_wilson_interval
+from c3jax.models.policy import Weights
 from c3jax.records import save_whole
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
@@ -57,19 +58,18 @@ def list_profiles(team: Team) -> list[Profile]:
     return profiles
 
 
-def make_evaluation(team: Team, profile: Profile) -> Callable[[dict, Evaluator, int], Result]:
-    """Make evaluate(params, evaluator, problems), compiled once for the profile.
+def make_evaluation(team: Team, profile: Profile) -> Callable[[Weights, Evaluator, int], Result]:
+    """Make evaluate(weights, evaluator, problems), compiled once for the profile.
 
     It answers the first `problems` held-out problems; draws are addressed by the run's seed and the problem, so two
     policies are compared on the same random numbers.
     """
     fan_out = (profile.samples,) + (1,) * (len(team.plans) - 1)
-    sample_tree = tree.make_tree_sampler(
-        team.graphdef, team.plans, fan_out, profile.sampling, team.tokenizer.stop_tokens
-    )
+    stop_tokens, batches = team.tokenizer.stop_tokens, team.config.shapes.batches
+    sample_tree = tree.make_tree_sampler(team.policy, team.plans, fan_out, profile.sampling, stop_tokens, batches)
     key = address.make_stream(team.config.seed, address.EVALUATE)
 
-    def evaluate(params: dict, evaluator: Evaluator, problems: int) -> Result:
+    def evaluate(weights: Weights, evaluator: Evaluator, problems: int) -> Result:
         places = list(range(min(problems, len(team.heldout.problems))))
         batch = min(team.config.evaluation.batch, len(places))
         verdicts: list[Verdict] = []
@@ -80,7 +80,7 @@ def make_evaluation(team: Team, profile: Profile) -> Callable[[dict, Evaluator, 
             # The last chunk is filled up to the one compiled shape; what fills it is not scored.
             filled = chunk + [chunk[-1]] * (batch - len(chunk))
             question, problem_P = make_questions(team, team.heldout, filled)
-            rollout, _ = sample_tree(params, question, key, problem_P)
+            rollout, _ = sample_tree(weights, question, key, problem_P)
             rollout = _keep_first(jax.device_get(rollout), batch, len(chunk))
             answers = decode_messages(team.tokenizer, rollout.turns[-1])
             asked = [team.heldout.problems[place] for place in chunk for _ in range(profile.samples)]

@@ -383,6 +383,10 @@ def check_claims(config: ClaimsStudy) -> None:
 def check_text(config: TextStudy) -> None:
     """Check a study of language models' training runs across its fields. Raises ConfigError."""
     check_text_estimators(config)
+    if config.run.policy.kind != "shared":
+        raise ConfigError(
+            f"run.policy.kind: expected shared (one network is warmed up for all runs), got {config.run.policy.kind!r}"
+        )
     last = config.seed + config.seeds - 1
     for estimator in config.estimators:
         run = make_run_config(config.run, estimator, config.learning_rates[0], last)

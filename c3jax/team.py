@@ -12,14 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from c3jax import config as config_lib
 from c3jax import protocol as protocol_lib
 from c3jax.models import load as load_lib
 from c3jax.models.decoder import DecoderSpec
+from c3jax.models.policy import Policy, Weights, make_policy
 from c3jax.rollout import address, context
-from c3jax.tasks import arithmetic, code_records, maths, numeric, reasoning
+from c3jax.tasks import arithmetic, code_records, maths, numeric, reasoning, stories
 from c3jax.tasks.sandbox_walls import check_walls
 from c3jax.types import Frame, Messages, Problem, Rollout, Tokenizer
 
@@ -33,7 +33,7 @@ class ProblemSet(NamedTuple):
 
 
 class Team(NamedTuple):
-    """Everything fixed that acting takes; params are those the model starts from."""
+    """Everything fixed that acting takes; the weights are those the run starts from."""
 
     config: config_lib.RunConfig
     train: ProblemSet
@@ -41,8 +41,8 @@ class Team(NamedTuple):
     tokenizer: Tokenizer
     plans: tuple[protocol_lib.TurnPlan, ...]
     spec: DecoderSpec
-    graphdef: nnx.GraphDef
-    params: dict
+    policy: Policy
+    weights: Weights
 
 
 def make_team(config: config_lib.RunConfig) -> Team:
@@ -64,7 +64,8 @@ def make_team(config: config_lib.RunConfig) -> Team:
             "protocol.question_tokens: expected room for at least one held-out question,"
             f" got {config.protocol.question_tokens}"
         )
-    return Team(config, train_set, heldout_set, model.tokenizer, plans, model.spec, model.graphdef, model.params)
+    policy, weights = _make_policy(config, model)
+    return Team(config, train_set, heldout_set, model.tokenizer, plans, model.spec, policy, weights)
 
 
 def choose_problems(team: Team, step: int) -> list[int]:
@@ -75,9 +76,17 @@ def choose_problems(team: Team, step: int) -> list[int]:
     return order[place * size : (place + 1) * size].tolist()
 
 
-def make_questions(team: Team, problem_set: ProblemSet, places: Sequence[int]) -> tuple[Frame, jax.Array]:
-    """The questions' frame [P, S] and the problems' indices [P], by which their draws are addressed."""
-    frame = context.make_frame([problem_set.tokens[place] for place in places], team.config.protocol.question_tokens)
+def make_questions(
+    team: Team, problem_set: ProblemSet, places: Sequence[int], lengths: int = 1
+) -> tuple[Frame, jax.Array]:
+    """The questions' frame [P, S] and the problems' indices [P], by which their draws are addressed.
+
+    The frame has protocol.question_tokens slots, or half of them, a quarter, ... where that holds the questions and is
+    among so many `lengths`.
+    """
+    rows = [problem_set.tokens[place] for place in places]
+    slots = context.choose_length(team.config.protocol.question_tokens, max(map(len, rows)), lengths)
+    frame = context.make_frame(rows, slots)
     return frame, jnp.asarray([problem_set.problems[place].index for place in places], jnp.int32)
 
 
@@ -97,6 +106,13 @@ def arithmetic_spec(task: config_lib.ArithmeticTask) -> arithmetic.ArithmeticSpe
     return arithmetic.ArithmeticSpec(task.moves, task.down_share, task.plan_fault, task.distrust)
 
 
+def _make_policy(config: config_lib.RunConfig, model: load_lib.LoadedModel) -> tuple[Policy, Weights]:
+    roles = list(dict.fromkeys(turn.role for turn in config.protocol.turns))
+    trained_roles = config_lib.trained_roles(config.protocol)
+    key = address.make_stream(config.seed, address.ADAPT)
+    return make_policy(config.policy, model.spec, model.graphdef, model.params, roles, trained_roles, key)
+
+
 def _load_problems(config: config_lib.RunConfig) -> tuple[list[Problem], list[Problem]]:
     task = config.task
     if task.kind == "arithmetic":
@@ -104,6 +120,12 @@ def _load_problems(config: config_lib.RunConfig) -> tuple[list[Problem], list[Pr
         return (
             arithmetic.load_problems(spec, config.seed, "train", task.train_problems),
             arithmetic.load_problems(spec, config.seed, "test", task.heldout_problems),
+        )
+    if task.kind == "stories":
+        story = stories.StorySpec(task.changes, task.largest, task.loss_share)
+        return (
+            stories.load_problems(story, config.seed, "train", task.train_problems),
+            stories.load_problems(story, config.seed, "test", task.heldout_problems),
         )
     if task.kind == "reasoning":
         made = reasoning.ReasoningSpec(task.generator, task.settings, task.threshold)

@@ -25,6 +25,7 @@ from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out, fix_fan_out
 from c3jax.learner.update import TrainState
 from c3jax.metrics import open_metrics, read_metrics
+from c3jax.models.policy import Weights
 from c3jax.progress import Progress
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
@@ -73,7 +74,7 @@ def train(config: RunConfig, path: Path, command: list[str], console: Console) -
             return STOPPED
         state, first = started
         record_start(run_dir, first)
-        reference = _find_reference(config, store, state, first)
+        reference = _find_reference(team, store, state, first)
         writer = stack.enter_context(open_metrics(run, first))
         if first == 0 and not (run / "eval" / "before.json").exists():
             _evaluate(team, programs, state, run / "eval" / "before.json", 0)
@@ -106,11 +107,12 @@ def _run_step(
     """One step: trees, evaluator calls, credit and update. Returns the next state and the metrics row."""
     began = time.perf_counter()
     config, sample_tree, update = _find_step_programs(team, programs, state)
+    frozen = team.weights.frozen
     places = choose_problems(team, step)
     problems = [team.train.problems[place] for place in places]
-    question, problem_P = make_questions(team, team.train, places)
+    question, problem_P = make_questions(team, team.train, places, config.shapes.lengths)
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
-    rollout, counts = jax.block_until_ready(sample_tree(state.params, question, key, problem_P))
+    rollout, counts = jax.block_until_ready(sample_tree(Weights(state.params, frozen), question, key, problem_P))
     sampled = time.perf_counter()
 
     texts = decode_turns(team, rollout)
@@ -121,7 +123,8 @@ def _run_step(
     scored = time.perf_counter()
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
-    state, credit, figures = update(state, reference, rollout, return_PL, order_key)
+    trimmed = tree.trim_messages(rollout, config.shapes.lengths)
+    state, credit, figures = update(state, frozen, reference, trimmed, return_PL, order_key)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
 
@@ -174,7 +177,8 @@ def _describe_critic(state: TrainState) -> dict[str, int]:
 def _evaluate(team: Team, programs: _Programs, state: TrainState, path: Path, step: int) -> dict[str, float]:
     """Evaluate on the held-out problems, write the file and give the accuracies for the metrics row."""
     count = team.config.evaluation.problems
-    results = [run_profile(state.params, programs.evaluator, count) for run_profile in programs.evaluations]
+    weights = Weights(state.params, team.weights.frozen)
+    results = [run_profile(weights, programs.evaluator, count) for run_profile in programs.evaluations]
     evaluate.save_results(path, step, results)
     return {f"{result.profile}_accuracy": result.accuracy for result in results}
 
@@ -189,8 +193,10 @@ def _find_step_programs(team: Team, programs: _Programs, state: TrainState) -> _
         stop_tokens = team.tokenizer.stop_tokens
         programs.steps[fan_out] = _StepPrograms(
             config,
-            tree.make_tree_sampler(team.graphdef, team.plans, fan_out, config.sampling, stop_tokens),
-            update_lib.make_update(config, team.graphdef, team.plans, matrix),
+            tree.make_tree_sampler(
+                team.policy, team.plans, fan_out, config.sampling, stop_tokens, config.shapes.batches
+            ),
+            update_lib.make_update(config, team.policy, team.plans, matrix),
         )
     return programs.steps[fan_out]
 
@@ -207,24 +213,26 @@ def _start(
     team: Team, store: CheckpointStore, console: Console, is_stopping: Callable[[], bool]
 ) -> tuple[TrainState, int] | None:
     """The state to go on from and its step: the newest checkpoint's, or the warmed-up policy's, saved as step 0."""
-    like = jax.eval_shape(lambda params: update_lib.init_state(params, team.config), team.params)
+    like = jax.eval_shape(lambda weights: update_lib.init_state(team.policy, weights, team.config), team.weights)
     found = store.restore_newest(like)
     if found is not None:
         step, state = found
         console.print(f"going on after step {step}", highlight=False)
         return state, step
-    params = warm_up(team, console, is_stopping)
-    if params is None:
+    trained = warm_up(team, console, is_stopping)
+    if trained is None:
         return None
-    state = update_lib.init_state(params, team.config)
+    state = update_lib.init_state(team.policy, team.weights._replace(trained=trained), team.config)
     store.save(0, state, None)
     return state, 0
 
 
-def _find_reference(config: RunConfig, store: CheckpointStore, state: TrainState, first: int) -> dict | None:
-    """Parameters of the policy at the start of the run, where the loss compares with it."""
-    if not update_lib.uses_reference(config.learner):
+def _find_reference(team: Team, store: CheckpointStore, state: TrainState, first: int) -> dict | None:
+    """What stands for the trained weights in the policy at the start of the run, where the loss compares with it."""
+    if not update_lib.uses_reference(team.config.learner):
         return None
+    if team.policy.kind == "adapters":
+        return {}  # it is the frozen network, without an adapter
     if first == 0:
         return jax.tree.map(jnp.copy, state.params)  # the state's own buffers are given up by the first update
     return store.restore_step(0, jax.eval_shape(lambda: state)).params

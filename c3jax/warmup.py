@@ -21,9 +21,9 @@ def warm_up(team: Team, console: Console, is_stopping: Callable[[], bool]) -> di
     """Parameters after the imitation that the config asks for; None where the run was told to stop meanwhile."""
     section = team.config.imitation
     if section is None:
-        return team.params
-    init, update = imitate.make_imitation(section, team.graphdef, team.plans)
-    state = init(jax.tree.map(jnp.copy, team.params))
+        return team.weights.trained
+    init, update = imitate.make_imitation(section, team.policy, team.plans)
+    state = init(jax.tree.map(jnp.copy, team.weights.trained))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(None),

@@ -19,6 +19,7 @@ from flax import nnx
 
 from c3jax.config import Sampling
 from c3jax.models import decoder
+from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import FramePlan, Literal, Slot, TurnPlan
 from c3jax.rollout import context, tree
 from c3jax.types import Frame, Rollout
@@ -104,7 +105,7 @@ class Tiny(NamedTuple):
     """The policy and everything about it that tests share."""
 
     spec: decoder.DecoderSpec
-    graphdef: nnx.GraphDef
+    policy: Policy
     params: dict
     stop_tokens: tuple[int, ...]
     questions: tuple[list[int], ...]
@@ -130,20 +131,21 @@ def tiny() -> Tiny:
     random = np.random.default_rng(0)
     # Scale 0.5, so that attention is far from uniform and what a context says matters.
     params = jax.tree.map(lambda leaf: jnp.float32(0.5 * random.normal(size=leaf.shape)), shapes)
+    policy = Policy("shared", graphdef, None)
     question, problem_P = context.make_frame(QUESTIONS, 4), jnp.array(PROBLEMS, jnp.int32)
 
     @functools.cache
     def get_tree(name: str) -> Tree:
         plans, fan_out, sampling = PLANS[name], FAN_OUT[name], SAMPLING[name]
-        sampler = tree.make_tree_sampler(graphdef, plans, fan_out, sampling, STOP_TOKENS)
+        sampler = tree.make_tree_sampler(policy, plans, fan_out, sampling, STOP_TOKENS)
         key = jax.random.key(1)
-        rollout, counts = jax.device_get(sampler(params, question, key, problem_P))
+        rollout, counts = jax.device_get(sampler(Weights(params, {}), question, key, problem_P))
         sequences = _write_out(plans, fan_out, rollout)
         supports = _write_supports(rollout, sequences) if sampling.top_k else {}
         return Tree(plans, fan_out, sampling, sampler, key, rollout, counts, sequences, supports)
 
     run_flat = functools.partial(_run_flat, graphdef)
-    return Tiny(SPEC, graphdef, params, STOP_TOKENS, QUESTIONS, question, problem_P, get_tree, run_flat)
+    return Tiny(SPEC, policy, params, STOP_TOKENS, QUESTIONS, question, problem_P, get_tree, run_flat)
 
 
 def _write_out(plans: tuple[TurnPlan, ...], fan_out: tuple[int, ...], rollout: Rollout) -> list[Sequence]:

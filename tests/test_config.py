@@ -69,8 +69,11 @@ WRONG = [
     ({"task": "arithmetic"}, 'task: expected a section of fields, got "arithmetic"'),
     ({"imitation": 3}, "imitation: expected a section of fields, got 3"),
     ({"imitation.updates": 3}, "imitation.problems: expected a value, got nothing"),
-    ({"task.kind": "chess"}, 'task.kind: expected one of arithmetic, numeric, math, code, reasoning, got "chess"'),
-    ({"model.kind": None}, "model.kind: expected one of random, smollm2, folder, got null"),
+    (
+        {"task.kind": "chess"},
+        'task.kind: expected one of arithmetic, stories, numeric, math, code, reasoning, got "chess"',
+    ),
+    ({"model.kind": None}, "model.kind: expected one of random, smollm2, folder, hub, got null"),
     ({"model": {"width": 4}}, "model.kind: expected a value, got nothing"),
     # A number out of its range
     ({"steps": 0}, "steps: expected greater than or equal to 1, got 0"),
@@ -204,7 +207,17 @@ WRONG = [
         for width, heads, groups in ((32, 3, 3), (32, 4, 3), (12, 4, 2), (32, 32, 32))
     ),
     ({"task": NUMERIC}, "model.kind: expected a pretrained model for task numeric, got 'random'"),
-    ({"model": {"kind": "smollm2"}}, "model.kind: expected 'random' for task arithmetic, got 'smollm2'"),
+    (
+        {"model": {"kind": "smollm2"}},
+        "model.kind: expected 'random' or an exported 'folder' for task arithmetic, got 'smollm2'",
+    ),
+    (
+        {
+            "model": {"kind": "folder", "path": "export"},
+            "imitation": {"updates": 1, "problems": 1, "learning_rate": 1.0},
+        },
+        "imitation: expected none for model folder, which is trained already, got a section",
+    ),
     (
         {
             "task": NUMERIC,
@@ -212,6 +225,22 @@ WRONG = [
             "imitation": {"updates": 1, "problems": 1, "learning_rate": 1.0},
         },
         "imitation: expected none for task numeric, which demonstrates nothing, got a section",
+    ),
+    (
+        {"policy.kind": "adapters"},
+        "policy.kind: expected shared or per_role for model random (adapters correct a network that has been trained"
+        " before, and leave it as it is), got 'adapters'",
+    ),
+    ({"policy.targets": ["up", "up"]}, "policy.targets: expected each projection once, got ['up', 'up']"),
+    (
+        {
+            "policy.kind": "per_role",
+            "protocol.turns.0.trained": False,
+            "credit.fan_out": [1, 8],
+            "imitation": {"updates": 1, "problems": 1, "learning_rate": 1.0},
+        },
+        "policy.kind: expected shared while role 'planner' has no trained turn and imitation warms every role up (what"
+        " per_role does not train comes from the model as loaded), got 'per_role'",
     ),
     # A path that an override cannot follow
     ({"protocol.turns.2.role": "a"}, "protocol.turns.2.role: expected a place below 2 in the list, got '2'"),

@@ -268,14 +268,19 @@ def test_a_budget_of_the_smallest_tree_is_enough(path):
 
 # Another value for every field, in a config where it is allowed.
 PRETRAINED = {"task": NUMERIC, "model": {"kind": "folder", "path": "somewhere"}}
+HUB = {"task": NUMERIC, "model": {"kind": "hub", "name": "somebody/model"}}
 GENERATED = PRETRAINED | {"task": {"kind": "reasoning", "generator": "countdown"}}
 PROGRAMS = PRETRAINED | {"task": NUMERIC | {"kind": "code"}}
+STORIES = {"task": {"kind": "stories"}, "model": {"kind": "smollm2"}}
 CRITIC = {"credit.method": "mappo", "credit.fan_out": [8, 1], "credit.critic": {"network": "own", "learning_rate": 0.1}}
 ANOTHER = {
     "task.kind": ("numeric", {"task": {k: v for k, v in NUMERIC.items() if k != "kind"}, "model": {"kind": "smollm2"}}),
     "task.path": ("other.jsonl", PRETRAINED),
     "task.heldout_path": ("other.jsonl", PRETRAINED),
     "task.limit": (4, PRETRAINED),
+    "task.changes": (4, STORIES),
+    "task.largest": (4, STORIES),
+    "task.loss_share": (0.75, STORIES),
     "task.generator": ("puzzle24", GENERATED),
     "task.settings": ({"min_numbers": 3}, GENERATED),
     "task.threshold": (0.5, GENERATED),
@@ -284,6 +289,8 @@ ANOTHER = {
     "task.memory": (512, PROGRAMS),
     "model.kind": ("smollm2", {"task": NUMERIC, "model": {}}),
     "model.path": ("elsewhere", PRETRAINED),
+    "model.name": ("somebody/other", HUB),
+    "model.revision": ("0123abc", HUB),
     "model.heads": (8, {}),
     "model.key_value_heads": (1, {}),
     "protocol.turns": (THREE_TURNS, {"credit.fan_out": [2, 2, 2]}),
@@ -296,6 +303,7 @@ ANOTHER = {
     "credit.critic.loss": ("mse", CRITIC),
     **{f"credit.critic.{name}": (4, CRITIC) for name in ("warmup_updates", "solo_steps", "epochs")},
     **{f"credit.critic.{name}": (0.75, CRITIC) for name in ("learning_rate", "discount", "decay", "clip", "share")},
+    "policy.targets": (["query", "value"], {}),
     "sampling.top_p": (0.5, {"sampling.top_k": 4}),
     "learner.minibatches": (4, {}),
     "learner.kl.target": (0.5, {"learner.kl.coefficient": 0.25}),
@@ -349,7 +357,7 @@ def list_leaves(value: Any, path: str) -> list[str]:
 
 def test_every_field_is_listed_once_with_its_default(path):
     imitation = {"updates": 1, "problems": 1, "learning_rate": 1.0}
-    several = ({"imitation": imitation}, PRETRAINED, GENERATED, PROGRAMS, CRITIC)
+    several = ({"imitation": imitation}, PRETRAINED, HUB, STORIES, GENERATED, PROGRAMS, CRITIC)
     dumps = [load_config(path, changes).model_dump(mode="json") for changes in several]
     leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - {"imitation", "credit.critic"}  # null in some
     assert sorted(field.path for field in list_fields()) == sorted(leaves)
@@ -359,4 +367,4 @@ def test_every_field_is_listed_once_with_its_default(path):
     assert shown["learner.kl.target"] == ("number|null", "null")
     assert shown["learner.aggregation"] == ("token|message", "token")
     assert shown["protocol.turns.N.system"] == ("text", '""')
-    assert shown["task.kind"] == ("arithmetic|numeric|math|code|reasoning", "required")
+    assert shown["task.kind"] == ("arithmetic|stories|numeric|math|code|reasoning", "required")

@@ -177,7 +177,7 @@ def test_a_team_is_evaluated_the_same_in_any_batches(team):
     with Recorder(TASKS["arithmetic"].grade, workers=1) as evaluator:
         for evaluate in (evaluations[0], evaluations[1], evaluations[1]):
             evaluator.said = []
-            results.append(evaluate(team.params, evaluator, 50))  # more than there are: all of them
+            results.append(evaluate(team.weights, evaluator, 50))  # more than there are: all of them
             said.append(evaluator.said)
         assert evaluator.calls == 3 * 7 * 2
     assert results[0] == results[1] == results[2] and said[0] == said[1] == said[2]

@@ -141,9 +141,9 @@ def test_a_random_team_knows_the_words_of_its_prompts(team):
     assert not {p.question for p in team.train.problems} & {p.question for p in team.heldout.problems}
     again, other = make_team(parse_config(TREE)), make_team(parse_config(TREE | {"seed": 6}))
     assert again.train == team.train and again.plans == team.plans
-    jax.tree.map(np.testing.assert_array_equal, again.params, team.params)
+    jax.tree.map(np.testing.assert_array_equal, again.weights.trained, team.weights.trained)
     assert other.train.problems != team.train.problems
-    assert not np.array_equal(other.params["embedding"], team.params["embedding"])
+    assert not np.array_equal(other.weights.trained["embedding"], team.weights.trained["embedding"])
 
 
 def test_long_questions_are_left_out_and_counted(numeric):

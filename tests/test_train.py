@@ -79,7 +79,8 @@ def wait_for_rows(process: subprocess.Popen, run: Path, rows: int) -> None:
 
 def load_state(run: Path):
     config = config_file.load_config(run / "config.yaml")
-    like = jax.eval_shape(lambda params: init_state(params, config), make_team(config).params)
+    team = make_team(config)
+    like = jax.eval_shape(lambda weights: init_state(team.policy, weights, config), team.weights)
     return restore_step(run, STEPS, like)
 
 
@@ -212,7 +213,8 @@ def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_
     for step in (4, 5):  # as a run leaves it that is killed in its fourth step, between two choices
         shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(step))
     assert start_here(tmp_path / "stopped") == rows
-    like = jax.eval_shape(lambda params: init_state(params, config), make_team(config).params)
+    team = make_team(config)
+    like = jax.eval_shape(lambda weights: init_state(team.policy, weights, config), team.weights)
     states = [restore_step(tmp_path / name, 5, like) for name in ("whole", "stopped")]
     jax.tree.map(np.testing.assert_array_equal, *states)
     assert int(states[0].adaptive.components.steps) == 5

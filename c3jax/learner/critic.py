@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from c3jax.config import Critic, RunConfig
 from c3jax.credit.apply import apply_credit
@@ -24,6 +23,7 @@ from c3jax.credit.methods import METHODS
 from c3jax.learner import forward, losses
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
 from c3jax.models.critic import compute_score, init_critic, merge_network
+from c3jax.models.policy import Policy, Weights, find_start
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
 from c3jax.types import Credit, Rollout
@@ -44,7 +44,7 @@ class CriticProgram(NamedTuple):
 
     config: RunConfig
     section: Critic
-    graphdef: nnx.GraphDef
+    policy: Policy
     plans: tuple[TurnPlan, ...]
     matrix: CreditMatrix
     optimiser: optax.GradientTransformation
@@ -60,18 +60,18 @@ class Lesson(NamedTuple):
     target: tuple[jax.Array, ...]  # [N] in units of return
 
 
-def init_critic_state(policy: dict, config: RunConfig) -> CriticState | None:
+def init_critic_state(policy: Policy, weights: Weights, config: RunConfig) -> CriticState | None:
     """The critic before the first step, from the starting policy; None for a method without one."""
     section = config.credit.critic
     if section is None:
         return None
-    params = init_critic(section.network, policy)
+    params = init_critic(section.network, find_start(policy, weights))
     counts = (jnp.int32(0), jnp.int32(0), jnp.int32(0))
     return CriticState(params, _make_optimiser(config, section).init(params), *counts)
 
 
 def make_critic_program(
-    config: RunConfig, graphdef: nnx.GraphDef, plans: Sequence[TurnPlan], matrix: CreditMatrix
+    config: RunConfig, policy: Policy, plans: Sequence[TurnPlan], matrix: CreditMatrix
 ) -> CriticProgram | None:
     """What the functions below take; None for a method without a critic."""
     section = config.credit.critic
@@ -79,15 +79,15 @@ def make_critic_program(
         return None
     is_action_value = METHODS[config.credit.method].critic == "action_value"
     optimiser = _make_optimiser(config, section)
-    return CriticProgram(config, section, graphdef, tuple(plans), matrix, optimiser, is_action_value)
+    return CriticProgram(config, section, policy, tuple(plans), matrix, optimiser, is_action_value)
 
 
 def compute_critic_credit(
-    program: CriticProgram, critic: dict, policy: dict, rollout: Rollout, return_PL: jax.Array, micro: int
+    program: CriticProgram, critic: dict, weights: Weights, rollout: Rollout, return_PL: jax.Array, micro: int
 ) -> tuple[Credit, Lesson]:
     """Credit by the critic as it stands, and what it may learn from the same trees."""
     config, section = program.config, program.section
-    hidden = _read_all(program, critic, policy, rollout, micro)
+    hidden = _read_all(program, critic, weights, rollout, micro)
     old_score = tuple(compute_score(critic, hidden_ND) for hidden_ND in hidden)
     value = tuple(_as_value(program, score_N).reshape(config.problems, -1) for score_N in old_score)
     if program.is_action_value:
@@ -116,7 +116,7 @@ def compute_critic_credit(
 
 
 def train_critic(
-    program: CriticProgram, state: CriticState, policy: dict, lesson: Lesson, problem_UCB: jax.Array
+    program: CriticProgram, state: CriticState, weights: Weights, lesson: Lesson, problem_UCB: jax.Array
 ) -> tuple[CriticState, dict[str, jax.Array]]:
     """All the critic's updates of a step. Figures: the mean loss, and how well credit's values explained the returns.
 
@@ -124,7 +124,7 @@ def train_critic(
     values are those from before the updates, so none of these returns had been seen.
     """
     state, loss_U = jax.lax.scan(
-        lambda s, problem_CB: _apply_minibatch(program, s, policy, lesson, problem_CB), state, problem_UCB
+        lambda s, problem_CB: _apply_minibatch(program, s, weights, lesson, problem_CB), state, problem_UCB
     )
     value = jnp.concatenate([_as_value(program, score_N) for score_N in lesson.old_score])
     target = jnp.concatenate(lesson.target)
@@ -133,9 +133,9 @@ def train_critic(
     return state, {"critic_loss": jnp.mean(loss_U), "explained_variance": explained}
 
 
-def compute_critic_loss(program: CriticProgram, critic: dict, policy: dict, lesson: Lesson) -> jax.Array:
+def compute_critic_loss(program: CriticProgram, critic: dict, weights: Weights, lesson: Lesson) -> jax.Array:
     """Mean over turns of the mean loss of a turn's messages (mappo: of its contexts)."""
-    hidden = lesson.hidden or _read(program, critic, policy, lesson.rollout)
+    hidden = lesson.hidden or _read(program, critic, weights, lesson.rollout)
     means = []
     for hidden_ND, old_N, target_N in zip(hidden, lesson.old_score, lesson.target, strict=True):
         score_N = compute_score(critic, hidden_ND)
@@ -153,14 +153,14 @@ def _make_optimiser(config: RunConfig, section: Critic) -> optax.GradientTransfo
 
 
 def _apply_minibatch(
-    program: CriticProgram, state: CriticState, policy: dict, lesson: Lesson, problem_CB: jax.Array
+    program: CriticProgram, state: CriticState, weights: Weights, lesson: Lesson, problem_CB: jax.Array
 ) -> tuple[CriticState, jax.Array]:
     # Micro-batches have equally many messages, so the mean of their means is the minibatch's.
     share = 1.0 / problem_CB.shape[0]
 
     def compute(problem_B: jax.Array) -> tuple[jax.Array, dict]:
         part = tree.take_problems(lesson, program.config.problems, problem_B)
-        return jax.value_and_grad(lambda critic: share * compute_critic_loss(program, critic, policy, part))(
+        return jax.value_and_grad(lambda critic: share * compute_critic_loss(program, critic, weights, part))(
             state.params
         )
 
@@ -177,23 +177,25 @@ def _apply_minibatch(
 
 
 def _read_all(
-    program: CriticProgram, critic: dict, policy: dict, rollout: Rollout, micro: int
+    program: CriticProgram, critic: dict, weights: Weights, rollout: Rollout, micro: int
 ) -> tuple[jax.Array, ...]:
     """What the head reads of every message, a micro-batch at a time."""
     problems = program.config.problems
     parts = jax.lax.map(
-        lambda problem_B: _read(program, critic, policy, tree.take_problems(rollout, problems, problem_B)),
+        lambda problem_B: _read(program, critic, weights, tree.take_problems(rollout, problems, problem_B)),
         jnp.arange(problems).reshape(-1, micro),
     )
     return tuple(part_CND.reshape(-1, part_CND.shape[-1]) for part_CND in parts)
 
 
-def _read(program: CriticProgram, critic: dict, policy: dict, rollout: Rollout) -> tuple[jax.Array, ...]:
+def _read(program: CriticProgram, critic: dict, weights: Weights, rollout: Rollout) -> tuple[jax.Array, ...]:
     """What the head reads [N, D] of every turn's messages."""
-    model = merge_network(program.graphdef, critic, policy)
     compute = forward.compute_message_hidden if program.is_action_value else forward.compute_context_hidden
-    fan_out = program.config.credit.fan_out
-    return tuple(compute(model, program.plans, place, rollout, fan_out) for place in range(len(program.plans)))
+    fan_out, hidden = program.config.credit.fan_out, []
+    for place, plan in enumerate(program.plans):
+        model = merge_network(program.policy, critic, weights, plan.role)
+        hidden.append(compute(model, program.plans, place, rollout, fan_out))
+    return tuple(hidden)
 
 
 def _as_value(program: CriticProgram, score_N: jax.Array) -> jax.Array:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from c3jax.config import Imitation, Sampling
 from c3jax.learner import forward
+from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.types import Messages, Rollout, UserError
 
@@ -52,7 +52,7 @@ def make_messages(token_rows: Sequence[Sequence[int]], stop_token: int, max_toke
 
 
 def make_imitation(
-    section: Imitation, graphdef: nnx.GraphDef, plans: Sequence[TurnPlan]
+    section: Imitation, policy: Policy, plans: Sequence[TurnPlan]
 ) -> tuple[Callable[[dict], ImitationState], Callable[..., tuple[ImitationState, jax.Array]]]:
     """Make init(params) and the jitted update(state, rollout), which gives the next state and the loss.
 
@@ -64,9 +64,9 @@ def make_imitation(
     fan_out = (1,) * len(plans)
 
     def loss_of(params: dict, rollout: Rollout) -> jax.Array:
-        model = nnx.merge(graphdef, params)
         total, count = jnp.float32(0.0), jnp.float32(0.0)
         for place, turn in enumerate(rollout.turns):
+            model = make_model(policy, Weights(params, {}), plans[place].role)
             logp_NT = forward.compute_turn_logp(model, plans, place, rollout, fan_out, _PLAIN)
             total -= jnp.sum(jnp.where(turn.sampled_NT, logp_NT, 0.0))
             count += turn.sampled_NT.sum()

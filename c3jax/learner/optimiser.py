@@ -17,8 +17,10 @@ from c3jax.config import Learner
 Sums = TypeVar("Sums")
 
 
-def make_optimiser(learner: Learner, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW behind a global-norm clip.
+def make_optimiser(
+    learner: Learner, steps: int, is_per_role: bool = False
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW behind a global-norm clip, or, where the parameters are a dictionary of roles, one for each role.
 
     The rate rises linearly over warmup_updates, update u (from 0) taking (u + 1) / warmup_updates of the peak, then is
     constant or falls as a cosine that reaches final_share of the peak at the run's last update,
@@ -40,7 +42,21 @@ def make_optimiser(learner: Learner, steps: int) -> tuple[optax.GradientTransfor
         optax.clip_by_global_norm(learner.max_grad_norm),
         optax.adamw(schedule, learner.adam_b1, learner.adam_b2, learner.adam_eps, weight_decay=learner.weight_decay),
     )
-    return chain, schedule
+    return (_separate_roles(chain) if is_per_role else chain), schedule
+
+
+def _separate_roles(chain: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same optimiser for each role by itself: the clip of one must not see the gradient of another."""
+
+    def init(params: dict) -> dict:
+        return {role: chain.init(part) for role, part in params.items()}
+
+    def update(gradient: dict, state: dict, params: dict | None = None) -> tuple[dict, dict]:
+        assert params is not None  # AdamW decays them
+        moved = {role: chain.update(part, state[role], params[role]) for role, part in gradient.items()}
+        return {role: change for role, (change, _) in moved.items()}, {role: new for role, (_, new) in moved.items()}
+
+    return optax.GradientTransformation(init, update)
 
 
 def add_micro_batches(compute: Callable[[jax.Array], Sums], problem_CB: jax.Array) -> Sums:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from c3jax.config import Learner, RunConfig
 from c3jax.credit.apply import apply_credit
@@ -26,6 +25,7 @@ from c3jax.learner import critic as critic_lib
 from c3jax.learner import forward, losses
 from c3jax.learner.adapt import AdaptiveState, init_adaptive, update_adaptive
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
+from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
 from c3jax.types import Credit, Rollout
@@ -34,7 +34,7 @@ from c3jax.types import Credit, Rollout
 class TrainState(NamedTuple):
     """All that a run carries from step to step."""
 
-    params: dict
+    params: dict  # the trained weights
     opt_state: optax.OptState
     kl_coefficient: jax.Array  # f32
     updates: jax.Array  # optimiser updates tried
@@ -56,7 +56,7 @@ class _Program(NamedTuple):
     """What is fixed for a run."""
 
     config: RunConfig
-    graphdef: nnx.GraphDef
+    policy: Policy
     plans: tuple[TurnPlan, ...]
     optimiser: optax.GradientTransformation
     schedule: optax.Schedule
@@ -68,12 +68,13 @@ class _Program(NamedTuple):
         return tuple(place for place, plan in enumerate(self.plans) if plan.is_trained)
 
 
-def init_state(params: dict, config: RunConfig) -> TrainState:
+def init_state(policy: Policy, weights: Weights, config: RunConfig) -> TrainState:
     """The state before the first step."""
-    optimiser, _ = _make_optimiser(config)
+    params = weights.trained
+    optimiser, _ = _make_optimiser(config, policy)
     coefficient = jnp.float32(config.learner.kl.coefficient)
     counts = (jnp.int32(0), jnp.int32(0), jnp.int32(0))
-    critic = critic_lib.init_critic_state(params, config)
+    critic = critic_lib.init_critic_state(policy, weights, config)
     return TrainState(params, optimiser.init(params), coefficient, *counts, critic, init_adaptive(config))
 
 
@@ -83,35 +84,39 @@ def uses_reference(learner: Learner) -> bool:
 
 
 def make_update(
-    config: RunConfig, graphdef: nnx.GraphDef, plans: Sequence[TurnPlan], credit_matrix: CreditMatrix
+    config: RunConfig, policy: Policy, plans: Sequence[TurnPlan], credit_matrix: CreditMatrix
 ) -> Callable[..., tuple[TrainState, Credit, dict[str, jax.Array]]]:
-    """Make the jitted update(state, reference, rollout, return_PL, key), which gives state, credit and figures.
+    """Make the jitted update(state, frozen, reference, rollout, return_PL, key), which gives state, credit and figures.
 
-    `reference` is the parameters of the policy at the start of the run, or None where uses_reference says no.
+    `frozen` is the weights' frozen tree; `reference` stands for the trained one in the policy at the start of the run,
+    and is None where uses_reference says no.
     Figures are means over the step's optimiser updates; first_ratio_deviation is the mean |ratio - 1| of the first,
     before any parameter has moved. A critic gives credit as it stood, then learns, then the policy does; while the
     critic learns alone, the policy's figures are 0.
     """
-    critic = critic_lib.make_critic_program(config, graphdef, plans, credit_matrix)
-    program = _Program(config, graphdef, tuple(plans), *_make_optimiser(config), credit_matrix, critic)
+    critic = critic_lib.make_critic_program(config, policy, plans, credit_matrix)
+    program = _Program(config, policy, tuple(plans), *_make_optimiser(config, policy), credit_matrix, critic)
     learner = config.learner
     micro = learner.micro_problems or config.problems // learner.minibatches
 
-    def update(state: TrainState, reference: dict | None, rollout: Rollout, return_PL: jax.Array, key: jax.Array):
-        credit, lesson = _compute_credit(program, state, rollout, return_PL, micro)
+    def update(
+        state: TrainState, frozen: dict, reference: dict | None, rollout: Rollout, return_PL: jax.Array, key: jax.Array
+    ):
+        weights = Weights(state.params, frozen)
+        credit, lesson = _compute_credit(program, state, weights, rollout, return_PL, micro)
         advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in credit.advantage)
         batch = _Batch(rollout, advantage, ())
         if state.adaptive is not None:
             # After the credit: what enters it must be of earlier steps.
             state = state._replace(adaptive=update_adaptive(state.adaptive, config, rollout, return_PL))
         problem_UCB = _draw_orders(config, key, range(learner.epochs), micro)
-        train_policy = functools.partial(_train_policy, program, reference, batch, problem_UCB)
+        train_policy = functools.partial(_train_policy, program, frozen, reference, batch, problem_UCB)
         if critic is None:
             state, figures = train_policy(state)
             return state, credit, figures
         later = range(learner.epochs, learner.epochs + critic.section.epochs)
         critic_UCB = _draw_orders(config, key, later, micro)
-        critic_state, critic_figures = critic_lib.train_critic(critic, state.critic, state.params, lesson, critic_UCB)
+        critic_state, critic_figures = critic_lib.train_critic(critic, state.critic, weights, lesson, critic_UCB)
         is_alone = state.critic.updates < critic.section.solo_steps * critic_UCB.shape[0]
         state, figures = _train_unless(is_alone, train_policy, state)
         return state._replace(critic=critic_state), credit, figures | critic_figures
@@ -119,14 +124,15 @@ def make_update(
     return jax.jit(update, donate_argnums=0)
 
 
-def _make_optimiser(config: RunConfig) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def _make_optimiser(config: RunConfig, policy: Policy) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The policy's; its schedule ends with the run, also where the critic has the first steps to itself."""
     section = config.credit.critic
-    return make_optimiser(config.learner, config.steps - (0 if section is None else section.solo_steps))
+    steps = config.steps - (0 if section is None else section.solo_steps)
+    return make_optimiser(config.learner, steps, is_per_role=policy.kind != "shared")
 
 
 def _compute_credit(
-    program: _Program, state: TrainState, rollout: Rollout, return_PL: jax.Array, micro: int
+    program: _Program, state: TrainState, weights: Weights, rollout: Rollout, return_PL: jax.Array, micro: int
 ) -> tuple[Credit, critic_lib.Lesson | None]:
     """Credit of every message, and what a critic may learn from the step."""
     section = program.config.credit
@@ -136,9 +142,7 @@ def _compute_credit(
         return apply_shrunk(components, return_PL, section.fan_out, trained, normalise=section.normalise), None
     if program.critic is None:
         return apply_credit(program.credit_matrix, return_PL, normalise=section.normalise), None
-    return critic_lib.compute_critic_credit(
-        program.critic, state.critic.params, state.params, rollout, return_PL, micro
-    )
+    return critic_lib.compute_critic_credit(program.critic, state.critic.params, weights, rollout, return_PL, micro)
 
 
 def _draw_orders(config: RunConfig, key: jax.Array, epochs: range, micro: int) -> jax.Array:
@@ -156,14 +160,19 @@ def _train_unless(
 
 
 def _train_policy(
-    program: _Program, reference: dict | None, batch: _Batch, problem_UCB: jax.Array, state: TrainState
+    program: _Program,
+    frozen: dict,
+    reference: dict | None,
+    batch: _Batch,
+    problem_UCB: jax.Array,
+    state: TrainState,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """All the policy's updates of a step, and their figures."""
     learner = program.config.learner
     if uses_reference(learner):
         micro = problem_UCB.shape[-1]
-        batch = batch._replace(reference_logp=_compute_reference(program, reference, batch, micro))
-    state, figures = jax.lax.scan(lambda s, part: _apply_minibatch(program, s, batch, part), state, problem_UCB)
+        batch = batch._replace(reference_logp=_compute_reference(program, Weights(reference, frozen), batch, micro))
+    state, figures = jax.lax.scan(lambda s, part: _apply_minibatch(program, s, frozen, batch, part), state, problem_UCB)
     means = {name: jnp.mean(values_U) for name, values_U in figures.items()}
     means["first_ratio_deviation"] = figures["ratio_deviation"][0]
     means["kl_coefficient"] = state.kl_coefficient
@@ -177,9 +186,9 @@ def _train_policy(
 
 
 def _apply_minibatch(
-    program: _Program, state: TrainState, batch: _Batch, problem_CB: jax.Array
+    program: _Program, state: TrainState, frozen: dict, batch: _Batch, problem_CB: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    gradient, figures = _compute_gradient(program, state, batch, problem_CB)
+    gradient, figures = _compute_gradient(program, state, frozen, batch, problem_CB)
     params, opt_state, is_good, norm = apply_gradient(
         program.optimiser, state.params, state.opt_state, gradient, figures["loss"]
     )
@@ -196,7 +205,7 @@ def _apply_minibatch(
 
 
 def _compute_gradient(
-    program: _Program, state: TrainState, batch: _Batch, problem_CB: jax.Array
+    program: _Program, state: TrainState, frozen: dict, batch: _Batch, problem_CB: jax.Array
 ) -> tuple[dict, dict[str, jax.Array]]:
     """Gradient and figures of one minibatch, summed over its micro-batches."""
     problems = program.config.problems
@@ -205,19 +214,22 @@ def _compute_gradient(
 
     def gradient_of(problem_B: jax.Array):
         part = tree.take_problems(batch, problems, problem_B)
-        objective = lambda params: _compute_loss(program, params, part, state.kl_coefficient, total)  # noqa: E731
-        (_, figures), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+
+        def compute_loss(params: dict):
+            return _compute_loss(program, Weights(params, frozen), part, state.kl_coefficient, total)
+
+        (_, figures), gradient = jax.value_and_grad(compute_loss, has_aux=True)(state.params)
         return gradient, figures
 
     return add_micro_batches(gradient_of, problem_CB)
 
 
 def _compute_loss(
-    program: _Program, params: dict, batch: _Batch, kl_coefficient: jax.Array, total: jax.Array
+    program: _Program, weights: Weights, batch: _Batch, kl_coefficient: jax.Array, total: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """This micro-batch's share of the minibatch's loss and figures."""
     learner, sums = program.config.learner, []
-    for place, logp_NT in zip(program.trained, _compute_logp(program, params, batch.rollout), strict=True):
+    for place, logp_NT in zip(program.trained, _compute_logp(program, weights, batch.rollout), strict=True):
         messages = batch.rollout.turns[place]
         weight_NT = _weigh(program, batch.rollout, place)
         # Slots that were not drawn hold junk: they must not reach an exponential, whose infinity times zero is a NaN.
@@ -240,17 +252,18 @@ def _compute_loss(
     return figures["loss"], figures
 
 
-def _compute_logp(program: _Program, params: dict, rollout: Rollout) -> tuple[jax.Array, ...]:
+def _compute_logp(program: _Program, weights: Weights, rollout: Rollout) -> tuple[jax.Array, ...]:
     """Log-probabilities [N, T] of the trained turns' messages."""
-    model = nnx.merge(program.graphdef, params)
-    config = program.config
-    return tuple(
-        forward.compute_turn_logp(model, program.plans, place, rollout, config.credit.fan_out, config.sampling)
-        for place in program.trained
-    )
+    config, logp = program.config, []
+    for place in program.trained:
+        model = make_model(program.policy, weights, program.plans[place].role)
+        logp.append(
+            forward.compute_turn_logp(model, program.plans, place, rollout, config.credit.fan_out, config.sampling)
+        )
+    return tuple(logp)
 
 
-def _compute_reference(program: _Program, reference: dict, batch: _Batch, micro: int) -> tuple[jax.Array, ...]:
+def _compute_reference(program: _Program, reference: Weights, batch: _Batch, micro: int) -> tuple[jax.Array, ...]:
     """The reference policy's log-probabilities of all turns' messages, a micro-batch at a time."""
     problems = program.config.problems
     problem_CB = jnp.arange(problems).reshape(-1, micro)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,20 @@ import jax.numpy as jnp
 _MASKED = -1e30
 
 
+class Rows(NamedTuple):
+    """Some rows of a batch."""
+
+    place_N: jax.Array  # int32
+    total: int  # rows of the batch
+
+
 def attend_path(
     query_NGRSD: jax.Array,
     past: Sequence[tuple[jax.Array, jax.Array, jax.Array]],
     own_key_NGSD: jax.Array,
     own_value_NGSD: jax.Array,
     own_keep_NS: jax.Array,
+    rows: Rows | None = None,
 ) -> jax.Array:
     """Softmax attention over every kept slot of the past frames and, causally, of the own frame.
 
@@ -33,12 +42,28 @@ def attend_path(
         query_NGRSD: queries, scaled already.
         past: (key_MGKD, value_MGKD, keep_MK) of each coarser frame; M divides N.
         own_key_NGSD, own_value_NGSD, own_keep_NS: the queries' own frame.
+        rows: where only some rows of a batch are here, which they are; then the last past frame has just these rows,
+            and the others those of the batch.
     Returns:
         Attention output [N, G, R, S, D], f32.
     """
-    partials = [_attend_coarse(query_NGRSD, *frame) for frame in past]
+    if rows is None:
+        partials = [_attend_coarse(query_NGRSD, *frame) for frame in past]
+    else:
+        partials = [_attend_from(rows, query_NGRSD, *frame) for frame in past[:-1]]
+        partials.append(_attend_coarse(query_NGRSD, *past[-1]))
     partials.append(_attend_own(query_NGRSD, own_key_NGSD, own_value_NGSD, own_keep_NS))
     return _merge(partials)
+
+
+def _attend_from(
+    rows: Rows, query_NGRSD: jax.Array, key_MGKD: jax.Array, value_MGKD: jax.Array, keep_MK: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    # Queries are put back to their places in the batch, for which no key or value has to be copied: reading these is
+    # what the attention of a decoding step waits for, and the products with rows that are not there are cheap.
+    spread = jnp.zeros((rows.total, *query_NGRSD.shape[1:]), query_NGRSD.dtype).at[rows.place_N].set(query_NGRSD)
+    out, lse = _attend_coarse(spread, key_MGKD, value_MGKD, keep_MK)
+    return out[rows.place_N], lse[rows.place_N]
 
 
 def _attend_coarse(

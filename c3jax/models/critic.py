@@ -16,21 +16,25 @@ import jax.numpy as jnp
 from flax import nnx
 
 from c3jax.models.decoder import Decoder
+from c3jax.models.policy import Policy, Weights, find_start, make_model
 
 
 def init_critic(network: Literal["own", "trunk"], policy: dict) -> dict:
-    """A critic's parameters: `head`, and for "own" the `network`, a copy of the policy's but for its output head."""
-    head = {"weight": jnp.zeros_like(policy["final_norm"]), "bias": jnp.float32(0.0)}
+    """A critic's parameters, f32: `head`, and for "own" the `network`, a copy of a decoder without its output head."""
+    head = {"weight": jnp.zeros(policy["final_norm"].shape, jnp.float32), "bias": jnp.float32(0.0)}
     if network == "trunk":
         return {"head": head}
     # Copied, because the policy's buffers are given up by its update.
-    own = {name: jax.tree.map(jnp.copy, part) for name, part in policy.items() if name != "head"}
-    return {"head": head, "network": own}
+    own = {name: part for name, part in policy.items() if name != "head"}
+    return {"head": head, "network": jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), own)}
 
 
-def merge_network(graphdef: nnx.GraphDef, critic: dict, policy: dict) -> Decoder:
-    """The decoder that the critic reads: its own, or the policy's with the gradient stopped."""
-    return nnx.merge(graphdef, jax.lax.stop_gradient(policy) | critic.get("network", {}))
+def merge_network(policy: Policy, critic: dict, weights: Weights, role: str) -> Decoder:
+    """The decoder that the critic reads for a role: its own, or the role's with the gradient stopped."""
+    weights = jax.lax.stop_gradient(weights)
+    if "network" not in critic:
+        return make_model(policy, weights, role)
+    return nnx.merge(policy.graphdef, find_start(policy, weights) | critic["network"])
 
 
 def compute_score(critic: dict, hidden_ND: jax.Array) -> jax.Array:

@@ -27,6 +27,14 @@ class RopeScaling(NamedTuple):
     original_context: int = 0  # llama3: tokens
 
 
+class Adapters(NamedTuple):
+    """Low-rank corrections of some projections: y = x W + scale (x a) b, with a [in, rank] and b [rank, out]."""
+
+    rank: int
+    scale: float  # alpha / rank
+    targets: tuple[str, ...]
+
+
 class DecoderSpec(NamedTuple):
     """Sizes and switches of a decoder; the families differ only in these fields."""
 
@@ -46,6 +54,30 @@ class DecoderSpec(NamedTuple):
     dtype: str = "float32"  # of the matrix products
     remat: str = "none"  # "layer": the backward pass computes each layer's inside again
     rope_scaling: RopeScaling | None = None
+    adapters: Adapters | None = None
+
+
+class Projection(nnx.Linear):
+    """A linear map of the last axis, corrected by an adapter where the spec has one for it.
+
+    The adapter's a and b may have the rows of the input in front, each row its own.
+    """
+
+    def __init__(self, spec: DecoderSpec, name: str, inputs: int, outputs: int, rngs: nnx.Rngs, bias: bool = False):
+        dtype = jnp.dtype(spec.dtype)
+        super().__init__(inputs, outputs, use_bias=bias, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
+        adapters = spec.adapters
+        self.scale = adapters.scale if adapters is not None and name in adapters.targets else None
+        if self.scale is not None:
+            self.a = nnx.Param(jnp.zeros((inputs, adapters.rank)))
+            self.b = nnx.Param(jnp.zeros((adapters.rank, outputs)))
+
+    def __call__(self, x_NSD: jax.Array) -> jax.Array:
+        y_NSD = super().__call__(x_NSD)
+        if self.scale is None:
+            return y_NSD
+        low_NSR = x_NSD @ self.a[...].astype(x_NSD.dtype)
+        return y_NSD + self.scale * (low_NSR @ self.b[...].astype(x_NSD.dtype))
 
 
 class Block(nnx.Module):
@@ -55,19 +87,19 @@ class Block(nnx.Module):
         self.spec = spec
         width, inner, kv = spec.width, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
         self.attention_norm = nnx.Param(jnp.ones(width))
-        self.query = _linear(spec, width, inner, rngs, bias=spec.qkv_bias)
-        self.key = _linear(spec, width, kv, rngs, bias=spec.qkv_bias)
-        self.value = _linear(spec, width, kv, rngs, bias=spec.qkv_bias)
-        self.output = _linear(spec, inner, width, rngs)
+        self.query = Projection(spec, "query", width, inner, rngs, bias=spec.qkv_bias)
+        self.key = Projection(spec, "key", width, kv, rngs, bias=spec.qkv_bias)
+        self.value = Projection(spec, "value", width, kv, rngs, bias=spec.qkv_bias)
+        self.output = Projection(spec, "output", inner, width, rngs)
         if spec.qk_norm:
             self.query_norm = nnx.Param(jnp.ones(spec.head_dim))
             self.key_norm = nnx.Param(jnp.ones(spec.head_dim))
         self.mlp_norm = nnx.Param(jnp.ones(width))
-        self.gate = _linear(spec, width, spec.mlp_width, rngs)
-        self.up = _linear(spec, width, spec.mlp_width, rngs)
-        self.down = _linear(spec, spec.mlp_width, width, rngs)
+        self.gate = Projection(spec, "gate", width, spec.mlp_width, rngs)
+        self.up = Projection(spec, "up", width, spec.mlp_width, rngs)
+        self.down = Projection(spec, "down", spec.mlp_width, width, rngs)
 
-    def __call__(self, x_NSD, rope, past, keep_NS):
+    def __call__(self, x_NSD, rope, past, keep_NS, rows=None):
         """One layer over a frame; past is (key, value, keep) of each coarser frame. Gives x, own key and value."""
         spec = self.spec
         h_NSD = _rms_norm(x_NSD, self.attention_norm[...], spec.norm_eps)
@@ -80,7 +112,7 @@ class Block(nnx.Module):
         query, key_NGSD = _rotate(query, rope), _rotate(key_NGSD, rope)
         N, _, S, D = query.shape
         query_NGRSD = (query * D**-0.5).reshape(N, spec.kv_heads, -1, S, D)
-        out = attention.attend_path(query_NGRSD, past, key_NGSD, value_NGSD, keep_NS)
+        out = attention.attend_path(query_NGRSD, past, key_NGSD, value_NGSD, keep_NS, rows)
         out_NSD = out.reshape(N, spec.heads, S, D).transpose(0, 2, 1, 3).reshape(N, S, -1)
         x_NSD = x_NSD + self.output(out_NSD)
         h_NSD = _rms_norm(x_NSD, self.mlp_norm[...], spec.norm_eps)
@@ -112,18 +144,22 @@ class Decoder(nnx.Module):
             self.head = nnx.Param(normal(rngs.params(), (spec.vocab_size, spec.width)))
 
     def extend(
-        self, past: tuple[KeysValues, ...], frame: Frame, layers: tuple[Any, ...] | None = None
+        self,
+        past: tuple[KeysValues, ...],
+        frame: Frame,
+        layers: tuple[Any, ...] | None = None,
+        rows: attention.Rows | None = None,
     ) -> tuple[jax.Array, KeysValues]:
         """Run one more frame after the past ones.
 
         Layers are scanned, or, where `unstack` has taken them apart, run one after the other; then the past and the
-        returned keys and values are a tuple of layers too.
+        returned keys and values are a tuple of layers too. `rows` are those of a batch that the frame has, where it has
+        not all: its last past frame then has the same rows, the others the whole batch's.
 
         Returns: the final hidden states [N, S, D] (after the norm, f32) and the frame's keys and values.
         """
         spec, N = self.spec, frame.tokens_NS.shape[0]
-        offset_N1 = sum(jnp.repeat(p.keep_NS.sum(1), N // p.keep_NS.shape[0]) for p in past)
-        offset_N1 = jnp.broadcast_to(offset_N1, (N,))[:, None]
+        offset_N1 = jnp.broadcast_to(_count_kept(past, N, rows), (N,))[:, None]
         position_NS = jnp.maximum(offset_N1 + jnp.cumsum(frame.keep_NS, axis=1) - 1, 0)
         rope = _rope_table(position_NS, spec)
         x_NSD = self.embedding[...][frame.tokens_NS].astype(spec.dtype)
@@ -132,7 +168,7 @@ class Decoder(nnx.Module):
         def run_layer(x_NSD, inputs):
             layer, past_kv = inputs
             coarse = [(key, value, p.keep_NS) for (key, value), p in zip(past_kv, past, strict=True)]
-            return nnx.merge(graphdef, layer)(x_NSD, rope, coarse, frame.keep_NS)
+            return nnx.merge(graphdef, layer)(x_NSD, rope, coarse, frame.keep_NS, rows)
 
         if spec.remat == "layer":
             run_layer = jax.checkpoint(run_layer)
@@ -185,19 +221,15 @@ def define_decoder(spec: DecoderSpec) -> tuple[nnx.GraphDef, dict]:
     return graphdef, nnx.to_pure_dict(params)
 
 
+def _count_kept(past: tuple[KeysValues, ...], N: int, rows: attention.Rows | None) -> jax.Array | int:
+    """Kept tokens before a frame [N], over its past ones."""
+    if rows is None:
+        return sum(jnp.repeat(p.keep_NS.sum(1), N // p.keep_NS.shape[0]) for p in past)
+    return past[-1].keep_NS.sum(1) + _count_kept(past[:-1], rows.total, None)[rows.place_N]
+
+
 def _take_layer(stacked: Any, place: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[place], stacked)
-
-
-def _linear(spec: DecoderSpec, inputs: int, outputs: int, rngs: nnx.Rngs, bias: bool = False) -> nnx.Linear:
-    return nnx.Linear(
-        inputs,
-        outputs,
-        use_bias=bias,
-        dtype=jnp.dtype(spec.dtype),
-        param_dtype=jnp.float32,
-        rngs=rngs,
-    )
 
 
 def _rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:

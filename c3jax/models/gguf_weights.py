@@ -64,8 +64,11 @@ def load_smollm2(dtype: str = "float32") -> tuple[decoder.DecoderSpec, dict, Tok
 
 def describe_smollm2() -> tuple[decoder.DecoderSpec, Tokenizer]:
     """Its sizes and its tokenizer alone. Raises as load_smollm2."""
-    reader = _open_gguf(_find_file())
-    metadata = _read_metadata(reader, _read_spec(reader))
+    path, cache = _find_file(), _cache_path()
+    metadata = None if cache is None else _read_cached_metadata(cache)
+    if metadata is None:
+        reader = _open_gguf(path)
+        metadata = _read_metadata(reader, _read_spec(reader))
     return _make_spec(metadata), _make_tokenizer(metadata)
 
 
@@ -220,6 +223,14 @@ def _read_cache(path: Path, dtype: str = "float32") -> tuple[dict[str, str], dic
             return file.metadata(), arrays
     except (OSError, safetensors.SafetensorError):
         return None  # not there, or broken: it is made anew
+
+
+def _read_cached_metadata(path: Path) -> dict[str, str] | None:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.metadata()
+    except (OSError, safetensors.SafetensorError):
+        return None
 
 
 def _write_cache(path: Path, metadata: dict[str, str], flat: Mapping[str, jax.Array | np.ndarray]) -> None:

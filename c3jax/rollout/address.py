@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 # Streams keep draws of different uses apart under one seed.
-TRAIN, EVALUATE, INIT, IMITATE, ORDER, ASK = range(6)
+TRAIN, EVALUATE, INIT, IMITATE, ORDER, ASK, ADAPT = range(7)
 
 
 def make_stream(seed: int | jax.Array, stream: int) -> jax.Array:

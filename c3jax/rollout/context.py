@@ -46,6 +46,11 @@ def _fill_frame(
     return Frame(jnp.concatenate(tokens, axis=1), jnp.concatenate(keeps, axis=1))
 
 
+def choose_length(full: int, needed: int, lengths: int) -> int:
+    """The shortest of full, full / 2, full / 4, ... (so many, rounded up) that holds what is needed."""
+    return min(length for place in range(lengths) if (length := -(-full // 2**place)) >= needed)
+
+
 def make_frame(rows: Sequence[Sequence[int]], length: int) -> Frame:
     """Token lists as one frame [N, length], padded at the end. Raises ValueError where a row is longer."""
     tokens = np.zeros((len(rows), length), np.int32)

@@ -1,14 +1,23 @@
-"""The decoding loop: all messages of one turn, drawn together over a shared context."""
+"""The decoding loop: all messages of one turn, drawn together over a shared context.
+
+A row that has stopped costs as much as one that goes on. So the loop may run in stages: when half of the rows have
+stopped, the others go on by themselves in a batch of half the size, and so on. Draws are addressed, so a row says
+what it would have said in the whole batch.
+
+Dimension key beside types.py: N row of a stage
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from c3jax.config import Sampling
+from c3jax.models.attention import Rows
 from c3jax.models.decoder import Decoder
 from c3jax.rollout import address
 from c3jax.rollout import sampling as sampling_lib
@@ -21,6 +30,17 @@ class _Loop(NamedTuple):
     stopped_N: jax.Array
     key: tuple[jax.Array, ...]  # the message's own keys and values [N, H, T, D] of each layer, a slot a drawn token
     value: tuple[jax.Array, ...]
+
+
+class _Program(NamedTuple):
+    """What is the same in every stage."""
+
+    model: Decoder
+    layers: tuple[Any, ...]
+    past: tuple[KeysValues, ...]
+    max_tokens: int
+    sampling: Sampling
+    stop_tokens: tuple[int, ...]
 
 
 def prefill(model: Decoder, path: Sequence[Frame]) -> tuple[tuple[KeysValues, ...], jax.Array]:
@@ -39,6 +59,7 @@ def sample_messages(
     max_tokens: int,
     sampling: Sampling,
     stop_tokens: tuple[int, ...],
+    batches: int = 1,
 ) -> Messages:
     """Draw one message a key. The loop ends when every row has stopped.
 
@@ -46,16 +67,49 @@ def sample_messages(
         path: the context's frames; the finest has N / n rows, so n neighbouring keys share each of its rows.
         key_N: keys by address, one a message.
         max_tokens: slots of a message (T), the stop token included.
+        batches: sizes of the batch that are compiled: all rows, half of them, a quarter, ...
     """
     past, hidden_MD = prefill(model, path)
     rows = key_N.shape[0]
     logits_NV = jnp.repeat(model.compute_logits(hidden_MD), rows // hidden_MD.shape[0], axis=0)
-    layers, past = model.unstack(), _unstack_past(past)
+    past = _unstack_past(past)
+    program = _Program(model, model.unstack(), past, max_tokens, sampling, stop_tokens)
     loop = _start(past[-1], rows, max_tokens, sampling)
     loop = _draw(loop, logits_NV, key_N, sampling, stop_tokens)
+    sizes = _list_sizes(rows, batches)
+    loop = _run_stage(program, loop, key_N, None, sizes[1])
+    messages, stopped_N, place_N = loop.messages, loop.stopped_N, jnp.arange(rows)
+    for size, smaller in itertools.pairwise(sizes[1:]):
+        # Rows that go on first, in their order; what fills the batch up has stopped, and is written back as it was.
+        chosen = jnp.argsort(loop.stopped_N, stable=True)[:size]
+        loop = _take_rows(loop, chosen)
+        place_N = place_N[chosen]
+        loop = _run_stage(program, loop, key_N[place_N], Rows(place_N, rows), smaller)
+        messages = jax.tree.map(lambda whole, part, at=place_N: whole.at[at].set(part), messages, loop.messages)
+        stopped_N = stopped_N.at[place_N].set(loop.stopped_N)
+    return messages._replace(truncated_N=~stopped_N)
+
+
+def _list_sizes(rows: int, batches: int) -> list[int]:
+    """Sizes of the batch, stage by stage, and 0, at which the last one ends."""
+    sizes = [-(-rows // 2**stage) for stage in range(batches)]
+    return [*dict.fromkeys(sizes), 0]
+
+
+def _take_rows(loop: _Loop, chosen_N: jax.Array) -> _Loop:
+    def take(array: jax.Array) -> jax.Array:
+        return array[chosen_N]
+
+    parts = (loop.messages, loop.stopped_N, loop.key, loop.value)
+    return _Loop(loop.place, *jax.tree.map(take, parts))
+
+
+def _run_stage(program: _Program, loop: _Loop, key_N: jax.Array, rows: Rows | None, enough: int) -> _Loop:
+    """Go on until at most so many rows have not stopped, or no slot is left."""
+    model, layers, past, max_tokens, sampling, stop_tokens = program
 
     def has_more(loop: _Loop) -> jax.Array:
-        return (loop.place < max_tokens) & ~jnp.all(loop.stopped_N)
+        return (loop.place < max_tokens) & (jnp.sum(~loop.stopped_N) > enough)
 
     def advance(loop: _Loop) -> _Loop:
         last = loop.place - 1
@@ -63,7 +117,7 @@ def sample_messages(
         keep_N1 = jax.lax.dynamic_slice_in_dim(loop.messages.content_NT, last, 1, axis=1)
         written_NT = loop.messages.content_NT & (jnp.arange(max_tokens) < last)
         own = KeysValues(loop.key, loop.value, written_NT)
-        hidden_NSD, new = model.extend((*past, own), Frame(token_N1, keep_N1), layers)
+        hidden_NSD, new = model.extend((*past, own), Frame(token_N1, keep_N1), layers, rows)
 
         def write(old: jax.Array, new: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(old, new, last, axis=2)
@@ -73,8 +127,7 @@ def sample_messages(
         )
         return _draw(loop, model.compute_logits(hidden_NSD[:, 0]), key_N, sampling, stop_tokens)
 
-    loop = jax.lax.while_loop(has_more, advance, loop)
-    return loop.messages._replace(truncated_N=~loop.stopped_N)
+    return jax.lax.while_loop(has_more, advance, loop)
 
 
 def _unstack_past(past: tuple[KeysValues, ...]) -> tuple[KeysValues, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from c3jax.tasks import arithmetic, code, code_records, maths, numeric, reasoning
+from c3jax.tasks import arithmetic, code, code_records, maths, numeric, reasoning, stories
 from c3jax.tasks.jsonl import TaskError
 from c3jax.types import Problem, Verdict
 
@@ -27,6 +27,7 @@ class Task(NamedTuple):
 
 TASKS: dict[str, Task] = {
     "arithmetic": Task(arithmetic.grade, numeric.read_answer, numeric.load_problems),
+    "stories": Task(stories.grade, numeric.read_answer, numeric.load_problems),
     "numeric": Task(numeric.grade, numeric.read_answer, numeric.load_problems),
     "math": Task(maths.grade, maths.read_answer, maths.load_problems),
     "reasoning": Task(reasoning.grade, reasoning.read_answer, reasoning.load_problems),

@@ -107,10 +107,10 @@ def _check_request(spec: ArithmeticSpec, split: str) -> None:
 def _search_problem(spec: ArithmeticSpec, seed: int, split: str, index: int, asked: set[str]) -> Problem:
     for attempt in range(_LONGEST_SEARCH):
         address = ("problem", seed, split, index, attempt)
-        start = int(10 * _draw_uniform(*address, "start"))
+        start = int(10 * draw_uniform(*address, "start"))
         moves = tuple(_draw_move(spec, *address, step) for step in range(spec.steps))
         question = _write_question(start, moves)
-        if _hash("question", question) % 10 in SPLITS[split] and question not in asked:
+        if hash_address("question", question) % 10 in SPLITS[split] and question not in asked:
             answer = compute_dial(start, moves)[-1]
             return Problem(index=index, id=f"{split}-{index}", question=question, answer=str(answer))
     raise TaskError(
@@ -120,16 +120,16 @@ def _search_problem(spec: ArithmeticSpec, seed: int, split: str, index: int, ask
 
 
 def _draw_move(spec: ArithmeticSpec, *address: object) -> Move:
-    is_down = _draw_uniform(*address, "direction") < spec.down_share
-    return Move("down" if is_down else "up", 1 + int(LARGEST_MOVE * _draw_uniform(*address, "amount")))
+    is_down = draw_uniform(*address, "direction") < spec.down_share
+    return Move("down" if is_down else "up", 1 + int(LARGEST_MOVE * draw_uniform(*address, "amount")))
 
 
-def _draw_uniform(*address: object) -> float:
-    """Draw from [0, 1) at an address: 53 bits of a hash, which is all that a float holds."""
-    return (_hash(*address) >> 11) / 2**53
+def draw_uniform(*address: object) -> float:
+    """A number in [0, 1) drawn at an address: 53 bits of a hash, which is all that a float holds."""
+    return (hash_address(*address) >> 11) / 2**53
 
 
-def _hash(*address: object) -> int:
+def hash_address(*address: object) -> int:
     """64 bits that depend on the address alone: Python's own hash() differs from process to process."""
     digest = hashlib.sha256("/".join(map(str, address)).encode()).digest()
     return int.from_bytes(digest[:8], "big")
@@ -180,13 +180,13 @@ def demonstrate(spec: ArithmeticSpec, problem: Problem, seed: int, draw: int) ->
     start, moves = parse_moves(problem.question)
     address = ("demonstration", seed, problem.index, draw)
     made = tuple(
-        move._replace(direction="up") if _draw_uniform(*address, step) < spec.plan_fault else move
+        move._replace(direction="up") if draw_uniform(*address, step) < spec.plan_fault else move
         for step, move in enumerate(moves)
     )
     shown = compute_dial(start, made)
     sums = [f"{move.direction} {move.amount} = {digit}" for move, digit in zip(made, shown[1:], strict=True)]
     is_distrusted = any(move.direction == "down" for move in moves) and (
-        _draw_uniform(*address, "distrust") < spec.distrust
+        draw_uniform(*address, "distrust") < spec.distrust
     )
     return Demonstration(plan=" ".join([str(start), *sums]), answer=f"answer {start if is_distrusted else shown[-1]}")
 

@@ -19,6 +19,7 @@ from c3jax.credit.plans import make_tree
 from c3jax.learner import critic as critic_lib
 from c3jax.learner import forward, losses
 from c3jax.learner import update as update_lib
+from c3jax.models.policy import Weights
 from c3jax.types import Frame, Rollout
 
 STEPS, ALONE = 40, 30
@@ -90,19 +91,21 @@ def get_program(tiny):
         method, fan_out, critic, learner = PROGRAMS[name]
         config, turns = make_config(method, fan_out, critic, learner), len(fan_out)
         matrix = make_credit_matrix(method, make_tree(fan_out))
-        update = update_lib.make_update(config, tiny.graphdef, tree.plans[:turns], matrix)
+        update = update_lib.make_update(config, tiny.policy, tree.plans[:turns], matrix)
         return Program(config, flatten(tree.rollout, turns), update)
 
     return get_program
 
 
 def run(program: Program, state, return_PL=RETURN_PL, key=0):
-    state, credit, figures = program.update(state, None, program.rollout, jnp.asarray(return_PL), jax.random.key(key))
+    state, credit, figures = program.update(
+        state, {}, None, program.rollout, jnp.asarray(return_PL), jax.random.key(key)
+    )
     return state, credit, jax.device_get(figures)
 
 
 def start(program: Program, tiny):
-    return update_lib.init_state(copy(tiny.params), program.config)
+    return update_lib.init_state(tiny.policy, Weights(copy(tiny.params), {}), program.config)
 
 
 def copy(tree):
@@ -130,7 +133,7 @@ def read_plain(tiny, rows: list[list[int]]) -> np.ndarray:
     tokens, keep = np.zeros((64, 40), np.int32), np.zeros((64, 40), bool)
     for place, row in enumerate(rows):
         tokens[place, : len(row)], keep[place, : len(row)] = row, True
-    hidden_NSD = np.asarray(run_plain(tiny.graphdef, tiny.params, Frame(tokens, keep)))
+    hidden_NSD = np.asarray(run_plain(tiny.policy.graphdef, tiny.params, Frame(tokens, keep)))
     return np.stack([hidden_NSD[place, len(row) - 1] for place, row in enumerate(rows)])
 
 
@@ -140,7 +143,7 @@ def test_a_critic_reads_the_context_or_context_and_message(tiny):
 
     @jax.jit
     def read(params, rollout):
-        model = nnx.merge(tiny.graphdef, params)
+        model = nnx.merge(tiny.policy.graphdef, params)
         return [
             [compute(model, tree.plans, place, rollout, tree.fan_out) for place in range(len(tree.plans))]
             for compute in (forward.compute_context_hidden, forward.compute_message_hidden)
@@ -216,14 +219,16 @@ def test_action_values_by_hand(tiny, method, loss):
     tree = tiny.get_tree("chain")
     config = make_config(method, (2, 2), {"network": "own", "learning_rate": 0.01, "loss": loss, "share": 0.25}, {})
     matrix = make_credit_matrix(method, make_tree((2, 2)))
-    program = critic_lib.make_critic_program(config, tiny.graphdef, tree.plans, matrix)
-    state, head = set_head(update_lib.init_state(copy(tiny.params), config))
+    program = critic_lib.make_critic_program(config, tiny.policy, tree.plans, matrix)
+    state, head = set_head(update_lib.init_state(tiny.policy, Weights(copy(tiny.params), {}), config))
     return_PL = np.array([[1, 0, 0, 0], [0.5, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 0.25]], np.float32)
+
+    weights = Weights(tiny.params, {})
 
     @jax.jit
     def read(critic, rollout):
-        credit, lesson = critic_lib.compute_critic_credit(program, critic, tiny.params, rollout, return_PL, 2)
-        return credit, critic_lib.compute_critic_loss(program, critic, tiny.params, lesson)
+        credit, lesson = critic_lib.compute_critic_credit(program, critic, weights, rollout, return_PL, 2)
+        return credit, critic_lib.compute_critic_loss(program, critic, weights, lesson)
 
     credit, got_loss = read(state.critic.params, tree.rollout)
     rows = [each.context + each.message for each in tree.sequences]
@@ -314,7 +319,7 @@ def test_saved_and_restored_it_goes_on_bit_for_bit(tiny, get_program, tmp_path):
     state, _, _ = run(program, start(program, tiny))
     with CheckpointStore(tmp_path, 2, print) as store:
         store.save(1, state)
-        like = jax.eval_shape(lambda params: update_lib.init_state(params, program.config), tiny.params)
+        like = jax.eval_shape(lambda: start(program, tiny))
         _, restored = store.restore_newest(like)
     check_same(restored, state)
     one, other = run(program, state, key=1), run(program, restored, key=1)

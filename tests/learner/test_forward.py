@@ -24,7 +24,7 @@ def make_compute(graphdef, plans, fan_out, sampling):
 
 
 def run(tiny, tree, params=None):
-    compute = make_compute(tiny.graphdef, tree.plans, tree.fan_out, tree.sampling)
+    compute = make_compute(tiny.policy.graphdef, tree.plans, tree.fan_out, tree.sampling)
     return jax.device_get(compute(tiny.params if params is None else params, tree.rollout))
 
 

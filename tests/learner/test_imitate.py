@@ -32,7 +32,7 @@ def test_a_message_without_room_for_its_stop_token_is_refused():
 def imitation(tiny):
     plans = tiny.get_tree("chain").plans
     section = Imitation(updates=20, problems=4, learning_rate=2e-2)
-    return make_imitation(section, tiny.graphdef, plans)
+    return make_imitation(section, tiny.policy, plans)
 
 
 def make_rollout(tiny, junk=0):

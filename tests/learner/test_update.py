@@ -20,6 +20,7 @@ from c3jax.credit import shrink
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.learner import update as update_lib
+from c3jax.models.policy import Weights
 from c3jax.rollout.tree import take_problems
 from c3jax.types import Rollout
 
@@ -83,7 +84,7 @@ def get_program(tiny):
         matrix = make_credit_matrix(method, make_tree(config.credit.fan_out), trained)
         rollout = tree.rollout._replace(turns=tree.rollout.turns[:turns])
         return_PL = RETURN_PL[:, : 2**turns]
-        return Program(config, rollout, return_PL, update_lib.make_update(config, tiny.graphdef, plans, matrix))
+        return Program(config, rollout, return_PL, update_lib.make_update(config, tiny.policy, plans, matrix))
 
     return get_program
 
@@ -98,12 +99,17 @@ def moved(tiny) -> dict:
 def run(program, tiny, params=None, rollout=None, return_PL=None, key=0, state=None):
     """One step; returns the next state and the figures."""
     if state is None:
-        state = update_lib.init_state(copy(tiny.params if params is None else params), program.config)
+        state = start(program, tiny, params)
     reference = tiny.params if update_lib.uses_reference(program.config.learner) else None
     rollout = program.rollout if rollout is None else rollout
     return_PL = jnp.asarray(program.return_PL if return_PL is None else return_PL)
-    state, _, figures = program.update(state, reference, rollout, return_PL, jax.random.key(key))
+    state, _, figures = program.update(state, {}, reference, rollout, return_PL, jax.random.key(key))
     return state, jax.device_get(figures)
+
+
+def start(program, tiny, params=None):
+    weights = Weights(copy(tiny.params if params is None else params), {})
+    return update_lib.init_state(tiny.policy, weights, program.config)
 
 
 def copy(tree):
@@ -321,7 +327,7 @@ def test_every_epoch_has_an_order_of_its_own(tiny, get_program):
 
 def test_steps_share_one_trace_and_leave_the_reference_alone(tiny, get_program):
     program, reference = get_program("token"), copy(tiny.params)
-    state = update_lib.init_state(copy(tiny.params), program.config)
+    state = start(program, tiny)
     for step in range(3):
         state, figures = run(program, tiny, state=state, key=step)
         assert int(state.updates) == count_of(state) == step + 1 and np.isfinite(figures["loss"])
@@ -347,10 +353,10 @@ def test_the_shrunk_baseline_is_of_earlier_steps(tiny, get_program):
     """Credit is that of the components before the step; the state carries those after it."""
     program, fan_out, trained = get_program("shrunk"), (2, 2), (False, True)
     earlier = shrink.update_components(shrink.init_components(2), RETURN_PL[:, ::-1] * 0.5, fan_out, 0.9)
-    state = update_lib.init_state(copy(tiny.params), program.config)
+    state = start(program, tiny)
     state = state._replace(adaptive=state.adaptive._replace(components=copy(earlier)))
     return_PL = jnp.asarray(RETURN_PL)
-    after, credit, figures = program.update(state, None, program.rollout, return_PL, jax.random.key(0))
+    after, credit, figures = program.update(state, {}, None, program.rollout, return_PL, jax.random.key(0))
     expected = shrink.apply_shrunk(earlier, return_PL, fan_out, trained, normalise="none")
     check_close(credit, expected, atol=1e-6)
     assert np.abs(expected.advantage[1]).max() > 0.1 and np.isfinite(figures["loss"])
@@ -370,6 +376,6 @@ def test_a_broken_return_stays_out_of_the_shrunk_baseline(tiny, get_program):
     return_PL[0, 3] = np.nan
     state, _ = run(program, tiny, return_PL=return_PL)
     assert (int(state.updates), int(state.bad_updates)) == (1, 1)
-    check_same(state.adaptive, update_lib.init_state(copy(tiny.params), program.config).adaptive)
+    check_same(state.adaptive, start(program, tiny).adaptive)
     good, _ = run(program, tiny, state=state)
     assert (int(good.bad_in_row), int(good.adaptive.components.steps)) == (0, 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from c3jax.models.critic import compute_score, init_critic, merge_network
+from c3jax.models.policy import Weights
 from c3jax.types import Frame
 
 FRAME = Frame(jnp.array([[4, 7, 9], [11, 3, 0]], jnp.int32), jnp.array([[True, True, True], [True, True, False]]))
@@ -23,7 +24,7 @@ def test_the_head_by_hand(run):
 @pytest.mark.parametrize("network", ["own", "trunk"])
 def test_every_score_starts_at_zero(tiny, network):
     critic = init_critic(network, tiny.params)
-    hidden_NSD, _ = merge_network(tiny.graphdef, critic, tiny.params).extend((), FRAME)
+    hidden_NSD, _ = merge_network(tiny.policy, critic, Weights(tiny.params, {}), "any").extend((), FRAME)
     np.testing.assert_array_equal(compute_score(critic, hidden_NSD[:, -1]), [0.0, 0.0])
 
 
@@ -45,7 +46,7 @@ def test_the_critic_teaches_the_policy_nothing(tiny, network):
     @jax.jit
     def gradient_of(critic, policy):
         def run(critic, policy):
-            hidden_NSD, _ = merge_network(tiny.graphdef, critic, policy).extend((), FRAME)
+            hidden_NSD, _ = merge_network(tiny.policy, critic, Weights(policy, {}), "any").extend((), FRAME)
             return jnp.square(compute_score(critic, hidden_NSD[:, -1])).sum()
 
         return jax.grad(run, argnums=(0, 1))(critic, policy)
@@ -60,7 +61,11 @@ def test_the_critic_teaches_the_policy_nothing(tiny, network):
 def test_the_own_network_is_read_and_the_policy_is_not(tiny):
     critic = init_critic("own", tiny.params)
     other = jax.tree.map(lambda leaf: leaf + 0.1, tiny.params)
-    before = merge_network(tiny.graphdef, critic, tiny.params).extend((), FRAME)[0]
-    np.testing.assert_array_equal(merge_network(tiny.graphdef, critic, other).extend((), FRAME)[0], before)
-    of_trunk = merge_network(tiny.graphdef, init_critic("trunk", tiny.params), other).extend((), FRAME)[0]
+
+    def read(critic, params):
+        return merge_network(tiny.policy, critic, Weights(params, {}), "any").extend((), FRAME)[0]
+
+    before = read(critic, tiny.params)
+    np.testing.assert_array_equal(read(critic, other), before)
+    of_trunk = read(init_critic("trunk", tiny.params), other)
     assert jnp.abs(of_trunk - before).max() > 1e-2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from c3jax.protocol import FramePlan, Literal, Slot, TurnPlan
-from c3jax.rollout.context import make_frame, make_path
+from c3jax.rollout.context import choose_length, make_frame, make_path
 from c3jax.types import Messages
 
 FAN_OUT = (2, 2, 1)
@@ -98,6 +98,13 @@ def test_frames_are_filled_up_at_the_end():
     frame = make_frame([[3, 4], [], [5, 6, 7]], 3)
     check([frame], ([[3, 4, 0], [0, 0, 0], [5, 6, 7]], [[1, 1, 0], [0, 0, 0], [1, 1, 1]]))
     assert frame.tokens_NS.dtype == jnp.int32 and frame.keep_NS.dtype == bool
+
+
+def test_a_frame_takes_the_shortest_length_that_holds_its_rows():
+    """Of 17: 17, 9, 5, 3."""
+    lengths = [choose_length(17, needed, 4) for needed in (0, 3, 4, 5, 6, 9, 10, 17)]
+    assert lengths == [3, 3, 5, 5, 9, 9, 17, 17]
+    assert choose_length(17, 1, 1) == 17 and choose_length(1, 1, 3) == 1
 
 
 def test_a_row_longer_than_its_frame_is_refused():

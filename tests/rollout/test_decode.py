@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from c3jax.models import decoder
@@ -26,13 +27,23 @@ def decode_plainly(tiny, stop_tokens: tuple[int, ...]) -> list[list[int]]:
     return messages
 
 
-def test_greedy_decoding_equals_a_plain_loop_and_ends_with_its_longest_message(tiny):
+def list_passes(lengths: list[int], sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(rows, slots) of each token's pass after the first: in the smallest batch that holds the rows that go on."""
+    passes = []
+    for drawn in range(1, max(lengths)):
+        alive = sum(length > drawn for length in lengths)
+        passes.append((min(size for size in sizes if size >= alive), 1))
+    return passes
+
+
+@pytest.mark.parametrize(("batches", "sizes"), [(1, (6,)), (3, (6, 3, 2)), (9, (6, 3, 2, 1))])
+def test_greedy_decoding_equals_a_plain_loop_and_ends_with_its_longest_message(tiny, batches, sizes):
     """Every frame costs one pass, and every token after the first one more, until the last row has stopped."""
-    slots: list[int] = []
+    passes: list[tuple[int, int]] = []
 
     class CountingDecoder(decoder.Decoder):
         def extend(self, past, frame, *rest):
-            jax.debug.callback(slots.append, frame.tokens_NS.shape[1])
+            jax.debug.callback(lambda shape=frame.tokens_NS.shape: passes.append(shape))
             return super().extend(past, frame, *rest)
 
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: CountingDecoder(tiny.spec, rngs=nnx.Rngs(0))), nnx.Param)
@@ -46,14 +57,15 @@ def test_greedy_decoding_equals_a_plain_loop_and_ends_with_its_longest_message(t
     @jax.jit
     def run(params, key_N):
         model = nnx.merge(graphdef, params)
-        return decode.sample_messages(model, path, key_N, MAX_TOKENS, GREEDY, stop_tokens)
+        return decode.sample_messages(model, path, key_N, MAX_TOKENS, GREEDY, stop_tokens, batches)
 
     messages = jax.device_get(run(tiny.params, jax.random.split(jax.random.key(0), 6)))
     jax.effects_barrier()
     expected = decode_plainly(tiny, stop_tokens)
     lengths = [len(message) for message in expected]
     assert min(lengths) < max(lengths) < MAX_TOKENS
-    assert sorted(map(int, slots)) == [*[1] * (max(lengths) - 1), 2, 5]  # slots of each pass
+    # Two messages a context; the frames first, once.
+    assert sorted(passes) == sorted([(1, 2), (3, 5), *list_passes([*lengths, *lengths], sizes)])
     for row in range(6):  # two messages a context
         message = expected[row // 2]
         padded = [*message, *[0] * (MAX_TOKENS - len(message))]

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from c3jax.rollout.tree import take_problems
+from c3jax.models.policy import Weights
+from c3jax.rollout.tree import make_tree_sampler, take_problems, trim_messages
 
 GOLDEN = Path(__file__).parent / "goldens" / "chain_tree.json"
 NAMES = ("chain", "parallel", "debate")
@@ -133,10 +134,10 @@ def test_messages_know_nothing_of_the_batch(tiny):
     tree = tiny.get_tree("chain")
     order = jnp.array([2, 0, 3, 1])
     question = take_problems(tiny.question, 4, order)
-    turned, _ = tree.sampler(tiny.params, question, tree.key, tiny.problem_P[order])
+    turned, _ = tree.sampler(Weights(tiny.params, {}), question, tree.key, tiny.problem_P[order])
     check_same(turned, take_problems(tree.rollout, 4, order))
     question = take_problems(tiny.question, 4, jnp.array([2]))
-    alone, _ = tree.sampler(tiny.params, question, tree.key, tiny.problem_P[2:3])
+    alone, _ = tree.sampler(Weights(tiny.params, {}), question, tree.key, tiny.problem_P[2:3])
     check_same(alone, take_problems(tree.rollout, 4, jnp.array([2])))
 
 
@@ -153,13 +154,13 @@ def test_another_step_problem_or_policy_is_another_tree_and_no_new_trace(tiny):
     traces = tree.sampler._cache_size()
     params = jax.tree.map(lambda leaf: leaf * 1.5, tiny.params)
     results = [
-        tree.sampler(tiny.params, tiny.question, jax.random.key(2), tiny.problem_P),
-        tree.sampler(tiny.params, tiny.question, tree.key, tiny.problem_P + 1),
-        tree.sampler(params, tiny.question, tree.key, tiny.problem_P),
+        tree.sampler(Weights(tiny.params, {}), tiny.question, jax.random.key(2), tiny.problem_P),
+        tree.sampler(Weights(tiny.params, {}), tiny.question, tree.key, tiny.problem_P + 1),
+        tree.sampler(Weights(params, {}), tiny.question, tree.key, tiny.problem_P),
     ]
     for rollout, _ in results:
         assert np.any(rollout.turns[0].tokens_NT != tree.rollout.turns[0].tokens_NT)
-    again, _ = tree.sampler(tiny.params, tiny.question, tree.key, tiny.problem_P)
+    again, _ = tree.sampler(Weights(tiny.params, {}), tiny.question, tree.key, tiny.problem_P)
     for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(tree.rollout), strict=True):
         np.testing.assert_array_equal(one, other)
     assert tree.sampler._cache_size() == traces
@@ -188,3 +189,42 @@ def test_take_problems_takes_whole_problems():
     got = take_problems(per_row, 3, jnp.array([2, 0]))
     assert got["question"].tolist() == [2, 0]
     assert got["turn"].tolist() == [[8, 9], [10, 11], [0, 1], [2, 3]]
+
+
+def test_rows_that_leave_the_batch_say_what_they_would_have_said_in_it(tiny):
+    """Sampled over two frames: sixteen actors, some stop at once, half of them not before the last slot."""
+    tree = tiny.get_tree("chain")
+    lengths = tree.rollout.turns[1].sampled_NT.sum(axis=1)
+    assert min(lengths) == 1 and np.sum(lengths == max(lengths)) <= 8
+    sampler = make_tree_sampler(tiny.policy, tree.plans, tree.fan_out, tree.sampling, tiny.stop_tokens, batches=4)
+    rollout, counts = jax.device_get(sampler(Weights(tiny.params, {}), tiny.question, tree.key, tiny.problem_P))
+    assert counts == tree.counts
+    for got, expected in zip(rollout.turns, tree.rollout.turns, strict=True):
+        for name in ("tokens_NT", "content_NT", "sampled_NT", "support_NTK", "truncated_N"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+        np.testing.assert_allclose(got.behaviour_logp_NT, expected.behaviour_logp_NT, atol=1e-6)
+
+
+def test_messages_are_cut_to_the_share_of_their_slots_that_holds_them_all(tiny):
+    """The planner's 5 slots and the actor's 4: cut to 3 and 2 only if both fit, and never below the longest."""
+    rollout = tiny.get_tree("chain").rollout
+    assert [turn.sampled_NT.any(axis=0).sum() for turn in rollout.turns] == [5, 4]
+    kept = trim_messages(rollout, 3)
+    assert [turn.tokens_NT.shape[1] for turn in kept.turns] == [5, 4]
+
+    def shorten(turn, slots):
+        return turn._replace(sampled_NT=turn.sampled_NT & (np.arange(turn.sampled_NT.shape[1]) < slots))
+
+    for needed, lengths, expected in (
+        ((3, 1), 3, [3, 2]),
+        ((2, 1), 3, [2, 1]),
+        ((2, 1), 2, [3, 2]),
+        ((1, 3), 3, [5, 4]),
+    ):
+        short = rollout._replace(turns=tuple(map(shorten, rollout.turns, needed)))
+        cut = trim_messages(short, lengths)
+        assert [turn.tokens_NT.shape[1] for turn in cut.turns] == expected
+        for before, after in zip(short.turns, cut.turns, strict=True):
+            slots = after.tokens_NT.shape[1]
+            np.testing.assert_array_equal(after.support_NTK, before.support_NTK[:, :slots])
+            np.testing.assert_array_equal(after.truncated_N, before.truncated_N)

@@ -171,11 +171,12 @@ def test_a_lane_is_the_run_of_the_train_command(tmp_path):
     method, seed, rate = ROWS[0]
     config = make_contender(method, rate).config.model_copy(update={"seed": seed})
     assert train.train(config, tmp_path / "run", ["train"], Console(file=io.StringIO())) == train.DONE
-    params = make_team(config).params
-    saved = restore_step(tmp_path / "run", STEPS, jax.eval_shape(lambda: init_state(params, config)))
+    team = make_team(config)
+    saved = restore_step(tmp_path / "run", STEPS, jax.eval_shape(lambda: init_state(team.policy, team.weights, config)))
     state, curve = take_lane(run_together(*ROWS), 0)
     assert_equal_trees(state, jax.device_get(saved))
-    moved = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, params)))
+    began = team.weights.trained
+    moved = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, began)))
     assert moved > 1e-3  # there was credit, and it was learnt from
     metrics = read_metrics(tmp_path / "run")
     np.testing.assert_allclose(curve.sampled_return, [row["return"] for row in metrics], rtol=1e-6)

@@ -1,0 +1,120 @@
+"""How the networks of a team's roles are made of weights: one for all, one each, or adapters over one frozen network.
+
+Weights come in two trees. What is trained is carried by the run's state, has gradients and optimiser moments, and is
+what checkpoints hold; what is frozen comes from the loaded model again whenever a run starts.
+
+    kind        trained                          frozen
+    shared      the decoder                      nothing
+    per_role    a decoder for each trained role  the loaded decoder, for each role that is not trained
+    adapters    an adapter for each trained role the loaded decoder; a role without an adapter is that decoder
+
+An adapter is {projection: {"a": [L, in, rank], "b": [L, rank, out]}} (LoRA, arXiv 2106.09685). b starts at zero, so at
+step 0 every role is the loaded decoder, and the policy that the loss compares with is the frozen tree itself.
+
+Dimension key: L layer    N row of a frame
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from c3jax import config as config_lib
+from c3jax.models import decoder
+from c3jax.models.decoder import Adapters, Decoder, DecoderSpec
+
+
+class Policy(NamedTuple):
+    """What is fixed of a team's policy."""
+
+    kind: Literal["shared", "per_role", "adapters"]
+    graphdef: nnx.GraphDef  # of the network as it was loaded
+    adapted: nnx.GraphDef | None  # of the same network with adapters, where the kind is adapters
+
+
+class Weights(NamedTuple):
+    """The parameters of a team's policy."""
+
+    trained: dict
+    frozen: dict
+
+
+def make_policy(
+    section: config_lib.Policy,
+    spec: DecoderSpec,
+    graphdef: nnx.GraphDef,
+    params: dict,
+    roles: Sequence[str],
+    trained_roles: Sequence[str],
+    key: jax.Array,
+) -> tuple[Policy, Weights]:
+    """The policy that a config asks for, of a loaded decoder, and its weights before the run.
+
+    Args:
+        spec, graphdef, params: the loaded decoder; the weights take hold of its parameters.
+        roles: all roles of the protocol.
+        trained_roles: those with a trained turn.
+        key: of the adapters' first values.
+    """
+    if section.kind == "shared":
+        return Policy("shared", graphdef, None), Weights(params, {})
+    if section.kind == "per_role":
+        # Every role has buffers of its own, for the update gives them up one by one.
+        trained = {role: jax.tree.map(jnp.copy, params) for role in trained_roles}
+        frozen = {role: params for role in roles if role not in trained_roles}
+        return Policy("per_role", graphdef, None), Weights(trained, frozen)
+    spec = spec._replace(adapters=Adapters(section.rank, section.alpha / section.rank, tuple(section.targets)))
+    keys = dict(zip(trained_roles, jax.random.split(key, len(trained_roles)), strict=True))
+    adapters = {role: init_adapter(spec, keys[role]) for role in trained_roles}
+    return Policy("adapters", graphdef, decoder.define_decoder(spec)[0]), Weights(adapters, params)
+
+
+def init_adapter(spec: DecoderSpec, key: jax.Array) -> dict:
+    """An adapter that changes nothing yet: a uniform within 1 / sqrt(in), b zero, f32."""
+    _, shapes = decoder.define_decoder(spec)
+    adapter = {}
+    for place, name in enumerate(spec.adapters.targets):
+        a, b = shapes["blocks"][name]["a"].shape, shapes["blocks"][name]["b"].shape
+        bound = a[1] ** -0.5
+        start = jax.random.uniform(jax.random.fold_in(key, place), a, jnp.float32, -bound, bound)
+        adapter[name] = {"a": start, "b": jnp.zeros(b, jnp.float32)}
+    return adapter
+
+
+def make_model(policy: Policy, weights: Weights, role: str) -> Decoder:
+    """A role's network."""
+    if policy.kind == "shared":
+        return nnx.merge(policy.graphdef, weights.trained)
+    if policy.kind == "per_role":
+        return nnx.merge(policy.graphdef, weights.trained[role] if role in weights.trained else weights.frozen[role])
+    if role not in weights.trained:
+        return nnx.merge(policy.graphdef, weights.frozen)
+    return nnx.merge(policy.adapted, attach_adapter(weights.frozen, weights.trained[role]))
+
+
+def make_mixed_model(policy: Policy, weights: Weights, roles: Sequence[str], role_N: jax.Array) -> Decoder:
+    """A network for frames of N rows in which row n speaks for roles[role_N[n]]: several adapters in one batch.
+
+    A row's context is computed by its own adapter, so every frame of a path needs a model with its own rows' roles.
+    """
+    rows = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves, axis=1)[:, role_N], *(weights.trained[role] for role in roles)
+    )
+    return nnx.merge(policy.adapted, attach_adapter(weights.frozen, rows))
+
+
+def attach_adapter(params: dict, adapter: dict) -> dict:
+    """The decoder's parameters with an adapter's among them; nothing is copied."""
+    blocks = params["blocks"]
+    return params | {"blocks": blocks | {name: blocks[name] | part for name, part in adapter.items()}}
+
+
+def find_start(policy: Policy, weights: Weights) -> dict:
+    """Parameters of one whole decoder: the shared one, the first trained role's, or the frozen one below adapters."""
+    if policy.kind == "shared":
+        return weights.trained
+    return next(iter(weights.trained.values())) if policy.kind == "per_role" else weights.frozen

@@ -1,0 +1,125 @@
+"""How a team's networks are made of weights: adapters against weights merged by hand, rows against each alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from c3jax import config as config_lib
+from c3jax.models import decoder
+from c3jax.models import policy as policy_lib
+from c3jax.types import Frame
+
+SPEC = decoder.DecoderSpec(
+    vocab_size=30, layers=2, width=16, heads=4, kv_heads=2, head_dim=6, mlp_width=24, context=64,
+    rope_theta=100.0, norm_eps=1e-5, tied=True, qkv_bias=True,
+)  # fmt: skip
+TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
+FRAME = Frame(np.array([[4, 7, 9], [11, 3, 0], [8, 8, 2]]), np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool))
+NEXT = Frame(np.array([[5], [6], [7]]), np.ones((3, 1), bool))
+
+
+@pytest.fixture(scope="module")
+def base():
+    _, shapes = decoder.define_decoder(SPEC)
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.float32(0.4 * random.normal(size=leaf.shape)), shapes)
+
+
+def make(base, kind, trained=("planner", "actor"), **fields):
+    section = config_lib.Policy(kind=kind, **fields)
+    graphdef, _ = decoder.define_decoder(SPEC)
+    roles = ["planner", "actor"]
+    return policy_lib.make_policy(section, SPEC, graphdef, base, roles, trained, jax.random.key(3))
+
+
+def fill(weights, seed):
+    """Adapters in which nothing is zero."""
+    random = np.random.default_rng(seed)
+    trained = jax.tree.map(lambda leaf: jnp.float32(0.3 * random.normal(size=leaf.shape)), weights.trained)
+    return weights._replace(trained=trained)
+
+
+@jax.jit
+def run(model, frame, following):
+    """Hidden states of a frame, and of one more that reads it."""
+    graphdef, state = model
+    model = nnx.merge(graphdef, state)
+    hidden_NSD, past = model.extend((), frame)
+    return hidden_NSD, model.extend((past,), following)[0]
+
+
+def run_model(model, rows=slice(None)):
+    pick = lambda frame: jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), frame)  # noqa: E731
+    return run(nnx.split(model), pick(FRAME), pick(NEXT))
+
+
+def check_close(got, expected, atol):
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=atol)
+
+
+def test_before_the_first_update_every_adapter_is_the_network_as_it_was_loaded(base):
+    policy, weights = make(base, "adapters", rank=3)
+    loaded = run_model(nnx.merge(policy.graphdef, base))
+    for role in ("planner", "actor"):
+        check_close(run_model(policy_lib.make_model(policy, weights, role)), loaded, atol=0)
+    starts = [weights.trained[role]["gate"]["a"] for role in ("planner", "actor")]
+    assert jnp.abs(starts[0] - starts[1]).max() > 0.1  # drawn, and each role's its own
+    assert jnp.abs(starts[0]).max() <= 16**-0.5
+
+
+def test_an_adapter_is_the_weights_merged_by_hand(base):
+    """W + (alpha / rank) a b for every projection: alpha 5, rank 2."""
+    policy, weights = make(base, "adapters", rank=2, alpha=5.0)
+    weights = fill(weights, 1)
+    blocks = dict(base["blocks"])
+    for name in TARGETS:
+        part = weights.trained["actor"][name]
+        kernel = np.asarray(blocks[name]["kernel"], np.float64)
+        change = np.einsum("lir,lro->lio", np.asarray(part["a"], np.float64), np.asarray(part["b"], np.float64))
+        blocks[name] = {**blocks[name], "kernel": jnp.float32(kernel + 2.5 * change)}
+    merged = run_model(nnx.merge(policy.graphdef, {**base, "blocks": blocks}))
+    check_close(run_model(policy_lib.make_model(policy, weights, "actor")), merged, atol=1e-5)
+    assert np.abs(merged[0] - run_model(nnx.merge(policy.graphdef, base))[0]).max() > 1
+
+
+def test_only_the_chosen_projections_have_an_adapter(base):
+    policy, weights = make(base, "adapters", rank=2, targets=("value", "down"))
+    assert set(weights.trained["planner"]) == {"value", "down"}
+    assert jax.tree.map(jnp.shape, weights.trained["planner"]["value"]) == {"a": (2, 16, 2), "b": (2, 2, 12)}
+    assert jax.tree.map(jnp.shape, weights.trained["planner"]["down"]) == {"a": (2, 24, 2), "b": (2, 2, 16)}
+
+
+def test_rows_of_several_roles_in_one_batch_are_each_alone(base):
+    policy, weights = make(base, "adapters", rank=3)
+    weights = fill(weights, 2)
+    roles = ["planner", "actor"]
+    mixed = run_model(policy_lib.make_mixed_model(policy, weights, roles, jnp.array([1, 0, 1])))
+    for row, role in enumerate(["actor", "planner", "actor"]):
+        alone = run_model(policy_lib.make_model(policy, weights, role), slice(row, row + 1))
+        check_close([part[row : row + 1] for part in mixed], alone, atol=1e-5)
+
+
+def test_a_role_that_is_not_trained_is_the_loaded_network_and_nothing_is_copied(base):
+    for kind in ("per_role", "adapters"):
+        policy, weights = make(base, kind, trained=("planner",))
+        assert set(weights.trained) == {"planner"}
+        model = policy_lib.make_model(policy, fill(weights, 3), "actor")
+        check_close(run_model(model), run_model(nnx.merge(policy.graphdef, base)), atol=0)
+        for held, loaded in zip(jax.tree.leaves(weights.frozen), jax.tree.leaves(base), strict=True):
+            assert held is loaded
+
+
+def test_per_role_starts_with_equal_networks_of_their_own(base):
+    policy, weights = make(base, "per_role")
+    check_close(weights.trained["planner"], base, atol=0)
+    for one, other in zip(*(jax.tree.leaves(part) for part in weights.trained.values()), strict=True):
+        assert one.unsafe_buffer_pointer() != other.unsafe_buffer_pointer()
+    moved = weights.trained["actor"] | {"final_norm": base["final_norm"] + 1.0}
+    weights = weights._replace(trained=weights.trained | {"actor": moved})
+    hidden = [run_model(policy_lib.make_model(policy, weights, role))[0] for role in ("planner", "actor")]
+    assert jnp.abs(hidden[0] - hidden[1]).max() > 0.1
