@@ -85,11 +85,13 @@ def save_folder(
     dtype: str = "float32",
     stop_tokens: Sequence[int] = (),
     shard_bytes: int = SHARD_BYTES,
+    change_kernel: Callable[[str, int, jax.Array], jax.Array] | None = None,
 ) -> None:
     """Write config.json and model.safetensors, in several files with an index where they are more than `shard_bytes`.
 
-    load_folder, transformers and vLLM read it; what was loaded from `dtype` is written bit for bit. Raises UserError
-    for a spec that is of none of the three families.
+    load_folder, transformers and vLLM read it; what was loaded from `dtype` is written bit for bit. `change_kernel` is
+    given each projection's name, layer and kernel [in, out], and gives the kernel to be written. Raises UserError for a
+    spec that is of none of the three families.
     """
     folder = Path(folder)
     config = hf_config.make_config(spec, dtype, stop_tokens)
@@ -99,8 +101,12 @@ def save_folder(
 
     def take_tensor(name: str) -> np.ndarray:
         path, layer = table[name]
-        array = np.asarray(flat[path] if layer is None else _take_layer(flat[path], layer))
-        return array.T if path[-1] == "kernel" else array
+        if layer is None:
+            return np.asarray(flat[path])
+        array = _take_layer(flat[path], layer)
+        if path[-1] != "kernel":
+            return np.asarray(array)
+        return np.asarray(array if change_kernel is None else change_kernel(path[1], layer, array)).T
 
     shapes = {name: _stored_shape(flat[path].shape, path, layer) for name, (path, layer) in table.items()}
     shards = _split_shards(shapes, np.dtype(dtype).itemsize, shard_bytes)
@@ -138,6 +144,11 @@ def stack_tensors(spec: decoder.DecoderSpec, read_tensor: Callable[[str], np.nda
         # Awaited, or tensors that are read faster than they are placed pile up.
         flat[path] = jax.block_until_ready(_place_layer(flat[path], array, layer, path[-1] == "kernel"))
     return traverse_util.unflatten_dict(flat)
+
+
+def name_projection(projection: str) -> str:
+    """What a folder calls a projection of a layer: self_attn.q_proj for query."""
+    return _LAYER_TENSORS[projection, "kernel"].removesuffix(".weight")
 
 
 def put_array(array: np.ndarray, dtype: str) -> jax.Array:
