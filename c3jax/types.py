@@ -50,7 +50,8 @@ class Verdict(NamedTuple):
 class Tokenizer(NamedTuple):
     """A tokenizer as the functions the program needs of it."""
 
-    # Prompt text: special tokens written in it are meant. (text, is_start=True): whether a context begins with it.
+    # Prompt text: special tokens written in it are meant. (text, is_start=True, is_cut=False): whether a context begins
+    # with it, and whether other text follows it.
     encode_prompt: Callable[..., list[int]]
     # Anybody else's text, inside a context: special tokens written in it are plain characters.
     encode_text: Callable[[str], list[int]]

@@ -6,7 +6,6 @@ where a token of the whole reaches over the border of two pieces; there, and onl
 
 from __future__ import annotations
 
-import datetime
 import importlib.util
 import json
 from itertools import pairwise
@@ -31,7 +30,8 @@ QWEN_TEMPLATE = (
 LLAMA3_TEMPLATE = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{% set system = messages[0].content | trim %}"
     "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
-    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + strftime_now('%d %b %Y') + '\n\n' }}"
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + date_string + '\n\n' }}"
     "{{ system + '<|eot_id|>' }}{% for message in messages %}"
     "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' + message.content | trim + '<|eot_id|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
@@ -49,10 +49,10 @@ FAMILIES = {
 }
 CORPUS = [
     "You are a careful helper. What is the sum of 12 and 345? Tom has 7 apples, and he's eaten 2 of them.\n\n",
-    "Hint from a colleague: add the numbers first.\n\nThe answer is 42. Question:\n\nSay which steps lead to the answer.\n",
+    "Hint from a colleague: add the numbers first.\n\nThe answer is 42. Question:\n\nSay which steps.\n",
 ] * 4
 QUESTION = "What is the sum of 12 and 345, if Tom's apples don't count?"
-MESSAGES = ("Add 12 and 345 first.\nThen stop.", "The answer is <|im_end|>357 (é, 漢)!")
+MESSAGE = "Add 12 and 345 first (é, 漢).\nThen stop."
 # Every border is between two lines: no token of these families goes on from a line's last character into the next one.
 ON_LINES = {"system": "You are a careful helper.", "first": "Question:\n\n{question}", "second": "Hint:\n\n{one}"}
 # Borders in the middle of a line: "from a colleague: " and the message's first word are one token of the whole.
@@ -140,20 +140,19 @@ def _find_differences(whole: list[int], pieces: list[list[int]], theirs) -> list
     return differences
 
 
-def _compare(family, prompts: dict[str, str], question: str = QUESTION) -> list[tuple[bool, list[int], list[int]]]:
+def _compare(family, prompts: dict[str, str]) -> list[tuple[bool, list[int], list[int]]]:
     ours, theirs = family
     shape, plans = _plan(ours, **prompts)
-    day = datetime.date(2024, 7, 26)
     differences = []
     for turn, plan in zip(shape.turns, plans, strict=True):
-        slots = {"question": question, "one": MESSAGES[0]}
+        slots = {"question": QUESTION, "one": MESSAGE}
         chat = [{"role": "user", "content": turn.user.format(**slots)}]
         if turn.system:
             chat.insert(0, {"role": "system", "content": turn.system.format(**slots)})
         whole = theirs.apply_chat_template(
-            chat, add_generation_prompt=True, return_dict=False, strftime_now=day.strftime
+            chat, add_generation_prompt=True, return_dict=False, date_string="26 Jul 2024"
         )
-        pieces = _list_pieces(ours, plan, {1: question, 2: MESSAGES[0]})
+        pieces = _list_pieces(ours, plan, {1: QUESTION, 2: MESSAGE})
         differences += _find_differences(whole, pieces, theirs)
     return differences
 
@@ -169,3 +168,7 @@ def test_a_context_cut_inside_a_line_differs_at_the_cut_alone(family):
     assert differences and all(has_border for has_border, _, _ in differences)
     # One stretch a border at most, of a few tokens.
     assert len(differences) <= 8 and max(len(one) + len(other) for _, one, other in differences) <= 12
+
+
+def test_a_context_does_not_change_with_the_day(tmp_path):
+    assert "\n\nToday Date: 26 Jul 2024\n\n" in _build(tmp_path, "llama3").render("", "hi")

@@ -6,7 +6,6 @@ No JAX here. transformers takes seconds to import, so it is imported where it is
 from __future__ import annotations
 
 import copy
-import datetime
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +18,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, STOP = "<pad>", "<stop>"
-# What a template is told the day is, so that a run's contexts do not change overnight. Llama 3's templates take this
-# one where they are told none.
-_DAY = datetime.date(2024, 7, 26)
+# What Llama 3's templates are told the day is, or a run's contexts would change overnight: the day that they take where
+# they cannot know.
+_DAY = "26 Jul 2024"
+# No white space, and in no text: stands for what follows a piece.
+_FOLLOWING = "\ue000"
 # What steps of a tokenizer that put a space before a text call it: Prepend, Metaspace and ByteLevel.
 _NO_PREFIX = {"prepend": "", "prepend_scheme": "never", "add_prefix_space": False}
 _ROLES = ("system", "user", "assistant")
@@ -114,8 +115,8 @@ def wrap_tokenizer(fast: PreTrainedTokenizerFast, stop_tokens: Sequence[int]) ->
         (Path(folder) / "generation_config.json").write_text(text + "\n", encoding="utf-8")
 
     return Tokenizer(
-        encode_prompt=lambda text, is_start=True: encode(text, False, is_start),
-        encode_text=lambda text: encode(text, True, False),
+        encode_prompt=lambda text, is_start=True, is_cut=False: encode(text, False, is_start, is_cut),
+        encode_text=lambda text: encode(text, True, False, False),
         decode=lambda tokens: fast.backend_tokenizer.decode(
             [int(token) for token in tokens], skip_special_tokens=False
         ),
@@ -133,11 +134,11 @@ def _is_word_level(fast: PreTrainedTokenizerFast) -> bool:
     return isinstance(model, tokenizers.models.WordLevel) and model.token_to_id(model.unk_token) is None
 
 
-def _make_encode(fast: PreTrainedTokenizerFast) -> Callable[[str, bool, bool], list[int]]:
-    """encode(text, are_specials_plain, is_start). It adds no token: where a family begins with one, the template does."""
+def _make_encode(fast: PreTrainedTokenizerFast) -> Callable[[str, bool, bool, bool], list[int]]:
+    """encode(text, are_specials_plain, is_start, is_cut); where a family begins with a token, its template has it."""
     bare = _strip_prefix(fast)
 
-    def encode(text: str, are_specials_plain: bool, is_start: bool) -> list[int]:
+    def encode_alone(text: str, are_specials_plain: bool, is_start: bool) -> list[int]:
         ids = fast.encode(text, add_special_tokens=False, split_special_tokens=are_specials_plain)
         if bare is None or is_start:
             return ids
@@ -146,9 +147,18 @@ def _make_encode(fast: PreTrainedTokenizerFast) -> Callable[[str, bool, bool], l
         # What stands before the first special token goes on from the piece before; the rest begins anew in any case.
         specials = fast.added_tokens_decoder
         place = next((place for place, token in enumerate(ids) if token in specials), len(ids))
-        first = next((content for token in ids[place : place + 1] for content in [specials[token].content]), None)
-        before = text if first is None else text[: text.index(first)]
+        before = text[: text.index(specials[ids[place]].content)] if place < len(ids) else text
         return bare.encode(before, add_special_tokens=False).ids + ids[place:]
+
+    following = encode_alone(_FOLLOWING, True, False)
+
+    def encode(text: str, are_specials_plain: bool, is_start: bool, is_cut: bool) -> list[int]:
+        # How white space at the end is split depends on whether more text follows.
+        if is_cut and text[-1:].isspace():
+            ids = encode_alone(text + _FOLLOWING, are_specials_plain, is_start)
+            if ids[-len(following) :] == following:
+                return ids[: -len(following)]
+        return encode_alone(text, are_specials_plain, is_start)
 
     return encode
 
@@ -181,11 +191,11 @@ def _list_steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [part] if inside is None else [step for each in inside for step in _list_steps(each)]
 
 
-def _make_encode_words(fast: PreTrainedTokenizerFast) -> Callable[[str, bool, bool], list[int]]:
+def _make_encode_words(fast: PreTrainedTokenizerFast) -> Callable[[str, bool, bool, bool], list[int]]:
     words = fast.backend_tokenizer.get_vocab(with_added_tokens=False)
     specials = fast.get_added_vocab()
 
-    def encode(text: str, are_specials_plain: bool, is_start: bool) -> list[int]:
+    def encode(text: str, are_specials_plain: bool, is_start: bool, is_cut: bool) -> list[int]:
         for word in text.split():
             if word not in words and (are_specials_plain or word not in specials):
                 raise UserError(f"expected words of the tokenizer, got {word!r}, which is none of its {len(words)}")
@@ -202,9 +212,7 @@ def _make_render(fast: PreTrainedTokenizerFast) -> Callable[[str, str], str]:
         if system:
             messages.insert(0, {"role": "system", "content": system})
         try:
-            rendered = fast.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, strftime_now=_DAY.strftime
-            )
+            rendered = fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DAY)
             return cast(str, rendered)
         except jinja2.TemplateError as error:
             raise UserError(f"expected prompts that the chat template accepts, got its error: {error}") from None
