@@ -173,25 +173,24 @@ def test_updates_that_stay_bad_stop_the_run(tmp_path, monkeypatch):
     assert "metrics.jsonl" in said
 
 
-def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_path):
-    """Choices, calls and the shrunk baseline are of the steps before: taken up in the middle, a run ends the same."""
-    overrides = SMALL | {
+def load_short(overrides):
+    """A run of five short steps with a checkpoint each."""
+    shared = SMALL | {
         "steps": 5,
         "problems": 4,
-        "credit.method": "shrunk",
-        "credit.fan_out": "auto",
-        "credit.budget": 6,
-        "credit.auto.every": 2,
-        "imitation": None,
         "learner.epochs": 1,
         "evaluation": {"problems": 2, "samples": 0, "batch": 2},
         "checkpoint": {"every": 1, "keep": 5},
         "record_every": 0,
     }
-    for name in [name for name in overrides if name.startswith(("imitation.", "evaluation.", "checkpoint."))]:
-        del overrides[name]
-    config = config_file.load_config(CONFIGS / "quickstart.yaml", overrides)
+    kept = {name: value for name, value in shared.items() if not name.startswith(("evaluation.", "checkpoint."))}
+    if "imitation" in overrides:
+        kept = {name: value for name, value in kept.items() if not name.startswith("imitation.")}
+    return config_file.load_config(CONFIGS / "quickstart.yaml", kept | overrides)
 
+
+def run_stopped_and_whole(config, cache, tmp_path):
+    """The rows of a run, after it was also gone on with in a copy that was killed in its fourth step: both the same."""
     (tmp_path / "config.yaml").write_text(config_file.dump_config(config), encoding="utf-8")
     # Programs here compile for seconds and run for milliseconds.
     quick = {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
@@ -203,21 +202,47 @@ def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_
         return [drop_times(row) for row in read_metrics(run)]
 
     rows = start_here(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    for step in (4, 5):
+        shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(step))
+    again = start_here(tmp_path / "stopped")
+    team = make_team(config)
+    like = jax.eval_shape(lambda weights: init_state(team.policy, weights, config), team.weights)
+    states = [restore_step(tmp_path / name, 5, like) for name in ("whole", "stopped")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    return rows, again, states[0]
+
+
+def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_path):
+    """Choices, calls and the shrunk baseline are of the steps before: taken up in the middle, a run ends the same."""
+    config = load_short(
+        {
+            "credit.method": "shrunk",
+            "credit.fan_out": "auto",
+            "credit.budget": 6,
+            "credit.auto.every": 2,
+            "imitation": None,
+        }
+    )
+    rows, again, state = run_stopped_and_whole(config, cache, tmp_path)
+    assert again == rows
     for row in rows:
         assert row["evaluator_calls"] == 4 * np.prod(row["fan_out"]) <= 4 * 6
         assert row["messages"] == 4 * np.cumprod(row["fan_out"]).sum()
         assert row["traces"] == 2
     assert rows[0]["fan_out"] == rows[1]["fan_out"] and rows[2]["fan_out"] == rows[3]["fan_out"]
+    assert int(state.adaptive.components.steps) == 5
 
-    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
-    for step in (4, 5):  # as a run leaves it that is killed in its fourth step, between two choices
-        shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(step))
-    assert start_here(tmp_path / "stopped") == rows
-    team = make_team(config)
-    like = jax.eval_shape(lambda weights: init_state(team.policy, weights, config), team.weights)
-    states = [restore_step(tmp_path / name, 5, like) for name in ("whole", "stopped")]
-    jax.tree.map(np.testing.assert_array_equal, *states)
-    assert int(states[0].adaptive.components.steps) == 5
+
+def test_roles_with_weights_of_their_own_go_on_as_if_never_stopped(cache, tmp_path):
+    """In few shapes: of a question's and of the messages' lengths two each, so at most 2 + 4 traces."""
+    config = load_short({"policy.kind": "per_role", "shapes.lengths": 2, "shapes.batches": 2})
+    rows, again, state = run_stopped_and_whole(config, cache, tmp_path)
+    assert 2 <= rows[-1]["traces"] <= 6
+    assert [row | {"traces": 0} for row in rows] == [row | {"traces": 0} for row in again]
+    assert set(state.params) == {"reasoner", "actor"}
+    embeddings = [part["embedding"] for part in state.params.values()]
+    assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-4
 
 
 def test_the_quickstart_learns(tmp_path):
