@@ -13,6 +13,7 @@ from flax import nnx
 
 from c3jax.config import Imitation, Sampling
 from c3jax.learner import forward
+from c3jax.learner.token_loss import compute_token_loss
 from c3jax.protocol import TurnPlan
 from c3jax.types import Messages, Rollout, UserError
 
@@ -65,12 +66,10 @@ def make_imitation(
 
     def loss_of(params: dict, rollout: Rollout) -> jax.Array:
         model = nnx.merge(graphdef, params)
-        total, count = jnp.float32(0.0), jnp.float32(0.0)
-        for place, turn in enumerate(rollout.turns):
-            logp_NT = forward.compute_turn_logp(model, plans, place, rollout, fan_out, _PLAIN)
-            total -= jnp.sum(jnp.where(turn.sampled_NT, logp_NT, 0.0))
-            count += turn.sampled_NT.sum()
-        return total / count
+        hidden_BD, drawn = forward.compute_drawn_tokens(model, plans, range(len(plans)), rollout, fan_out)
+        arguments = (lambda logp_B, _: -logp_B, _PLAIN, model.spec.dtype)
+        total, _ = compute_token_loss(hidden_BD, model.head_weight(), drawn, (), *arguments)
+        return total / jnp.sum(drawn.is_drawn_B)
 
     def update(state: ImitationState, rollout: Rollout) -> tuple[ImitationState, jax.Array]:
         loss, gradient = jax.value_and_grad(loss_of)(state.params, rollout)
