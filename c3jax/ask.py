@@ -105,12 +105,13 @@ def load_source(source: str, checkpoint: str, overrides: dict[str, Any]) -> tupl
         raise SourceError(f"{source}: expected a run directory or a config file, got neither")
     rundir.load_run_config(path)  # says what is wrong with a directory that is not a run
     team = make_team(config_file.load_config(path / "config.yaml", overrides))
-    step = _choose_step(path, checkpoint)
+    step = choose_step(path, checkpoint)
     trained = restore_step(path, step, jax.eval_shape(lambda: team.weights.trained), part="params")
     return team, team.weights._replace(trained=trained), step
 
 
-def _choose_step(run: Path, checkpoint: str) -> int:
+def choose_step(run: Path, checkpoint: str) -> int:
+    """The step of a run's checkpoint, asked for as newest, best or a number. Raises SourceError."""
     steps = list_steps(run)
     if not steps:
         raise SourceError(f"{run}: expected a run with a checkpoint, got none yet")

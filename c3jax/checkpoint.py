@@ -190,7 +190,9 @@ def _read(run_dir: Path, step: int, like: Any, part: str) -> Any:
     _check_fits(step, record["arrays"], wanted, part)
     _check_files(folder, record["files"])
     arrays = _read_arrays(folder, record["arrays"], list(wanted))
-    return jax.tree.unflatten(jax.tree.structure(like), [_put(arrays[name], leaf) for name, leaf in wanted.items()])
+    # Each array leaves the host as it reaches its device: no moment holds all of them twice.
+    placed = [_put(arrays.pop(name), leaf) for name, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), placed)
 
 
 def _load_record(folder: Path) -> dict[str, Any]:

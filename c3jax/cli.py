@@ -25,7 +25,7 @@ Values are written as in YAML. `c3jax fields` lists every field."""
 # The commands' own options; every other --name sets a field of the config.
 _OPTIONS = (
     *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript", "--small"),
-    *("--method", "--normalise", "--compare", "--out"),
+    *("--method", "--normalise", "--compare", "--out", "--to", "--dtype", "--adapters"),
 )
 
 
@@ -100,6 +100,20 @@ def _make_parser() -> argparse.ArgumentParser:
     ask.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
     ask.add_argument("--sample", action="store_true", help="sample as in training (default: greedy)")
     ask.add_argument("--transcript", action="store_true", help="print JSON with every context and message")
+
+    export = _add(commands, "export", _export, "write a policy as a Hugging Face folder")
+    export.add_argument("source", help="a run directory, or a config for its model as it is before training")
+    export.add_argument("--to", metavar="DIR", required=True, help="where to: a folder that is empty or not there yet")
+    export.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
+    export.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the stored weights (float32)"
+    )
+    export.add_argument(
+        "--adapters",
+        choices=("merged", "peft"),
+        default="merged",
+        help="where roles have adapters: a whole model each (merged, the default), or a folder for PEFT each",
+    )
 
     bench = _add(commands, "bench", _bench, "measure the program on this machine")
     bench.add_argument("what", choices=("rollout", "credit"))
@@ -178,6 +192,13 @@ def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         is_sampled=arguments.sample,
         as_json=arguments.transcript,
     )
+
+
+def _export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from c3jax import export, startup
+
+    form = export.Form(arguments.dtype, is_peft=arguments.adapters == "peft")
+    return export.export_source(arguments.source, arguments.checkpoint, Path(arguments.to), form, startup.prepare())
 
 
 def _bench(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

@@ -195,6 +195,16 @@ class FolderModel(ModelSection):
     """The folder."""
 
 
+class HubModel(ModelSection):
+    """A repository of the Hugging Face hub, fetched once into its local cache."""
+
+    kind: Literal["hub"]
+    name: Annotated[str, pydantic.Field(min_length=1)]
+    """The repository, say Qwen/Qwen2.5-3B-Instruct."""
+    revision: Annotated[str, pydantic.Field(min_length=1)] = "main"
+    """Branch, tag or commit; only a commit is sure to be the same model later."""
+
+
 ProjectionName = Literal["query", "key", "value", "output", "gate", "up", "down"]
 
 
@@ -389,7 +399,7 @@ class RunConfig(Section):
     """Where problems come from and how answers are judged."""
     protocol: Protocol
     """Who speaks when, and who sees what."""
-    model: RandomModel | SmolLM2Model | FolderModel = pydantic.Field(discriminator="kind")
+    model: RandomModel | SmolLM2Model | FolderModel | HubModel = pydantic.Field(discriminator="kind")
     """The network."""
     policy: Policy = Policy()
     """Whether roles share its weights."""

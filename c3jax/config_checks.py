@@ -135,12 +135,14 @@ def _check_model(config: RunConfig) -> None:
             )
     if model.kind == "random" and config.task.kind != "arithmetic":
         raise ConfigError(f"model.kind: expected a pretrained model for task {config.task.kind}, got 'random'")
-    if model.kind != "random" and config.task.kind == "arithmetic":
-        raise ConfigError(f"model.kind: expected 'random' for task arithmetic, got {model.kind!r}")
+    if model.kind == "smollm2" and config.task.kind == "arithmetic":
+        raise ConfigError("model.kind: expected 'random' or an exported 'folder' for task arithmetic, got 'smollm2'")
     if config.imitation is not None and config.task.kind != "arithmetic":
         raise ConfigError(
             f"imitation: expected none for task {config.task.kind}, which demonstrates nothing, got a section"
         )
+    if config.imitation is not None and model.kind != "random":
+        raise ConfigError(f"imitation: expected none for model {model.kind}, which is trained already, got a section")
 
 
 def _check_policy(config: RunConfig) -> None:

@@ -140,7 +140,8 @@ def _cut_prompt(turn: config_lib.Turn, place: int, names: list[str], tokenizer: 
             name = slots[int(part)]
             pieces.append(Slot(QUESTION_LEVEL if name == "question" else FIRST_TURN_LEVEL + names.index(name)))
         elif part:
-            pieces.append(Literal(tuple(tokenizer.encode_prompt(part))))
+            is_last = index + 1 == len(parts)
+            pieces.append(Literal(tuple(tokenizer.encode_prompt(part, index == 0, not is_last))))
     return [piece for piece in pieces if isinstance(piece, Slot) or piece.tokens]
 
 

@@ -48,7 +48,7 @@ class Team(NamedTuple):
 def make_team(config: config_lib.RunConfig) -> Team:
     """Read the problems, load the model and plan the contexts. Raises ValueError with one sentence for the user."""
     train, heldout = _load_problems(config)
-    words = _list_words(config) if config.model.kind == "random" else None
+    words = list_words(config)
     model = load_lib.load_model(config.model, words, address.make_stream(config.seed, address.INIT))
     plans = protocol_lib.plan_turns(config.protocol, model.tokenizer)
     protocol_lib.check_lengths(plans, config.protocol.question_tokens, model.spec.context)
@@ -106,6 +106,17 @@ def arithmetic_spec(task: config_lib.ArithmeticTask) -> arithmetic.ArithmeticSpe
     return arithmetic.ArithmeticSpec(task.moves, task.down_share, task.plan_fault, task.distrust)
 
 
+def list_words(config: config_lib.RunConfig) -> list[str] | None:
+    """The words of the task and of the prompts, in a fixed order, where the model's vocabulary is made of them."""
+    if config.model.kind != "random":
+        return None
+    words = list(arithmetic.VOCABULARY)
+    for turn in config.protocol.turns:
+        slots = {name: " " for name in config_lib.slots_of(turn)}
+        words += turn.system.format(**slots).split() + turn.user.format(**slots).split()
+    return list(dict.fromkeys(words))
+
+
 def _make_policy(config: config_lib.RunConfig, model: load_lib.LoadedModel) -> tuple[Policy, Weights]:
     roles = list(dict.fromkeys(turn.role for turn in config.protocol.turns))
     trained_roles = config_lib.trained_roles(config.protocol)
@@ -146,15 +157,6 @@ def _load_code(task: config_lib.CodeTask, grade_timeout: float) -> tuple[list[Pr
     spec = code_records.CodeSpec(task.reward, task.timeout, task.memory)
     sets = [code_records.load_problems(path, task.limit, spec) for path in (task.path, task.heldout_path)]
     return sets[0], sets[1]
-
-
-def _list_words(config: config_lib.RunConfig) -> list[str]:
-    """The words of the task and of the prompts, in a fixed order."""
-    words = list(arithmetic.VOCABULARY)
-    for turn in config.protocol.turns:
-        slots = {name: " " for name in config_lib.slots_of(turn)}
-        words += turn.system.format(**slots).split() + turn.user.format(**slots).split()
-    return list(dict.fromkeys(words))
 
 
 def _encode(problems: list[Problem], tokenizer: Tokenizer, question_tokens: int) -> ProblemSet:

@@ -50,8 +50,11 @@ class Verdict(NamedTuple):
 class Tokenizer(NamedTuple):
     """A tokenizer as the functions the program needs of it."""
 
-    encode_prompt: Callable[[str], list[int]]  # prompt text: special tokens written in it are meant
-    encode_text: Callable[[str], list[int]]  # anybody else's text: special tokens written in it are plain characters
+    # Prompt text: special tokens written in it are meant. (text, is_start=True, is_cut=False): whether a context begins
+    # with it, and whether other text follows it.
+    encode_prompt: Callable[..., list[int]]
+    # Anybody else's text, inside a context: special tokens written in it are plain characters.
+    encode_text: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
     render: Callable[[str, str], str]  # (system, user) -> the chat template's text, up to where the role speaks
     stop_tokens: tuple[int, ...]

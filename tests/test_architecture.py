@@ -32,9 +32,9 @@ ROOMS = {
     *("types", "config", "config_file", "protocol", "tasks", "models", "rollout", "rewards", "credit", "learner"),
     *("team", "warmup", "train", "evaluate", "ask", "bench", "checkpoint", "metrics", "records"),
     *("ledger", "rundir", "startup", "progress", "summary", "cli", "diagnostics", "studies", "report"),
-    *("score", "grade", "config_checks", "study_config", "study_sections"),
+    *("score", "grade", "config_checks", "study_config", "study_sections", "export"),
 }
-ALL_BUT_THE_OUTER = ROOMS - {"cli", "studies", "study_config", "study_sections", "score", "grade", "report"}
+ALL_BUT_THE_OUTER = ROOMS - {"cli", "studies", "study_config", "study_sections", "score", "grade", "report", "export"}
 # What a study may stand on besides the credit code; only the study of a small language model reaches further.
 STUDY = {"types", "credit", "learner.losses", "diagnostics", "study_config", "study_sections", "records"}
 
@@ -80,6 +80,7 @@ RULES = {
     "evaluate": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "ask": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "bench": Rule(ALL_BUT_THE_OUTER, "anywhere"),
+    "export": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "cli": Rule(ROOMS, "in functions"),  # help and a wrong config answer at once
 }
 

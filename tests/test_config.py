@@ -73,7 +73,7 @@ WRONG = [
         {"task.kind": "chess"},
         'task.kind: expected one of arithmetic, stories, numeric, math, code, reasoning, got "chess"',
     ),
-    ({"model.kind": None}, "model.kind: expected one of random, smollm2, folder, got null"),
+    ({"model.kind": None}, "model.kind: expected one of random, smollm2, folder, hub, got null"),
     ({"model": {"width": 4}}, "model.kind: expected a value, got nothing"),
     # A number out of its range
     ({"steps": 0}, "steps: expected greater than or equal to 1, got 0"),
@@ -207,7 +207,17 @@ WRONG = [
         for width, heads, groups in ((32, 3, 3), (32, 4, 3), (12, 4, 2), (32, 32, 32))
     ),
     ({"task": NUMERIC}, "model.kind: expected a pretrained model for task numeric, got 'random'"),
-    ({"model": {"kind": "smollm2"}}, "model.kind: expected 'random' for task arithmetic, got 'smollm2'"),
+    (
+        {"model": {"kind": "smollm2"}},
+        "model.kind: expected 'random' or an exported 'folder' for task arithmetic, got 'smollm2'",
+    ),
+    (
+        {
+            "model": {"kind": "folder", "path": "export"},
+            "imitation": {"updates": 1, "problems": 1, "learning_rate": 1.0},
+        },
+        "imitation: expected none for model folder, which is trained already, got a section",
+    ),
     (
         {
             "task": NUMERIC,

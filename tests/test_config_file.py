@@ -268,6 +268,7 @@ def test_a_budget_of_the_smallest_tree_is_enough(path):
 
 # Another value for every field, in a config where it is allowed.
 PRETRAINED = {"task": NUMERIC, "model": {"kind": "folder", "path": "somewhere"}}
+HUB = {"task": NUMERIC, "model": {"kind": "hub", "name": "somebody/model"}}
 GENERATED = PRETRAINED | {"task": {"kind": "reasoning", "generator": "countdown"}}
 PROGRAMS = PRETRAINED | {"task": NUMERIC | {"kind": "code"}}
 STORIES = {"task": {"kind": "stories"}, "model": {"kind": "smollm2"}}
@@ -288,6 +289,8 @@ ANOTHER = {
     "task.memory": (512, PROGRAMS),
     "model.kind": ("smollm2", {"task": NUMERIC, "model": {}}),
     "model.path": ("elsewhere", PRETRAINED),
+    "model.name": ("somebody/other", HUB),
+    "model.revision": ("0123abc", HUB),
     "model.heads": (8, {}),
     "model.key_value_heads": (1, {}),
     "protocol.turns": (THREE_TURNS, {"credit.fan_out": [2, 2, 2]}),
@@ -354,7 +357,7 @@ def list_leaves(value: Any, path: str) -> list[str]:
 
 def test_every_field_is_listed_once_with_its_default(path):
     imitation = {"updates": 1, "problems": 1, "learning_rate": 1.0}
-    several = ({"imitation": imitation}, PRETRAINED, STORIES, GENERATED, PROGRAMS, CRITIC)
+    several = ({"imitation": imitation}, PRETRAINED, HUB, STORIES, GENERATED, PROGRAMS, CRITIC)
     dumps = [load_config(path, changes).model_dump(mode="json") for changes in several]
     leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - {"imitation", "credit.critic"}  # null in some
     assert sorted(field.path for field in list_fields()) == sorted(leaves)

@@ -17,6 +17,16 @@ from c3jax.models import attention
 from c3jax.types import Frame, KeysValues
 
 
+class RopeScaling(NamedTuple):
+    """How rotary frequencies are slowed, so that a model reads past the context that it was first trained on."""
+
+    kind: str  # linear: every frequency by the factor; llama3: only those of waves that are long for that context
+    factor: float
+    low_freq_factor: float = 0.0  # llama3: waves that fit the context fewer times than this are slowed wholly,
+    high_freq_factor: float = 0.0  # those that fit more often than this not at all, those between in proportion
+    original_context: int = 0  # llama3: tokens
+
+
 class Adapters(NamedTuple):
     """Low-rank corrections of some projections: y = x W + scale (x a) b, with a [in, rank] and b [rank, out]."""
 
@@ -43,6 +53,7 @@ class DecoderSpec(NamedTuple):
     qk_norm: bool = False  # Qwen3
     dtype: str = "float32"  # of the matrix products
     remat: str = "none"  # "layer": the backward pass computes each layer's inside again
+    rope_scaling: RopeScaling | None = None
     adapters: Adapters | None = None
 
 
@@ -150,7 +161,7 @@ class Decoder(nnx.Module):
         spec, N = self.spec, frame.tokens_NS.shape[0]
         offset_N1 = jnp.broadcast_to(_count_kept(past, N, rows), (N,))[:, None]
         position_NS = jnp.maximum(offset_N1 + jnp.cumsum(frame.keep_NS, axis=1) - 1, 0)
-        rope = _rope_table(position_NS, spec.head_dim, spec.rope_theta)
+        rope = _rope_table(position_NS, spec)
         x_NSD = self.embedding[...][frame.tokens_NS].astype(spec.dtype)
         graphdef, stacked = nnx.split(self.blocks)
 
@@ -227,10 +238,22 @@ def _rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     return (x32 * scale_D).astype(x.dtype)
 
 
-def _rope_table(position_NS: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+def _rope_table(position_NS: jax.Array, spec: DecoderSpec) -> tuple[jax.Array, jax.Array]:
+    frequency = spec.rope_theta ** (-jnp.arange(0, spec.head_dim, 2, dtype=jnp.float32) / spec.head_dim)
+    if spec.rope_scaling is not None:
+        frequency = frequency * _rope_slowdown(frequency, spec.rope_scaling)
     angle_NSF = position_NS[..., None].astype(jnp.float32) * frequency
     return jnp.cos(angle_NSF)[:, None], jnp.sin(angle_NSF)[:, None]
+
+
+def _rope_slowdown(frequency_F: jax.Array, scaling: RopeScaling) -> jax.Array:
+    """What each frequency is multiplied by: 1 / factor for `linear`; for `llama3` it rises from there to 1."""
+    if scaling.kind == "linear":
+        return jnp.full_like(frequency_F, 1.0 / scaling.factor)
+    fits_F = scaling.original_context * frequency_F / (2 * jnp.pi)
+    kept_F = (fits_F - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept_F = jnp.clip(kept_F, 0.0, 1.0)
+    return kept_F + (1.0 - kept_F) / scaling.factor
 
 
 def _rotate(x_NHSD: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:

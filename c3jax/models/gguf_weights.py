@@ -11,9 +11,12 @@ import importlib.util
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -43,21 +46,30 @@ _LAYER_NAMES = {
 _CONTROL = 3  # gguf's token type of special tokens
 
 
-def load_smollm2() -> tuple[decoder.DecoderSpec, dict, Tokenizer]:
-    """The decoder's sizes, its parameters (a tree of f32 numpy arrays) and the tokenizer; it stops at <|im_end|>.
+def load_smollm2(dtype: str = "float32") -> tuple[decoder.DecoderSpec, dict, Tokenizer]:
+    """The decoder's sizes, its parameters (`dtype` on the default device) and the tokenizer; it stops at <|im_end|>.
 
     Raises UserError, in one sentence, where the package is not installed or its file is not the one known here.
     """
-    path = _find_file()
-    cache = _cache_path()
-    cached = None if cache is None else _read_cache(cache)
+    path, cache = _find_file(), _cache_path()
+    cached = None if cache is None else _read_cache(cache, dtype)
     if cached is None:
-        cached = _read_gguf(path)
+        metadata, flat = _read_gguf(path)
         if cache is not None:
-            _write_cache(cache, *cached)
+            _write_cache(cache, metadata, flat)  # in float32, whatever is asked for now
+        cached = metadata, {name: jnp.asarray(flat.pop(name), dtype) for name in list(flat)}
     metadata, flat = cached
-    spec = decoder.DecoderSpec(**json.loads(metadata["spec"]))
-    return spec, traverse_util.unflatten_dict(flat, sep="."), _make_tokenizer(metadata)
+    return _make_spec(metadata), traverse_util.unflatten_dict(flat, sep="."), _make_tokenizer(metadata)
+
+
+def describe_smollm2() -> tuple[decoder.DecoderSpec, Tokenizer]:
+    """Its sizes and its tokenizer alone. Raises as load_smollm2."""
+    path, cache = _find_file(), _cache_path()
+    metadata = None if cache is None else _read_cached_metadata(cache)
+    if metadata is None:
+        reader = _open_gguf(path)
+        metadata = _read_metadata(reader, _read_spec(reader))
+    return _make_spec(metadata), _make_tokenizer(metadata)
 
 
 def _find_file() -> Path:
@@ -82,12 +94,18 @@ def _find_file() -> Path:
 # The GGUF file
 
 
-def _read_gguf(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+def _open_gguf(path: Path) -> gguf.GGUFReader:
     try:
         import gguf
     except ImportError:
         raise UserError("model.kind: expected the package gguf (extra: smollm2), got none installed") from None
-    reader = gguf.GGUFReader(path)
+    return gguf.GGUFReader(path)
+
+
+def _read_gguf(path: Path) -> tuple[dict[str, str], dict[str, jax.Array]]:
+    reader = _open_gguf(path)
+    import gguf
+
     spec = _read_spec(reader)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
@@ -99,9 +117,12 @@ def _read_gguf(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         return _restore_rows(array, spec.kv_heads) if name.endswith("k_proj.weight") else array
 
     params = hf_weights.stack_tensors(spec, read_tensor)
-    metadata = {"spec": json.dumps(spec._asdict()), **_read_tokenizer(reader)}
     flat: Any = traverse_util.flatten_dict(params, sep=".")
-    return metadata, flat
+    return _read_metadata(reader, spec), flat
+
+
+def _read_metadata(reader: gguf.GGUFReader, spec: decoder.DecoderSpec) -> dict[str, str]:
+    return {"spec": json.dumps(spec._asdict()), **_read_tokenizer(reader)}
 
 
 def _read_spec(reader: gguf.GGUFReader) -> decoder.DecoderSpec:
@@ -164,6 +185,10 @@ def _read_tokenizer(reader: gguf.GGUFReader) -> dict[str, str]:
     }
 
 
+def _make_spec(metadata: dict[str, str]) -> decoder.DecoderSpec:
+    return decoder.DecoderSpec(**json.loads(metadata["spec"]))
+
+
 def _make_tokenizer(metadata: dict[str, str]) -> Tokenizer:
     import tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -191,21 +216,31 @@ def _cache_path() -> Path | None:
     return root / "c3jax" / f"smollm2-{SHA256[:16]}-{_CACHE_LAYOUT}.safetensors"
 
 
-def _read_cache(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]] | None:
+def _read_cache(path: Path, dtype: str = "float32") -> tuple[dict[str, str], dict[str, jax.Array]] | None:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: hf_weights.put_array(file.get_tensor(name), dtype) for name in file.keys()}
+            return file.metadata(), arrays
     except (OSError, safetensors.SafetensorError):
         return None  # not there, or broken: it is made anew
 
 
-def _write_cache(path: Path, metadata: dict[str, str], flat: dict[str, np.ndarray]) -> None:
+def _read_cached_metadata(path: Path) -> dict[str, str] | None:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.metadata()
+    except (OSError, safetensors.SafetensorError):
+        return None
+
+
+def _write_cache(path: Path, metadata: dict[str, str], flat: Mapping[str, jax.Array | np.ndarray]) -> None:
     # A cache that cannot be kept (a home that is read-only or full) costs time, nothing else.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             written = Path(folder) / path.name
-            safetensors.numpy.save_file(flat, written, metadata=metadata)
+            arrays = {name: np.asarray(array) for name, array in flat.items()}
+            safetensors.numpy.save_file(arrays, written, metadata=metadata)
             written.replace(path)
     except (OSError, safetensors.SafetensorError):
         return

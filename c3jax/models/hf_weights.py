@@ -1,36 +1,29 @@
-"""Weights in and out of Hugging Face folders: config.json and safetensors, of the Llama, Qwen2 and Qwen3 families.
+"""Weights in and out of Hugging Face folders: safetensors of the Llama, Qwen2 and Qwen3 families.
 
-A folder's kernel is [outputs, inputs] and a file names one per layer; the decoder's is [L, inputs, outputs].
+A folder's kernel is [outputs, inputs] and a file names one per layer; the decoder's is [L, inputs, outputs]. Both ways
+a tensor at a time is in hand: reading takes the memory of the parameters and one tensor more, and so does writing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.numpy
 from flax import traverse_util
 
-from c3jax.models import decoder
+from c3jax.models import decoder, hf_config
 from c3jax.models.tokenizer import read_json
 from c3jax.types import UserError
 
-
-class _Family(NamedTuple):
-    model_type: str
-    qkv_bias: bool
-    qk_norm: bool
-
-
-_FAMILIES = {
-    "LlamaForCausalLM": _Family("llama", qkv_bias=False, qk_norm=False),
-    "Qwen2ForCausalLM": _Family("qwen2", qkv_bias=True, qk_norm=False),
-    "Qwen3ForCausalLM": _Family("qwen3", qkv_bias=False, qk_norm=True),
-}
+SHARD_BYTES = 5_000_000_000  # of one file of tensors, where there is more than one tensor in it
 
 # Parameter of the decoder -> tensor of a folder; a layer's stand under model.layers.<number>.
 _WHOLE_TENSORS: dict[tuple[str, ...], str] = {
@@ -55,17 +48,20 @@ _LAYER_TENSORS: dict[tuple[str, ...], str] = {
     ("down", "kernel"): "mlp.down_proj.weight",
 }
 _FLOATS = ("F32", "F16", "BF16")
+_PART_BYTES = 2**26
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
-def load_folder(folder: str | Path) -> tuple[decoder.DecoderSpec, dict]:
-    """Read a Hugging Face folder: the decoder's sizes and its parameters, a tree of f32 numpy arrays.
+def load_folder(folder: str | Path, dtype: str = "float32") -> tuple[decoder.DecoderSpec, dict]:
+    """Read a Hugging Face folder: the decoder's sizes and its parameters, arrays of `dtype` on the default device.
 
-    Tensors are read one at a time, from model.safetensors or the files of model.safetensors.index.json. Raises
-    UserError, in one sentence, where config.json asks for something the decoder does not do or a tensor is missing,
-    unknown, of another shape or type, or cut off.
+    Tensors come from model.safetensors, or the files of model.safetensors.index.json, by memory map and one at a time.
+    bfloat16 is for weights that are only read; those that are trained are float32. Raises UserError, in one sentence,
+    where config.json asks for something the decoder does not do or a tensor is missing, unknown, there twice, of
+    another shape or type, or cut off.
     """
     folder = Path(folder)
-    spec = _read_spec(folder / "config.json")
+    spec = hf_config.read_spec(folder / "config.json")
     files = _find_tensors(folder)
     _check_names(folder, spec, files)
 
@@ -76,52 +72,152 @@ def load_folder(folder: str | Path) -> tuple[decoder.DecoderSpec, dict]:
                 raise UserError(f"{files[name]}: expected {name} of type {', '.join(_FLOATS)}, got {stored}")
             return file.get_tensor(name)
 
-    params = stack_tensors(spec, read_tensor)
     if spec.tied and "lm_head.weight" in files:
-        if not np.array_equal(read_tensor("lm_head.weight"), params["embedding"]):
+        if not np.array_equal(read_tensor("lm_head.weight"), read_tensor("model.embed_tokens.weight")):
             raise UserError(f"{folder}: expected lm_head.weight to be the tied embedding, got another tensor")
-    return spec, params
+    return spec, stack_tensors(spec, read_tensor, dtype)
 
 
-def save_folder(folder: str | Path, spec: decoder.DecoderSpec, params: dict) -> None:
-    """Write config.json and model.safetensors (f32), which load_folder and transformers read back bit for bit.
+def save_folder(
+    folder: str | Path,
+    spec: decoder.DecoderSpec,
+    params: dict,
+    dtype: str = "float32",
+    stop_tokens: Sequence[int] = (),
+    shard_bytes: int = SHARD_BYTES,
+    change_kernel: Callable[[str, int, jax.Array], jax.Array] | None = None,
+) -> None:
+    """Write config.json and model.safetensors, in several files with an index where they are more than `shard_bytes`.
 
-    The type of the products and remat are of a run, not of a model, and are not written. Raises UserError for a spec
-    that is of none of the three families.
+    load_folder, transformers and vLLM read it; what was loaded from `dtype` is written bit for bit. `change_kernel` is
+    given each projection's name, layer and kernel [in, out], and gives the kernel to be written. Raises UserError for a
+    spec that is of none of the three families.
     """
     folder = Path(folder)
-    architecture = next(
-        (name for name, family in _FAMILIES.items() if family[1:] == (spec.qkv_bias, spec.qk_norm)), None
-    )
-    if architecture is None:
-        raise UserError("expected a decoder of a known family, got one with both qkv_bias and qk_norm")
+    config = hf_config.make_config(spec, dtype, stop_tokens)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_make_config(spec, architecture), indent=2)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-    flat = _flatten(params)
-    tensors = {}
-    for name, (path, layer) in _tensor_table(spec).items():
-        array = np.asarray(flat[path] if layer is None else flat[path][layer], np.float32)
-        tensors[name] = np.ascontiguousarray(array.T if path[-1] == "kernel" else array)
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    flat, table = _flatten(params), _tensor_table(spec)
+
+    def take_tensor(name: str) -> np.ndarray:
+        path, layer = table[name]
+        if layer is None:
+            return np.asarray(flat[path])
+        array = _take_layer(flat[path], layer)
+        if path[-1] != "kernel":
+            return np.asarray(array)
+        return np.asarray(array if change_kernel is None else change_kernel(path[1], layer, array)).T
+
+    shapes = {name: _stored_shape(flat[path].shape, path, layer) for name, (path, layer) in table.items()}
+    shards = _split_shards(shapes, np.dtype(dtype).itemsize, shard_bytes)
+    if len(shards) == 1:
+        write_tensors(folder / _SINGLE, shapes, take_tensor, dtype)
+        return
+    weight_map: dict[str, str] = {}
+    for place, names in enumerate(shards, 1):
+        file = f"model-{place:05d}-of-{len(shards):05d}.safetensors"
+        write_tensors(folder / file, {name: shapes[name] for name in names}, take_tensor, dtype)
+        weight_map |= dict.fromkeys(names, file)
+    total = sum(map(np.prod, shapes.values())) * np.dtype(dtype).itemsize
+    index = {"metadata": {"total_size": int(total)}, "weight_map": weight_map}
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def stack_tensors(spec: decoder.DecoderSpec, read_tensor: Callable[[str], np.ndarray]) -> dict:
-    """The decoder's parameters, f32 numpy arrays, from a function that reads a tensor by its Hugging Face name.
+def stack_tensors(spec: decoder.DecoderSpec, read_tensor: Callable[[str], np.ndarray], dtype: str = "float32") -> dict:
+    """The decoder's parameters, arrays of `dtype` on the default device, from a function that reads a tensor by name.
 
-    Raises UserError naming a tensor whose shape is not the spec's.
+    A tensor goes into its layer's place of the stack on the device, which is written in place. Raises UserError naming
+    a tensor whose shape is not the spec's.
     """
     shapes = {path: leaf.shape for path, leaf in _flat_shapes(spec).items()}
-    flat = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
+    flat: dict[tuple[str, ...], Any] = {}
     for name, (path, layer) in _tensor_table(spec).items():
         array = read_tensor(name)
-        shape = shapes[path] if layer is None else shapes[path][1:]
-        wanted = shape[::-1] if path[-1] == "kernel" else shape
+        wanted = _stored_shape(shapes[path], path, layer)
         if array.shape != wanted:
             raise UserError(f"expected {name} of shape {list(wanted)}, as config.json has it, got {list(array.shape)}")
-        target = flat[path] if layer is None else flat[path][layer]
-        target[...] = array.T if path[-1] == "kernel" else array
+        if layer is None:
+            flat[path] = put_array(array, dtype)
+            continue
+        if layer == 0:
+            flat[path] = jnp.zeros(shapes[path], dtype)
+        # Awaited, or tensors that are read faster than they are placed pile up.
+        flat[path] = jax.block_until_ready(_place_layer(flat[path], array, layer, path[-1] == "kernel"))
     return traverse_util.unflatten_dict(flat)
+
+
+def name_projection(projection: str) -> str:
+    """What a folder calls a projection of a layer: self_attn.q_proj for query."""
+    return _LAYER_TENSORS[projection, "kernel"].removesuffix(".weight")
+
+
+def put_array(array: np.ndarray, dtype: str) -> jax.Array:
+    """An array on the default device as `dtype`, in memory of its own, which may be donated.
+
+    It goes there in parts, for the conversion needs each part's memory a second time.
+    """
+    placed = jnp.zeros(array.shape, dtype)
+    rows = max(1, _PART_BYTES * len(array) // array.nbytes)
+    for row in range(0, len(array), rows):
+        placed = jax.block_until_ready(_place_rows(placed, array[row : row + rows], row))
+    return placed
+
+
+def write_tensors(
+    path: Path, shapes: Mapping[str, Sequence[int]], take_tensor: Callable[[str], np.ndarray], dtype: str
+) -> None:
+    """Write a safetensors file, each tensor converted to `dtype` and written as it is taken.
+
+    The library's own writer wants all tensors of a file in memory. The format is the length of the header (8 bytes,
+    little-endian), the header (JSON: name -> dtype, shape, where its bytes begin and end) and the bytes.
+    """
+    stored, number = {"float32": "F32", "bfloat16": "BF16"}[dtype], np.dtype(dtype)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants to be told
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + int(np.prod(shape)) * number.itemsize
+        header[name] = {"dtype": stored, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the bytes of the tensors begin at a multiple of eight
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in shapes:
+            array = np.ascontiguousarray(take_tensor(name).astype(number, copy=False))
+            file.write(array.reshape(-1).view(np.uint8).data)
+
+
+@partial(jax.jit, donate_argnums=0, static_argnums=3)
+def _place_layer(stack: jax.Array, array: jax.Array, layer: int, is_kernel: bool) -> jax.Array:
+    array = (array.T if is_kernel else array).astype(stack.dtype)
+    return jax.lax.dynamic_update_index_in_dim(stack, array, layer, 0)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _place_rows(whole: jax.Array, part: jax.Array, row: int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), row, 0)
+
+
+@jax.jit
+def _take_layer(stack: jax.Array, layer: int) -> jax.Array:
+    return stack[layer]
+
+
+def _stored_shape(shape: tuple[int, ...], path: tuple[str, ...], layer: int | None) -> tuple[int, ...]:
+    own = shape if layer is None else shape[1:]
+    return own[::-1] if path[-1] == "kernel" else own
+
+
+def _split_shards(shapes: Mapping[str, Sequence[int]], itemsize: int, shard_bytes: int) -> list[list[str]]:
+    shards: list[list[str]] = []
+    room = 0
+    for name, shape in shapes.items():
+        size = int(np.prod(shape)) * itemsize
+        if not shards or size > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(name)
+        room -= size
+    return shards
 
 
 def _flat_shapes(spec: decoder.DecoderSpec) -> dict[tuple[str, ...], Any]:
@@ -149,20 +245,23 @@ def _tensor_table(spec: decoder.DecoderSpec) -> dict[str, tuple[tuple[str, ...],
 
 
 def _find_tensors(folder: Path) -> dict[str, Path]:
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.exists():
+    index, single = folder / _INDEX, folder / _SINGLE
+    if single.exists():  # which transformers prefers where both are there
+        paths = [single]
+    elif index.exists():
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise UserError(f"{index}: expected weight_map to name a file for every tensor, got {weight_map!r:.60}")
         paths = [folder / name for name in sorted(set(weight_map.values()))]
-    elif single.exists():
-        paths = [single]
     else:
-        raise UserError(f"{folder}: expected model.safetensors or model.safetensors.index.json, got neither")
+        raise UserError(f"{folder}: expected {_SINGLE} or {_INDEX}, got neither")
     files: dict[str, Path] = {}
     for path in paths:
         with _open_file(path) as file:
-            files.update(dict.fromkeys(file.keys(), path))
+            for name in file.keys():
+                if name in files:
+                    raise UserError(f"{path}: expected every tensor once, got {name}, which {files[name].name} has too")
+                files[name] = path
     return files
 
 
@@ -185,113 +284,3 @@ def _check_names(folder: Path, spec: decoder.DecoderSpec, files: dict[str, Path]
         is_derived = name.endswith(".rotary_emb.inv_freq") or (spec.tied and name == "lm_head.weight")
         if name not in wanted and not is_derived:
             raise UserError(f"{path}: expected only tensors that config.json asks for, got {name}")
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# config.json
-
-
-def _read_spec(path: Path) -> decoder.DecoderSpec:
-    config = read_json(path)
-    architecture = config.get("architectures")
-    if not isinstance(architecture, list) or len(architecture) != 1 or architecture[0] not in _FAMILIES:
-        raise UserError(f"{path}: expected architectures to be one of {', '.join(_FAMILIES)}, got {architecture!r}")
-    family = _FAMILIES[architecture[0]]
-    _check_plain(path, config)
-    width, heads = _read_size(path, config, "hidden_size"), _read_size(path, config, "num_attention_heads")
-    # transformers gives Qwen3 heads of 128 where config.json is silent, the others width / heads.
-    if config.get("head_dim") is None and (family.qk_norm or width % heads):
-        raise UserError(f"{path}: expected head_dim, got none")
-    spec = decoder.DecoderSpec(
-        vocab_size=_read_size(path, config, "vocab_size"),
-        layers=_read_size(path, config, "num_hidden_layers"),
-        width=width,
-        heads=heads,
-        kv_heads=_read_size(path, config, "num_key_value_heads", default=heads),
-        head_dim=_read_size(path, config, "head_dim", default=width // heads),
-        mlp_width=_read_size(path, config, "intermediate_size"),
-        context=_read_size(path, config, "max_position_embeddings"),
-        rope_theta=_read_rope_theta(path, config),
-        norm_eps=_read_number(path, config, "rms_norm_eps"),
-        tied=_read_flag(path, config, "tie_word_embeddings"),
-        qkv_bias=family.qkv_bias,
-        qk_norm=family.qk_norm,
-    )
-    if spec.heads % spec.kv_heads or spec.head_dim % 2:
-        raise UserError(
-            f"{path}: expected num_key_value_heads that divides num_attention_heads and an even head_dim,"
-            f" got {spec.kv_heads}, {spec.heads} and {spec.head_dim}"
-        )
-    return spec
-
-
-def _check_plain(path: Path, config: dict[str, Any]) -> None:
-    """Refuse what would change the forward pass and the decoder does not do."""
-    for name in ("attention_bias", "mlp_bias", "use_sliding_window"):
-        if _read_flag(path, config, name):
-            raise UserError(f"{path}: expected {name} to be false, got true")
-    if config.get("hidden_act", "silu") != "silu":
-        raise UserError(f"{path}: expected hidden_act silu, got {config['hidden_act']!r}")
-    if config.get("quantization_config") is not None:
-        raise UserError(f"{path}: expected weights that are not quantised, got a quantization_config")
-    layer_types = config.get("layer_types") or []
-    if any(kind != "full_attention" for kind in layer_types):
-        raise UserError(f"{path}: expected layer_types of full_attention only, got {sorted(set(layer_types))}")
-    for name in ("rope_parameters", "rope_scaling"):
-        rope = config.get(name)
-        if rope is None:
-            continue
-        if not isinstance(rope, dict):
-            raise UserError(f"{path}: expected {name} to be an object, got {rope!r}")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default" or rope.get("partial_rotary_factor", 1) != 1:
-            raise UserError(f"{path}: expected {name} of type default over whole heads, got {json.dumps(rope)}")
-
-
-def _read_size(path: Path, config: dict[str, Any], name: str, default: int | None = None) -> int:
-    value = config.get(name)
-    if value is None and default is not None:
-        return default
-    if type(value) is not int or value < 1:
-        raise UserError(f"{path}: expected {name} to be a positive integer, got {value!r}")
-    return value
-
-
-def _read_number(path: Path, config: dict[str, Any], name: str) -> float:
-    value: Any = config.get(name)
-    if type(value) not in (int, float) or not 0 < value < float("inf"):
-        raise UserError(f"{path}: expected {name} to be a positive number, got {value!r}")
-    return float(value)
-
-
-def _read_flag(path: Path, config: dict[str, Any], name: str) -> bool:
-    value = config.get(name, False)  # what the three families mean by leaving any of these out
-    if type(value) is not bool:
-        raise UserError(f"{path}: expected {name} to be true or false, got {value!r}")
-    return value
-
-
-def _read_rope_theta(path: Path, config: dict[str, Any]) -> float:
-    # transformers 5 moved it into rope_parameters.
-    where = config.get("rope_parameters") or {}
-    return _read_number(path, where if "rope_theta" in where else config, "rope_theta")
-
-
-def _make_config(spec: decoder.DecoderSpec, architecture: str) -> dict[str, Any]:
-    return {
-        "architectures": [architecture],
-        "model_type": _FAMILIES[architecture].model_type,
-        "torch_dtype": "float32",
-        "vocab_size": spec.vocab_size,
-        "hidden_size": spec.width,
-        "intermediate_size": spec.mlp_width,
-        "num_hidden_layers": spec.layers,
-        "num_attention_heads": spec.heads,
-        "num_key_value_heads": spec.kv_heads,
-        "head_dim": spec.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": spec.context,
-        "rms_norm_eps": spec.norm_eps,
-        "rope_theta": spec.rope_theta,
-        "tie_word_embeddings": spec.tied,
-    }

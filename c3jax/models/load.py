@@ -3,54 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from c3jax import config as config_lib
-from c3jax.models import decoder, gguf_weights, hf_weights, tokenizer
+from c3jax.models import decoder, gguf_weights, hf_config, hf_weights, hub, tokenizer
 from c3jax.types import Tokenizer, UserError
+
+ModelSection = config_lib.RandomModel | config_lib.SmolLM2Model | config_lib.FolderModel | config_lib.HubModel
 
 
 class LoadedModel(NamedTuple):
     """A policy as the program holds it."""
 
     graphdef: nnx.GraphDef
-    params: dict  # f32 arrays on the default device
+    params: dict  # arrays on the default device
     tokenizer: Tokenizer
     spec: decoder.DecoderSpec
 
 
 def load_model(
-    section: config_lib.RandomModel | config_lib.SmolLM2Model | config_lib.FolderModel,
-    words: Sequence[str] | None,
-    key: jax.Array,
+    section: ModelSection, words: Sequence[str] | None, key: jax.Array, weights: str = "float32"
 ) -> LoadedModel:
     """The policy a config names. A random one has the task's words for its vocabulary and is drawn with the key.
 
-    Raises UserError, in one sentence, where the model cannot be had or does not fit its tokenizer.
+    `weights` is the type its parameters are held in: bfloat16 only where they are read and never trained. Raises
+    UserError, in one sentence, where the model cannot be had or does not fit its tokenizer.
     """
     if section.kind == "random":
-        return _make_random(section, words, key)
-    if section.kind == "smollm2":
-        spec, arrays, vocabulary = gguf_weights.load_smollm2()
+        spec, vocabulary = _describe_random(section, words)
+        _, params = decoder.make_decoder(spec, key)
+        params = jax.tree.map(lambda leaf: leaf.astype(weights), params)
+    elif section.kind == "smollm2":
+        spec, params, vocabulary = gguf_weights.load_smollm2(weights)
     else:
-        spec, arrays = hf_weights.load_folder(section.path)
-        vocabulary = tokenizer.load_tokenizer(section.path)
+        folder = _find_folder(section)
+        vocabulary = tokenizer.load_tokenizer(folder)
+        spec, params = hf_weights.load_folder(folder, weights)
+    spec = _finish_spec(section, spec, vocabulary)
+    return LoadedModel(decoder.define_decoder(spec)[0], params, vocabulary, spec)
+
+
+def describe_model(section: ModelSection, words: Sequence[str] | None) -> tuple[decoder.DecoderSpec, Tokenizer]:
+    """The sizes and the tokenizer of the policy a config names, without its weights. Raises as load_model."""
+    if section.kind == "random":
+        spec, vocabulary = _describe_random(section, words)
+    elif section.kind == "smollm2":
+        spec, vocabulary = gguf_weights.describe_smollm2()
+    else:
+        folder = _find_folder(section)
+        spec, vocabulary = hf_config.read_spec(folder / "config.json"), tokenizer.load_tokenizer(folder)
+    return _finish_spec(section, spec, vocabulary), vocabulary
+
+
+def _finish_spec(section: ModelSection, spec: decoder.DecoderSpec, vocabulary: Tokenizer) -> decoder.DecoderSpec:
     if vocabulary.vocab_size > spec.vocab_size:
         raise UserError(
             f"model: expected a tokenizer of at most the model's {spec.vocab_size} tokens, got {vocabulary.vocab_size}"
         )
-    spec = spec._replace(dtype=section.dtype, remat=section.remat)
-    graphdef, _ = decoder.define_decoder(spec)
-    # Copied, so that no buffer of the policy is numpy's memory.
-    params = jax.tree.map(lambda array: jnp.array(array, jnp.float32), arrays)
-    return LoadedModel(graphdef, params, vocabulary, spec)
+    return spec._replace(dtype=section.dtype, remat=section.remat)
 
 
-def _make_random(section: config_lib.RandomModel, words: Sequence[str] | None, key: jax.Array) -> LoadedModel:
+def _find_folder(section: config_lib.FolderModel | config_lib.HubModel) -> Path:
+    return Path(section.path) if section.kind == "folder" else hub.fetch_folder(section.name, section.revision)
+
+
+def _describe_random(
+    section: config_lib.RandomModel, words: Sequence[str] | None
+) -> tuple[decoder.DecoderSpec, Tokenizer]:
     if words is None:
         raise UserError("model.kind: expected a task with a vocabulary of words for 'random', got one without")
     if section.width % section.heads or (section.width // section.heads) % 2 or section.heads % section.key_value_heads:
@@ -71,8 +94,5 @@ def _make_random(section: config_lib.RandomModel, words: Sequence[str] | None, k
         rope_theta=section.rope_theta,
         norm_eps=1e-5,
         tied=False,
-        dtype=section.dtype,
-        remat=section.remat,
     )
-    graphdef, params = decoder.make_decoder(spec, key)
-    return LoadedModel(graphdef, params, vocabulary, spec)
+    return spec, vocabulary

