@@ -133,6 +133,11 @@ def _make_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--from", dest="folder", metavar="DIR", help="read copies from here instead of fetching")
     prepare.add_argument("--to", metavar="DIR", default="data", help="folder of the prepared sets (default: data)")
 
+    overlap = _add(commands, "overlap", _overlap, "list the problems that a training set shares with held-out sets")
+    overlap.add_argument("task", metavar="TASK", help="kind of the task: math, numeric, code, ...")
+    overlap.add_argument("train", metavar="TRAIN.jsonl", help="problems in any format that the task reads")
+    overlap.add_argument("heldout", metavar="HELDOUT.jsonl", nargs="+", help="the same; exit code 1 where it is shared")
+
     fields = _add(commands, "fields", _fields, "list every field of a config")
     fields.add_argument("of", nargs="?", choices=("run", "study"), default="run", help="of a run (default) or a study")
     return parser
@@ -228,6 +233,14 @@ def _prepare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     folder = None if arguments.folder is None else Path(arguments.folder)
     prepare.prepare_sets(arguments.name, folder, Path(arguments.to), print)
     return 0
+
+
+def _overlap(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from c3jax.data import gate
+
+    lines, is_shared = gate.compare_files(arguments.task, arguments.train, arguments.heldout)
+    print("\n".join(lines))
+    return int(is_shared)
 
 
 def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
