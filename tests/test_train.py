@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -19,9 +20,12 @@ from rich.console import Console
 
 from c3jax import config_file, train
 from c3jax.checkpoint import list_steps, restore_step
+from c3jax.config import RandomModel
 from c3jax.evaluate import load_results
 from c3jax.learner.update import init_state
 from c3jax.metrics import drop_times, read_metrics
+from c3jax.models import hf_weights
+from c3jax.models.load import load_model
 from c3jax.team import make_team
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -159,6 +163,62 @@ def test_a_run_of_another_config_is_refused(unbroken, cache):
 def test_the_saved_config_is_a_config(unbroken):
     config = config_file.load_config(unbroken / "config.yaml")
     assert config.steps == STEPS and config.credit.fan_out == (2, 4)
+
+
+@pytest.fixture
+def quick_compiler():
+    """Without the compiler's costly passes, where programs compile for seconds and run for milliseconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_a_run_of_several_sets_says_what_it_mixed_and_dropped(tmp_path, monkeypatch):
+    section = RandomModel(kind="random", layers=1, width=8, heads=1, key_value_heads=1, mlp_width=8)
+    model = load_model(section, tuple("how many are one two three plus ? : a".split()), jax.random.key(0))
+    hf_weights.save_folder(tmp_path / "model", model.spec, model.params)
+    model.tokenizer.save(str(tmp_path / "model"))
+    sets = {
+        "easy/train": ["one plus one ?", "one plus two ?", "two plus one ?"],
+        "hard/train": ["one plus one plus one ?", "how many are three ?", "three plus three ?"],
+        "test": ["one  plus two ?"],  # but for a space, the second of easy/train
+    }
+    for name, questions in sets.items():
+        lines = [json.dumps({"question": question, "answer": 2}) for question in questions]
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    tree = {
+        **{"seed": 0, "steps": 2, "problems": 3, "workers": 1, "record_every": 1},
+        "task": {
+            "kind": "numeric",
+            "path": [{"path": "easy/train.jsonl"}, {"path": "hard/train.jsonl", "weight": 2.0}],
+            "heldout_path": "test.jsonl",
+        },
+        "data": {"drop_overlap": True},
+        "protocol": {
+            "question_tokens": 8,
+            "turns": [{"name": "answer", "role": "a", "user": "{question} :", "max_tokens": 2}],
+        },
+        "model": {"kind": "folder", "path": "model"},
+        "credit": {"method": "rloo", "fan_out": [2], "budget": 2, "normalise": "none"},
+        "learner": {"learning_rate": 1e-3},
+        "evaluation": {"samples": 0},
+    }
+    monkeypatch.chdir(tmp_path)
+    console = Console(file=io.StringIO(), width=80)
+    assert train.train(config_file.parse_config(tree), tmp_path / "run", ["train"], console) == train.DONE
+    said = "training problems that share something with a held-out set: heldout: 1 normalised, of which 1 are dropped"
+    assert said in console.file.getvalue()
+    for row in read_metrics(tmp_path / "run"):
+        assert (row["problems_easy/train"], row["problems_hard/train"]) == (1, 2)
+        assert row["return"] == pytest.approx((row["return_easy/train"] + 2 * row["return_hard/train"]) / 3)
+    trees = [json.loads(line)["problem"] for line in (tmp_path / "run" / "rollouts" / "step-000000.jsonl").open()]
+    assert [problem.partition(":")[0] for problem in trees] == ["easy/train", "hard/train", "hard/train"]
+    data = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
+    assert [part["problems"] for part in data["train"]] == [2, 3] and data["dropped"] == ["easy/train:1"]
+    assert data["train"][0]["sha256"] == hashlib.sha256(Path("easy/train.jsonl").read_bytes()).hexdigest()
 
 
 def test_updates_that_stay_bad_stop_the_run(tmp_path, monkeypatch):
