@@ -81,7 +81,7 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
         return lambda: sample(weights, frame, jax.random.key(2), jnp.arange(contexts))
 
     shared = make(sizes.contexts, sizes.new_tokens)
-    times = _time_in_turn(
+    times = time_in_turn(
         {
             "shared": shared,
             "repeated": make(rows, sizes.new_tokens),
@@ -121,7 +121,7 @@ def bench_credit(is_small: bool) -> dict[str, Any]:
     return_PL = jax.random.uniform(jax.random.key(0), (problems, 8))
     apply = jax.jit(apply_credit, static_argnames="normalise")
     cases = {scope: (lambda scope=scope: apply(matrix, return_PL, normalise=scope)) for scope in ("none", "group")}
-    times = _time_in_turn(cases, 20)
+    times = time_in_turn(cases, 20)
     return {
         "problems": problems,
         "messages": 10 * problems,
@@ -143,11 +143,11 @@ def _measure_matmul(size: int) -> float:
     """The best rate of a square float32 product, floating-point operations a second."""
     a = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(jnp.matmul)
-    times = _time_in_turn({"product": lambda: product(a, a)}, 10)["product"]
+    times = time_in_turn({"product": lambda: product(a, a)}, 10)["product"]
     return 2.0 * size**3 / min(times)
 
 
-def _time_in_turn(cases: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def time_in_turn(cases: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each call, the cases in turn; a first call of each compiles and is not counted."""
     for call in cases.values():
         jax.block_until_ready(call())

@@ -25,7 +25,7 @@ Values are written as in YAML. `c3jax fields` lists every field."""
 # The commands' own options; every other --name sets a field of the config.
 _OPTIONS = (
     *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript", "--small"),
-    *("--method", "--normalise", "--compare", "--out", "--to", "--dtype", "--adapters"),
+    *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
 )
 
 
@@ -142,6 +142,16 @@ def _make_parser() -> argparse.ArgumentParser:
     grade.add_argument("answers", metavar="ANSWERS.jsonl", help='{"id": ..., "answer": the whole message} a line')
     grade.add_argument("--out", metavar="VERDICTS.jsonl", required=True, help="where the verdicts are written")
 
+    prepare = _add(commands, "prepare", _prepare, "fetch a public set, check it and write it in our record")
+    prepare.add_argument("name", metavar="NAME", help="all, or one of math, gsm8k, mbpp, ... (docs/data.md)")
+    prepare.add_argument("--from", dest="folder", metavar="DIR", help="read copies from here instead of fetching")
+    prepare.add_argument("--to", metavar="DIR", default="data", help="folder of the prepared sets (default: data)")
+
+    overlap = _add(commands, "overlap", _overlap, "list the problems that a training set shares with held-out sets")
+    overlap.add_argument("task", metavar="TASK", help="kind of the task: math, numeric, code, ...")
+    overlap.add_argument("train", metavar="TRAIN.jsonl", help="problems in any format that the task reads")
+    overlap.add_argument("heldout", metavar="HELDOUT.jsonl", nargs="+", help="the same; exit code 1 where it is shared")
+
     fields = _add(commands, "fields", _fields, "list every field of a config")
     fields.add_argument("of", nargs="?", choices=("run", "study"), default="run", help="of a run (default) or a study")
     return parser
@@ -236,6 +246,22 @@ def _grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
     print(grade.grade_files(arguments.task, arguments.problems, arguments.answers, arguments.out))
     return 0
+
+
+def _prepare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from c3jax.data import prepare
+
+    folder = None if arguments.folder is None else Path(arguments.folder)
+    prepare.prepare_sets(arguments.name, folder, Path(arguments.to), print)
+    return 0
+
+
+def _overlap(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from c3jax.data import gate
+
+    lines, is_shared = gate.compare_files(arguments.task, arguments.train, arguments.heldout)
+    print("\n".join(lines))
+    return int(is_shared)
 
 
 def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

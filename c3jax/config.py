@@ -68,12 +68,29 @@ class StoryTask(Section):
     """Distinct problems to evaluate on; none of them is a training problem."""
 
 
+class MixedSet(Section):
+    """One of several training sets."""
+
+    path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of training problems."""
+    weight: PositiveFloat = 1.0
+    """The set's share of all problems is its weight over the sum of the weights."""
+
+
+TrainingPath = (
+    Annotated[str, pydantic.Field(min_length=1)]
+    | Annotated[
+        tuple[MixedSet, ...], pydantic.Field(min_length=1, max_length=128)  # which a problem's index has room for
+    ]
+)
+
+
 class NumericTask(Section):
     """JSONL word problems whose answer is a number; GSM8K's files are read as they are."""
 
     kind: Literal["numeric"]
-    path: Annotated[str, pydantic.Field(min_length=1)]
-    """JSONL file of training problems."""
+    path: TrainingPath
+    """JSONL file of training problems, or a list of files and their weights, mixed in every step."""
     heldout_path: Annotated[str, pydantic.Field(min_length=1)]
     """JSONL file of held-out problems."""
     limit: Positive | None = None
@@ -84,8 +101,8 @@ class MathTask(Section):
     """JSONL problems whose answer is LaTeX in a box; MATH's, MATH500's, GSM8K's, CMATH's and AIME's files are read."""
 
     kind: Literal["math"]
-    path: Annotated[str, pydantic.Field(min_length=1)]
-    """JSONL file of training problems."""
+    path: TrainingPath
+    """JSONL file of training problems, or a list of files and their weights, mixed in every step."""
     heldout_path: Annotated[str, pydantic.Field(min_length=1)]
     """JSONL file of held-out problems."""
     limit: Positive | None = None
@@ -96,8 +113,8 @@ class CodeTask(Section):
     """JSONL programming problems, judged by tests in a sandbox; MBPP's, MBPP+'s and HumanEval's files are read."""
 
     kind: Literal["code"]
-    path: Annotated[str, pydantic.Field(min_length=1)]
-    """JSONL file of training problems."""
+    path: TrainingPath
+    """JSONL file of training problems, or a list of files and their weights, mixed in every step."""
     heldout_path: Annotated[str, pydantic.Field(min_length=1)]
     """JSONL file of held-out problems."""
     limit: Positive | None = None
@@ -124,6 +141,15 @@ class ReasoningTask(Section):
     """Distinct problems to evaluate on; none of them is a training problem."""
     threshold: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1.0
     """Least score of the generator's verifier that counts as correct; some verifiers pay for wrong answers."""
+
+
+class Data(Section):
+    """What is done about training problems that are held-out ones too."""
+
+    drop_overlap: bool = False
+    """Train without the problems that are in a held-out set, instead of refusing the run."""
+    ngram_overlap: Literal["say", "refuse"] = "say"
+    """Whether a run of 13 words in common with a held-out problem is only said, or counts as being in the set."""
 
 
 class Turn(Section):
@@ -397,6 +423,8 @@ class RunConfig(Section):
         discriminator="kind"
     )
     """Where problems come from and how answers are judged."""
+    data: Data = Data()
+    """How training and held-out problems are kept apart."""
     protocol: Protocol
     """Who speaks when, and who sees what."""
     model: RandomModel | SmolLM2Model | FolderModel | HubModel = pydantic.Field(discriminator="kind")
@@ -428,6 +456,11 @@ class RunConfig(Section):
 def trained_roles(protocol: Protocol) -> list[str]:
     """Roles with a trained turn, in the order in which they first speak."""
     return list(dict.fromkeys(turn.role for turn in protocol.turns if turn.trained))
+
+
+def list_training_sets(path: str | tuple[MixedSet, ...]) -> tuple[MixedSet, ...]:
+    """The training sets of a task's path, in either form."""
+    return (MixedSet(path=path),) if isinstance(path, str) else path
 
 
 def slots_of(turn: Turn) -> list[str]:

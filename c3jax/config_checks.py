@@ -10,8 +10,19 @@ from c3jax.credit import methods, plans
 
 def check_config(config: RunConfig) -> None:
     """Check a run's config across its fields. Raises ConfigError."""
-    for check in (_check_protocol, _check_credit, _check_critic, _check_learner, _check_model, _check_policy):
+    checks = (_check_task, _check_protocol, _check_credit, _check_critic, _check_learner, _check_model, _check_policy)
+    for check in checks:
         check(config)
+
+
+def _check_task(config: RunConfig) -> None:
+    task = config.task
+    if task.kind == "arithmetic" or task.kind == "reasoning" or isinstance(task.path, str):
+        return
+    paths = [part.path for part in task.path]
+    for place, path in enumerate(paths):
+        if path in paths[:place]:
+            raise ConfigError(f"task.path.{place}.path: expected a set that is not in the list yet, got {path!r} again")
 
 
 def _check_protocol(config: RunConfig) -> None:

@@ -86,12 +86,11 @@ def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Fi
         sections = _sections_in(annotation)
         if len(sections) > 1:
             fields += list_kinds(sections, f"{path}.", text)
-        elif not sections or typing.get_origin(annotation) is tuple:
+        elif not sections or _has_list(annotation):
             default = "required" if declared.is_required() else _show_default(declared.default)
             fields.append(Field(path, _describe_type(annotation), default, text))
         if len(sections) == 1:
-            is_list = typing.get_origin(annotation) is tuple
-            fields += list_fields(sections[0], f"{path}.N." if is_list else f"{path}.")
+            fields += list_fields(sections[0], f"{path}.N." if _has_list(annotation) else f"{path}.")
     return fields
 
 
@@ -110,12 +109,14 @@ def list_kinds(sections: Sequence[type[Section]], prefix: str, text: str) -> lis
 
 def parse_override(dotted: str, text: str, list_known: Callable[[], list[Field]] = list_fields) -> Any:
     """Read one override: the text itself for a field of text, else as YAML does (4e-3, true, null, [2, 4])."""
-    if _as_listed(dotted) in [field.path for field in list_known() if field.kind == "text"]:
+    kind = next((field.kind for field in list_known() if field.path == _as_listed(dotted)), None)
+    if kind == "text":
         return text
     try:
-        return _parse_yaml(text)
+        read = _parse_yaml(text)
     except _YAML_ERRORS:
         return text
+    return text if kind == "text|list" and not isinstance(read, list) else read
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -208,7 +209,11 @@ _EXPECTED = {
 
 
 def _describe(error: pydantic.ValidationError, section: type[Section]) -> str:
-    first = error.errors()[0]
+    outer, _ = _find_place(error.errors()[0]["loc"], section)
+    # A field that takes several kinds of value complains once for each; the complaint from furthest inside is of the
+    # kind that was meant.
+    inner = [each for each in error.errors() if f"{_find_place(each['loc'], section)[0]}.".startswith(f"{outer}.")]
+    first = max(inner, key=lambda each: _find_place(each["loc"], section)[0].count("."))
     kind = first["type"]
     path, sections = _find_place(first["loc"], section)
     if kind == "extra_forbidden":
@@ -230,15 +235,19 @@ def _find_place(place: tuple[int | str, ...], section: type[Section]) -> tuple[s
     """A place as it is written in the config, and the sections declared there."""
     names: list[str] = []
     sections = [section]
+    is_labelled = False  # the next part is no name, but the kind of value that pydantic tried
     for part in place:
         if isinstance(part, int):
             names.append(str(part))
+        elif is_labelled:
+            is_labelled = False
         elif len(sections) > 1:  # pydantic puts the section's kind after its name
             sections = [chosen for chosen in sections if part in _kinds_of(chosen)]
         elif sections:  # below a value there is only the kind of value that pydantic tried
             names.append(part)
             declared = sections[0].model_fields.get(part)
             sections = _sections_in(declared.annotation) if declared else []
+            is_labelled = declared is not None and len(sections) == 1 and _has_list(declared.annotation, is_bare=False)
     return ".".join(names), sections
 
 
@@ -272,6 +281,15 @@ def _sections_in(annotation: Any) -> list[type[Section]]:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [found for part in typing.get_args(annotation) for found in _sections_in(part)]
+
+
+def _has_list(annotation: Any, is_bare: bool = True) -> bool:
+    """Whether a field's value is a list (`is_bare`), or may be one beside another kind of value."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_has_list(part) for part in typing.get_args(annotation))
+    return is_bare and typing.get_origin(annotation) is tuple
 
 
 def _describe_type(annotation: Any) -> str:

@@ -6,8 +6,10 @@ here, before anything is compiled or written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +17,13 @@ import numpy as np
 
 from c3jax import config as config_lib
 from c3jax import protocol as protocol_lib
+from c3jax.data import gate, mixing
+from c3jax.data.fetch import compute_sha256
 from c3jax.models import load as load_lib
 from c3jax.models.decoder import DecoderSpec
 from c3jax.models.policy import Policy, Weights, make_policy
 from c3jax.rollout import address, context
-from c3jax.tasks import arithmetic, code_records, maths, numeric, reasoning, stories
+from c3jax.tasks import TASKS, arithmetic, code_records, reasoning, stories
 from c3jax.tasks.sandbox_walls import check_walls
 from c3jax.types import Frame, Messages, Problem, Rollout, Tokenizer
 
@@ -32,11 +36,21 @@ class ProblemSet(NamedTuple):
     left_out: int  # problems whose question is longer than protocol.question_tokens
 
 
+class Mixture(NamedTuple):
+    """The sets that the training problems are from; a field's entries are in the order of the config."""
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    counts: tuple[int, ...]  # problems, as they lie behind each other in Team.train
+
+
 class Team(NamedTuple):
     """Everything fixed that acting takes; the weights are those the run starts from."""
 
     config: config_lib.RunConfig
     train: ProblemSet
+    mixture: Mixture
+    overlap: gate.Passed  # what training and held-out problems had in common
     heldout: ProblemSet
     tokenizer: Tokenizer
     plans: tuple[protocol_lib.TurnPlan, ...]
@@ -47,33 +61,81 @@ class Team(NamedTuple):
 
 def make_team(config: config_lib.RunConfig) -> Team:
     """Read the problems, load the model and plan the contexts. Raises ValueError with one sentence for the user."""
-    train, heldout = _load_problems(config)
+    sets, heldout = _load_problems(config)
+    names, shares = _list_sets(config)
+    overlap = gate.check_overlap(
+        config.task.kind,
+        mixing.join_sets(names, sets),
+        {"heldout": heldout},
+        is_dropping=config.data.drop_overlap,
+        is_strict=config.data.ngram_overlap == "refuse",
+    )
     words = list_words(config)
     model = load_lib.load_model(config.model, words, address.make_stream(config.seed, address.INIT))
     plans = protocol_lib.plan_turns(config.protocol, model.tokenizer)
     protocol_lib.check_lengths(plans, config.protocol.question_tokens, model.spec.context)
-    train_set = _encode(train, model.tokenizer, config.protocol.question_tokens)
+    train_set = _encode(overlap.problems, model.tokenizer, config.protocol.question_tokens)
     heldout_set = _encode(heldout, model.tokenizer, config.protocol.question_tokens)
     if len(train_set.problems) < config.problems:
         raise config_lib.ConfigError(
             f"problems: expected at most the {len(train_set.problems)} training problems whose question fits"
             f" protocol.question_tokens, got {config.problems}"
         )
+    counts = Counter(map(mixing.find_set, train_set.problems))
+    mixture = Mixture(names, shares, tuple(counts[place] for place in range(len(sets))))
+    _check_mixture(config, mixture)
     if not heldout_set.problems:
         raise config_lib.ConfigError(
             "protocol.question_tokens: expected room for at least one held-out question,"
             f" got {config.protocol.question_tokens}"
         )
     policy, weights = _make_policy(config, model)
-    return Team(config, train_set, heldout_set, model.tokenizer, plans, model.spec, policy, weights)
+    return Team(
+        config,
+        train_set,
+        mixture,
+        overlap,
+        heldout_set,
+        model.tokenizer,
+        plans,
+        model.spec,
+        policy,
+        weights,
+    )
 
 
 def choose_problems(team: Team, step: int) -> list[int]:
-    """Places of a step's problems in the training set: every epoch a new order, no problem twice in a step."""
-    count, size = len(team.train.problems), team.config.problems
-    epoch, place = divmod(step, count // size)
-    order = np.random.default_rng([team.config.seed, address.ORDER, epoch]).permutation(count)
-    return order[place * size : (place + 1) * size].tolist()
+    """Places of a step's problems in the training set: of each set its share, no problem twice in a step."""
+    entropy = (team.config.seed, address.ORDER)
+    return mixing.choose_places(team.mixture.counts, team.mixture.weights, team.config.problems, entropy, step)
+
+
+def find_sets(team: Team, places: Sequence[int]) -> list[int]:
+    """Which set of the mixture each of these training problems is from."""
+    return [mixing.find_set(team.train.problems[place]) for place in places]
+
+
+def describe_data(team: Team) -> dict[str, Any]:
+    """What the problems of a run are, for its manifest: files with their SHA-256, counts, and what was dropped."""
+    task = team.config.task
+    if task.kind == "arithmetic" or task.kind == "reasoning":
+        paths, heldout = [None], None
+    else:
+        paths, heldout = [part.path for part in config_lib.list_training_sets(task.path)], task.heldout_path
+    train = [
+        {"name": name, **_describe_file(path), "weight": weight, "problems": count}
+        for name, path, weight, count in zip(team.mixture.names, paths, *team.mixture[1:], strict=True)
+    ]
+    return {
+        "train": train,
+        "heldout": {**_describe_file(heldout), "problems": len(team.heldout.problems)},
+        "overlap": gate.count_hits(team.overlap.hits),
+        "dropped": list(team.overlap.dropped),
+    }
+
+
+def _describe_file(path: str | None) -> dict[str, str]:
+    return {} if path is None else {"path": path, "sha256": compute_sha256(Path(path).read_bytes())}
 
 
 def make_questions(
@@ -124,39 +186,58 @@ def _make_policy(config: config_lib.RunConfig, model: load_lib.LoadedModel) -> t
     return make_policy(config.policy, model.spec, model.graphdef, model.params, roles, trained_roles, key)
 
 
-def _load_problems(config: config_lib.RunConfig) -> tuple[list[Problem], list[Problem]]:
+def _list_sets(config: config_lib.RunConfig) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Names and weights of the training sets; a generator's problems are one set."""
+    task = config.task
+    if task.kind == "arithmetic" or task.kind == "stories" or task.kind == "reasoning":
+        return (task.kind,), (1.0,)
+    parts = config_lib.list_training_sets(task.path)
+    return tuple(mixing.name_sets([part.path for part in parts])), tuple(part.weight for part in parts)
+
+
+def _load_problems(config: config_lib.RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
+    """The training sets and the held-out problems."""
     task = config.task
     if task.kind == "arithmetic":
         spec = arithmetic_spec(task)
         return (
-            arithmetic.load_problems(spec, config.seed, "train", task.train_problems),
+            [arithmetic.load_problems(spec, config.seed, "train", task.train_problems)],
             arithmetic.load_problems(spec, config.seed, "test", task.heldout_problems),
         )
     if task.kind == "stories":
         story = stories.StorySpec(task.changes, task.largest, task.loss_share)
         return (
-            stories.load_problems(story, config.seed, "train", task.train_problems),
+            [stories.load_problems(story, config.seed, "train", task.train_problems)],
             stories.load_problems(story, config.seed, "test", task.heldout_problems),
         )
     if task.kind == "reasoning":
         made = reasoning.ReasoningSpec(task.generator, task.settings, task.threshold)
-        return reasoning.make_problems(made, config.seed, task.train_problems, task.heldout_problems)
-    if task.kind == "code":
-        return _load_code(task, config.grade_timeout)
-    if task.kind == "math":
-        return maths.load_problems(task.path, task.limit), maths.load_problems(task.heldout_path, task.limit)
-    return numeric.load_problems(task.path, task.limit), numeric.load_problems(task.heldout_path, task.limit)
+        train, heldout = reasoning.make_problems(made, config.seed, task.train_problems, task.heldout_problems)
+        return [train], heldout
+    load = _make_code_loader(task, config.grade_timeout) if task.kind == "code" else TASKS[task.kind].load
+    paths = [part.path for part in config_lib.list_training_sets(task.path)]
+    return [load(path)[: task.limit] for path in paths], load(task.heldout_path)[: task.limit]
 
 
-def _load_code(task: config_lib.CodeTask, grade_timeout: float) -> tuple[list[Problem], list[Problem]]:
+def _make_code_loader(task: config_lib.CodeTask, grade_timeout: float) -> Callable[[str], list[Problem]]:
     if task.timeout + 2.0 > grade_timeout:
         raise config_lib.ConfigError(
             f"task.timeout: expected at most grade_timeout ({grade_timeout:g}) less 2 seconds, got {task.timeout:g}"
         )
     check_walls()
     spec = code_records.CodeSpec(task.reward, task.timeout, task.memory)
-    sets = [code_records.load_problems(path, task.limit, spec) for path in (task.path, task.heldout_path)]
-    return sets[0], sets[1]
+    return lambda path: code_records.load_problems(path, None, spec)
+
+
+def _check_mixture(config: config_lib.RunConfig, mixture: Mixture) -> None:
+    """Check that no set has to give a problem twice in a step. Raises ConfigError."""
+    most = mixing.count_most(mixture.weights, config.problems)
+    for place, (count, needed) in enumerate(zip(mixture.counts, most, strict=True)):
+        if needed > count:
+            raise config_lib.ConfigError(
+                f"task.path.{place}.weight: expected a share of the {config.problems} problems of a step that the"
+                f" {count} problems of {mixture.names[place]} can give, got one of up to {needed}"
+            )
 
 
 def _encode(problems: list[Problem], tokenizer: Tokenizer, question_tokens: int) -> ProblemSet:

@@ -21,6 +21,7 @@ from c3jax.config import RunConfig
 from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import FanOut, make_tree
+from c3jax.data.gate import describe_hits
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out, fix_fan_out
 from c3jax.learner.update import TrainState
@@ -32,7 +33,7 @@ from c3jax.rollout import address, tree
 from c3jax.rundir import open_run_dir, record_start
 from c3jax.summary import print_summary
 from c3jax.tasks import TASKS
-from c3jax.team import Team, choose_problems, decode_turns, make_questions, make_team
+from c3jax.team import Team, choose_problems, decode_turns, describe_data, find_sets, make_questions, make_team
 from c3jax.types import Verdict
 from c3jax.warmup import warm_up
 
@@ -63,7 +64,7 @@ def train(config: RunConfig, path: Path, command: list[str], console: Console) -
     team = make_team(config)
     _say_problems(team, console)
     with ExitStack() as stack:
-        run_dir = stack.enter_context(open_run_dir(path, config, command))
+        run_dir = stack.enter_context(open_run_dir(path, config, command, data=describe_data(team)))
         run = run_dir.path
         is_stopping = stack.enter_context(_catch_signals(console))
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
@@ -132,6 +133,7 @@ def _run_step(
         made = records.make_records(config, step, problems, rollout, texts, credit, verdicts)
         records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
     row |= _describe_rollout(team, verdicts, counts, np.asarray(zero_credit_share(credit)))
+    row |= _describe_sets(team, places, np.asarray(return_PL))
     row |= {
         "bad_updates": int(state.bad_updates),
         "bad_in_row": int(state.bad_in_row),
@@ -166,6 +168,17 @@ def _describe_rollout(
     if any(verdict.second is not None for verdict in verdicts):
         row["grader_disagreement"] = compute_disagreement(verdicts)
     return row | {f"zero_credit_share_{plan.name}": float(z) for plan, z in zip(team.plans, zero_share, strict=True)}
+
+
+def _describe_sets(team: Team, places: list[int], return_PL: np.ndarray) -> dict[str, float]:
+    """Where several sets are mixed: how many problems of each the step had, and their mean return."""
+    if len(team.mixture.names) == 1:
+        return {}
+    set_P, row = np.array(find_sets(team, places)), {}
+    for place, name in enumerate(team.mixture.names):
+        return_SL = return_PL[set_P == place]
+        row |= {f"problems_{name}": len(return_SL)} | ({f"return_{name}": return_SL.mean()} if len(return_SL) else {})
+    return row
 
 
 def _describe_critic(state: TrainState) -> dict[str, int]:
@@ -251,6 +264,13 @@ def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float
 
 
 def _say_problems(team: Team, console: Console) -> None:
+    if team.overlap.hits:
+        dropped = f", of which {len(team.overlap.dropped):,} are dropped" if team.overlap.dropped else ""
+        console.print(
+            f"training problems that share something with a held-out set: {describe_hits(team.overlap.hits)}{dropped}",
+            soft_wrap=True,
+            highlight=False,
+        )
     for name, problems in (("training", team.train), ("held-out", team.heldout)):
         if problems.left_out:
             console.print(

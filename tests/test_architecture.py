@@ -32,7 +32,7 @@ ROOMS = {
     *("types", "config", "config_file", "protocol", "tasks", "models", "rollout", "rewards", "credit", "learner"),
     *("team", "warmup", "train", "evaluate", "ask", "bench", "checkpoint", "metrics", "records"),
     *("ledger", "rundir", "startup", "progress", "summary", "cli", "diagnostics", "studies", "report"),
-    *("score", "grade", "config_checks", "study_config", "study_sections", "export"),
+    *("score", "grade", "config_checks", "study_config", "study_sections", "export", "data", "bench_decode"),
 }
 ALL_BUT_THE_OUTER = ROOMS - {"cli", "studies", "study_config", "study_sections", "score", "grade", "report", "export"}
 # What a study may stand on besides the credit code; only the study of a small language model reaches further.
@@ -48,6 +48,7 @@ RULES = {
     "study_sections": Rule({"types", "config", "credit.methods", "credit.plans"}, "never"),
     "study_config": Rule({"types", "config", "config_file", "study_sections", "credit.methods"}, "never"),
     "tasks": Rule({"types"}, "never"),
+    "data": Rule({"types", "tasks"}, "never"),
     "protocol": Rule({"types", "config"}, "never"),
     "rewards": Rule({"types", "tasks"}, "never"),
     "credit": Rule({"types"}, "anywhere"),
@@ -74,12 +75,13 @@ RULES = {
     "startup": Rule({"types", "config"}, "anywhere"),
     "progress": Rule({"types", "config"}, "never"),
     "summary": Rule({"types", "config", "evaluate", "metrics", "records"}, "anywhere"),
-    "team": Rule({"types", "config", "protocol", "tasks", "models", "rollout"}, "anywhere"),
+    "team": Rule({"types", "config", "protocol", "tasks", "data", "models", "rollout"}, "anywhere"),
     "warmup": Rule({"types", "config", "tasks", "team", "rollout", "learner"}, "anywhere"),
     "train": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "evaluate": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "ask": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "bench": Rule(ALL_BUT_THE_OUTER, "anywhere"),
+    "bench_decode": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "export": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "cli": Rule(ROOMS, "in functions"),  # help and a wrong config answer at once
 }

@@ -22,7 +22,7 @@ from c3jax.config_file import list_fields, load_config
 from c3jax.rundir import open_run_dir
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "evaluate", "ask", "export", "bench", "score", "fields")
+COMMANDS = ("train", "evaluate", "ask", "export", "bench", "score", "prepare", "overlap", "fields")
 QUESTION = "the dial shows 3 . mia up 4 ."
 TREE = {
     "seed": 0,

@@ -206,6 +206,29 @@ WRONG = [
         )
         for width, heads, groups in ((32, 3, 3), (32, 4, 3), (12, 4, 2), (32, 32, 32))
     ),
+    # Several training sets
+    ({"task": NUMERIC | {"path": 7}}, "task.path: expected text or a list, got 7"),
+    ({"task": NUMERIC | {"path": ""}}, 'task.path: expected some text or a list, got ""'),
+    ({"task": NUMERIC | {"path": []}}, "task.path: expected text or at least one entry, got []"),
+    ({"task": NUMERIC | {"path": ["a"]}}, 'task.path.0: expected a section of fields, got "a"'),
+    ({"task": NUMERIC | {"path": [{"weight": 1}]}}, "task.path.0.path: expected a value, got nothing"),
+    (
+        {"task": NUMERIC | {"path": [{"path": "a"}, {"path": "b", "weight": 0}]}},
+        "task.path.1.weight: expected greater than 0, got 0",
+    ),
+    (
+        {"task": NUMERIC | {"path": [{"path": "a", "weight": -0.5}]}},
+        "task.path.0.weight: expected greater than 0, got -0.5",
+    ),
+    (
+        {"task": NUMERIC | {"path": [{"path": "a", "wieght": 1}]}},
+        "task.path.0.wieght: expected a field of the config (weight?), got an unknown one",
+    ),
+    (
+        {"task": NUMERIC | {"path": [{"path": "a"}, {"path": "a"}]}},
+        "task.path.1.path: expected a set that is not in the list yet, got 'a' again",
+    ),
+    ({"data": {"ngram_overlap": "drop"}}, "data.ngram_overlap: expected 'say' or 'refuse', got \"drop\""),
     ({"task": NUMERIC}, "model.kind: expected a pretrained model for task numeric, got 'random'"),
     (
         {"model": {"kind": "smollm2"}},

@@ -171,6 +171,10 @@ def test_a_path_that_is_no_file_is_said(tmp_path):
         ("protocol.turns.1.user", "Solve: {question}", "Solve: {question}"),
         ("protocol.turns.1.role", "null", "null"),
         ("task.path", "007", "007"),
+        ("task.path", "[{path: a, weight: 2}, {path: b}]", [{"path": "a", "weight": 2}, {"path": "b"}]),
+        ("task.path", "{a}.jsonl", "{a}.jsonl"),
+        ("task.path", "[ab", "[ab"),
+        ("task.path.0.path", "007", "007"),
         ("credit.method", "no", "no"),
     ],
 )
@@ -269,6 +273,7 @@ def test_a_budget_of_the_smallest_tree_is_enough(path):
 # Another value for every field, in a config where it is allowed.
 PRETRAINED = {"task": NUMERIC, "model": {"kind": "folder", "path": "somewhere"}}
 HUB = {"task": NUMERIC, "model": {"kind": "hub", "name": "somebody/model"}}
+MIXED = PRETRAINED | {"task": NUMERIC | {"path": [{"path": "a.jsonl"}, {"path": "b.jsonl", "weight": 2.0}]}}
 GENERATED = PRETRAINED | {"task": {"kind": "reasoning", "generator": "countdown"}}
 PROGRAMS = PRETRAINED | {"task": NUMERIC | {"kind": "code"}}
 STORIES = {"task": {"kind": "stories"}, "model": {"kind": "smollm2"}}
@@ -276,7 +281,11 @@ CRITIC = {"credit.method": "mappo", "credit.fan_out": [8, 1], "credit.critic": {
 ANOTHER = {
     "task.kind": ("numeric", {"task": {k: v for k, v in NUMERIC.items() if k != "kind"}, "model": {"kind": "smollm2"}}),
     "task.path": ("other.jsonl", PRETRAINED),
+    "task.path.N.path": ("other.jsonl", MIXED),
+    "task.path.N.weight": (0.75, MIXED),
     "task.heldout_path": ("other.jsonl", PRETRAINED),
+    "data.ngram_overlap": ("refuse", {}),
+    "data.drop_overlap": (True, {}),
     "task.limit": (4, PRETRAINED),
     "task.changes": (4, STORIES),
     "task.largest": (4, STORIES),
@@ -357,7 +366,7 @@ def list_leaves(value: Any, path: str) -> list[str]:
 
 def test_every_field_is_listed_once_with_its_default(path):
     imitation = {"updates": 1, "problems": 1, "learning_rate": 1.0}
-    several = ({"imitation": imitation}, PRETRAINED, HUB, STORIES, GENERATED, PROGRAMS, CRITIC)
+    several = ({"imitation": imitation}, PRETRAINED, MIXED, HUB, STORIES, GENERATED, PROGRAMS, CRITIC)
     dumps = [load_config(path, changes).model_dump(mode="json") for changes in several]
     leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - {"imitation", "credit.critic"}  # null in some
     assert sorted(field.path for field in list_fields()) == sorted(leaves)
@@ -367,4 +376,5 @@ def test_every_field_is_listed_once_with_its_default(path):
     assert shown["learner.kl.target"] == ("number|null", "null")
     assert shown["learner.aggregation"] == ("token|message", "token")
     assert shown["protocol.turns.N.system"] == ("text", '""')
+    assert shown["task.path"] == ("text|list", "required") and shown["task.path.N.weight"] == ("number", "1.0")
     assert shown["task.kind"] == ("arithmetic|stories|numeric|math|code|reasoning", "required")

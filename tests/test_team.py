@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -14,7 +15,15 @@ from c3jax.config_file import parse_config
 from c3jax.models import hf_weights
 from c3jax.models.load import load_model
 from c3jax.tasks.numeric import TaskError
-from c3jax.team import Team, choose_problems, decode_turns, make_questions, make_team
+from c3jax.team import (
+    Team,
+    choose_problems,
+    decode_turns,
+    describe_data,
+    find_sets,
+    make_questions,
+    make_team,
+)
 from c3jax.types import Messages, Problem, Rollout, UserError
 
 TREE: dict[str, Any] = {
@@ -103,6 +112,69 @@ def test_a_step_is_its_seed_and_number_and_nothing_before_it(team):
 
 
 # --------------------------------------------------------------------------------------------------------------------
+# Several sets, and problems that are held out too
+
+
+@pytest.fixture
+def mixed(numeric, tmp_path) -> dict[str, Any]:
+    """The numeric config, with half of its problems from a second set, whose ids are those of the first."""
+    (tmp_path / "more").mkdir()
+    questions = ["one ?", "two ?", "three ?", "three is one and two and three ?"]
+    lines = [json.dumps({"id": f"train-{row}", "question": text, "answer": row}) for row, text in enumerate(questions)]
+    (tmp_path / "more" / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    path = [{"path": numeric["task"]["path"], "weight": 2.0}, {"path": str(tmp_path / "more" / "train.jsonl")}]
+    return numeric | {"problems": 3, "task": numeric["task"] | {"path": path}}
+
+
+def test_several_sets_are_mixed_by_their_weights(mixed, numeric, tmp_path):
+    team = make_team(parse_config(mixed))
+    first, second = f"{tmp_path.name}/train", "more/train"
+    assert team.mixture == ((first, second), (2.0, 1.0), (4, 3)) and team.train.left_out == 3
+    # As in the set alone, but for the ids, which are distinct: a problem's draws stay its own.
+    alone = make_team(parse_config(numeric)).train
+    assert [each.id for each in team.train.problems[:4]] == [f"{first}:{each.id}" for each in alone.problems]
+    assert [each[:1] + each[2:] for each in team.train.problems[:4]] == [each[:1] + each[2:] for each in alone.problems]
+    assert team.train.problems[4] == Problem(1 << 24, f"{second}:train-0", "one ?", "0")
+    for step in range(12):
+        places = choose_problems(team, step)
+        assert len(set(places)) == 3 and sorted(find_sets(team, places)) == [0, 0, 1]
+        assert places == choose_problems(make_team(parse_config(mixed | {"steps": 50})) if step == 7 else team, step)
+    met = [place for step in range(3) for place in choose_problems(team, step) if place >= 4]
+    data = describe_data(team)
+    assert [(part["name"], part["weight"], part["problems"]) for part in data["train"]] == [
+        *((first, 2.0, 4), (second, 1.0, 3))
+    ]
+    assert data["heldout"]["sha256"] == hashlib.sha256((tmp_path / "test.jsonl").read_bytes()).hexdigest()
+    assert (data["overlap"], data["dropped"]) == ({}, []) and set(met) <= {4, 5, 6}
+
+
+def test_a_set_too_small_for_its_weight_is_refused(mixed):
+    path = [mixed["task"]["path"][0], mixed["task"]["path"][1] | {"weight": 8.0}]
+    mixed = mixed | {"problems": 4, "task": mixed["task"] | {"path": path}}
+    sentence = (
+        r"^task.path.1.weight: expected a share of the 4 problems of a step that the 3 problems of more/train can"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        make_team(parse_config(mixed))
+
+
+def test_held_out_problems_are_not_trained_on(mixed, tmp_path):
+    lines = [{"id": "a", "question": "one  ?", "answer": 1}, {"id": "b", "question": "is one ?", "answer": 1}]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        make_team(parse_config(mixed))
+    assert str(caught.value) == (
+        "data: 1 of 10 training problems are in a held-out set (heldout: 1 normalised); train without them by"
+        " data.drop_overlap true, see the pairs by c3jax overlap; the ids: more/train:train-0"
+    )
+    team = make_team(parse_config(mixed | {"problems": 2, "data": {"drop_overlap": True}}))
+    assert team.mixture.counts == (4, 2) and "more/train:train-0" not in {each.id for each in team.train.problems}
+    assert team.train.problems[4].index == (1 << 24) + 1  # the others keep theirs
+    data = describe_data(team)
+    assert (data["overlap"], data["dropped"]) == ({"heldout": {"normalised": 1}}, ["more/train:train-0"])
+
+
+# --------------------------------------------------------------------------------------------------------------------
 # Questions and messages
 
 
@@ -186,7 +258,7 @@ def test_what_does_not_fit_is_said(numeric, changes, error, message):
 
 
 def test_a_set_without_a_question_that_fits_is_said(numeric, tmp_path):
-    (tmp_path / "test.jsonl").write_text('{"question": "one and two and three", "answer": 6}', encoding="utf-8")
+    (tmp_path / "test.jsonl").write_text('{"question": "three and two and one", "answer": 6}', encoding="utf-8")
     with pytest.raises(
         ConfigError, match="^protocol.question_tokens: expected room for at least one held-out question"
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -19,9 +20,12 @@ from rich.console import Console
 
 from c3jax import config_file, train
 from c3jax.checkpoint import list_steps, restore_step
+from c3jax.config import RandomModel
 from c3jax.evaluate import load_results
 from c3jax.learner.update import init_state
 from c3jax.metrics import drop_times, read_metrics
+from c3jax.models import hf_weights
+from c3jax.models.load import load_model
 from c3jax.team import make_team
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -161,6 +165,62 @@ def test_the_saved_config_is_a_config(unbroken):
     assert config.steps == STEPS and config.credit.fan_out == (2, 4)
 
 
+@pytest.fixture
+def quick_compiler():
+    """Without the compiler's costly passes, where programs compile for seconds and run for milliseconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_a_run_of_several_sets_says_what_it_mixed_and_dropped(tmp_path, monkeypatch):
+    section = RandomModel(kind="random", layers=1, width=8, heads=1, key_value_heads=1, mlp_width=8)
+    model = load_model(section, tuple("how many are one two three plus ? : a".split()), jax.random.key(0))
+    hf_weights.save_folder(tmp_path / "model", model.spec, model.params)
+    model.tokenizer.save(str(tmp_path / "model"))
+    sets = {
+        "easy/train": ["one plus one ?", "one plus two ?", "two plus one ?"],
+        "hard/train": ["one plus one plus one ?", "how many are three ?", "three plus three ?"],
+        "test": ["one  plus two ?"],  # but for a space, the second of easy/train
+    }
+    for name, questions in sets.items():
+        lines = [json.dumps({"question": question, "answer": 2}) for question in questions]
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    tree = {
+        **{"seed": 0, "steps": 2, "problems": 3, "workers": 1, "record_every": 1},
+        "task": {
+            "kind": "numeric",
+            "path": [{"path": "easy/train.jsonl"}, {"path": "hard/train.jsonl", "weight": 2.0}],
+            "heldout_path": "test.jsonl",
+        },
+        "data": {"drop_overlap": True},
+        "protocol": {
+            "question_tokens": 8,
+            "turns": [{"name": "answer", "role": "a", "user": "{question} :", "max_tokens": 2}],
+        },
+        "model": {"kind": "folder", "path": "model"},
+        "credit": {"method": "rloo", "fan_out": [2], "budget": 2, "normalise": "none"},
+        "learner": {"learning_rate": 1e-3},
+        "evaluation": {"samples": 0},
+    }
+    monkeypatch.chdir(tmp_path)
+    console = Console(file=io.StringIO(), width=80)
+    assert train.train(config_file.parse_config(tree), tmp_path / "run", ["train"], console) == train.DONE
+    said = "training problems that share something with a held-out set: heldout: 1 normalised, of which 1 are dropped"
+    assert said in console.file.getvalue()
+    for row in read_metrics(tmp_path / "run"):
+        assert (row["problems_easy/train"], row["problems_hard/train"]) == (1, 2)
+        assert row["return"] == pytest.approx((row["return_easy/train"] + 2 * row["return_hard/train"]) / 3)
+    trees = [json.loads(line)["problem"] for line in (tmp_path / "run" / "rollouts" / "step-000000.jsonl").open()]
+    assert [problem.partition(":")[0] for problem in trees] == ["easy/train", "hard/train", "hard/train"]
+    data = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
+    assert [part["problems"] for part in data["train"]] == [2, 3] and data["dropped"] == ["easy/train:1"]
+    assert data["train"][0]["sha256"] == hashlib.sha256(Path("easy/train.jsonl").read_bytes()).hexdigest()
+
+
 def test_updates_that_stay_bad_stop_the_run(tmp_path, monkeypatch):
     # A learning rate past float32's range makes every parameter infinite, and every gradient after it.
     overrides = {**SMALL, "learner.learning_rate": 1e38, "learner.max_bad_updates": 2, "learner.warmup_updates": 0}
@@ -173,25 +233,24 @@ def test_updates_that_stay_bad_stop_the_run(tmp_path, monkeypatch):
     assert "metrics.jsonl" in said
 
 
-def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_path):
-    """Choices, calls and the shrunk baseline are of the steps before: taken up in the middle, a run ends the same."""
-    overrides = SMALL | {
+def load_short(overrides):
+    """A run of five short steps with a checkpoint each."""
+    shared = SMALL | {
         "steps": 5,
         "problems": 4,
-        "credit.method": "shrunk",
-        "credit.fan_out": "auto",
-        "credit.budget": 6,
-        "credit.auto.every": 2,
-        "imitation": None,
         "learner.epochs": 1,
         "evaluation": {"problems": 2, "samples": 0, "batch": 2},
         "checkpoint": {"every": 1, "keep": 5},
         "record_every": 0,
     }
-    for name in [name for name in overrides if name.startswith(("imitation.", "evaluation.", "checkpoint."))]:
-        del overrides[name]
-    config = config_file.load_config(CONFIGS / "quickstart.yaml", overrides)
+    kept = {name: value for name, value in shared.items() if not name.startswith(("evaluation.", "checkpoint."))}
+    if "imitation" in overrides:
+        kept = {name: value for name, value in kept.items() if not name.startswith("imitation.")}
+    return config_file.load_config(CONFIGS / "quickstart.yaml", kept | overrides)
 
+
+def run_stopped_and_whole(config, cache, tmp_path):
+    """The rows of a run, after it was also gone on with in a copy that was killed in its fourth step: both the same."""
     (tmp_path / "config.yaml").write_text(config_file.dump_config(config), encoding="utf-8")
     # Programs here compile for seconds and run for milliseconds.
     quick = {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
@@ -203,21 +262,47 @@ def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_
         return [drop_times(row) for row in read_metrics(run)]
 
     rows = start_here(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    for step in (4, 5):
+        shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(step))
+    again = start_here(tmp_path / "stopped")
+    team = make_team(config)
+    like = jax.eval_shape(lambda weights: init_state(team.policy, weights, config), team.weights)
+    states = [restore_step(tmp_path / name, 5, like) for name in ("whole", "stopped")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    return rows, again, states[0]
+
+
+def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_path):
+    """Choices, calls and the shrunk baseline are of the steps before: taken up in the middle, a run ends the same."""
+    config = load_short(
+        {
+            "credit.method": "shrunk",
+            "credit.fan_out": "auto",
+            "credit.budget": 6,
+            "credit.auto.every": 2,
+            "imitation": None,
+        }
+    )
+    rows, again, state = run_stopped_and_whole(config, cache, tmp_path)
+    assert again == rows
     for row in rows:
         assert row["evaluator_calls"] == 4 * np.prod(row["fan_out"]) <= 4 * 6
         assert row["messages"] == 4 * np.cumprod(row["fan_out"]).sum()
         assert row["traces"] == 2
     assert rows[0]["fan_out"] == rows[1]["fan_out"] and rows[2]["fan_out"] == rows[3]["fan_out"]
+    assert int(state.adaptive.components.steps) == 5
 
-    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
-    for step in (4, 5):  # as a run leaves it that is killed in its fourth step, between two choices
-        shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(step))
-    assert start_here(tmp_path / "stopped") == rows
-    team = make_team(config)
-    like = jax.eval_shape(lambda weights: init_state(team.policy, weights, config), team.weights)
-    states = [restore_step(tmp_path / name, 5, like) for name in ("whole", "stopped")]
-    jax.tree.map(np.testing.assert_array_equal, *states)
-    assert int(states[0].adaptive.components.steps) == 5
+
+def test_roles_with_weights_of_their_own_go_on_as_if_never_stopped(cache, tmp_path):
+    """In few shapes: of a question's and of the messages' lengths two each, so at most 2 + 4 traces."""
+    config = load_short({"policy.kind": "per_role", "shapes.lengths": 2, "shapes.batches": 2})
+    rows, again, state = run_stopped_and_whole(config, cache, tmp_path)
+    assert 2 <= rows[-1]["traces"] <= 6
+    assert [row | {"traces": 0} for row in rows] == [row | {"traces": 0} for row in again]
+    assert set(state.params) == {"reasoner", "actor"}
+    embeddings = [part["embedding"] for part in state.params.values()]
+    assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-4
 
 
 def test_the_quickstart_learns(tmp_path):

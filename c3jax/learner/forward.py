@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from c3jax.config import Sampling
+from c3jax.learner.token_loss import DrawnTokens
 from c3jax.models.decoder import Decoder
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import context, decode
@@ -25,14 +27,10 @@ def compute_turn_logp(
 
 def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messages, sampling: Sampling) -> jax.Array:
     """Log-probability [N, T] of messages after a path of frames; slots that were not sampled hold junk."""
-    past, hidden_MD = decode.prefill(model, path)
-    hidden_NTD, _ = model.extend(past, Frame(messages.tokens_NT, messages.content_NT))
+    hidden_NTD = _compute_drawing_hidden(model, path, messages)
     N, T, D = hidden_NTD.shape
-    # A token is drawn from the hidden state one slot before it; the first from the context's last.
-    first_N1D = jnp.repeat(hidden_MD, N // hidden_MD.shape[0], axis=0)[:, None]
-    before_NTD = jnp.concatenate([first_N1D, hidden_NTD[:, :-1]], axis=1)
     logp_B = sampling_lib.compute_token_logp(
-        before_NTD.reshape(N * T, D),
+        hidden_NTD.reshape(N * T, D),
         messages.tokens_NT.reshape(-1),
         messages.support_NTK.reshape(N * T, -1),
         model.head_weight(),
@@ -40,6 +38,30 @@ def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messag
         model.spec.dtype,
     )
     return logp_B.reshape(N, T)
+
+
+def compute_drawn_tokens(
+    model: Decoder, plans: Sequence[TurnPlan], place: int, rollout: Rollout, fan_out: Sequence[int]
+) -> tuple[jax.Array, DrawnTokens]:
+    """Tokens of one turn's messages, message after message, and the hidden states [B, D] that they are drawn from."""
+    messages = rollout.turns[place]
+    path = context.make_path(plans[place], rollout.question, rollout.turns, fan_out)
+    hidden_NTD = _compute_drawing_hidden(model, path, messages)
+    drawn = DrawnTokens(messages.tokens_NT, messages.support_NTK, messages.sampled_NT)
+    return flatten_tokens(hidden_NTD), jax.tree.map(flatten_tokens, drawn)
+
+
+def flatten_tokens(array_NT: jax.Array) -> jax.Array:
+    """An array [N, T, ...] as [N * T, ...]."""
+    return array_NT.reshape(math.prod(array_NT.shape[:2]), *array_NT.shape[2:])
+
+
+def _compute_drawing_hidden(model: Decoder, path: Sequence[Frame], messages: Messages) -> jax.Array:
+    """The hidden state [N, T, D] that each token is drawn from: the one a slot before it, or the context's last."""
+    past, hidden_MD = decode.prefill(model, path)
+    hidden_NTD, _ = model.extend(past, Frame(messages.tokens_NT, messages.content_NT))
+    first_N1D = jnp.repeat(hidden_MD, len(hidden_NTD) // len(hidden_MD), axis=0)[:, None]
+    return jnp.concatenate([first_N1D, hidden_NTD[:, :-1]], axis=1)
 
 
 def compute_context_hidden(

@@ -12,6 +12,7 @@ import optax
 
 from c3jax.config import Imitation, Sampling
 from c3jax.learner import forward
+from c3jax.learner.token_loss import compute_token_loss
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.types import Messages, Rollout, UserError
@@ -64,12 +65,13 @@ def make_imitation(
     fan_out = (1,) * len(plans)
 
     def loss_of(params: dict, rollout: Rollout) -> jax.Array:
-        total, count = jnp.float32(0.0), jnp.float32(0.0)
-        for place, turn in enumerate(rollout.turns):
-            model = make_model(policy, Weights(params, {}), plans[place].role)
-            logp_NT = forward.compute_turn_logp(model, plans, place, rollout, fan_out, _PLAIN)
-            total -= jnp.sum(jnp.where(turn.sampled_NT, logp_NT, 0.0))
-            count += turn.sampled_NT.sum()
+        total, count = jnp.float32(0.0), jnp.int32(0)
+        for place, plan in enumerate(plans):
+            model = make_model(policy, Weights(params, {}), plan.role)
+            hidden_BD, drawn = forward.compute_drawn_tokens(model, plans, place, rollout, fan_out)
+            arguments = (lambda logp_B, _: -logp_B, _PLAIN, model.spec.dtype)
+            total += compute_token_loss(hidden_BD, model.head_weight(), drawn, (), *arguments)[0]
+            count += jnp.sum(drawn.is_drawn_B)
         return total / count
 
     def update(state: ImitationState, rollout: Rollout) -> tuple[ImitationState, jax.Array]:

@@ -6,11 +6,38 @@ micro-batches and devices add up to exactly the full batch.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+
+
+class TokenTerms(NamedTuple):
+    """What the loss of each token reads beside its log-probability; [B], f32."""
+
+    behaviour_logp: jax.Array  # nats
+    advantage: jax.Array  # its message's
+    reference_logp: jax.Array | None  # nats; None where the loss has no divergence
+    kl_coefficient: jax.Array
+    weight: jax.Array  # share of the whole loss
+
+
+def compute_token_figures(
+    logp_B: jax.Array, terms: TokenTerms, clip: float, estimator: Literal["k1", "k3"]
+) -> dict[str, jax.Array]:
+    """What a token's log-probability says of it, each [B]; "loss" is policy_loss + kl_coefficient * kl."""
+    loss_B1, is_clipped_B1 = compute_policy_loss(logp_B[:, None], terms.behaviour_logp[:, None], terms.advantage, clip)
+    kl_B = jnp.zeros_like(logp_B)
+    if terms.reference_logp is not None:
+        kl_B = compute_divergence(logp_B, terms.reference_logp, estimator)
+    return {
+        "policy_loss": loss_B1[:, 0],
+        "clip_share": is_clipped_B1[:, 0].astype(jnp.float32),
+        "ratio_deviation": jnp.abs(jnp.exp(logp_B - terms.behaviour_logp) - 1.0),
+        "kl": kl_B,
+        "loss": loss_B1[:, 0] + terms.kl_coefficient * kl_B,
+    }
 
 
 def compute_policy_loss(

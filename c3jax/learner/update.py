@@ -25,6 +25,7 @@ from c3jax.learner import critic as critic_lib
 from c3jax.learner import forward, losses
 from c3jax.learner.adapt import AdaptiveState, init_adaptive, update_adaptive
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
+from c3jax.learner.token_loss import compute_token_loss
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
@@ -228,28 +229,51 @@ def _compute_loss(
     program: _Program, weights: Weights, batch: _Batch, kl_coefficient: jax.Array, total: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """This micro-batch's share of the minibatch's loss and figures."""
-    learner, sums = program.config.learner, []
-    for place, logp_NT in zip(program.trained, _compute_logp(program, weights, batch.rollout), strict=True):
-        messages = batch.rollout.turns[place]
-        weight_NT = _weigh(program, batch.rollout, place)
-        # Slots that were not drawn hold junk: they must not reach an exponential, whose infinity times zero is a NaN.
-        logp_NT = jnp.where(messages.sampled_NT, logp_NT, messages.behaviour_logp_NT)
-        loss_NT, is_clipped_NT = losses.compute_policy_loss(
-            logp_NT, messages.behaviour_logp_NT, batch.advantage[place], learner.clip
-        )
-        figures = {
-            "policy_loss": loss_NT,
-            "clip_share": is_clipped_NT.astype(jnp.float32),
-            "ratio_deviation": jnp.abs(jnp.exp(logp_NT - messages.behaviour_logp_NT) - 1.0),
-        }
-        if batch.reference_logp:
-            reference_NT = jnp.where(messages.sampled_NT, batch.reference_logp[place], logp_NT)
-            figures["kl"] = losses.compute_divergence(logp_NT, reference_NT, learner.kl.estimator)
-        sums.append({name: jnp.sum(weight_NT * value_NT) / total for name, value_NT in figures.items()})
-    figures = jax.tree.map(lambda *parts: sum(parts), *sums)
-    figures.setdefault("kl", jnp.float32(0.0))
-    figures["loss"] = figures["policy_loss"] + kl_coefficient * figures["kl"]
-    return figures["loss"], figures
+    parts = [
+        _compute_turn_loss(program, weights, batch, place, _make_terms(program, batch, place, kl_coefficient, total))
+        for place in program.trained
+    ]
+    return jax.tree.map(lambda *sums: sum(sums), *parts)
+
+
+def _compute_turn_loss(
+    program: _Program, weights: Weights, batch: _Batch, place: int, terms: losses.TokenTerms
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    config, model = program.config, make_model(program.policy, weights, program.plans[place].role)
+    hidden_BD, drawn = forward.compute_drawn_tokens(model, program.plans, place, batch.rollout, config.credit.fan_out)
+
+    def compute_figures(logp_B: jax.Array, terms: losses.TokenTerms) -> dict[str, jax.Array]:
+        figures = losses.compute_token_figures(logp_B, terms, config.learner.clip, config.learner.kl.estimator)
+        return {name: terms.weight * value_B for name, value_B in figures.items()}
+
+    loss, logp_B = compute_token_loss(
+        hidden_BD,
+        model.head_weight(),
+        drawn,
+        terms,
+        lambda logp_B, terms: compute_figures(logp_B, terms)["loss"],
+        config.sampling,
+        model.spec.dtype,
+    )
+    # Slots that were not drawn hold junk: they must not reach an exponential, whose infinity times zero is a NaN.
+    blank = jax.tree.map(lambda leaf_B: jnp.where(drawn.is_drawn_B, leaf_B, 0.0), (logp_B, terms))
+    return loss, {name: jnp.sum(value_B) for name, value_B in compute_figures(*blank).items()}
+
+
+def _make_terms(
+    program: _Program, batch: _Batch, place: int, kl_coefficient: jax.Array, total: jax.Array
+) -> losses.TokenTerms:
+    """What the loss reads of each token of a turn, message after message."""
+    messages = batch.rollout.turns[place]
+    spread = functools.partial(jnp.broadcast_to, shape=messages.tokens_NT.shape)
+    terms = losses.TokenTerms(
+        messages.behaviour_logp_NT,
+        spread(batch.advantage[place][:, None]),
+        batch.reference_logp[place] if batch.reference_logp else None,
+        spread(kl_coefficient),
+        _weigh(program, batch.rollout, place) / total,
+    )
+    return jax.tree.map(forward.flatten_tokens, terms)
 
 
 def _compute_logp(program: _Program, weights: Weights, rollout: Rollout) -> tuple[jax.Array, ...]:

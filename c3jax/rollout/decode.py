@@ -76,7 +76,7 @@ def sample_messages(
     program = _Program(model, model.unstack(), past, max_tokens, sampling, stop_tokens)
     loop = _start(past[-1], rows, max_tokens, sampling)
     loop = _draw(loop, logits_NV, key_N, sampling, stop_tokens)
-    sizes = _list_sizes(rows, batches)
+    sizes = list_sizes(rows, batches)
     loop = _run_stage(program, loop, key_N, None, sizes[1])
     messages, stopped_N, place_N = loop.messages, loop.stopped_N, jnp.arange(rows)
     for size, smaller in itertools.pairwise(sizes[1:]):
@@ -90,7 +90,7 @@ def sample_messages(
     return messages._replace(truncated_N=~stopped_N)
 
 
-def _list_sizes(rows: int, batches: int) -> list[int]:
+def list_sizes(rows: int, batches: int) -> list[int]:
     """Sizes of the batch, stage by stage, and 0, at which the last one ends."""
     sizes = [-(-rows // 2**stage) for stage in range(batches)]
     return [*dict.fromkeys(sizes), 0]

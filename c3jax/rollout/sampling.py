@@ -15,6 +15,10 @@ from c3jax.config import Sampling
 
 GREEDY = Sampling(temperature=1.0, top_k=1, top_p=1.0)  # a support of one token: the likeliest, lowest id on a tie
 
+# Most numbers that one chunk's logits are: 80 MB. Larger chunks are no faster, smaller ones read and write the head's
+# gradient more often.
+CHUNK_FLOATS = 20_000_000
+
 _OUT = -1e30
 
 
@@ -50,23 +54,50 @@ def compute_token_logp(
     head_VD: jax.Array,
     sampling: Sampling,
     dtype: str,
+    chunk_floats: int = CHUNK_FLOATS,
 ) -> jax.Array:
     """Log-probability [B], nats, of each drawn token under a policy's hidden states, over the recorded support.
 
     log pi(a) = z_a / t - log sum_{v in support} exp(z_v / t),   z = hidden . head
-    With a support only K rows of the head are read for a token, and no [B, V] logits exist.
+    Tokens are taken a chunk at a time: no [B, V] logits exist, forward or backward, and none of the vocabulary where
+    there is a support. The backward pass computes the logits again; a loss's gradient is cheaper by learner.token_loss.
     """
-    hidden_BD = hidden_BD.astype(dtype)
-    if sampling.top_k == 0:
-        logits_BV = jnp.einsum("bd,vd->bv", hidden_BD, head_VD.astype(dtype), preferred_element_type=jnp.float32)
-        logp_BV = jax.nn.log_softmax(logits_BV / sampling.temperature)
-        return jnp.take_along_axis(logp_BV, token_B[:, None], axis=1)[:, 0]
-    rows_BKD = head_VD[jnp.maximum(support_BK, 0)].astype(dtype)
+    cast_VD = jnp.asarray(head_VD, dtype)
+
+    def compute_one(token: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        hidden_CD, token_C, support_CK = (array[None] for array in token)
+        scaled_CE, is_token_CE = compute_scores(hidden_CD.astype(dtype), token_C, support_CK, cast_VD, sampling)
+        logp_CE = jax.nn.log_softmax(scaled_CE)
+        return jnp.sum(jnp.where(is_token_CE, logp_CE, 0.0))
+
+    size = size_chunk(len(token_B), *head_VD.shape, support_BK.shape[1], chunk_floats)
+    return jax.lax.map(jax.checkpoint(compute_one), (hidden_BD, token_B, support_BK), batch_size=size)
+
+
+def compute_scores(
+    hidden_BD: jax.Array, token_B: jax.Array, support_BK: jax.Array, head_VD: jax.Array, sampling: Sampling
+) -> tuple[jax.Array, jax.Array]:
+    """z / t [B, E], f32, of every entry that a token may be, and whether the entry is the token [B, E].
+
+    Entries are the vocabulary, or the support: then only its rows of the head are read. Hidden states and head have the
+    type of the products.
+    """
+    if support_BK.shape[1] == 0:
+        logits_BV = jnp.einsum("bd,vd->bv", hidden_BD, head_VD, preferred_element_type=jnp.float32)
+        return logits_BV / sampling.temperature, jnp.arange(head_VD.shape[0]) == token_B[:, None]
+    rows_BKD = head_VD[jnp.maximum(support_BK, 0)]
     logits_BK = jnp.einsum("bd,bkd->bk", hidden_BD, rows_BKD, preferred_element_type=jnp.float32)
     is_in_BK = support_BK >= 0
-    logp_BK = jax.nn.log_softmax(jnp.where(is_in_BK, logits_BK / sampling.temperature, _OUT))
-    is_drawn_BK = is_in_BK & (support_BK == token_B[:, None])
-    return jnp.sum(jnp.where(is_drawn_BK, logp_BK, 0.0), axis=1)
+    return jnp.where(is_in_BK, logits_BK / sampling.temperature, _OUT), is_in_BK & (support_BK == token_B[:, None])
+
+
+def size_chunk(tokens: int, vocab: int, width: int, entries: int, chunk_floats: int = CHUNK_FLOATS) -> int:
+    """Tokens of a chunk: chunks of equal size, each holding at most chunk_floats numbers (but one token at least).
+
+    A token holds a logit for each word of the vocabulary, or, with a support, a row of the head for each entry.
+    """
+    most = max(chunk_floats // (entries * width or vocab), 1)
+    return -(-tokens // -(-tokens // most))
 
 
 def _invert(logp_NK: jax.Array, uniform_N: jax.Array) -> jax.Array:

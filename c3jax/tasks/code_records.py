@@ -13,7 +13,7 @@ import types
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from c3jax.tasks.code import Check, write_check
+from c3jax.tasks.code import Check, read_check, write_check
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
 from c3jax.types import Problem
 
@@ -35,11 +35,12 @@ def load_problems(path: str, limit: int | None = None, spec: CodeSpec = _PLAIN) 
     """Load a JSONL set of programming problems.
 
     Records, told apart by their fields:
-      ours              {"id"?, "question", "tests": [...], "setup"?, "entry_point"?}
+      ours              {"id"?, "question", "tests": [...], "setup"?, "entry_point"?, "preamble"?}
       MBPP, MBPP+       {"task_id", "text" or "prompt", "code", "test_list", "test"?, "test_setup_code"?}
       HumanEval(+)      {"task_id", "prompt", "entry_point", "test"}
     A test is Python that raises if the program is wrong, and functions test...() that it defines are called. MBPP+'s
-    "test" holds the inputs of its "test_list" and more, so it is the one test; "test_imports" hold for it.
+    "test" holds the inputs of its "test_list" and more, so it is the one test; "test_imports" hold for it. Of ours,
+    "entry_point" is a name or a list of them, and "preamble" a head that a message may go on from.
 
     Args:
       limit: keep at most this many problems, from the top. The whole file is checked all the same.
@@ -48,9 +49,26 @@ def load_problems(path: str, limit: int | None = None, spec: CodeSpec = _PLAIN) 
       TaskError: the file cannot be read, a line is none of these records, two ids agree, or the set is empty.
     """
     check_limit(path, limit)
-    problems = [_read_problem(row, spec) for row in read_rows(path)]
+    problems = [read_problem(row, spec) for row in read_rows(path)]
     check_distinct(path, [problem.id for problem in problems])
     return problems[:limit]
+
+
+def write_record(problem: Problem) -> dict[str, object]:
+    """Write a problem as a record of our own, from which read_problem makes the same problem."""
+    check = read_check(problem.answer)
+    record: dict[str, object] = {"id": problem.id, "question": problem.question, "tests": list(check.tests)}
+    record |= {"setup": check.setup} if check.setup.strip() else {}
+    record |= {"preamble": check.preamble} if check.preamble.strip() else {}
+    return record | {"entry_point": list(check.names) if len(check.names) > 1 else check.entry_point}
+
+
+def read_statement(question: str) -> str:
+    """A question without the demand that this module adds to it: the words of whoever wrote the problem."""
+    return question.partition(_DEMAND)[0]
+
+
+_DEMAND = "\n\nYour program must define "
 
 
 class _Record(NamedTuple):
@@ -61,7 +79,8 @@ class _Record(NamedTuple):
     preamble: str = ""
 
 
-def _read_problem(row: Row, spec: CodeSpec) -> Problem:
+def read_problem(row: Row, spec: CodeSpec = _PLAIN) -> Problem:
+    """Read one row, as load_problems does; it does not see whether an id is given twice. Raises TaskError."""
     fields = row.fields
     if "tests" in fields:
         record = _read_own(row)
@@ -94,17 +113,19 @@ def _read_problem(row: Row, spec: CodeSpec) -> Problem:
 def _read_own(row: Row) -> _Record:
     question = check_text(row.place, "question", row.fields.get("question"))
     tests = _read_tests(row, "tests")
-    setup = _read_optional(row, "setup")
+    setup, preamble = _read_optional(row, "setup"), _read_optional(row, "preamble")
+    _parse(row.place, "the preamble", preamble)
     if "entry_point" in row.fields:
-        names = [check_text(row.place, "entry_point", row.fields["entry_point"])]
+        given = row.fields["entry_point"]
+        names = [check_text(row.place, "entry_point", name) for name in (given if isinstance(given, list) else [given])]
     else:
         names = _find_undefined([*map(ast.parse, tests), _parse(row.place, "the setup", setup)])
     if not names:
         raise TaskError(f"{row.place}: expected tests that use a name which the program is to define, found none")
     missing = [name for name in names if not re.search(rf"\b{re.escape(name)}\b", question)]
     if missing:
-        question = f"{question.rstrip()}\n\nYour program must define {' and '.join(f'`{name}`' for name in missing)}."
-    return _Record(question, tests, names, setup)
+        question = f"{question.rstrip()}{_DEMAND}{' and '.join(f'`{name}`' for name in missing)}."
+    return _Record(question, tests, names, setup, preamble)
 
 
 def _read_mbpp(row: Row) -> _Record:
@@ -122,7 +143,7 @@ def _read_mbpp(row: Row) -> _Record:
     setup = "\n".join([*map(str, imports), _read_optional(row, "test_setup_code")])
     if "test" in row.fields:
         tests = [_check_test(row, "test", row.fields["test"])]
-    question = f"{question.rstrip()}\n\nYour program must define {' and '.join(heads.values())}."
+    question = f"{question.rstrip()}{_DEMAND}{' and '.join(heads.values())}."
     return _Record(question, tests, list(heads), setup)
 
 
@@ -156,7 +177,8 @@ _MENDED = (
 def _check_test(row: Row, name: str, test: object) -> str:
     text = check_text(row.place, name, test).replace("\r\n", "\n")
     for fault, mending in _MENDED:
-        text = text.replace(fault, mending)
+        if not mending or mending not in text:  # a set that was prepared has been mended before
+            text = text.replace(fault, mending)
     try:
         compile(text, name, "exec", dont_inherit=True)  # not parsed: MBPP+ has megabytes of tests
     except (SyntaxError, ValueError, RecursionError) as error:

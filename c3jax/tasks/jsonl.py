@@ -33,6 +33,15 @@ def read_rows(path: str) -> list[Row]:
             content = file.read()
     except OSError as error:
         raise TaskError(f"{path}: the file cannot be read ({error.strerror})") from error
+    return parse_rows(path, content)
+
+
+def parse_rows(path: str, content: bytes) -> list[Row]:
+    """Read what a file of JSON objects, one a line, holds; `path` is its name in messages.
+
+    Raises:
+      TaskError: there is nothing in it, or a line is no JSON object.
+    """
     # Split bytes at line feeds only: str.splitlines would also split inside strings, at U+2028 and its like.
     lines = content.removeprefix(codecs.BOM_UTF8).rstrip().split(b"\n") if content.strip() else []
     if not lines:

@@ -14,7 +14,7 @@ LONGEST_MESSAGE = 100_000  # characters, counted from the end, where the answer 
 LONGEST_ANSWER = 1_000  # characters in a box
 DEEPEST_ANSWER = 20  # brackets in brackets
 
-_QUESTIONS = ("question", "problem")
+_QUESTIONS = ("question", "problem", "input")
 _ANSWERS = ("answer", "golden", "solution")
 _IDS = ("id", "unique_id")
 
@@ -23,8 +23,8 @@ def load_problems(path: str, limit: int | None = None) -> list[Problem]:
     r"""Load a JSONL set: rows with a question and an answer, or a benchmark's own rows.
 
     Read as they are: {"id"?, "question", "answer"}, MATH ({"problem", "solution"}), MATH500 (also "answer" and
-    "unique_id"), GSM8K (answers that end in "#### 18"), CMATH ("golden") and AIME; names in capitals count too. An
-    answer that holds a \boxed{...} is what the last one holds.
+    "unique_id"), GSM8K (answers that end in "#### 18"), CMATH ("golden", in its first edition with "input") and AIME;
+    names in capitals count too. An answer that holds a \boxed{...} is what the last one holds.
 
     Args:
       path: UTF-8 file, one JSON object a line.
@@ -37,12 +37,20 @@ def load_problems(path: str, limit: int | None = None) -> list[Problem]:
       TaskError: the file cannot be read, a line is not as above, two ids agree, or the set is empty.
     """
     check_limit(path, limit)
-    problems = [_read_problem(row) for row in read_rows(path)]
+    problems = [read_problem(row) for row in read_rows(path)]
     check_distinct(path, [problem.id for problem in problems])
     return problems[:limit]
 
 
-def _read_problem(row: Row) -> Problem:
+def has_answer(row: Row) -> bool:
+    """Whether a row gives an answer at all: some files were published with empty ones."""
+    fields = {name.lower(): value for name, value in row.fields.items()}
+    answer = next((fields[name] for name in _ANSWERS if name in fields), None)
+    return answer is not None and bool(str(answer).strip())
+
+
+def read_problem(row: Row) -> Problem:
+    """Read one row, as load_problems does; it does not see whether an id is given twice. Raises TaskError."""
     fields = {name.lower(): value for name, value in row.fields.items()}
     question = next((name for name in _QUESTIONS if name in fields), _QUESTIONS[0])
     source = next((name for name in _ANSWERS if name in fields), _ANSWERS[0])

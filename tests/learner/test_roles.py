@@ -53,8 +53,9 @@ def get_program(tiny):
             policy=config_lib.Policy(kind=kind, rank=2),
             sampling=tree.sampling,
             credit=config_lib.Credit(method="c3", fan_out=(2, 2), budget=4, normalise="none"),
-            # Small enough that every gradient is clipped: the clip of one role must not see the other's.
-            learner=config_lib.Learner(learning_rate=1e-2, max_grad_norm=1e-3, kl=KL),
+            # A norm so small that every gradient is clipped: the clip of one role must not see the other's. Adam's
+            # epsilon is far above rounding, so that a gradient of about zero is not blown up to a step of full size.
+            learner=config_lib.Learner(learning_rate=1e-2, max_grad_norm=1e-2, adam_eps=1e-4, kl=KL),
         )
         policy, weights = policy_lib.make_policy(
             config.policy, tiny.spec, tiny.policy.graphdef, tiny.params, ["planner", "actor"], ["planner", "actor"],
@@ -102,7 +103,7 @@ def test_without_credit_a_role_stands_still(get_program, kind):
     program = get_program(kind)
     state, figures = run(program, np.float32([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0.5, 0.5]]))
     for one, other in zip(leaves(state.params["actor"]), leaves(program.weights.trained["actor"]), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+        np.testing.assert_allclose(one, other, atol=1e-5)
     moved = zip(leaves(state.params["planner"]), leaves(program.weights.trained["planner"]), strict=True)
     assert max(np.abs(one - other).max() for one, other in moved) > 1e-3
     assert figures["first_ratio_deviation"] < 1e-5 and abs(figures["kl"]) < 1e-6

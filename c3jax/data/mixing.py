@@ -1,0 +1,97 @@
+"""Several training sets in one run: whose problems a step takes, as a function of the seed and the step alone.
+
+Problems of all sets are numbered slots, step by step. A set's slots are spread evenly by its weight, so after any
+number of slots every set has had its share to within one a set before it. Each set is gone through in an order of its
+own, new every epoch; an epoch is as many steps as surely find enough problems, so that no step meets one twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import PurePath
+
+import numpy as np
+
+from c3jax.types import Problem
+
+# A problem's index is part of every draw's address: its set in the upper bits, its row in the lower ones, so that it
+# stays the same whatever the sets before it hold, and is that of the row alone in the first set. There is room for
+# 128 sets of 16 million rows.
+_ROW_BITS = 24
+
+
+def name_sets(paths: Sequence[str]) -> list[str]:
+    """Short names of files: folder and file, as in gsm8k/train, or the whole paths where these are not distinct."""
+    names = ["/".join(PurePath(path).with_suffix("").parts[-2:]).lstrip("/") for path in paths]
+    return names if len(set(names)) == len(names) else list(paths)
+
+
+def join_sets(names: Sequence[str], sets: Sequence[Sequence[Problem]]) -> list[Problem]:
+    """Put sets behind each other. Of several sets, a problem's id is that of its set and its own: gsm8k/train:17."""
+    return [
+        problem._replace(
+            index=place << _ROW_BITS | problem.index,
+            id=f"{name}:{problem.id}" if len(sets) > 1 else problem.id,
+        )
+        for place, (name, problems) in enumerate(zip(names, sets, strict=True))
+        for problem in problems
+    ]
+
+
+def find_set(problem: Problem) -> int:
+    """The place of the set that a problem came from."""
+    return problem.index >> _ROW_BITS
+
+
+def count_most(weights: Sequence[float], size: int) -> list[int]:
+    """The most problems of each set that a step of `size` problems can take."""
+    shares = _compute_shares(weights)
+    return [int(size * share + _bound_error(place, len(shares))) for place, share in enumerate(shares)]
+
+
+def choose_places(
+    counts: Sequence[int], weights: Sequence[float], size: int, entropy: tuple[int, ...], step: int
+) -> list[int]:
+    """Places of a step's problems in the sets behind each other, none twice.
+
+    Args:
+      counts: problems of each set; at least `count_most`.
+      weights: of the sets, above 0; a set's share of all slots is its weight over their sum.
+      size: problems a step.
+      entropy: what the orders are drawn from, beside the set and the epoch.
+    """
+    shares = _compute_shares(weights)
+    begins, ends = _count_slots(shares, step * size), _count_slots(shares, (step + 1) * size)
+    places: list[int] = []
+    for place, (count, share) in enumerate(zip(counts, shares, strict=True)):
+        steps = max(1, int((count - _bound_error(place, len(shares))) / (size * share)))
+        epoch = step // steps
+        begin = begins[place] - _count_slots(shares, epoch * steps * size)[place]
+        # Trailing zeros do not count in a seed: the first set's orders are those of a run with one set.
+        order = np.random.default_rng([*entropy, epoch, place]).permutation(count)
+        taken = order[begin : begin + ends[place] - begins[place]]
+        places += (sum(counts[:place]) + taken).tolist()
+    return places
+
+
+def _compute_shares(weights: Sequence[float]) -> list[Fraction]:
+    exact = [Fraction(weight) for weight in weights]
+    return [weight / sum(exact) for weight in exact]
+
+
+def _count_slots(shares: Sequence[Fraction], slots: int) -> list[int]:
+    """How many of the first slots are each set's: the first set takes its share rounded down, the next of the rest.
+
+    Each count grows by at most one a slot, because each is a rounded share of a count that does.
+    """
+    counts, rest, left = [], slots, Fraction(1)
+    for share in shares[:-1]:
+        counts.append(int(rest * share / left))
+        rest, left = rest - counts[-1], left - share
+    return [*counts, rest]
+
+
+def _bound_error(place: int, sets: int) -> int:
+    """By how much a set's slots in a row of them can exceed its share: one for each rounding on the way to it."""
+    return min(place + 1, sets - 1)

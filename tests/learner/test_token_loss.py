@@ -1,0 +1,125 @@
+"""The loss over chunks of tokens against derivatives worked out on paper, in double precision, and its memory.
+
+With l_b = w_b logp_b^2 the derivative by logp_b is 2 w_b logp_b, that of logp_b by logit v is (1[v = token] - p_v) / t.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from c3jax.config import Sampling
+from c3jax.learner.token_loss import DrawnTokens, compute_token_loss
+
+B, V, D, K = 23, 50, 8, 4
+SAMPLINGS = {"plain": Sampling(temperature=0.7), "truncated": Sampling(temperature=0.7, top_k=K)}
+# Numbers a chunk: everything at once; chunks of 2 or 3 tokens and blocks of the head, neither of which comes out even.
+CHUNKS = {"whole": 10**6, "chunks": 130}
+
+
+def make_case(sampling):
+    random = np.random.default_rng(0)
+    hidden_BD, head_VD = (
+        random.normal(size=(B, D)).astype(np.float32),
+        random.normal(size=(V, D)).astype(np.float32) / 2,
+    )
+    support_BK = np.array([random.choice(V, K, replace=False) for _ in range(B)], np.int32)
+    token_B = support_BK[:, 1].copy()
+    support_BK[::2, 3] = -1
+    drawn = DrawnTokens(token_B, support_BK[:, : sampling.top_k], random.random(B) < 0.7)
+    weight_B = np.where(drawn.is_drawn_B, random.random(B), np.nan).astype(np.float32)  # junk must not be read
+    return hidden_BD, head_VD, drawn, weight_B
+
+
+def work_by_hand(hidden_BD, head_VD, drawn, weight_B, sampling):
+    """Loss, logp_B and both gradients, float64."""
+    hidden_BD, head_VD = np.float64(hidden_BD), np.float64(head_VD)
+    is_in_BV = np.ones((B, V), bool)
+    if sampling.top_k:
+        is_in_BV = np.array([np.isin(np.arange(V), row) for row in drawn.support_BK])
+    mass_BV = np.where(is_in_BV, np.exp(hidden_BD @ head_VD.T / sampling.temperature), 0.0)
+    mass_BV /= mass_BV.sum(axis=1, keepdims=True)
+    logp_B = np.where(drawn.is_drawn_B, np.log(mass_BV[np.arange(B), drawn.token_B]), 0.0)
+    weight_B = np.where(drawn.is_drawn_B, weight_B, 0.0)
+    push_BV = (np.eye(V)[drawn.token_B] - mass_BV) * (2 * weight_B * logp_B / sampling.temperature)[:, None]
+    return np.sum(weight_B * logp_B**2), logp_B, push_BV @ head_VD, push_BV.T @ hidden_BD
+
+
+def square(logp_B, weight_B):
+    return weight_B * logp_B**2
+
+
+def compute(hidden_BD, head_VD, drawn, weight_B, sampling, dtype="float32", chunk_floats=10**6):
+    return compute_token_loss(hidden_BD, head_VD, drawn, weight_B, square, sampling, dtype, chunk_floats)
+
+
+def differentiate(*arguments):
+    return jax.value_and_grad(compute, (0, 1), has_aux=True)(*arguments)
+
+
+def check(got, expected, rtol):
+    for one, other in zip(jax.tree.leaves(got), expected, strict=True):
+        assert one.dtype == jnp.float32 and np.abs(other).max() > 0.5
+        np.testing.assert_allclose(one, other, rtol=0, atol=rtol * np.abs(other).max())
+
+
+@pytest.mark.parametrize("chunk_floats", CHUNKS.values(), ids=CHUNKS)
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize("wrap", [lambda f, **_: f, jax.jit], ids=["eager", "jitted"])
+def test_loss_and_gradients_by_hand(wrap, sampling, chunk_floats):
+    case = make_case(sampling)
+    expected = work_by_hand(*case, sampling)
+    (loss, logp_B), gradients = wrap(differentiate, static_argnums=(4, 5, 6))(*case, sampling, "float32", chunk_floats)
+    check((loss, logp_B, *gradients), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_bfloat16_products_stay_within_their_rounding(sampling):
+    case = make_case(sampling)
+    got = jax.jit(differentiate, static_argnums=(4, 5, 6))(*case, sampling, "bfloat16", 130)
+    check(got, work_by_hand(*case, sampling), rtol=2e-2)
+    assert not np.allclose(got[0][0], work_by_hand(*case, sampling)[0], rtol=1e-5)
+
+
+def count_products(function, *arguments):
+    """Products [tokens, vocabulary] or with one, in a program as traced."""
+    return str(jax.make_jaxpr(function)(*arguments)).count("dot_general")
+
+
+def test_what_needs_no_gradient_costs_nothing():
+    """Three products a chunk with both gradients, two with a frozen head, one for the loss alone."""
+    hidden_BD, head_VD, drawn, weight_B = make_case(SAMPLINGS["plain"])
+    run = functools.partial(compute, sampling=SAMPLINGS["plain"], drawn=drawn, weight_B=weight_B)
+    both = lambda hidden, head: jax.grad(run, (0, 1), has_aux=True)(hidden, head)  # noqa: E731
+    stopped = lambda hidden, head: jax.grad(  # noqa: E731
+        lambda h, w: run(h, jax.lax.stop_gradient(w)), (0, 1), has_aux=True
+    )(hidden, head)
+    assert count_products(both, hidden_BD, head_VD) == 3
+    assert count_products(stopped, hidden_BD, head_VD) == 2
+    assert count_products(run, hidden_BD, head_VD) == 1
+    (frozen_BD, zero_VD), _ = stopped(hidden_BD, head_VD)
+    np.testing.assert_array_equal(frozen_BD, both(hidden_BD, head_VD)[0][0])
+    np.testing.assert_array_equal(zero_VD, 0)
+
+
+def test_memory_at_a_large_vocabulary():
+    """At most an eighth of what the plain form takes, as the compiler plans them."""
+    vocab, width, tokens = 151_936, 896, 1024
+    shapes = (jax.ShapeDtypeStruct((tokens, width), jnp.float32), jax.ShapeDtypeStruct((vocab, width), jnp.float32))
+    drawn = DrawnTokens(jnp.zeros(tokens, jnp.int32), jnp.zeros((tokens, 0), jnp.int32), jnp.ones(tokens, bool))
+
+    def run_plain(hidden_BD, head_VD):
+        logp_BV = jax.nn.log_softmax(hidden_BD @ head_VD.T)
+        return jnp.sum(jnp.take_along_axis(logp_BV, drawn.token_B[:, None], axis=1) ** 2)
+
+    def run_chunks(hidden_BD, head_VD):
+        ones_B = jnp.ones(tokens)
+        return compute_token_loss(hidden_BD, head_VD, drawn, ones_B, square, Sampling(), "float32")[0]
+
+    def measure(function):
+        compiled = jax.jit(jax.grad(function, (0, 1))).lower(*shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert measure(run_chunks) < measure(run_plain) / 8
