@@ -51,13 +51,13 @@ TOKENS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]])
 
 
 def make_run(path: Path, tree: dict[str, Any]) -> Team:
-    """A run with checkpoints 4 and 7; the weights of the team that is returned are those of 7, far from the start."""
+    """A run with checkpoints 4 and 7; the weights of the team that is returned are those of 7, and twice those of 4."""
     config = parse_config(tree)
     team = make_team(config)
     random = np.random.default_rng(0)
     trained = jax.tree.map(lambda leaf: jnp.float32(0.3 * random.normal(size=leaf.shape)), team.weights.trained)
     with open_run_dir(path, config, ["c3jax"]), CheckpointStore(path, 2, print) as store:
-        store.save(4, {"params": team.weights.trained, "other": jnp.zeros(2)})
+        store.save(4, {"params": jax.tree.map(lambda leaf: leaf / 2, trained), "other": jnp.zeros(2)})
         store.save(7, {"params": trained, "other": jnp.zeros(2)})
     return team._replace(weights=team.weights._replace(trained=trained))
 
@@ -123,10 +123,11 @@ def test_an_exported_run_is_the_model_of_another(shared, tmp_path, capsys):
         **{"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8},
     }
     # The step that is asked for, and nothing left beside the folder.
-    (tmp_path / "start").mkdir()
-    assert main(["export", str(run), "--to", str(tmp_path / "start"), "--checkpoint", "4"]) == 0
-    check_equal(hf_weights.load_folder(tmp_path / "start")[1], make_team(parse_config(TREE)).weights.trained)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "start"]
+    (tmp_path / "four").mkdir()
+    assert main(["export", str(run), "--to", str(tmp_path / "four"), "--checkpoint", "4"]) == 0
+    halves = jax.tree.map(lambda leaf: leaf / 2, team.weights.trained)
+    check_equal(hf_weights.load_folder(tmp_path / "four")[1], halves)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["four", "out"]
 
 
 def test_bfloat16_is_stored_rounded_and_comes_back_bit_for_bit(shared, tmp_path):

