@@ -32,7 +32,7 @@ ROOMS = {
     *("types", "config", "config_file", "protocol", "tasks", "models", "rollout", "rewards", "credit", "learner"),
     *("team", "warmup", "train", "evaluate", "ask", "bench", "checkpoint", "metrics", "records"),
     *("ledger", "rundir", "startup", "progress", "summary", "cli", "diagnostics", "studies", "report"),
-    *("score", "grade", "config_checks", "study_config", "study_sections"),
+    *("score", "grade", "bench_grade", "config_checks", "study_config", "study_sections"),
 }
 ALL_BUT_THE_OUTER = ROOMS - {"cli", "studies", "study_config", "study_sections", "score", "grade", "report"}
 # What a study may stand on besides the credit code; only the study of a small language model reaches further.
@@ -71,6 +71,7 @@ RULES = {
     "studies.text": Rule(STUDY | ALL_BUT_THE_OUTER, "anywhere"),
     "score": Rule({"types", "records", "credit", "diagnostics"}, "anywhere"),
     "grade": Rule({"types", "config", "config_file", "records", "rewards", "tasks"}, "never"),
+    "bench_grade": Rule({"types", "rewards", "tasks"}, "never"),
     "startup": Rule({"types", "config"}, "anywhere"),
     "progress": Rule({"types", "config"}, "never"),
     "summary": Rule({"types", "config", "evaluate", "metrics", "records"}, "anywhere"),
