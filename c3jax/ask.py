@@ -25,9 +25,16 @@ class SourceError(UserError):
     """A run directory or config that holds no policy to use."""
 
 
-def evaluate_source(source: str, checkpoint: str, overrides: dict[str, Any], console: Console, as_json: bool) -> int:
+def evaluate_source(
+    source: str,
+    checkpoint: str,
+    overrides: dict[str, Any],
+    console: Console,
+    as_json: bool,
+    is_contained: bool = True,
+) -> int:
     """Evaluate a run's policy, or a config's model before training, on the config's held-out problems."""
-    team, params, step = load_source(source, checkpoint, overrides)
+    team, params, step = load_source(source, checkpoint, overrides, is_contained)
     config = team.config
     with Evaluator(TASKS[config.task.kind].grade, config.workers, config.grade_timeout) as evaluator:
         results = [
@@ -53,7 +60,7 @@ def ask_source(
     """Put one question to a team and print every role's message, or the transcript as JSON."""
     if not question.strip():
         raise SourceError("question: expected some text, got none")
-    team, params, step = load_source(source, checkpoint, overrides)
+    team, params, step = load_source(source, checkpoint, overrides, is_contained=False)  # no program is run here
     texts, contexts = answer(team, params, question, is_sampled)
     # Nothing is graded here: the answer that would be judged is read out of the last message.
     answer_read = TASKS[team.config.task.kind].read_answer(texts[-1])
@@ -89,21 +96,22 @@ def answer(team: Team, params: dict, question: str, is_sampled: bool) -> tuple[l
     return texts, [team.tokenizer.decode(_list_context(plan, tokens, said)) for plan in team.plans]
 
 
-def load_source(source: str, checkpoint: str, overrides: dict[str, Any]) -> tuple[Team, dict, int]:
+def load_source(source: str, checkpoint: str, overrides: dict[str, Any], is_contained: bool) -> tuple[Team, dict, int]:
     """A team and its parameters: of a run's checkpoint, or as a config's model is before training (step 0).
 
-    Raises UserError where the source, the checkpoint or an override cannot be used.
+    `is_contained` false lets programs of a code task run without their sandbox. Raises UserError where the source, the
+    checkpoint or an override cannot be used.
     """
     path = Path(source)
     if path.is_file():
         if checkpoint != "newest":
             raise SourceError(f"--checkpoint: expected a run directory to take {checkpoint!r} from, got a config")
-        team = make_team(config_file.load_config(path, overrides))
+        team = make_team(config_file.load_config(path, overrides), is_contained)
         return team, team.params, 0
     if not path.is_dir():
         raise SourceError(f"{source}: expected a run directory or a config file, got neither")
     rundir.load_run_config(path)  # says what is wrong with a directory that is not a run
-    team = make_team(config_file.load_config(path / "config.yaml", overrides))
+    team = make_team(config_file.load_config(path / "config.yaml", overrides), is_contained)
     step = _choose_step(path, checkpoint)
     return team, restore_step(path, step, jax.eval_shape(lambda: team.params), part="params"), step
 

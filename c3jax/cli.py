@@ -25,7 +25,7 @@ Values are written as in YAML. `c3jax fields` lists every field."""
 # The commands' own options; every other --name sets a field of the config.
 _OPTIONS = (
     *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript", "--small"),
-    *("--method", "--normalise", "--compare", "--out"),
+    *("--method", "--normalise", "--compare", "--out", "--unsafe-no-sandbox"),
 )
 
 
@@ -87,12 +87,15 @@ def _make_parser() -> argparse.ArgumentParser:
     train.add_argument("config", help="YAML file; a run's saved config.yaml is one too")
     train.add_argument("--run-dir", metavar="DIR", help="where the run is kept (default: runs/<name of the config>)")
 
+    _add_unsafe(train)
+
     evaluate = _add(
         commands, "evaluate", _evaluate, "held-out accuracy of a run or of an untrained model", overrides=True
     )
     evaluate.add_argument("source", help="a run directory, or a config for its model as it is before training")
     evaluate.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_unsafe(evaluate)
 
     ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=True)
     ask.add_argument("source", help="a run directory, or a config for its model as it is before training")
@@ -127,6 +130,7 @@ def _make_parser() -> argparse.ArgumentParser:
     grade.add_argument("problems", metavar="PROBLEMS.jsonl", help="problems in any format that the task reads")
     grade.add_argument("answers", metavar="ANSWERS.jsonl", help='{"id": ..., "answer": the whole message} a line')
     grade.add_argument("--out", metavar="VERDICTS.jsonl", required=True, help="where the verdicts are written")
+    _add_unsafe(grade)
 
     fields = _add(commands, "fields", _fields, "list every field of a config")
     fields.add_argument("of", nargs="?", choices=("run", "study"), default="run", help="of a run (default) or a study")
@@ -146,6 +150,13 @@ def _add(commands: Any, name: str, run: Any, help_text: str, overrides: bool = F
     return command
 
 
+def _add_unsafe(command: argparse.ArgumentParser) -> None:
+    # Typed or not there: no config can ask for it.
+    command.add_argument(
+        "--unsafe-no-sandbox", action="store_true", help="run programs of code tasks with your rights, uncontained"
+    )
+
+
 # Rooms that need JAX are imported by the command that uses them: help and a wrong config answer at once.
 
 
@@ -155,14 +166,21 @@ def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax import startup, train
 
     console = startup.prepare()
-    return train.train(config, run_dir, ["c3jax", *arguments.words], console)
+    return train.train(
+        config, run_dir, ["c3jax", *arguments.words], console, is_contained=not arguments.unsafe_no_sandbox
+    )
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax import ask, startup
 
     return ask.evaluate_source(
-        arguments.source, arguments.checkpoint, overrides, startup.prepare(), as_json=arguments.json
+        arguments.source,
+        arguments.checkpoint,
+        overrides,
+        startup.prepare(),
+        as_json=arguments.json,
+        is_contained=not arguments.unsafe_no_sandbox,
     )
 
 
@@ -217,7 +235,8 @@ def _score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax import grade
 
-    print(grade.grade_files(arguments.task, arguments.problems, arguments.answers, arguments.out))
+    is_contained = not arguments.unsafe_no_sandbox
+    print(grade.grade_files(arguments.task, arguments.problems, arguments.answers, arguments.out, is_contained))
     return 0
 
 

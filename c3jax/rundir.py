@@ -39,6 +39,7 @@ class RunDir(NamedTuple):
     is_resumed: bool  # the run was there already
     command: list[str]
     lock: TextIO
+    is_contained: bool  # whether programs of a code task run in a sandbox
 
     def __enter__(self) -> RunDir:
         return self
@@ -50,13 +51,18 @@ class RunDir(NamedTuple):
 
 
 def open_run_dir(
-    path: str | Path, config: Section, command: list[str], load: Callable[[Path], Section] = load_config
+    path: str | Path,
+    config: Section,
+    command: list[str],
+    load: Callable[[Path], Section] = load_config,
+    is_contained: bool = True,
 ) -> RunDir:
     """Make the directory of a new run, or take up the run that is there, if its config is equal.
 
-    `command` is the command line, for the manifest; `load` reads the kind of config that is to be there. Raises
-    RunDirError, with nothing written, when the path holds another config's run or something else, when another process
-    has the run, or when the disk does not take it.
+    `command` is the command line, for the manifest, as is `is_contained`, whether programs of a code task run in a
+    sandbox; `load` reads the kind of config that is to be there. Raises RunDirError, with nothing written, when the
+    path holds another config's run or something else, when another process has the run, or when the disk does not
+    take it.
     """
     path = Path(path)
     try:
@@ -66,13 +72,14 @@ def open_run_dir(
             lock = on_error.enter_context(_lock(path))
             is_resumed = _check_contents(path, config, load)  # again: before the lock another process could write here
             if not is_resumed:
-                manifest = _describe_program() | {"seed": config.model_dump()["seed"], "command": command, "starts": []}
+                run = {"command": command, "unsafe_no_sandbox": not is_contained, "starts": []}
+                manifest = _describe_program() | {"seed": config.model_dump()["seed"]} | run
                 _replace(path / _MANIFEST, _to_json(manifest))
                 _replace(path / _CONFIG, dump_config(config))
             on_error.pop_all()
     except OSError as error:
         raise RunDirError(f"run directory {path}: cannot be used ({error.strerror})") from None
-    return RunDir(path, is_resumed, command, lock)
+    return RunDir(path, is_resumed, command, lock, is_contained)
 
 
 def record_start(run: RunDir, step: int) -> None:
@@ -81,7 +88,7 @@ def record_start(run: RunDir, step: int) -> None:
     Raises RunDirError when the manifest cannot be read or written.
     """
     path = run.path / _MANIFEST
-    facts = _describe_program() | {"command": run.command}
+    facts = _describe_program() | {"command": run.command, "unsafe_no_sandbox": not run.is_contained}
     try:
         manifest = _load_manifest(path)
         changes = {name: value for name, value in facts.items() if manifest.get(name) != value}

@@ -45,9 +45,13 @@ class Team(NamedTuple):
     params: dict
 
 
-def make_team(config: config_lib.RunConfig) -> Team:
-    """Read the problems, load the model and plan the contexts. Raises ValueError with one sentence for the user."""
-    train, heldout = _load_problems(config)
+def make_team(config: config_lib.RunConfig, is_contained: bool = True) -> Team:
+    """Read the problems, load the model and plan the contexts.
+
+    `is_contained` false lets programs of a code task run without their sandbox, and no wall of it is tried. Raises
+    ValueError with one sentence for the user.
+    """
+    train, heldout = _load_problems(config, is_contained)
     words = _list_words(config) if config.model.kind == "random" else None
     model = load_lib.load_model(config.model, words, address.make_stream(config.seed, address.INIT))
     plans = protocol_lib.plan_turns(config.protocol, model.tokenizer)
@@ -97,7 +101,7 @@ def arithmetic_spec(task: config_lib.ArithmeticTask) -> arithmetic.ArithmeticSpe
     return arithmetic.ArithmeticSpec(task.moves, task.down_share, task.plan_fault, task.distrust)
 
 
-def _load_problems(config: config_lib.RunConfig) -> tuple[list[Problem], list[Problem]]:
+def _load_problems(config: config_lib.RunConfig, is_contained: bool) -> tuple[list[Problem], list[Problem]]:
     task = config.task
     if task.kind == "arithmetic":
         spec = arithmetic_spec(task)
@@ -109,19 +113,22 @@ def _load_problems(config: config_lib.RunConfig) -> tuple[list[Problem], list[Pr
         made = reasoning.ReasoningSpec(task.generator, task.settings, task.threshold)
         return reasoning.make_problems(made, config.seed, task.train_problems, task.heldout_problems)
     if task.kind == "code":
-        return _load_code(task, config.grade_timeout)
+        return _load_code(task, config.grade_timeout, is_contained)
     if task.kind == "math":
         return maths.load_problems(task.path, task.limit), maths.load_problems(task.heldout_path, task.limit)
     return numeric.load_problems(task.path, task.limit), numeric.load_problems(task.heldout_path, task.limit)
 
 
-def _load_code(task: config_lib.CodeTask, grade_timeout: float) -> tuple[list[Problem], list[Problem]]:
+def _load_code(
+    task: config_lib.CodeTask, grade_timeout: float, is_contained: bool
+) -> tuple[list[Problem], list[Problem]]:
     if task.timeout + 2.0 > grade_timeout:
         raise config_lib.ConfigError(
             f"task.timeout: expected at most grade_timeout ({grade_timeout:g}) less 2 seconds, got {task.timeout:g}"
         )
-    check_walls()
-    spec = code_records.CodeSpec(task.reward, task.timeout, task.memory)
+    if is_contained:
+        check_walls()
+    spec = code_records.CodeSpec(task.reward, task.timeout, task.memory, is_contained=is_contained)
     sets = [code_records.load_problems(path, task.limit, spec) for path in (task.path, task.heldout_path)]
     return sets[0], sets[1]
 

@@ -32,7 +32,7 @@ from c3jax.rundir import open_run_dir, record_start
 from c3jax.summary import print_summary
 from c3jax.tasks import TASKS
 from c3jax.team import Team, choose_problems, decode_turns, make_questions, make_team
-from c3jax.types import Verdict
+from c3jax.types import UserError, Verdict
 from c3jax.warmup import warm_up
 
 DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
@@ -54,15 +54,18 @@ class _Programs(NamedTuple):
     evaluator: Evaluator
 
 
-def train(config: RunConfig, path: Path, command: list[str], console: Console) -> int:
+def train(config: RunConfig, path: Path, command: list[str], console: Console, is_contained: bool = True) -> int:
     """Run, or go on with, the training run in a directory. Returns the exit code.
 
-    Raises UserError, before anything is written, where the config, its files or the directory cannot be used.
+    `is_contained` false runs the programs of a code task without their sandbox; the manifest says so. Raises
+    UserError, before anything is written, where the config, its files or the directory cannot be used.
     """
-    team = make_team(config)
+    if not is_contained and config.task.kind != "code":
+        raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {config.task.kind}")
+    team = make_team(config, is_contained)
     _say_problems(team, console)
     with ExitStack() as stack:
-        run_dir = stack.enter_context(open_run_dir(path, config, command))
+        run_dir = stack.enter_context(open_run_dir(path, config, command, is_contained=is_contained))
         run = run_dir.path
         is_stopping = stack.enter_context(_catch_signals(console))
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))

@@ -204,6 +204,14 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
         ("train tiny.yaml --steps x", 'steps: expected an integer, got "x"'),
         ("train --steps x tiny.yaml", 'steps: expected an integer, got "x"'),
         ("train tiny.yaml --learner.learning_rate -1e-3", "learner.learning_rate: expected greater than 0, got -0.001"),
+        (
+            "train tiny.yaml --unsafe-no-sandbox",
+            "--unsafe-no-sandbox: expected a task that runs programs, got arithmetic",
+        ),
+        (
+            "train tiny.yaml --unsafe_no_sandbox true",
+            "unsafe_no_sandbox: expected a field of the config, got an unknown one",
+        ),
         ("train tiny.yaml --run_dir x", "run_dir: expected a field of the config, got an unknown one"),
         ("train tiny.yaml --credit.fan_out [1,4]", "credit.fan_out: method c3 would give turn 0 zero credit: .*"),
         ("train tiny.yaml --problems 3 --learner.minibatches 2", "learner.minibatches: expected a divisor .*"),
