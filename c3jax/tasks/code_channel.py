@@ -208,8 +208,12 @@ class _Reading:
     parse_constant = float  # of NaN, Infinity and -Infinity
 
 
-_scan = make_scanner(_Reading)
-_spell = make_encoder(None, None, encode_basestring_ascii, None, ":", ",", False, False, True)
+def _refuse(value: Any) -> Any:
+    raise TypeError(f"a {type(value).__name__} is no JSON")
+
+
+_scan = make_scanner(_Reading)  # type: ignore[arg-type]
+_spell = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, True)
 
 
 def write(message: Any) -> str:
