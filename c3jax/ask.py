@@ -14,8 +14,8 @@ from rich.text import Text
 from c3jax import config_file, evaluate, rundir
 from c3jax.checkpoint import find_best_step, list_steps, restore_step
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, context_tokens
-from c3jax.rewards import Evaluator
 from c3jax.rollout import address, context, sampling, tree
+from c3jax.suites import evaluate_suites
 from c3jax.tasks import TASKS
 from c3jax.team import Team, decode_turns, make_team
 from c3jax.types import UserError
@@ -33,19 +33,20 @@ def evaluate_source(
     as_json: bool,
     is_contained: bool = True,
 ) -> int:
-    """Evaluate a run's policy, or a config's model before training, on the config's held-out problems."""
+    """Evaluate a run's policy, or a config's model before training, on the held-out problems and the config's suites.
+
+    A run keeps the results, in eval/suites-STEP.json. Returns the exit code: 1 where a suite is missing.
+    """
     team, params, step = load_source(source, checkpoint, overrides, is_contained)
-    config = team.config
-    with Evaluator(TASKS[config.task.kind].grade, config.workers, config.grade_timeout) as evaluator:
-        results = [
-            evaluate.make_evaluation(team, profile)(params, evaluator, config.evaluation.problems)
-            for profile in evaluate.list_profiles(team)
-        ]
+    results = evaluate_suites(team, params, is_contained)
+    if Path(source).is_dir():
+        evaluate.save_results(Path(source) / "eval" / f"suites-{step}.json", step, results)
     if as_json:
-        print(json.dumps({"source": source, "step": step, "results": [result._asdict() for result in results]}))
+        body = {"source": source, "step": step, "unsafe_no_sandbox": not is_contained}
+        print(json.dumps(body | {"results": [result._asdict() for result in results]}))
     else:
         evaluate.print_results(console, results, f"{source}, step {step}")
-    return 0
+    return int(any(isinstance(result, evaluate.Missing) for result in results))
 
 
 def ask_source(

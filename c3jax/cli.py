@@ -25,7 +25,7 @@ Values are written as in YAML. `c3jax fields` lists every field."""
 # The commands' own options; every other --name sets a field of the config.
 _OPTIONS = (
     *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript", "--small"),
-    *("--method", "--normalise", "--compare", "--out", "--unsafe-no-sandbox"),
+    *("--method", "--normalise", "--compare", "--out", "--unsafe-no-sandbox", "--format"),
 )
 
 
@@ -96,6 +96,10 @@ def _make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_unsafe(evaluate)
+
+    compare = _add(commands, "compare", _compare, "tables of evaluations across runs and seeds")
+    compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; configs equal but for the seed group")
+    compare.add_argument("--format", choices=("terminal", "markdown", "csv", "latex"), default="terminal")
 
     ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=True)
     ask.add_argument("source", help="a run directory, or a config for its model as it is before training")
@@ -182,6 +186,14 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         as_json=arguments.json,
         is_contained=not arguments.unsafe_no_sandbox,
     )
+
+
+def _compare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from rich.console import Console
+
+    from c3jax import compare
+
+    return compare.compare_runs(arguments.runs, arguments.format, Console(highlight=False, markup=False))
 
 
 def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

@@ -306,6 +306,21 @@ class Imitation(Section):
     """Peak learning rate of a cosine to zero."""
 
 
+class SuiteSection(Section):
+    """A benchmark that `c3jax evaluate` measures beside the held-out problems."""
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=16)]
+    """What tables call it; heldout is the task's own held-out problems."""
+    kind: Literal["numeric", "math", "code", "reasoning"]
+    """Task whose rules grade it."""
+    path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of problems that the task reads."""
+    problems: Positive | None = None
+    """Use only the first so many problems."""
+    samples: Count | None = None
+    """Sampled transcripts a problem; none takes evaluation.samples."""
+
+
 class Evaluation(Section):
     """Held-out evaluation before the first step, during and after the run."""
 
@@ -314,9 +329,13 @@ class Evaluation(Section):
     problems: Positive = 128
     """Held-out problems used (all, when there are fewer)."""
     samples: Count = 1
-    """Sampled transcripts a problem, at the training sampling, beside the greedy one; 0 for greedy only."""
+    """Sampled transcripts a problem beside the greedy one; 0 for greedy only."""
+    sampling: Sampling | None = None
+    """How they are sampled; none samples as in training."""
     batch: Positive = 32
     """Problems in one device call."""
+    suites: tuple[SuiteSection, ...] = ()
+    """Benchmarks for `c3jax evaluate`, beside the held-out problems."""
 
 
 class Checkpoint(Section):
@@ -357,6 +376,8 @@ class RunConfig(Section):
     """Held-out evaluation."""
     checkpoint: Checkpoint = Checkpoint()
     """Checkpoints."""
+    rollout_problems: Positive | None = None
+    """Problems in one device call of a step; a call's answers are graded during the next. None takes the whole step."""
     record_every: Count = 10
     """Steps between recorded trees (rollouts/); 0 records none."""
     workers: Positive = 2

@@ -10,7 +10,7 @@ from c3jax.credit import methods, plans
 
 def check_config(config: RunConfig) -> None:
     """Check a run's config across its fields. Raises ConfigError."""
-    for check in (_check_protocol, _check_credit, _check_critic, _check_learner, _check_model):
+    for check in (_check_protocol, _check_credit, _check_critic, _check_learner, _check_model, _check_batches):
         check(config)
 
 
@@ -43,6 +43,16 @@ def _check_protocol(config: RunConfig) -> None:
             )
     if "question" not in seen:
         raise ConfigError("protocol.turns: expected at least one turn with the slot {question}, got none")
+
+
+def _check_batches(config: RunConfig) -> None:
+    size = config.rollout_problems
+    if size is not None and config.problems % size:
+        raise ConfigError(f"rollout_problems: expected a divisor of problems ({config.problems}), got {size}")
+    names = ["heldout", *(suite.name for suite in config.evaluation.suites)]
+    for place, name in enumerate(names[1:]):
+        if name in names[: place + 1]:
+            raise ConfigError(f"evaluation.suites.{place}.name: expected a name no other suite has, got {name!r}")
 
 
 def _check_credit(config: RunConfig) -> None:
@@ -97,12 +107,13 @@ def _check_critic(config: RunConfig) -> None:
 
 
 def _check_learner(config: RunConfig) -> None:
-    learner, sampling = config.learner, config.sampling
-    if sampling.top_p < 1.0 and sampling.top_k == 0:
-        raise ConfigError(
-            f"sampling.top_p: expected 1 while sampling.top_k is 0 (the tokens left to draw from are recorded, so"
-            f" their number must be bounded), got {sampling.top_p}"
-        )
+    learner = config.learner
+    for path, sampling in (("sampling", config.sampling), ("evaluation.sampling", config.evaluation.sampling)):
+        if sampling is not None and sampling.top_p < 1.0 and sampling.top_k == 0:
+            raise ConfigError(
+                f"{path}.top_p: expected 1 while {path}.top_k is 0 (the tokens left to draw from are recorded, so"
+                f" their number must be bounded), got {sampling.top_p}"
+            )
     if config.problems % learner.minibatches:
         raise ConfigError(
             f"learner.minibatches: expected a divisor of problems ({config.problems}), got {learner.minibatches}"

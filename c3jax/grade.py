@@ -10,7 +10,7 @@ from typing import get_args
 
 from c3jax.records import save_whole
 from c3jax.rewards import Evaluator, compute_disagreement
-from c3jax.tasks import TASKS, code_records
+from c3jax.tasks import TASKS, load_problems
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, read_id, read_rows
 from c3jax.tasks.sandbox_walls import check_walls
 from c3jax.types import Problem, UserError, Verdict, VerdictName
@@ -54,15 +54,6 @@ def grade_files(task: str, problems_path: str, answers_path: str, out_path: str,
     except OSError as error:
         raise UserError(f"--out: {out_path} cannot be written ({error.strerror})") from error
     return summarise(verdicts)
-
-
-def load_problems(task: str, path: str, is_contained: bool) -> list[Problem]:
-    """Load a file of problems of a task, whose programs run in a sandbox or do not. Raises UserError."""
-    if is_contained:
-        return TASKS[task].load(path)
-    if task != "code":
-        raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {task}")
-    return code_records.load_problems(path, spec=code_records.CodeSpec(is_contained=False))
 
 
 def pair_answers(problems: Sequence[Problem], problems_path: str, answers_path: str) -> tuple[list[Problem], list[str]]:

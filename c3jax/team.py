@@ -56,8 +56,8 @@ def make_team(config: config_lib.RunConfig, is_contained: bool = True) -> Team:
     model = load_lib.load_model(config.model, words, address.make_stream(config.seed, address.INIT))
     plans = protocol_lib.plan_turns(config.protocol, model.tokenizer)
     protocol_lib.check_lengths(plans, config.protocol.question_tokens, model.spec.context)
-    train_set = _encode(train, model.tokenizer, config.protocol.question_tokens)
-    heldout_set = _encode(heldout, model.tokenizer, config.protocol.question_tokens)
+    train_set = encode_problems(train, model.tokenizer, config.protocol.question_tokens)
+    heldout_set = encode_problems(heldout, model.tokenizer, config.protocol.question_tokens)
     if len(train_set.problems) < config.problems:
         raise config_lib.ConfigError(
             f"problems: expected at most the {len(train_set.problems)} training problems whose question fits"
@@ -142,7 +142,8 @@ def _list_words(config: config_lib.RunConfig) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def _encode(problems: list[Problem], tokenizer: Tokenizer, question_tokens: int) -> ProblemSet:
+def encode_problems(problems: list[Problem], tokenizer: Tokenizer, question_tokens: int) -> ProblemSet:
+    """The problems whose question fits its frame, with their tokens."""
     rows = [(problem, tuple(tokenizer.encode_text(problem.question))) for problem in problems]
     fitting = [(problem, tokens) for problem, tokens in rows if len(tokens) <= question_tokens]
     return ProblemSet(
