@@ -138,11 +138,11 @@ def stack_tensors(spec: decoder.DecoderSpec, read_tensor: Callable[[str], np.nda
             raise UserError(f"expected {name} of shape {list(wanted)}, as config.json has it, got {list(array.shape)}")
         if layer is None:
             flat[path] = put_array(array, dtype)
-            continue
-        if layer == 0:
-            flat[path] = jnp.zeros(shapes[path], dtype)
-        # Awaited, or tensors that are read faster than they are placed pile up.
-        flat[path] = jax.block_until_ready(_place_layer(flat[path], array, layer, path[-1] == "kernel"))
+        else:
+            stack = jnp.zeros(shapes[path], dtype) if layer == 0 else flat[path]
+            # Awaited, or tensors that are read faster than they are placed pile up.
+            flat[path] = jax.block_until_ready(_place_layer(stack, array, layer, path[-1] == "kernel"))
+        del array  # before the next one is read
     return traverse_util.unflatten_dict(flat)
 
 

@@ -95,6 +95,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def own_stop_tokens(fast: PreTrainedTokenizerFast) -> tuple[int, ...]:
     """The one end token that a transformers tokenizer names, or none."""
     return (fast.eos_token_id,) if isinstance(fast.eos_token_id, int) else ()
@@ -110,9 +114,11 @@ def wrap_tokenizer(fast: PreTrainedTokenizerFast, stop_tokens: Sequence[int]) ->
 
     def save(folder: str) -> None:
         fast.save_pretrained(folder)
+        path = Path(folder) / "tokenizer_config.json"
+        # transformers 5 writes a name of its own for this class, which transformers 4 does not know.
+        _write_json(path, read_json(path) | {"tokenizer_class": "PreTrainedTokenizerFast"})
         # The tokenizer's own files name one end token only.
-        text = json.dumps({"eos_token_id": list(stop_tokens)}, indent=2)
-        (Path(folder) / "generation_config.json").write_text(text + "\n", encoding="utf-8")
+        _write_json(Path(folder) / "generation_config.json", {"eos_token_id": list(stop_tokens)})
 
     return Tokenizer(
         encode_prompt=lambda text, is_start=True, is_cut=False: encode(text, False, is_start, is_cut),

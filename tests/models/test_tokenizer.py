@@ -142,6 +142,8 @@ def test_a_saved_folder_loads_as_it_was(folder, tmp_path):
     _change(folder / "generation_config.json", eos_token_id=[258, 259])
     loaded = tokenizer.load_tokenizer(folder)
     loaded.save(str(tmp_path / "out"))
+    written = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"  # a name that transformers 4 knows too
     again = tokenizer.load_tokenizer(tmp_path / "out")
     assert again.stop_tokens == (258, 259) and again.vocab_size == loaded.vocab_size == 260
     prompt = loaded.render("x", "<turn>ab")
