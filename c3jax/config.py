@@ -187,8 +187,8 @@ class ModelSection(Section):
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; weights, log-softmax and losses stay float32."""
-    remat: Literal["none", "layer"] = "none"
-    """What the backward pass computes again: nothing, or each layer's inside."""
+    remat: Literal["none", "layer", "dots"] = "none"
+    """What the backward pass computes again: nothing; each layer's inside; or of that all but products with weights."""
 
 
 class RandomModel(ModelSection):

@@ -18,7 +18,7 @@ from c3jax.types import Problem
 
 _MOST_IDS = 500  # in a complaint
 _COMMONEST_NAME = 3  # problems of a set: a function called solve in all of them tells none from another
-_GENERATED = ("arithmetic", "reasoning")  # their sentences are templates: all of them share runs of words
+_GENERATED = ("arithmetic", "stories", "reasoning")  # their sentences are templates: all of them share runs of words
 
 
 class Passed(NamedTuple):
