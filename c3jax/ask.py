@@ -15,8 +15,8 @@ from c3jax import config_file, evaluate, rundir
 from c3jax.checkpoint import find_best_step, list_steps, restore_step
 from c3jax.models.policy import Weights
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, context_tokens
-from c3jax.rewards import Evaluator
 from c3jax.rollout import address, context, sampling, tree
+from c3jax.suites import evaluate_suites
 from c3jax.tasks import TASKS
 from c3jax.team import Team, decode_turns, make_team
 from c3jax.types import UserError
@@ -26,20 +26,28 @@ class SourceError(UserError):
     """A run directory or config that holds no policy to use."""
 
 
-def evaluate_source(source: str, checkpoint: str, overrides: dict[str, Any], console: Console, as_json: bool) -> int:
-    """Evaluate a run's policy, or a config's model before training, on the config's held-out problems."""
-    team, weights, step = load_source(source, checkpoint, overrides)
-    config = team.config
-    with Evaluator(TASKS[config.task.kind].grade, config.workers, config.grade_timeout) as evaluator:
-        results = [
-            evaluate.make_evaluation(team, profile)(weights, evaluator, config.evaluation.problems)
-            for profile in evaluate.list_profiles(team)
-        ]
+def evaluate_source(
+    source: str,
+    checkpoint: str,
+    overrides: dict[str, Any],
+    console: Console,
+    as_json: bool,
+    is_contained: bool = True,
+) -> int:
+    """Evaluate a run's policy, or a config's model before training, on the held-out problems and the config's suites.
+
+    A run keeps the results, in eval/suites-STEP.json. Returns the exit code: 1 where a suite is missing.
+    """
+    team, weights, step = load_source(source, checkpoint, overrides, is_contained)
+    results = evaluate_suites(team, weights, is_contained)
+    if Path(source).is_dir():
+        evaluate.save_results(Path(source) / "eval" / f"suites-{step}.json", step, results)
     if as_json:
-        print(json.dumps({"source": source, "step": step, "results": [result._asdict() for result in results]}))
+        body = {"source": source, "step": step, "unsafe_no_sandbox": not is_contained}
+        print(json.dumps(body | {"results": [result._asdict() for result in results]}))
     else:
         evaluate.print_results(console, results, f"{source}, step {step}")
-    return 0
+    return int(any(isinstance(result, evaluate.Missing) for result in results))
 
 
 def ask_source(
@@ -54,7 +62,7 @@ def ask_source(
     """Put one question to a team and print every role's message, or the transcript as JSON."""
     if not question.strip():
         raise SourceError("question: expected some text, got none")
-    team, weights, step = load_source(source, checkpoint, overrides)
+    team, weights, step = load_source(source, checkpoint, overrides, is_contained=False)  # no program is run here
     texts, contexts = answer(team, weights, question, is_sampled)
     # Nothing is graded here: the answer that would be judged is read out of the last message.
     answer_read = TASKS[team.config.task.kind].read_answer(texts[-1])
@@ -90,21 +98,24 @@ def answer(team: Team, weights: Weights, question: str, is_sampled: bool) -> tup
     return texts, [team.tokenizer.decode(_list_context(plan, tokens, said)) for plan in team.plans]
 
 
-def load_source(source: str, checkpoint: str, overrides: dict[str, Any]) -> tuple[Team, Weights, int]:
+def load_source(
+    source: str, checkpoint: str, overrides: dict[str, Any], is_contained: bool = False
+) -> tuple[Team, Weights, int]:
     """A team and its weights: of a run's checkpoint, or as a config's model is before training (step 0).
 
-    Raises UserError where the source, the checkpoint or an override cannot be used.
+    `is_contained` false lets programs of a code task run without their sandbox. Raises UserError where the source, the
+    checkpoint or an override cannot be used.
     """
     path = Path(source)
     if path.is_file():
         if checkpoint != "newest":
             raise SourceError(f"--checkpoint: expected a run directory to take {checkpoint!r} from, got a config")
-        team = make_team(config_file.load_config(path, overrides))
+        team = make_team(config_file.load_config(path, overrides), is_contained)
         return team, team.weights, 0
     if not path.is_dir():
         raise SourceError(f"{source}: expected a run directory or a config file, got neither")
     rundir.load_run_config(path)  # says what is wrong with a directory that is not a run
-    team = make_team(config_file.load_config(path / "config.yaml", overrides))
+    team = make_team(config_file.load_config(path / "config.yaml", overrides), is_contained)
     step = choose_step(path, checkpoint)
     trained = restore_step(path, step, jax.eval_shape(lambda: team.weights.trained), part="params")
     return team, team.weights._replace(trained=trained), step

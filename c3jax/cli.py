@@ -26,6 +26,7 @@ Values are written as in YAML. `c3jax fields` lists every field."""
 _OPTIONS = (
     *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript", "--small"),
     *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
+    *("--unsafe-no-sandbox", "--format"),
 )
 
 
@@ -87,12 +88,19 @@ def _make_parser() -> argparse.ArgumentParser:
     train.add_argument("config", help="YAML file; a run's saved config.yaml is one too")
     train.add_argument("--run-dir", metavar="DIR", help="where the run is kept (default: runs/<name of the config>)")
 
+    _add_unsafe(train)
+
     evaluate = _add(
         commands, "evaluate", _evaluate, "held-out accuracy of a run or of an untrained model", overrides=True
     )
     evaluate.add_argument("source", help="a run directory, or a config for its model as it is before training")
     evaluate.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_unsafe(evaluate)
+
+    compare = _add(commands, "compare", _compare, "tables of evaluations across runs and seeds")
+    compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; configs equal but for the seed group")
+    compare.add_argument("--format", choices=("terminal", "markdown", "csv", "latex"), default="terminal")
 
     ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=True)
     ask.add_argument("source", help="a run directory, or a config for its model as it is before training")
@@ -116,7 +124,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
 
     bench = _add(commands, "bench", _bench, "measure the program on this machine")
-    bench.add_argument("what", choices=("rollout", "credit"))
+    bench.add_argument("what", choices=("rollout", "credit", "grade"))
     bench.add_argument(
         "--small", action="store_true", help="tiny sizes: checks that the benchmark runs, measures nothing"
     )
@@ -141,6 +149,7 @@ def _make_parser() -> argparse.ArgumentParser:
     grade.add_argument("problems", metavar="PROBLEMS.jsonl", help="problems in any format that the task reads")
     grade.add_argument("answers", metavar="ANSWERS.jsonl", help='{"id": ..., "answer": the whole message} a line')
     grade.add_argument("--out", metavar="VERDICTS.jsonl", required=True, help="where the verdicts are written")
+    _add_unsafe(grade)
 
     prepare = _add(commands, "prepare", _prepare, "fetch a public set, check it and write it in our record")
     prepare.add_argument("name", metavar="NAME", help="all, or one of math, gsm8k, mbpp, ... (docs/data.md)")
@@ -170,6 +179,13 @@ def _add(commands: Any, name: str, run: Any, help_text: str, overrides: bool = F
     return command
 
 
+def _add_unsafe(command: argparse.ArgumentParser) -> None:
+    # Typed or not there: no config can ask for it.
+    command.add_argument(
+        "--unsafe-no-sandbox", action="store_true", help="run programs of code tasks with your rights, uncontained"
+    )
+
+
 # Rooms that need JAX are imported by the command that uses them: help and a wrong config answer at once.
 
 
@@ -179,15 +195,30 @@ def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax import startup, train
 
     console = startup.prepare()
-    return train.train(config, run_dir, ["c3jax", *arguments.words], console)
+    return train.train(
+        config, run_dir, ["c3jax", *arguments.words], console, is_contained=not arguments.unsafe_no_sandbox
+    )
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax import ask, startup
 
     return ask.evaluate_source(
-        arguments.source, arguments.checkpoint, overrides, startup.prepare(), as_json=arguments.json
+        arguments.source,
+        arguments.checkpoint,
+        overrides,
+        startup.prepare(),
+        as_json=arguments.json,
+        is_contained=not arguments.unsafe_no_sandbox,
     )
+
+
+def _compare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from rich.console import Console
+
+    from c3jax import compare
+
+    return compare.compare_runs(arguments.runs, arguments.format, Console(highlight=False, markup=False))
 
 
 def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
@@ -212,6 +243,10 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _bench(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    if arguments.what == "grade":  # needs no JAX
+        from c3jax import bench_grade
+
+        return bench_grade.run(arguments.small)
     from c3jax import bench, startup
 
     startup.prepare()
@@ -244,7 +279,8 @@ def _score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax import grade
 
-    print(grade.grade_files(arguments.task, arguments.problems, arguments.answers, arguments.out))
+    is_contained = not arguments.unsafe_no_sandbox
+    print(grade.grade_files(arguments.task, arguments.problems, arguments.answers, arguments.out, is_contained))
     return 0
 
 
@@ -268,7 +304,8 @@ def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     width = min(shutil.get_terminal_size().columns, 100)
     lines = []
     for field in study_config.list_study_fields() if arguments.of == "study" else config_file.list_fields():
-        lines.append(f"--{field.path}  {field.kind}  [{field.default}]")
+        head = f"--{field.path}  {field.kind}  [{field.default}]"
+        lines.append(textwrap.fill(head, width, subsequent_indent="    ", break_on_hyphens=False))
         lines.append(textwrap.fill(field.text, width, initial_indent="    ", subsequent_indent="    "))
     try:
         print("\n".join(lines), flush=True)

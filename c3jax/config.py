@@ -152,6 +152,10 @@ class Data(Section):
     """Whether a run of 13 words in common with a held-out problem is only said, or counts as being in the set."""
 
 
+GeneratedTask = ArithmeticTask | StoryTask | ReasoningTask
+AnyTask = ArithmeticTask | StoryTask | NumericTask | MathTask | CodeTask | ReasoningTask
+
+
 class Turn(Section):
     """One decision point: a role reads its context and writes one message."""
 
@@ -183,8 +187,8 @@ class ModelSection(Section):
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; weights, log-softmax and losses stay float32."""
-    remat: Literal["none", "layer"] = "none"
-    """What the backward pass computes again: nothing, or each layer's inside."""
+    remat: Literal["none", "layer", "dots"] = "none"
+    """What the backward pass computes again: nothing; each layer's inside; or of that all but products with weights."""
 
 
 class RandomModel(ModelSection):
@@ -377,6 +381,21 @@ class Imitation(Section):
     """Peak learning rate of a cosine to zero."""
 
 
+class SuiteSection(Section):
+    """A benchmark that `c3jax evaluate` measures beside the held-out problems."""
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=16)]
+    """What tables call it; heldout is the task's own held-out problems."""
+    kind: Literal["numeric", "math", "code", "reasoning"]
+    """Task whose rules grade it."""
+    path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of problems that the task reads."""
+    problems: Positive | None = None
+    """Use only the first so many problems."""
+    samples: Count | None = None
+    """Sampled transcripts a problem; none takes evaluation.samples."""
+
+
 class Evaluation(Section):
     """Held-out evaluation before the first step, during and after the run."""
 
@@ -385,9 +404,13 @@ class Evaluation(Section):
     problems: Positive = 128
     """Held-out problems used (all, when there are fewer)."""
     samples: Count = 1
-    """Sampled transcripts a problem, at the training sampling, beside the greedy one; 0 for greedy only."""
+    """Sampled transcripts a problem beside the greedy one; 0 for greedy only."""
+    sampling: Sampling | None = None
+    """How they are sampled; none samples as in training."""
     batch: Positive = 32
     """Problems in one device call."""
+    suites: tuple[SuiteSection, ...] = ()
+    """Benchmarks for `c3jax evaluate`, beside the held-out problems."""
 
 
 class Shapes(Section):
@@ -419,9 +442,7 @@ class RunConfig(Section):
     """Training steps: one batch of trees and its updates each."""
     problems: Positive
     """Problems a step: one tree each."""
-    task: ArithmeticTask | StoryTask | NumericTask | MathTask | CodeTask | ReasoningTask = pydantic.Field(
-        discriminator="kind"
-    )
+    task: AnyTask = pydantic.Field(discriminator="kind")
     """Where problems come from and how answers are judged."""
     data: Data = Data()
     """How training and held-out problems are kept apart."""
@@ -445,6 +466,8 @@ class RunConfig(Section):
     """Held-out evaluation."""
     checkpoint: Checkpoint = Checkpoint()
     """Checkpoints."""
+    rollout_problems: Positive | None = None
+    """Problems in one device call of a step; a call's answers are graded during the next. None takes the whole step."""
     record_every: Count = 10
     """Steps between recorded trees (rollouts/); 0 records none."""
     workers: Positive = 2
@@ -458,9 +481,11 @@ def trained_roles(protocol: Protocol) -> list[str]:
     return list(dict.fromkeys(turn.role for turn in protocol.turns if turn.trained))
 
 
-def list_training_sets(path: str | tuple[MixedSet, ...]) -> tuple[MixedSet, ...]:
-    """The training sets of a task's path, in either form."""
-    return (MixedSet(path=path),) if isinstance(path, str) else path
+def list_training_sets(task: AnyTask) -> tuple[MixedSet, ...]:
+    """The training sets of a task, whichever form its path has; none for a task whose problems are generated."""
+    if isinstance(task, GeneratedTask):
+        return ()
+    return (MixedSet(path=task.path),) if isinstance(task.path, str) else task.path
 
 
 def slots_of(turn: Turn) -> list[str]:

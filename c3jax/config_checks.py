@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 
-from c3jax.config import ConfigError, RunConfig, show_value, slots_in, trained_roles
+from c3jax.config import ConfigError, RunConfig, list_training_sets, show_value, slots_in, trained_roles
 from c3jax.credit import methods, plans
 
 
 def check_config(config: RunConfig) -> None:
     """Check a run's config across its fields. Raises ConfigError."""
-    checks = (_check_task, _check_protocol, _check_credit, _check_critic, _check_learner, _check_model, _check_policy)
-    for check in checks:
+    checks = (_check_task, _check_protocol, _check_credit, _check_critic, _check_learner, _check_batches)
+    for check in (*checks, _check_model, _check_policy):
         check(config)
 
 
 def _check_task(config: RunConfig) -> None:
     task = config.task
-    if task.kind == "arithmetic" or task.kind == "reasoning" or isinstance(task.path, str):
-        return
-    paths = [part.path for part in task.path]
+    paths = [part.path for part in list_training_sets(task)]
     for place, path in enumerate(paths):
         if path in paths[:place]:
             raise ConfigError(f"task.path.{place}.path: expected a set that is not in the list yet, got {path!r} again")
@@ -54,6 +52,16 @@ def _check_protocol(config: RunConfig) -> None:
             )
     if "question" not in seen:
         raise ConfigError("protocol.turns: expected at least one turn with the slot {question}, got none")
+
+
+def _check_batches(config: RunConfig) -> None:
+    size = config.rollout_problems
+    if size is not None and config.problems % size:
+        raise ConfigError(f"rollout_problems: expected a divisor of problems ({config.problems}), got {size}")
+    names = ["heldout", *(suite.name for suite in config.evaluation.suites)]
+    for place, name in enumerate(names[1:]):
+        if name in names[: place + 1]:
+            raise ConfigError(f"evaluation.suites.{place}.name: expected a name no other suite has, got {name!r}")
 
 
 def _check_credit(config: RunConfig) -> None:
@@ -108,12 +116,13 @@ def _check_critic(config: RunConfig) -> None:
 
 
 def _check_learner(config: RunConfig) -> None:
-    learner, sampling = config.learner, config.sampling
-    if sampling.top_p < 1.0 and sampling.top_k == 0:
-        raise ConfigError(
-            f"sampling.top_p: expected 1 while sampling.top_k is 0 (the tokens left to draw from are recorded, so"
-            f" their number must be bounded), got {sampling.top_p}"
-        )
+    learner = config.learner
+    for path, sampling in (("sampling", config.sampling), ("evaluation.sampling", config.evaluation.sampling)):
+        if sampling is not None and sampling.top_p < 1.0 and sampling.top_k == 0:
+            raise ConfigError(
+                f"{path}.top_p: expected 1 while {path}.top_k is 0 (the tokens left to draw from are recorded, so"
+                f" their number must be bounded), got {sampling.top_p}"
+            )
     if config.problems % learner.minibatches:
         raise ConfigError(
             f"learner.minibatches: expected a divisor of problems ({config.problems}), got {learner.minibatches}"

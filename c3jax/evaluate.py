@@ -1,12 +1,13 @@
-"""Held-out evaluation: greedy and sampled accuracy with intervals, unbiased pass@k, and what went wrong elsewhere."""
+"""Evaluation: accuracy with intervals on held-out problems and on other suites, and what went wrong elsewhere."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -16,13 +17,18 @@ from rich.table import Table
 from rich.text import Text
 
 from c3jax.config import Sampling
-from c3jax.diagnostics.statistics import compute_bootstrap_interval, compute_wilson_interval
+from c3jax.diagnostics.statistics import Interval, compute_bootstrap_interval, compute_wilson_interval
 from c3jax.models.policy import Weights
+from c3jax.overlap import wait_for
 from c3jax.records import save_whole
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
-from c3jax.team import Team, decode_messages, make_questions
-from c3jax.types import Rollout, Verdict
+from c3jax.tasks import TASKS
+from c3jax.team import ProblemSet, Team, decode_messages, make_questions
+from c3jax.types import Problem, Rollout, Verdict, VerdictName
+
+HELDOUT = "heldout"  # the suite of the task's own held-out problems
+_LEVEL = 0.95
 
 
 class Profile(NamedTuple):
@@ -33,61 +39,94 @@ class Profile(NamedTuple):
     sampling: Sampling
 
 
-class Result(NamedTuple):
-    """What one profile measured. Shares are of all samples."""
+class Suite(NamedTuple):
+    """Problems to answer, under the name that tables call them by."""
 
+    name: str
+    kind: str  # of their task
+    problems: ProblemSet
+
+
+class Result(NamedTuple):
+    """What one profile measured on one suite. Shares are of all samples, intervals of level 0.95."""
+
+    suite: str
     profile: str
     problems: int
+    left_out: int  # problems whose question is too long to be asked
     samples: int
-    accuracy: float  # mean return
-    low: float  # 95 % interval of the accuracy
+    sampling: dict[str, float]
+    accuracy: float  # mean return: avg@n
+    low: float
     high: float
-    pass_at: dict[int, float]
+    pass_at: dict[int, Interval]
+    majority: Interval | None  # maj@n; None where answers cannot be compared, or there is one sample
     truncated: float  # share of transcripts whose answer met the token limit
-    unparsable: float
-    failed: float  # share the evaluator could not judge: timeout or error
+    verdicts: dict[str, float]  # share of each verdict that there was
     tokens: int  # generated
+    ids: tuple[str, ...]
+    digests: tuple[str, ...]  # of question and answer: generated problems of two seeds may share their ids
+    scores: tuple[tuple[float, ...], ...]  # return of each sample of each problem
 
 
-def list_profiles(team: Team) -> list[Profile]:
-    """The profiles that a config asks for: greedy, and sampled as in training."""
+class Missing(NamedTuple):
+    """A suite that was asked for and could not be evaluated, and why."""
+
+    suite: str
+    missing: str
+
+
+def list_profiles(team: Team, samples: int | None = None) -> list[Profile]:
+    """The profiles that a config asks for: greedy, and sampled, as in training where it says nothing else."""
     section = team.config.evaluation
+    count = section.samples if samples is None else samples
     profiles = [Profile("greedy", 1, sampling.GREEDY)]
-    if section.samples:
-        profiles.append(Profile("sampled", section.samples, team.config.sampling))
+    if count:
+        profiles.append(Profile("sampled", count, section.sampling or team.config.sampling))
     return profiles
 
 
-def make_evaluation(team: Team, profile: Profile) -> Callable[[Weights, Evaluator, int], Result]:
-    """Make evaluate(weights, evaluator, problems), compiled once for the profile.
+def make_heldout(team: Team) -> Suite:
+    """The first `evaluation.problems` of the task's own held-out problems."""
+    count, held = team.config.evaluation.problems, team.heldout
+    return Suite(HELDOUT, team.config.task.kind, ProblemSet(held.problems[:count], held.tokens[:count], held.left_out))
 
-    It answers the first `problems` held-out problems; draws are addressed by the run's seed and the problem, so two
-    policies are compared on the same random numbers.
+
+def make_evaluation(team: Team, profile: Profile) -> Callable[[Weights, Evaluator, Suite], Result]:
+    """Make evaluate(weights, evaluator, suite), compiled once for the profile and each size of batch.
+
+    Draws are addressed by the run's seed and the problem, so two policies are compared on the same random numbers. The
+    answers of a batch are graded while the device writes those of the next.
     """
     fan_out = (profile.samples,) + (1,) * (len(team.plans) - 1)
     stop_tokens, batches = team.tokenizer.stop_tokens, team.config.shapes.batches
     sample_tree = tree.make_tree_sampler(team.policy, team.plans, fan_out, profile.sampling, stop_tokens, batches)
     key = address.make_stream(team.config.seed, address.EVALUATE)
 
-    def evaluate(weights: Weights, evaluator: Evaluator, problems: int) -> Result:
-        places = list(range(min(problems, len(team.heldout.problems))))
-        batch = min(team.config.evaluation.batch, len(places))
-        verdicts: list[Verdict] = []
-        truncated: list[bool] = []
-        generated = 0
-        for first in range(0, len(places), batch):
-            chunk = places[first : first + batch]
+    def evaluate(weights: Weights, evaluator: Evaluator, suite: Suite) -> Result:
+        count = len(suite.problems.problems)
+        batch = min(team.config.evaluation.batch, count)
+        chunks = [list(range(first, min(first + batch, count))) for first in range(0, count, batch)]
+
+        def begin(chunk: list[int]) -> Rollout:
             # The last chunk is filled up to the one compiled shape; what fills it is not scored.
             filled = chunk + [chunk[-1]] * (batch - len(chunk))
-            question, problem_P = make_questions(team, team.heldout, filled)
-            rollout, _ = sample_tree(weights, question, key, problem_P)
+            question, problem_P = make_questions(team, suite.problems, filled)
+            return sample_tree(weights, question, key, problem_P)[0]
+
+        truncated: list[bool] = []
+        generated = 0
+        begun = begin(chunks[0])
+        for place, chunk in enumerate(chunks):
+            wait_for(begun, evaluator)
+            rollout, begun = begun, begin(chunks[place + 1]) if place + 1 < len(chunks) else begun
             rollout = _keep_first(jax.device_get(rollout), batch, len(chunk))
             answers = decode_messages(team.tokenizer, rollout.turns[-1])
-            asked = [team.heldout.problems[place] for place in chunk for _ in range(profile.samples)]
-            verdicts += evaluator.score(asked, answers, budget=len(asked))
+            asked = [suite.problems.problems[index] for index in chunk for _ in range(profile.samples)]
+            evaluator.submit(asked, answers, budget=len(asked))
             truncated += rollout.turns[-1].truncated_N.tolist()
             generated += sum(int(turn.sampled_NT.sum()) for turn in rollout.turns)
-        return summarise(profile, verdicts, truncated, generated)
+        return summarise(suite, profile, evaluator.collect(), truncated, generated)
 
     return evaluate
 
@@ -96,26 +135,61 @@ def _keep_first(rollout: Rollout, problems: int, kept: int) -> Rollout:
     return jax.tree.map(lambda array: array[: len(array) // problems * kept], rollout)  # rows are in path order
 
 
-def summarise(profile: Profile, verdicts: Sequence[Verdict], truncated: Sequence[bool], tokens: int) -> Result:
-    """Figures of one profile from its verdicts, samples of a problem side by side."""
+def summarise(
+    suite: Suite, profile: Profile, verdicts: Sequence[Verdict], truncated: Sequence[bool], tokens: int
+) -> Result:
+    """Figures of one profile on a suite from its verdicts, samples of a problem side by side."""
     score_PS = np.array([verdict.score for verdict in verdicts], np.float64).reshape(-1, profile.samples)
     names = [verdict.verdict for verdict in verdicts]
-    low, high = compute_interval(score_PS)
+    accuracy = compute_interval(score_PS)
     correct_P = (score_PS >= 1.0).sum(axis=1)
-    ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= profile.samples]
+    pass_at = {
+        k: compute_interval(np.array([[compute_pass_at(profile.samples, int(c), k)] for c in correct_P]))
+        for k in (1, 2, 4, 8, 16, 32, 64, 128)
+        if k <= profile.samples
+    }
     return Result(
+        suite=suite.name,
         profile=profile.name,
         problems=len(score_PS),
+        left_out=suite.problems.left_out,
         samples=profile.samples,
-        accuracy=float(score_PS.mean()),
-        low=low,
-        high=high,
-        pass_at={k: float(np.mean([compute_pass_at(profile.samples, int(c), k) for c in correct_P])) for k in ks},
+        sampling=profile.sampling.model_dump(),
+        accuracy=accuracy.estimate,
+        low=accuracy.low,
+        high=accuracy.high,
+        pass_at=pass_at,
+        majority=_find_majority(suite.kind, verdicts, score_PS),
         truncated=float(np.mean(truncated)),
-        unparsable=names.count("unparsable") / len(names),
-        failed=(names.count("timeout") + names.count("error")) / len(names),
+        verdicts={name: names.count(name) / len(names) for name in get_args(VerdictName) if name in names},
         tokens=tokens,
+        ids=tuple(problem.id for problem in suite.problems.problems),
+        digests=tuple(_make_digest(problem) for problem in suite.problems.problems),
+        scores=tuple(map(tuple, score_PS.tolist())),
     )
+
+
+def _make_digest(problem: Problem) -> str:
+    return hashlib.sha256(f"{problem.question}\0{problem.answer}".encode()).hexdigest()[:12]
+
+
+def _find_majority(kind: str, verdicts: Sequence[Verdict], score_PS: np.ndarray) -> Interval | None:
+    canonical = TASKS[kind].canonical
+    problems, samples = score_PS.shape
+    if canonical is None or samples == 1:
+        return None
+    answers = [None if verdict.answer is None else canonical(verdict.answer) for verdict in verdicts]
+    rows = [answers[place * samples : (place + 1) * samples] for place in range(problems)]
+    return compute_interval(np.array([[score_majority(*row)] for row in zip(rows, score_PS.tolist(), strict=True)]))
+
+
+def score_majority(answers: Sequence[str | None], scores: Sequence[float]) -> float:
+    """Return of the answer that most samples give; of two with as many, of the one that was given first.
+
+    Answers are compared as texts; None does not vote, and where nothing votes the return is 0.
+    """
+    votes = [answer for answer in answers if answer is not None]
+    return scores[answers.index(max(votes, key=votes.count))] if votes else 0.0
 
 
 def compute_pass_at(samples: int, correct: int, k: int) -> float:
@@ -126,24 +200,22 @@ def compute_pass_at(samples: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-def compute_interval(score_PS: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean return over problems.
+def compute_interval(score_PS: np.ndarray) -> Interval:
+    """The mean return over problems with its 95 % interval.
 
     One sample of 0 or 1 a problem: Wilson's score interval (Wilson 1927). Otherwise the percentile bootstrap over
     problems, since samples of one problem are not independent of each other.
     """
     problems, samples = score_PS.shape
     if samples == 1 and np.isin(score_PS, (0.0, 1.0)).all():
-        interval = compute_wilson_interval(int(score_PS.sum()), problems, level=0.95)
-    else:
-        interval = compute_bootstrap_interval(score_PS.mean(axis=1), level=0.95)
-    return interval.low, interval.high
+        return compute_wilson_interval(int(score_PS.sum()), problems, _LEVEL)
+    return compute_bootstrap_interval(score_PS.mean(axis=1), _LEVEL)
 
 
-def save_results(path: Path, step: int, results: Sequence[Result]) -> None:
-    """Write an evaluation as one JSON file, whole or not at all."""
-    body = {"step": step, "results": [result._asdict() for result in results]}
-    save_whole(path, json.dumps(body, indent=2) + "\n")
+def save_results(path: Path, step: int, results: Sequence[Result | Missing]) -> None:
+    """Write an evaluation as one JSON file, a line a result, whole or not at all."""
+    lines = ",\n".join(json.dumps(result._asdict()) for result in results)
+    save_whole(path, f'{{"step": {step}, "results": [\n{lines}\n]}}\n')
 
 
 def load_results(path: Path) -> dict[str, Any]:
@@ -151,22 +223,43 @@ def load_results(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def print_results(console: Console, results: Sequence[Result], title: str) -> None:
-    """A table of the results that fits 80 columns."""
+def print_results(console: Console, results: Sequence[Result | Missing], title: str) -> None:
+    """A table of the results that fits 80 columns; a suite that is missing has a row, and its reason below."""
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name in ("profile", "problems", "samples", "accuracy", "95 %", "cut", "unparsable", "failed"):
-        table.add_column(name, justify="left" if name == "profile" else "right", no_wrap=True)
+    for name in ("suite", "profile", "problems", "n", "avg@n", "95 %", "cut", "unread", "timeout"):
+        side = "left" if name in ("suite", "profile") else "right"
+        table.add_column(name, justify=side, no_wrap=name != "suite", overflow="fold")
     for result in results:
+        if isinstance(result, Missing):
+            table.add_row(result.suite, "missing", *("-" for _ in range(7)))
+            continue
+        shares = (result.truncated, *(result.verdicts.get(name, 0.0) for name in ("unparsable", "timeout")))
         table.add_row(
+            result.suite,
             result.profile,
             str(result.problems),
             str(result.samples),
             f"{result.accuracy:.3f}",
             f"{result.low:.3f}-{result.high:.3f}",
-            *(f"{share:.1%}" for share in (result.truncated, result.unparsable, result.failed)),
+            *(f"{share:.1%}" for share in shares),
         )
     console.print(table)
     for result in results:
-        if len(result.pass_at) > 1:
-            text = "  ".join(f"pass@{k} {value:.3f}" for k, value in result.pass_at.items())
-            console.print(f"{result.profile}: {text}")
+        for line in _say_more(result):
+            console.print(line, soft_wrap=True)
+
+
+def _say_more(result: Result | Missing) -> list[str]:
+    if isinstance(result, Missing):
+        return [f"{result.suite} is missing: {result.missing}"]
+    lines = []
+    if result.samples > 1:
+        shown = [(f"pass@{k}", interval) for k, interval in result.pass_at.items()]
+        shown += [(f"maj@{result.samples}", result.majority)] if result.majority else []
+        texts = [f"{name} {value.estimate:.3f} ({value.low:.3f}-{value.high:.3f})" for name, value in shown]
+        lines.append(f"{result.suite}, {result.samples} samples a problem")
+        lines += ["  " + "  ".join(texts[place : place + 2]) for place in range(0, len(texts), 2)]
+    if result.left_out:
+        total = result.left_out + result.problems
+        lines.append(f"{result.suite}: {result.left_out} of {total} problems were too long to be asked")
+    return lines

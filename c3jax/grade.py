@@ -10,14 +10,15 @@ from typing import get_args
 
 from c3jax.records import save_whole
 from c3jax.rewards import Evaluator, compute_disagreement
-from c3jax.tasks import TASKS
+from c3jax.tasks import TASKS, load_problems
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, read_id, read_rows
+from c3jax.tasks.sandbox_walls import check_walls
 from c3jax.types import Problem, UserError, Verdict, VerdictName
 
 _MOST_WORKERS = 8
 
 
-def grade_files(task: str, problems_path: str, answers_path: str, out_path: str) -> str:
+def grade_files(task: str, problems_path: str, answers_path: str, out_path: str, is_contained: bool = True) -> str:
     """Grade a file of answers, one for each problem of a file, and write the verdicts in the order of the answers.
 
     Args:
@@ -25,6 +26,7 @@ def grade_files(task: str, problems_path: str, answers_path: str, out_path: str)
       problems_path: JSONL that the task reads.
       answers_path: JSONL, {"id": of a problem, "answer": the whole final message} a line.
       out_path: where {"id", "return", "verdict", "detail"} is written, a line an answer; whole or not at all.
+      is_contained: False runs programs of the task code without their sandbox, whose walls are else tried first.
 
     Returns:
       One line on how many answers got which verdict.
@@ -35,9 +37,12 @@ def grade_files(task: str, problems_path: str, answers_path: str, out_path: str)
     """
     if task not in TASKS:
         raise UserError(f"TASK: expected one of {', '.join(TASKS)}, got {task!r}")
-    problems, answers = pair_answers(TASKS[task].load(problems_path), problems_path, answers_path)
+    loaded = load_problems(task, problems_path, is_contained)
+    problems, answers = pair_answers(loaded, problems_path, answers_path)
     if not Path(out_path).absolute().parent.is_dir():
         raise UserError(f"--out: expected a file in a folder that exists, got {out_path}")
+    if task == "code" and is_contained:
+        check_walls()
     with Evaluator(TASKS[task].grade, min(_MOST_WORKERS, os.cpu_count() or 1)) as evaluator:
         verdicts = evaluator.score(problems, answers, budget=len(answers))
     rows = [

@@ -50,6 +50,8 @@ class Evaluator:
         with Evaluator(TASKS["numeric"].grade, workers=2) as evaluator:
             verdicts = evaluator.score(problems, answers, budget=len(answers))
 
+    A caller with other work meanwhile submits answers as they come, pumps now and then, and collects in the end.
+
     Attributes:
       calls: evaluator calls begun so far, as counted by the workers.
     """
@@ -67,6 +69,7 @@ class Evaluator:
         self._worker_count = workers
         self._timeout_s = timeout_s
         self._workers: list[_Worker] = []
+        self._work = _Work()
 
     def __enter__(self) -> Evaluator:
         """Start the workers; raises RuntimeError if one cannot start or cannot import the grading function."""
@@ -89,6 +92,7 @@ class Evaluator:
         for worker in self._workers:
             _end_worker(worker)
         self._workers = []
+        self._work = _Work()
 
     def score(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> list[Verdict]:
         """Grade each answer against the problem in its place: one evaluator call an answer, verdicts in order.
@@ -103,49 +107,75 @@ class Evaluator:
           ValueError: there are more answers than the budget allows, or not one for each problem.
           RuntimeError: the evaluator is not open, or a worker cannot be replaced.
         """
+        if self._work.answers:
+            raise RuntimeError("answers that were submitted before are not collected yet")
+        self.submit(problems, answers, budget)
+        return self.collect()
+
+    def submit(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> None:
+        """Take answers to be graded after those submitted before, and hand out what idle workers can take.
+
+        Args and errors are those of `score`; the budget is of these answers alone.
+        """
         if len(answers) > budget:
             raise ValueError(f"{len(answers)} answers need as many evaluator calls, and the budget is {budget}")
         if len(problems) != len(answers):
             raise ValueError(f"expected an answer for each of {len(problems)} problems, got {len(answers)}")
         if not self._workers:
             raise RuntimeError("the evaluator is not open: use it in a with block")
-        verdicts: dict[int, Verdict] = {}
-        waiting = deque(range(len(answers)))
+        work = self._work
+        work.waiting.extend(range(len(work.answers), len(work.answers) + len(answers)))
+        work.problems.extend(problems)
+        work.answers.extend(answers)
+        self.pump(0.0)
+
+    def pump(self, seconds: float) -> bool:
+        """Hand out answers and take verdicts in, waiting at most so long for one; False if no answer is out."""
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(self.close)  # replies still on their way must not meet a later call
-            while len(verdicts) < len(answers):
-                for worker in self._workers:
-                    if waiting and not worker.cases:
-                        self._send_chunk(worker, waiting, problems, answers)
-                self._receive(waiting, verdicts)
+            self._hand_out()
+            if any(worker.cases for worker in self._workers):
+                self._receive(seconds)
+                self._hand_out()
             cleanup.pop_all()
-        return [verdicts[place] for place in range(len(answers))]
+        return any(worker.cases for worker in self._workers)
 
-    def _send_chunk(
-        self, worker: _Worker, waiting: deque[int], problems: Sequence[Problem], answers: Sequence[str]
-    ) -> None:
+    def collect(self) -> list[Verdict]:
+        """Wait for the verdicts of all answers submitted since the last time, and give them in that order."""
+        while self.pump(_START_S):
+            pass
+        work, self._work = self._work, _Work()
+        return [work.verdicts[place] for place in range(len(work.answers))]
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if self._work.waiting and not worker.cases:
+                self._send_chunk(worker)
+
+    def _send_chunk(self, worker: _Worker) -> None:
         # Chunks shrink as the work runs out, so that no worker is left alone with many cases.
-        size = min(_LARGEST_CHUNK, max(1, len(waiting) // (4 * len(self._workers))))
-        worker.cases.extend(waiting.popleft() for _ in range(size))
+        work = self._work
+        size = min(_LARGEST_CHUNK, max(1, len(work.waiting) // (4 * len(self._workers))))
+        worker.cases.extend(work.waiting.popleft() for _ in range(size))
         worker.has_begun = False
         worker.deadline = time.monotonic() + self._timeout_s
-        cases = [(problems[place], answers[place]) for place in worker.cases]
+        cases = [(work.problems[place], work.answers[place]) for place in worker.cases]
         _send(worker, pickle.dumps((cases, size * self._timeout_s + _START_S)))
 
-    def _receive(self, waiting: deque[int], verdicts: dict[int, Verdict]) -> None:
-        """Wait for replies or the next deadline; put verdicts in place, and replace workers that are lost."""
+    def _receive(self, seconds: float) -> None:
+        """Wait for replies, the next deadline or so long; put verdicts in place, and replace workers that are lost."""
         busy = [worker for worker in self._workers if worker.cases]
-        patience_s = min(worker.deadline for worker in busy) - time.monotonic()
+        patience_s = min(seconds, min(worker.deadline for worker in busy) - time.monotonic())
         ready = wait([worker.replies.fileno() for worker in busy], timeout=max(0.0, patience_s))
         now = time.monotonic()  # replacing one worker below must not use up the time of the others
         for worker in busy:
             if worker.replies.fileno() in ready:
-                if not self._read_replies(worker, verdicts):
-                    self._replace(worker, "error", waiting, verdicts)
+                if not self._read_replies(worker):
+                    self._replace(worker, "error")
             elif now >= worker.deadline:
-                self._replace(worker, "timeout", waiting, verdicts)
+                self._replace(worker, "timeout")
 
-    def _read_replies(self, worker: _Worker, verdicts: dict[int, Verdict]) -> bool:
+    def _read_replies(self, worker: _Worker) -> bool:
         """Read what a worker has sent so far; False if it will send no more."""
         received = os.read(worker.replies.fileno(), 1 << 16)
         *lines, worker.partial_line = (worker.partial_line + received).split(b"\n")
@@ -156,12 +186,10 @@ class Evaluator:
             worker.has_begun = True
             worker.deadline = time.monotonic() + self._timeout_s
             if verdict is not None:
-                verdicts[worker.cases.popleft()] = Verdict(*verdict)
+                self._work.verdicts[worker.cases.popleft()] = Verdict(*verdict)
         return received != b""
 
-    def _replace(
-        self, worker: _Worker, name: Literal["error", "timeout"], waiting: deque[int], verdicts: dict[int, Verdict]
-    ) -> None:
+    def _replace(self, worker: _Worker, name: Literal["error", "timeout"]) -> None:
         """Put a new worker in the place of a lost one; the case it was at gets the verdict, the others wait again."""
         _end_worker(worker)
         details = {
@@ -169,8 +197,8 @@ class Evaluator:
             "timeout": f"no verdict within {self._timeout_s:g} s",
         }
         if worker.has_begun and worker.cases:
-            verdicts[worker.cases.popleft()] = Verdict(0.0, name, None, details[name])
-        waiting.extend(worker.cases)
+            self._work.verdicts[worker.cases.popleft()] = Verdict(0.0, name, None, details[name])
+        self._work.waiting.extend(worker.cases)
         replacement = _launch_worker(self._grade)
         self._workers[self._workers.index(worker)] = replacement
         _await_start(replacement)
@@ -180,6 +208,16 @@ def compute_disagreement(verdicts: Sequence[Verdict]) -> float:
     """Compute the share of answers on which the task's second rule disagrees with the verdict."""
     disagreeing = [verdict for verdict in verdicts if verdict.second not in (None, verdict.verdict == "correct")]
     return len(disagreeing) / len(verdicts)
+
+
+@dataclass(eq=False)
+class _Work:
+    """Answers that were submitted and not collected yet; an answer is known by its place among them."""
+
+    problems: list[Problem] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    waiting: deque[int] = field(default_factory=deque)
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
 
 
 @dataclass(eq=False)

@@ -40,6 +40,7 @@ class RunDir(NamedTuple):
     command: list[str]
     lock: TextIO
     data: dict[str, Any]  # what the run's problems are, for the manifest
+    is_contained: bool  # whether programs of a code task run in a sandbox
 
     def __enter__(self) -> RunDir:
         return self
@@ -56,12 +57,14 @@ def open_run_dir(
     command: list[str],
     load: Callable[[Path], Section] = load_config,
     data: dict[str, Any] | None = None,
+    is_contained: bool = True,
 ) -> RunDir:
     """Make the directory of a new run, or take up the run that is there, if its config is equal.
 
-    `command` is the command line and `data` says what the problems are, for the manifest; `load` reads the kind of
-    config that is to be there. Raises RunDirError, with nothing written, when the path holds another config's run or
-    something else, when another process has the run, or when the disk does not take it.
+    For the manifest: `command` is the command line, `data` says what the problems are, and `is_contained` whether
+    programs of a code task run in a sandbox. `load` reads the kind of config that is to be there. Raises RunDirError,
+    with nothing written, when the path holds another config's run or something else, when another process has the run,
+    or when the disk does not take it.
     """
     path = Path(path)
     try:
@@ -71,14 +74,14 @@ def open_run_dir(
             lock = on_error.enter_context(_lock(path))
             is_resumed = _check_contents(path, config, load)  # again: before the lock another process could write here
             if not is_resumed:
-                manifest = _describe_program() | {"seed": config.model_dump()["seed"], "command": command}
-                manifest |= {"data": data or {}, "starts": []}
+                run = {"command": command, "data": data or {}, "unsafe_no_sandbox": not is_contained, "starts": []}
+                manifest = _describe_program() | {"seed": config.model_dump()["seed"]} | run
                 _replace(path / _MANIFEST, _to_json(manifest))
                 _replace(path / _CONFIG, dump_config(config))
             on_error.pop_all()
     except OSError as error:
         raise RunDirError(f"run directory {path}: cannot be used ({error.strerror})") from None
-    return RunDir(path, is_resumed, command, lock, data or {})
+    return RunDir(path, is_resumed, command, lock, data or {}, is_contained)
 
 
 def record_start(run: RunDir, step: int) -> None:
@@ -87,7 +90,11 @@ def record_start(run: RunDir, step: int) -> None:
     Raises RunDirError when the manifest cannot be read or written.
     """
     path = run.path / _MANIFEST
-    facts = _describe_program() | {"command": run.command, "data": run.data}
+    facts = _describe_program() | {
+        "command": run.command,
+        "data": run.data,
+        "unsafe_no_sandbox": not run.is_contained,
+    }
     try:
         manifest = _load_manifest(path)
         changes = {name: value for name, value in facts.items() if manifest.get(name) != value}

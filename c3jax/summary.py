@@ -22,7 +22,7 @@ def print_summary(console: Console, run: Path) -> None:
         table.add_row(old["profile"], *(f"{r['accuracy']:.3f}  ({r['low']:.3f}-{r['high']:.3f})" for r in (old, new)))
     console.print(table)
     totals = sum_ledger(read_metrics(run))
-    seconds = sum(value for name, value in totals.items() if name.startswith("seconds_"))
+    seconds = sum(totals.get(f"seconds_{part}", 0.0) for part in ("rollout", "score", "update"))
     console.print(
         f"{totals['evaluator_calls']:,} evaluator calls, {totals['messages']:,} messages,"
         f" {totals['generated_tokens']:,} tokens generated, {totals['prefilled_tokens']:,} prefilled, {seconds:.0f} s",

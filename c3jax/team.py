@@ -59,9 +59,13 @@ class Team(NamedTuple):
     weights: Weights
 
 
-def make_team(config: config_lib.RunConfig) -> Team:
-    """Read the problems, load the model and plan the contexts. Raises ValueError with one sentence for the user."""
-    sets, heldout = _load_problems(config)
+def make_team(config: config_lib.RunConfig, is_contained: bool = True) -> Team:
+    """Read the problems, load the model and plan the contexts.
+
+    `is_contained` false lets programs of a code task run without their sandbox, and no wall of it is tried. Raises
+    ValueError with one sentence for the user.
+    """
+    sets, heldout = _load_problems(config, is_contained)
     names, shares = _list_sets(config)
     overlap = gate.check_overlap(
         config.task.kind,
@@ -74,8 +78,8 @@ def make_team(config: config_lib.RunConfig) -> Team:
     model = load_lib.load_model(config.model, words, address.make_stream(config.seed, address.INIT))
     plans = protocol_lib.plan_turns(config.protocol, model.tokenizer)
     protocol_lib.check_lengths(plans, config.protocol.question_tokens, model.spec.context)
-    train_set = _encode(overlap.problems, model.tokenizer, config.protocol.question_tokens)
-    heldout_set = _encode(heldout, model.tokenizer, config.protocol.question_tokens)
+    train_set = encode_problems(overlap.problems, model.tokenizer, config.protocol.question_tokens)
+    heldout_set = encode_problems(heldout, model.tokenizer, config.protocol.question_tokens)
     if len(train_set.problems) < config.problems:
         raise config_lib.ConfigError(
             f"problems: expected at most the {len(train_set.problems)} training problems whose question fits"
@@ -118,10 +122,10 @@ def find_sets(team: Team, places: Sequence[int]) -> list[int]:
 def describe_data(team: Team) -> dict[str, Any]:
     """What the problems of a run are, for its manifest: files with their SHA-256, counts, and what was dropped."""
     task = team.config.task
-    if task.kind == "arithmetic" or task.kind == "reasoning":
+    if isinstance(task, config_lib.GeneratedTask):
         paths, heldout = [None], None
     else:
-        paths, heldout = [part.path for part in config_lib.list_training_sets(task.path)], task.heldout_path
+        paths, heldout = [part.path for part in config_lib.list_training_sets(task)], task.heldout_path
     train = [
         {"name": name, **_describe_file(path), "weight": weight, "problems": count}
         for name, path, weight, count in zip(team.mixture.names, paths, *team.mixture[1:], strict=True)
@@ -138,17 +142,21 @@ def _describe_file(path: str | None) -> dict[str, str]:
     return {} if path is None else {"path": path, "sha256": compute_sha256(Path(path).read_bytes())}
 
 
+def choose_slots(team: Team, problem_set: ProblemSet, places: Sequence[int]) -> int:
+    """Slots of a frame for these questions: the shortest of the lengths that the config has compiled."""
+    needed = max(len(problem_set.tokens[place]) for place in places)
+    return context.choose_length(team.config.protocol.question_tokens, needed, team.config.shapes.lengths)
+
+
 def make_questions(
-    team: Team, problem_set: ProblemSet, places: Sequence[int], lengths: int = 1
+    team: Team, problem_set: ProblemSet, places: Sequence[int], slots: int | None = None
 ) -> tuple[Frame, jax.Array]:
     """The questions' frame [P, S] and the problems' indices [P], by which their draws are addressed.
 
-    The frame has protocol.question_tokens slots, or half of them, a quarter, ... where that holds the questions and is
-    among so many `lengths`.
+    The frame has protocol.question_tokens slots where no other number is given.
     """
     rows = [problem_set.tokens[place] for place in places]
-    slots = context.choose_length(team.config.protocol.question_tokens, max(map(len, rows)), lengths)
-    frame = context.make_frame(rows, slots)
+    frame = context.make_frame(rows, slots or team.config.protocol.question_tokens)
     return frame, jnp.asarray([problem_set.problems[place].index for place in places], jnp.int32)
 
 
@@ -189,13 +197,13 @@ def _make_policy(config: config_lib.RunConfig, model: load_lib.LoadedModel) -> t
 def _list_sets(config: config_lib.RunConfig) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Names and weights of the training sets; a generator's problems are one set."""
     task = config.task
-    if task.kind == "arithmetic" or task.kind == "stories" or task.kind == "reasoning":
+    if isinstance(task, config_lib.GeneratedTask):
         return (task.kind,), (1.0,)
-    parts = config_lib.list_training_sets(task.path)
+    parts = config_lib.list_training_sets(task)
     return tuple(mixing.name_sets([part.path for part in parts])), tuple(part.weight for part in parts)
 
 
-def _load_problems(config: config_lib.RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
+def _load_problems(config: config_lib.RunConfig, is_contained: bool) -> tuple[list[list[Problem]], list[Problem]]:
     """The training sets and the held-out problems."""
     task = config.task
     if task.kind == "arithmetic":
@@ -214,18 +222,21 @@ def _load_problems(config: config_lib.RunConfig) -> tuple[list[list[Problem]], l
         made = reasoning.ReasoningSpec(task.generator, task.settings, task.threshold)
         train, heldout = reasoning.make_problems(made, config.seed, task.train_problems, task.heldout_problems)
         return [train], heldout
-    load = _make_code_loader(task, config.grade_timeout) if task.kind == "code" else TASKS[task.kind].load
-    paths = [part.path for part in config_lib.list_training_sets(task.path)]
+    load = _make_code_loader(task, config.grade_timeout, is_contained) if task.kind == "code" else TASKS[task.kind].load
+    paths = [part.path for part in config_lib.list_training_sets(task)]
     return [load(path)[: task.limit] for path in paths], load(task.heldout_path)[: task.limit]
 
 
-def _make_code_loader(task: config_lib.CodeTask, grade_timeout: float) -> Callable[[str], list[Problem]]:
+def _make_code_loader(
+    task: config_lib.CodeTask, grade_timeout: float, is_contained: bool
+) -> Callable[[str], list[Problem]]:
     if task.timeout + 2.0 > grade_timeout:
         raise config_lib.ConfigError(
             f"task.timeout: expected at most grade_timeout ({grade_timeout:g}) less 2 seconds, got {task.timeout:g}"
         )
-    check_walls()
-    spec = code_records.CodeSpec(task.reward, task.timeout, task.memory)
+    if is_contained:
+        check_walls()
+    spec = code_records.CodeSpec(task.reward, task.timeout, task.memory, is_contained=is_contained)
     return lambda path: code_records.load_problems(path, None, spec)
 
 
@@ -240,7 +251,8 @@ def _check_mixture(config: config_lib.RunConfig, mixture: Mixture) -> None:
             )
 
 
-def _encode(problems: list[Problem], tokenizer: Tokenizer, question_tokens: int) -> ProblemSet:
+def encode_problems(problems: list[Problem], tokenizer: Tokenizer, question_tokens: int) -> ProblemSet:
+    """The problems whose question fits its frame, with their tokens."""
     rows = [(problem, tuple(tokenizer.encode_text(problem.question))) for problem in problems]
     fitting = [(problem, tokens) for problem, tokens in rows if len(tokens) <= question_tokens]
     return ProblemSet(

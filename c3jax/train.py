@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,14 +28,24 @@ from c3jax.learner.adapt import choose_fan_out, fix_fan_out
 from c3jax.learner.update import TrainState
 from c3jax.metrics import open_metrics, read_metrics
 from c3jax.models.policy import Weights
+from c3jax.overlap import wait_for
 from c3jax.progress import Progress
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
 from c3jax.rundir import open_run_dir, record_start
 from c3jax.summary import print_summary
 from c3jax.tasks import TASKS
-from c3jax.team import Team, choose_problems, decode_turns, describe_data, find_sets, make_questions, make_team
-from c3jax.types import Verdict
+from c3jax.team import (
+    Team,
+    choose_problems,
+    choose_slots,
+    decode_messages,
+    describe_data,
+    find_sets,
+    make_questions,
+    make_team,
+)
+from c3jax.types import Frame, Rollout, UserError, Verdict, VerdictName
 from c3jax.warmup import warm_up
 
 DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
@@ -56,15 +67,20 @@ class _Programs(NamedTuple):
     evaluator: Evaluator
 
 
-def train(config: RunConfig, path: Path, command: list[str], console: Console) -> int:
+def train(config: RunConfig, path: Path, command: list[str], console: Console, is_contained: bool = True) -> int:
     """Run, or go on with, the training run in a directory. Returns the exit code.
 
-    Raises UserError, before anything is written, where the config, its files or the directory cannot be used.
+    `is_contained` false runs the programs of a code task without their sandbox; the manifest says so. Raises
+    UserError, before anything is written, where the config, its files or the directory cannot be used.
     """
-    team = make_team(config)
+    if not is_contained and config.task.kind != "code":
+        raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {config.task.kind}")
+    team = make_team(config, is_contained)
     _say_problems(team, console)
     with ExitStack() as stack:
-        run_dir = stack.enter_context(open_run_dir(path, config, command, data=describe_data(team)))
+        run_dir = stack.enter_context(
+            open_run_dir(path, config, command, data=describe_data(team), is_contained=is_contained)
+        )
         run = run_dir.path
         is_stopping = stack.enter_context(_catch_signals(console))
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
@@ -108,24 +124,24 @@ def _run_step(
     """One step: trees, evaluator calls, credit and update. Returns the next state and the metrics row."""
     began = time.perf_counter()
     config, sample_tree, update = _find_step_programs(team, programs, state)
-    frozen = team.weights.frozen
     places = choose_problems(team, step)
     problems = [team.train.problems[place] for place in places]
-    question, problem_P = make_questions(team, team.train, places, config.shapes.lengths)
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
-    rollout, counts = jax.block_until_ready(sample_tree(Weights(state.params, frozen), question, key, problem_P))
+    calls_before = programs.evaluator.calls
+    weights = Weights(state.params, team.weights.frozen)
+    sample = functools.partial(_sample_and_submit, team, config, programs.evaluator, places)
+    rollout, counts, answers = sample(lambda question, problem_P: sample_tree(weights, question, key, problem_P))
     sampled = time.perf_counter()
 
-    texts = decode_turns(team, rollout)
-    asked = [problem for problem in problems for _ in range(config.credit.budget)]
-    calls_before = programs.evaluator.calls
-    verdicts = programs.evaluator.score(asked, texts[-1], budget=config.credit.budget * config.problems)
+    # The other turns' texts are only for the records: they are decoded while the last answers are graded.
+    texts = [decode_messages(team.tokenizer, messages) for messages in rollout.turns[:-1]] + [answers]
+    verdicts = programs.evaluator.collect()
     return_PL = jnp.array([verdict.score for verdict in verdicts], jnp.float32).reshape(config.problems, -1)
     scored = time.perf_counter()
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
     trimmed = tree.trim_messages(rollout, config.shapes.lengths)
-    state, credit, figures = update(state, frozen, reference, trimmed, return_PL, order_key)
+    state, credit, figures = update(state, weights.frozen, reference, trimmed, return_PL, order_key)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
 
@@ -149,6 +165,42 @@ def _run_step(
     return state, row
 
 
+def _sample_and_submit(
+    team: Team,
+    config: RunConfig,
+    evaluator: Evaluator,
+    places: list[int],
+    sample: Callable[[Frame, jax.Array], tuple[Rollout, tree.RolloutCounts]],
+) -> tuple[Rollout, tree.RolloutCounts, list[str]]:
+    """The trees of a step, made call by call; a call's answers go to the evaluator while the next call runs.
+
+    Messages are drawn by the address of their problem and all from one policy: in how many calls changes nothing.
+    """
+    size = config.rollout_problems or config.problems
+    chunks = [places[first : first + size] for first in range(0, len(places), size)]
+    made: list[tuple[Rollout, tree.RolloutCounts]] = []
+    answers: list[str] = []
+    slots = choose_slots(team, team.train, places)
+    begun = sample(*make_questions(team, team.train, chunks[0], slots))
+    for number, chunk in enumerate(chunks):
+        wait_for(begun, evaluator)
+        made.append(begun)
+        if number + 1 < len(chunks):
+            begun = sample(*make_questions(team, team.train, chunks[number + 1], slots))
+        said = decode_messages(team.tokenizer, made[-1][0].turns[-1])
+        asked = [team.train.problems[place] for place in chunk for _ in range(config.credit.budget)]
+        evaluator.submit(asked, said, budget=config.credit.budget * len(chunk))
+        answers += said
+    rollouts, counts = zip(*made, strict=True)
+    if len(made) == 1:
+        return rollouts[0], counts[0], answers
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *rollouts), jax.tree.map(_add, *counts), answers
+
+
+def _add(*parts: jax.Array) -> jax.Array:
+    return sum(parts[1:], start=parts[0])
+
+
 def _describe_rollout(
     team: Team, verdicts: list[Verdict], counts: tree.RolloutCounts, zero_share: np.ndarray
 ) -> dict[str, Any]:
@@ -156,7 +208,8 @@ def _describe_rollout(
     names = [verdict.verdict for verdict in verdicts]
     row = {
         "return": sum(verdict.score for verdict in verdicts) / len(verdicts),
-        "unparsable_share": names.count("unparsable") / len(names),
+        "return_partial": sum(verdict.score for verdict in verdicts if verdict.verdict == "partial") / len(verdicts),
+        **{f"{name}_share": names.count(name) / len(names) for name in get_args(VerdictName)},
         "failed_share": (names.count("timeout") + names.count("error")) / len(names),
         "truncated_share": int(counts.truncated) / messages,
         "message_tokens": generated / messages,
@@ -189,9 +242,8 @@ def _describe_critic(state: TrainState) -> dict[str, int]:
 
 def _evaluate(team: Team, programs: _Programs, state: TrainState, path: Path, step: int) -> dict[str, float]:
     """Evaluate on the held-out problems, write the file and give the accuracies for the metrics row."""
-    count = team.config.evaluation.problems
-    weights = Weights(state.params, team.weights.frozen)
-    results = [run_profile(weights, programs.evaluator, count) for run_profile in programs.evaluations]
+    heldout, weights = evaluate.make_heldout(team), Weights(state.params, team.weights.frozen)
+    results = [run_profile(weights, programs.evaluator, heldout) for run_profile in programs.evaluations]
     evaluate.save_results(path, step, results)
     return {f"{result.profile}_accuracy": result.accuracy for result in results}
 

@@ -32,9 +32,13 @@ ROOMS = {
     *("types", "config", "config_file", "protocol", "tasks", "models", "rollout", "rewards", "credit", "learner"),
     *("team", "warmup", "train", "evaluate", "ask", "bench", "checkpoint", "metrics", "records"),
     *("ledger", "rundir", "startup", "progress", "summary", "cli", "diagnostics", "studies", "report"),
-    *("score", "grade", "config_checks", "study_config", "study_sections", "export", "data", "bench_decode"),
+    *("score", "grade", "bench_grade", "bench_decode", "suites", "overlap", "compare", "export", "data"),
+    *("config_checks", "study_config", "study_sections"),
 }
-ALL_BUT_THE_OUTER = ROOMS - {"cli", "studies", "study_config", "study_sections", "score", "grade", "report", "export"}
+ALL_BUT_THE_OUTER = ROOMS - {
+    *("cli", "studies", "study_config", "study_sections", "score", "grade", "report", "export", "compare"),
+    "bench_grade",
+}
 # What a study may stand on besides the credit code; only the study of a small language model reaches further.
 STUDY = {"types", "credit", "learner.losses", "diagnostics", "study_config", "study_sections", "records"}
 
@@ -72,6 +76,10 @@ RULES = {
     "studies.text": Rule(STUDY | ALL_BUT_THE_OUTER, "anywhere"),
     "score": Rule({"types", "records", "credit", "diagnostics"}, "anywhere"),
     "grade": Rule({"types", "config", "config_file", "records", "rewards", "tasks"}, "never"),
+    "overlap": Rule({"rewards"}, "anywhere"),
+    "suites": Rule({"types", "config", "models", "rewards", "tasks", "team", "evaluate"}, "anywhere"),
+    "compare": Rule({"types", "config", "config_file", "rundir", "diagnostics"}, "never"),
+    "bench_grade": Rule({"types", "rewards", "tasks"}, "never"),
     "startup": Rule({"types", "config"}, "anywhere"),
     "progress": Rule({"types", "config"}, "never"),
     "summary": Rule({"types", "config", "evaluate", "metrics", "records"}, "anywhere"),

@@ -204,6 +204,22 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
         ("train tiny.yaml --steps x", 'steps: expected an integer, got "x"'),
         ("train --steps x tiny.yaml", 'steps: expected an integer, got "x"'),
         ("train tiny.yaml --learner.learning_rate -1e-3", "learner.learning_rate: expected greater than 0, got -0.001"),
+        (
+            "train tiny.yaml --problems 4 --rollout_problems 3",
+            r"rollout_problems: expected a divisor of problems \(4\), got 3",
+        ),
+        (
+            "train tiny.yaml --evaluation.suites '[{name: heldout, kind: math, path: x}]'",
+            "evaluation.suites.0.name: expected a name no other suite has, got 'heldout'",
+        ),
+        (
+            "train tiny.yaml --unsafe-no-sandbox",
+            "--unsafe-no-sandbox: expected a task that runs programs, got arithmetic",
+        ),
+        (
+            "train tiny.yaml --unsafe_no_sandbox true",
+            "unsafe_no_sandbox: expected a field of the config, got an unknown one",
+        ),
         ("train tiny.yaml --run_dir x", "run_dir: expected a field of the config, got an unknown one"),
         ("train tiny.yaml --credit.fan_out [1,4]", "credit.fan_out: method c3 would give turn 0 zero credit: .*"),
         ("train tiny.yaml --problems 3 --learner.minibatches 2", "learner.minibatches: expected a divisor .*"),
@@ -258,7 +274,18 @@ def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path):
     assert main(["evaluate", "out", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     after = json.loads(Path("out/eval/after.json").read_text(encoding="utf-8"))
-    assert printed == {"source": "out"} | after and printed["step"] == 2
+    assert printed == {"source": "out", "unsafe_no_sandbox": False} | after and printed["step"] == 2
+    assert json.loads(Path("out/eval/suites-2.json").read_text(encoding="utf-8")) == after
+
+    row = {"question": QUESTION, "answer": "7"}
+    Path("dial.jsonl").write_text("".join(json.dumps(row | {"id": str(place)}) + "\n" for place in range(3)))
+    suites = "[{name: dial, kind: numeric, path: dial.jsonl}, {name: lost, kind: math, path: lost.jsonl}]"
+    assert main(["evaluate", "out", "--evaluation.suites", suites]) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"^dial +greedy +3 +1 ", shown, re.MULTILINE) and re.search(r"^lost +missing", shown, re.MULTILINE)
+    assert re.search(r"^lost is missing: .*lost.jsonl", shown, re.MULTILINE)
+    kept = json.loads(Path("out/eval/suites-2.json").read_text(encoding="utf-8"))["results"]
+    assert [result["suite"] for result in kept] == ["heldout", "dial", "lost"] and kept[1]["ids"] == ["0", "1", "2"]
 
     assert main(["ask", "out", QUESTION, "--transcript"]) == 0
     said = json.loads(capsys.readouterr().out)

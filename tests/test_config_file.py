@@ -278,6 +278,8 @@ GENERATED = PRETRAINED | {"task": {"kind": "reasoning", "generator": "countdown"
 PROGRAMS = PRETRAINED | {"task": NUMERIC | {"kind": "code"}}
 STORIES = {"task": {"kind": "stories"}, "model": {"kind": "smollm2"}}
 CRITIC = {"credit.method": "mappo", "credit.fan_out": [8, 1], "credit.critic": {"network": "own", "learning_rate": 0.1}}
+SUITE = {"name": "one", "kind": "math", "path": "one.jsonl", "problems": None, "samples": None}
+SUITED = {"evaluation.suites": [SUITE | {"path": "other.jsonl"}]}
 ANOTHER = {
     "task.kind": ("numeric", {"task": {k: v for k, v in NUMERIC.items() if k != "kind"}, "model": {"kind": "smollm2"}}),
     "task.path": ("other.jsonl", PRETRAINED),
@@ -316,6 +318,11 @@ ANOTHER = {
     "sampling.top_p": (0.5, {"sampling.top_k": 4}),
     "learner.minibatches": (4, {}),
     "learner.kl.target": (0.5, {"learner.kl.coefficient": 0.25}),
+    "evaluation.sampling.top_p": (0.5, {"evaluation.sampling.top_k": 4}),
+    "evaluation.suites": ([SUITE], {}),
+    **{f"evaluation.suites.N.{name}": (value, SUITED) for name, value in (SUITE | {"name": "another"}).items()},
+    "evaluation.suites.N.kind": ("code", SUITED),
+    **{f"evaluation.suites.N.{name}": (4, SUITED) for name in ("problems", "samples")},
     "imitation.updates": (7, {"imitation": {"problems": 1, "learning_rate": 1.0}}),
     "imitation.problems": (7, {"imitation": {"updates": 1, "learning_rate": 1.0}}),
     "imitation.learning_rate": (0.5, {"imitation": {"updates": 1, "problems": 1}}),
@@ -359,16 +366,27 @@ def list_leaves(value: Any, path: str) -> list[str]:
     """Paths of a dumped config's values, a list of sections counting as one too."""
     if isinstance(value, dict) and value:
         return [leaf for name, part in value.items() for leaf in list_leaves(part, f"{path}.{name}" if path else name)]
-    if isinstance(value, list) and isinstance(value[0], dict):
+    if isinstance(value, list) and value and isinstance(value[0], dict):
         return [path, *list_leaves(value[0], f"{path}.N")]
     return [path]
 
 
 def test_every_field_is_listed_once_with_its_default(path):
     imitation = {"updates": 1, "problems": 1, "learning_rate": 1.0}
-    several = ({"imitation": imitation}, PRETRAINED, MIXED, HUB, STORIES, GENERATED, PROGRAMS, CRITIC)
+    several = (
+        {"imitation": imitation},
+        PRETRAINED,
+        MIXED,
+        HUB,
+        STORIES,
+        GENERATED,
+        PROGRAMS,
+        CRITIC,
+        SUITED | {"evaluation.sampling": {}},
+    )
     dumps = [load_config(path, changes).model_dump(mode="json") for changes in several]
-    leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - {"imitation", "credit.critic"}  # null in some
+    null_in_some = {"imitation", "credit.critic", "evaluation.sampling"}
+    leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - null_in_some
     assert sorted(field.path for field in list_fields()) == sorted(leaves)
     shown = {field.path: (field.kind, field.default) for field in list_fields()}
     assert shown["seed"] == ("integer", "required")

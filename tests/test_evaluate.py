@@ -13,21 +13,26 @@ from rich.console import Console
 
 from c3jax.config import Sampling
 from c3jax.config_file import parse_config
+from c3jax.diagnostics.statistics import Interval
 from c3jax.evaluate import (
+    Missing,
     Profile,
     Result,
+    Suite,
     compute_interval,
     compute_pass_at,
     list_profiles,
     load_results,
     make_evaluation,
+    make_heldout,
     print_results,
     save_results,
+    score_majority,
     summarise,
 )
 from c3jax.rewards import Evaluator
 from c3jax.tasks import TASKS
-from c3jax.team import Team, make_team
+from c3jax.team import ProblemSet, Team, make_team
 from c3jax.types import Problem, Verdict
 
 SAMPLED = Profile("sampled", 4, Sampling())
@@ -60,7 +65,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(samples):
 )
 def test_one_right_or_wrong_answer_a_problem_has_wilsons_interval(correct, problems, low, high):
     score_PS = (np.arange(problems) < correct).astype(float)[:, None]
-    assert compute_interval(score_PS) == pytest.approx((low, high), abs=5e-5)
+    assert compute_interval(score_PS) == pytest.approx((correct / problems, low, high), abs=5e-5)
 
 
 def test_several_samples_a_problem_have_the_interval_of_problem_means():
@@ -68,13 +73,13 @@ def test_several_samples_a_problem_have_the_interval_of_problem_means():
     random = np.random.default_rng(1)
     score_PS = (random.random((200, 4)) < random.random((200, 1))).astype(float)
     mean_P = score_PS.mean(axis=1)
-    low, high = compute_interval(score_PS)
+    _, low, high = compute_interval(score_PS)
     reach = 1.96 * mean_P.std() / np.sqrt(200)
     assert (low, high) == pytest.approx((mean_P.mean() - reach, mean_P.mean() + reach), abs=0.005)
     if_independent = 1.96 * score_PS.std() / np.sqrt(800)
     assert high - low > 1.3 * 2 * if_independent
     # Parts of a point are no counts either, so one sample of them has the bootstrap's interval too.
-    assert compute_interval(mean_P[:, None]) == pytest.approx((low, high), abs=1e-12)
+    assert compute_interval(mean_P[:, None]) == pytest.approx((mean_P.mean(), low, high), abs=1e-12)
 
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_says():
@@ -82,7 +87,7 @@ def test_the_interval_covers_the_true_mean_as_often_as_it_says():
     covered = 0
     for _ in range(300):
         chance_P1 = random.beta(2.0, 1.0, (60, 1))  # the mean is 2/3
-        low, high = compute_interval((random.random((60, 3)) < chance_P1).astype(float))
+        _, low, high = compute_interval((random.random((60, 3)) < chance_P1).astype(float))
         covered += low <= 2 / 3 <= high
     assert 0.91 <= covered / 300 <= 0.985  # 0.95, with the error of 300 trials and of 60 problems
 
@@ -91,39 +96,91 @@ def test_a_profile_is_summarised_by_hand():
     # Problem 0 has 1 of 4 right, problem 1 has 2 and a half-right answer, which is not a pass.
     scores = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.5, 0.0]
     names = ["correct", "wrong", "unparsable", "timeout", "correct", "correct", "partial", "error"]
-    verdicts = [Verdict(score, name, None) for score, name in zip(scores, names, strict=True)]
-    result = summarise(SAMPLED, verdicts, [True, False, False, True, False, False, False, False], tokens=99)
-    assert (result.profile, result.problems, result.samples, result.tokens) == ("sampled", 2, 4, 99)
+    answers = ["1", "2", None, None, "5", "5.0", "7", None]
+    verdicts = [Verdict(*row) for row in zip(scores, names, answers, strict=True)]
+    problems = tuple(Problem(index, name, "", "") for index, name in enumerate("ab"))
+    suite = Suite("two", "numeric", ProblemSet(problems, ((), ()), left_out=3))
+    cut = [True, False, False, True, False, False, False, False]
+    result = summarise(suite, SAMPLED, verdicts, cut, tokens=99)
+    assert (result.suite, result.profile, result.problems, result.samples) == ("two", "sampled", 2, 4)
+    assert (result.left_out, result.tokens, result.ids) == (3, 99, ("a", "b"))
+    assert result.scores == (tuple(scores[:4]), tuple(scores[4:]))
     assert result.accuracy == 3.5 / 8 and result.low <= 0.25 and result.high >= 0.625
     # pass@2: 1 - C(3, 2)/C(4, 2) = 1/2 and 1 - C(2, 2)/C(4, 2) = 5/6
-    assert result.pass_at == pytest.approx({1: 3 / 8, 2: 2 / 3, 4: 1.0})
-    assert (result.truncated, result.unparsable, result.failed) == (0.25, 0.125, 0.25)
+    estimates = {k: interval.estimate for k, interval in result.pass_at.items()}
+    assert estimates == pytest.approx({1: 3 / 8, 2: 2 / 3, 4: 1.0})
+    assert all(interval.low <= interval.estimate <= interval.high for interval in result.pass_at.values())
+    # Problem 0's two answers have a vote each, and the first was right; problem 1 gives 5 twice.
+    assert result.majority is not None and result.majority.estimate == 1.0
+    assert result.truncated == 0.25
+    assert result.verdicts == {
+        **{"correct": 3 / 8, "partial": 1 / 8, "wrong": 1 / 8, "unparsable": 1 / 8, "timeout": 1 / 8, "error": 1 / 8}
+    }
+    assert summarise(suite._replace(kind="code"), SAMPLED, verdicts, cut, tokens=99).majority is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "score"),
+    [
+        (["a", "b", "b"], 0.2),  # two of three
+        (["b", "a", "a", "b"], 0.1),  # a tie: b was first
+        ([None, None, "a"], 0.3),  # what cannot be read does not vote
+        ([None, None], 0.0),
+    ],
+)
+def test_the_majority_is_paid_what_its_first_answer_is(answers, score):
+    assert score_majority(answers, [0.1, 0.2, 0.3, 0.4][: len(answers)]) == score
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Files and tables
 
 
+RESULT = Result(
+    suite="heldout", profile="greedy", problems=3, left_out=0, samples=1, sampling={"temperature": 1.0}, accuracy=1 / 3,
+    low=0.1, high=0.9, pass_at={1: Interval(1 / 3, 0.1, 0.9)}, majority=None, truncated=0.0,
+    verdicts={"correct": 1 / 3, "unparsable": 2 / 3}, tokens=40, ids=("a", "b", "c"), digests=("0", "1", "2"),
+    scores=((1.0,), (0.0,), (0.0,)),
+)  # fmt: skip
+
+
 def test_results_are_read_back_from_their_file(tmp_path):
-    result = Result("greedy", 3, 1, 1 / 3, 0.1, 0.9, {1: 1 / 3}, 0.0, 1 / 3, 0.0, 40)
-    save_results(tmp_path / "eval" / "before.json", 7, [result, result._replace(profile="sampled")])
+    save_results(tmp_path / "eval" / "before.json", 7, [RESULT, Missing("aime", "no such file")])
     read = load_results(tmp_path / "eval" / "before.json")
-    assert read["step"] == 7 and [row["profile"] for row in read["results"]] == ["greedy", "sampled"]
-    assert read["results"][0] == result._asdict() | {"pass_at": {"1": 1 / 3}}  # a key of JSON is text
+    assert read["step"] == 7 and read["results"][1] == {"suite": "aime", "missing": "no such file"}
+    as_json = {
+        "pass_at": {"1": [1 / 3, 0.1, 0.9]},
+        "ids": ["a", "b", "c"],
+        "digests": ["0", "1", "2"],
+        "scores": [[1.0], [0.0], [0.0]],
+    }
+    assert read["results"][0] == RESULT._asdict() | as_json
     assert [path.name for path in (tmp_path / "eval").iterdir()] == ["before.json"]
 
 
 def test_a_table_of_results_fits_eighty_columns():
     console = Console(file=io.StringIO(), width=80)
-    widest = Result("sampled", 12345, 128, 0.25, 0.12345, 1.0, {k: 0.5 for k in (1, 2, 4, 8)}, 1.0, 1.0, 1.0, 9)
-    print_results(console, [widest._replace(profile="greedy", samples=1, pass_at={1: 0.25}), widest], "runs/[b]one")
+    widest = RESULT._replace(
+        suite="a-name-of-16-let", profile="sampled", problems=12345, samples=128, accuracy=0.25, low=0.12345, high=1.0,
+        pass_at={k: Interval(0.5, 0.25, 0.75) for k in (1, 2, 4)}, majority=Interval(1.0, 0.5, 1.0), truncated=1.0,
+        verdicts={"unparsable": 0.25, "timeout": 0.75}, left_out=2,
+    )  # fmt: skip
+    print_results(console, [RESULT, widest, Missing("aime", "no file")], "runs/[b]one")
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
     assert max(map(len, lines)) <= 80
     assert lines[0] == "runs/[b]one" and lines[1].split() == [
-        *("profile", "problems", "samples", "accuracy", "95", "%", "cut", "unparsable", "failed")
+        *("suite", "profile", "problems", "n", "avg@n", "95", "%", "cut", "unread", "timeout")
     ]
-    assert lines[4].split() == ["sampled", "12345", "128", "0.250", "0.123-1.000", "100.0%", "100.0%", "100.0%"]
-    assert lines[5] == "sampled: pass@1 0.500  pass@2 0.500  pass@4 0.500  pass@8 0.500"
+    assert lines[3].split() == ["heldout", "greedy", "3", "1", "0.333", "0.100-0.900", "0.0%", "66.7%", "0.0%"]
+    assert lines[4].split()[2:] == ["12345", "128", "0.250", "0.123-1.000", "100.0%", "25.0%", "75.0%"]
+    assert "".join(line.split()[0] for line in lines[4:6]) in ("a-name-of-16-let", "a-name-of-16-letaime")
+    assert lines[-5:] == [
+        "a-name-of-16-let, 128 samples a problem",
+        "  pass@1 0.500 (0.250-0.750)  pass@2 0.500 (0.250-0.750)",
+        "  pass@4 0.500 (0.250-0.750)  maj@128 1.000 (0.500-1.000)",
+        "a-name-of-16-let: 2 of 12347 problems were too long to be asked",
+        "aime is missing: no file",
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -151,11 +208,16 @@ CONFIG = {
 class Recorder(Evaluator):
     """An evaluator that remembers what it was asked and what it said."""
 
+    asked: list[tuple[Problem, str]]
     said: list[tuple[Problem, str, Verdict]]
 
-    def score(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> list[Verdict]:
-        verdicts = super().score(problems, answers, budget)
-        self.said += zip(problems, answers, verdicts, strict=True)
+    def submit(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> None:
+        super().submit(problems, answers, budget)
+        self.asked += zip(problems, answers, strict=True)
+
+    def collect(self) -> list[Verdict]:
+        verdicts = super().collect()
+        self.said = [(*pair, verdict) for pair, verdict in zip(self.asked, verdicts, strict=True)]
         return verdicts
 
 
@@ -176,8 +238,8 @@ def test_a_team_is_evaluated_the_same_in_any_batches(team):
     results, said = [], []
     with Recorder(TASKS["arithmetic"].grade, workers=1) as evaluator:
         for evaluate in (evaluations[0], evaluations[1], evaluations[1]):
-            evaluator.said = []
-            results.append(evaluate(team.weights, evaluator, 50))  # more than there are: all of them
+            evaluator.asked = []
+            results.append(evaluate(team.weights, evaluator, make_heldout(team)))
             said.append(evaluator.said)
         assert evaluator.calls == 3 * 7 * 2
     assert results[0] == results[1] == results[2] and said[0] == said[1] == said[2]
@@ -193,5 +255,8 @@ def test_a_team_is_evaluated_the_same_in_any_batches(team):
 def test_profiles_are_those_of_the_config(team):
     assert [(profile.name, profile.samples) for profile in list_profiles(team)] == [("greedy", 1), ("sampled", 2)]
     assert list_profiles(team)[0].sampling.top_k == 1 and list_profiles(team)[1].sampling == team.config.sampling
-    greedy_only = parse_config(CONFIG | {"evaluation": {"samples": 0}})
-    assert [profile.name for profile in list_profiles(team._replace(config=greedy_only))] == ["greedy"]
+    greedy_only = team._replace(config=parse_config(CONFIG | {"evaluation": {"samples": 0}}))
+    assert [profile.name for profile in list_profiles(greedy_only)] == ["greedy"]
+    assert list_profiles(greedy_only, samples=3)[1].samples == 3
+    own = parse_config(CONFIG | {"evaluation": {"sampling": {"temperature": 0.5}}})
+    assert list_profiles(team._replace(config=own))[1].sampling.temperature == 0.5

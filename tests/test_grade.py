@@ -99,6 +99,22 @@ def test_other_requests_that_cannot_be_met_are_refused(files, tmp_path):
         grade_files("math", problems, answers, str(tmp_path / "folder"))
 
 
+PEEK = "import os\ndef f(x): return os.path.exists('/proc/self')"
+
+
+def test_programs_meet_the_machine_only_where_that_is_typed(files, capsys):
+    """A sandbox has no /proc. There are no walls to try without one, so the second call also runs where none can be."""
+    problem = {"id": "a", "question": "Q", "tests": ["assert f(0)"], "entry_point": "f"}
+    problems, answers, out = files([problem], [{"id": "a", "answer": f"```python\n{PEEK}\n```"}])
+    words = ["grade", "code", problems, answers, "--out", out]
+    assert cli.main(words) == 0 and cli.main([*words, "--unsafe-no-sandbox"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "100.0% wrong" in shown[0] and "100.0% correct" in shown[1]
+    problems, answers, out = files(PROBLEMS, ANSWERS)
+    with pytest.raises(UserError, match="--unsafe-no-sandbox: expected a task that runs programs, got math"):
+        grade_files("math", problems, answers, out, is_contained=False)
+
+
 def test_the_summary_names_every_kind_of_verdict_there_is():
     names = ("correct", "partial", "wrong", "unparsable", "timeout", "error", "unsafe", "wrong")
     verdicts = [Verdict({"correct": 1.0, "partial": 0.5}.get(name, 0.0), name, None) for name in names]

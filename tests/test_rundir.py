@@ -61,6 +61,7 @@ def test_the_manifest_says_what_began_the_run(tmp_path):
     open_run_dir(tmp_path, make_config(), COMMAND).lock.close()
     manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["c3jax"] == c3jax.__version__ and manifest["seed"] == 11 and manifest["command"] == COMMAND
+    assert manifest["unsafe_no_sandbox"] is False
     assert manifest["python"] == ".".join(map(str, sys.version_info[:3])) and manifest["starts"] == []
     names = "jax jaxlib flax optax orbax-checkpoint transformers chex numpy".split()
     installed = {package.name.lower().replace("_", "-"): package.version for package in metadata.distributions()}
@@ -80,11 +81,12 @@ def test_every_start_is_recorded_with_what_changed(tmp_path):
     manifest = json.loads(path.read_text())
     manifest["versions"]["jax"] = "0.0.1"  # as if an older one had begun the run
     path.write_text(json.dumps(manifest))
-    with open_run_dir(tmp_path, make_config(), ["c3jax", "train", "--again"]) as run:
+    with open_run_dir(tmp_path, make_config(), ["c3jax", "train", "--again"], is_contained=False) as run:
         record_start(run, 40)
     first, second = json.loads(path.read_text())["starts"]
     assert (first["step"], first["changes"]) == (0, {})
-    assert second["step"] == 40 and set(second["changes"]) == {"versions", "command"}
+    assert second["step"] == 40 and set(second["changes"]) == {"versions", "command", "unsafe_no_sandbox"}
+    assert second["changes"]["unsafe_no_sandbox"] is True
     assert second["changes"]["versions"]["jax"] == jax.__version__
     assert second["changes"]["command"] == ["c3jax", "train", "--again"]
     times = [datetime.fromisoformat(start["time"]) for start in (first, second)]

@@ -164,8 +164,8 @@ def test_held_out_problems_are_not_trained_on(mixed, tmp_path):
     with pytest.raises(UserError) as caught:
         make_team(parse_config(mixed))
     assert str(caught.value) == (
-        "data: 1 of 10 training problems are in a held-out set (heldout: 1 normalised); train without them by"
-        " data.drop_overlap true, see the pairs by c3jax overlap; the ids: more/train:train-0"
+        "data: 1 of 10 training problems are in a held-out set (heldout: 1 normalised): set data.drop_overlap:"
+        " true to train without them, or see the pairs with c3jax overlap; the ids: more/train:train-0"
     )
     team = make_team(parse_config(mixed | {"problems": 2, "data": {"drop_overlap": True}}))
     assert team.mixture.counts == (4, 2) and "more/train:train-0" not in {each.id for each in team.train.problems}

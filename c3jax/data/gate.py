@@ -17,7 +17,8 @@ from c3jax.tasks.code import read_check
 from c3jax.types import Problem
 
 _MOST_IDS = 500  # in a complaint
-_GENERATED = ("arithmetic", "reasoning")  # their sentences are templates: all of them share runs of words
+_COMMONEST_NAME = 3  # problems of a set: a function called solve in all of them tells none from another
+_GENERATED = ("arithmetic", "stories", "reasoning")  # their sentences are templates: all of them share runs of words
 
 
 class Passed(NamedTuple):
@@ -52,8 +53,8 @@ def check_overlap(
         more = f" and {len(refused) - len(listed):,} more" if len(refused) > len(listed) else ""
         raise DataError(
             f"data: {len(refused):,} of {len(train):,} training problems are in a held-out set"
-            f" ({describe_hits(hits)}); train without them by data.drop_overlap true, see the pairs by c3jax overlap;"
-            f" the ids: {', '.join(listed)}{more}"
+            f" ({describe_hits(hits)}): set data.drop_overlap: true to train without them, or see the pairs with"
+            f" c3jax overlap; the ids: {', '.join(listed)}{more}"
         )
     kept = [problem for problem in train if problem.id not in refused]
     if not kept:
@@ -88,13 +89,15 @@ def count_hits(hits: Sequence[Hit]) -> dict[str, dict[Kind, int]]:
 def _make_entries(task: str, problems: Sequence[Problem]) -> list[Entry]:
     if task != "code":
         return [Entry(problem.id, problem.question) for problem in problems]
+    names = [read_check(problem.answer).entry_point.lower() for problem in problems]
+    carriers = Counter(names)
     return [
         Entry(
             problem.id,
             code_records.read_statement(problem.question),
-            f"{problem.id.rpartition(':')[2]} {read_check(problem.answer).entry_point.lower()}",
+            f"{problem.id.rpartition(':')[2]} {name}" if carriers[name] <= _COMMONEST_NAME else None,
         )
-        for problem in problems
+        for problem, name in zip(problems, names, strict=True)
     ]
 
 

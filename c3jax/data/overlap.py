@@ -3,7 +3,7 @@ r"""Problems that two sets share: word for word, but for their spelling, or in a
 Questions are compared, never answers. Four kinds, the first that holds of a pair:
   exact       the same characters
   normalised  the same words, numbers and signs, whatever their case, spacing, punctuation and LaTeX layout
-  reworded    the same id and the same function to write (MBPP+ rewords MBPP's problems and keeps both)
+  reworded    the same key (see `c3jax.data.gate`: MBPP+ rewords MBPP's problems)
   ngram       a run of 13 words and numbers in common (Brown et al. 2020, arXiv 2005.14165, appendix C), unless more
               than 10 training problems have it: then it is a phrase and no problem
 A question of fewer than 13 words has no such run.

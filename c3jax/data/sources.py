@@ -1,7 +1,8 @@
 """Where public sets come from: one literal table of pinned files, with what is known of their content.
 
-A revision is a commit of the place named, so a file cannot change behind it. A SHA-256 is of the file as published;
-None stands where nobody here could compute it or read it in the publisher's own index, and then the card says so.
+A revision is a commit or a release of the place named, so a file cannot change behind it, but for "main". A SHA-256 was
+computed from a copy (gsm8k, math500, mbpp, mbppplus), read in the publisher's index (math) or found the same in several
+public records of others (aime25, humaneval, humanevalplus). Where it is not known, it is None, and the card says so.
 """
 
 from __future__ import annotations

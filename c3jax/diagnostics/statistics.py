@@ -66,6 +66,69 @@ def compute_bootstrap_interval(value_N: Sequence[float] | np.ndarray, level: flo
     return Interval(float(value_N.mean()), float(low), float(high))
 
 
+class Crossed(NamedTuple):
+    """A mean over runs and items, or a difference of two, and the p-value that it is zero."""
+
+    mean: Interval
+    p: float
+
+
+def compute_crossed_bootstrap(
+    value_SN: np.ndarray,
+    other_SN: np.ndarray | None = None,
+    is_paired: bool = False,
+    level: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> Crossed:
+    """Mean over items of the mean over runs, or its difference to that of other runs, with a bootstrap interval.
+
+    Runs and items are both resampled: the interval speaks of other seeds and of other problems. S runs are drawn S - 1
+    at a time, which makes the variance of their mean unbiased (Rao and Wu 1988, JASA 83); one run stands for itself, so
+    that the interval then speaks of problems alone. Of two sets the same items are drawn, and of paired ones the same
+    runs. With under about five runs the interval is too narrow for want of a t-quantile.
+
+    Args:
+      value_SN: value of each item in each run; NaN where a run does not have the item. Every item is in some run.
+      other_SN: the other runs; None compares with zero.
+      is_paired: row s of both sets is of one seed.
+
+    Returns:
+      p is twice the smaller share of resamples on either side of zero, the value seen counted in on both.
+
+    Source: Owen 2007, Annals of Applied Statistics 1 (the pigeonhole bootstrap, which errs on the cautious side).
+    """
+    random = np.random.default_rng(seed)
+    sides = [value_SN] if other_SN is None else [value_SN, other_SN]
+    found: list[np.ndarray] = []
+    for size in np.diff(np.append(np.arange(0, resamples, 250), resamples)):
+        item_RN = random.multinomial(value_SN.shape[1], np.full(value_SN.shape[1], 1 / value_SN.shape[1]), size=size)
+        runs = [_draw_runs(random, len(side), size) for side in sides]
+        runs = [runs[0]] * len(sides) if is_paired else runs
+        means = [_average(side, weight_RS) for side, weight_RS in zip(sides, runs, strict=True)]
+        difference_RN = means[0] if other_SN is None else means[0] - means[1]
+        weight_RN = item_RN * np.isfinite(difference_RN)
+        total_R, count_R = (weight_RN * np.nan_to_num(difference_RN)).sum(axis=1), weight_RN.sum(axis=1)
+        found.append(total_R[count_R > 0] / count_R[count_R > 0])  # of few items, those drawn may all be absent
+    ones = [np.ones((1, len(side))) for side in sides]
+    seen = [_average(side, one)[0] for side, one in zip(sides, ones, strict=True)]
+    estimate = float(np.nanmean(seen[0] if other_SN is None else seen[0] - seen[1]))
+    mean_R = np.concatenate(found)
+    low, high = np.quantile(mean_R, ((1 - level) / 2, (1 + level) / 2))
+    tail = min((mean_R <= 0).sum(), (mean_R >= 0).sum())
+    return Crossed(Interval(estimate, float(low), float(high)), float(min(1.0, 2 * (tail + 1) / (len(mean_R) + 1))))
+
+
+def _draw_runs(random: np.random.Generator, runs: int, size: int) -> np.ndarray:
+    return random.multinomial(max(1, runs - 1), np.full(runs, 1 / runs), size=size).astype(np.float64)
+
+
+def _average(value_SN: np.ndarray, weight_RS: np.ndarray) -> np.ndarray:
+    """Mean over runs of each item, the runs weighted; NaN where no run with weight has it."""
+    count_RN = weight_RS @ np.isfinite(value_SN)
+    return np.where(count_RN > 0, weight_RS @ np.nan_to_num(value_SN) / np.maximum(count_RN, 1e-9), np.nan)
+
+
 def compute_jackknife_interval(statistic: Callable[[np.ndarray], float], count: int, level: float) -> Interval:
     """A statistic of independent items, a ratio of sums over them say, with its jackknife interval (Student's).
 

@@ -122,6 +122,20 @@ def to_markdown(rows: Sequence[Row], digits: int = SHOWN_DIGITS) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
+_LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"} | {"~": "\\textasciitilde{}"})
+
+
+def to_latex(rows: Sequence[Row], digits: int = SHOWN_DIGITS) -> str:
+    """Rows as a LaTeX tabular, for the package booktabs; numbers to the right."""
+    columns = list_columns(rows)
+    lines = [[name.replace("_", " ") for name in columns]]
+    lines += [[format_cell(row.get(name), digits) for name in columns] for row in rows]
+    heading, *body = [" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in lines]
+    sides = "".join("l" if _is_text(rows, name) else "r" for name in columns)
+    begin, end = rf"\begin{{tabular}}{{{sides}}}", r"\end{tabular}"
+    return "\n".join([begin, r"\toprule", heading, r"\midrule", *body, r"\bottomrule", end]) + "\n"
+
+
 def list_columns(rows: Sequence[Row]) -> list[str]:
     """The columns of all rows, in order of first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))

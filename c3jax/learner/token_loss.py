@@ -119,27 +119,25 @@ def _run_chunks(
     def advance(place: jax.Array, done: _Pass) -> _Pass:
         row_C = jax.lax.dynamic_slice_in_dim(row_B, place * size, size)
         take = functools.partial(jnp.take, indices=row_C, axis=0, mode="fill", fill_value=0)
-        hidden_CD, (token_C, support_CK, is_drawn_C) = take(hidden_BD).astype(dtype), jax.tree.map(take, drawn)
-        scaled_CE, is_token_CE = sampling_lib.compute_scores(hidden_CD, token_C, support_CK, cast_VD, sampling)
+        hidden_CD, chunk, terms_C = take(hidden_BD).astype(dtype), jax.tree.map(take, drawn), jax.tree.map(take, terms)
+        scaled_CE, is_token_CE = sampling_lib.compute_scores(
+            hidden_CD, chunk.token_B, chunk.support_BK, cast_VD, sampling
+        )
         lse_C = jax.nn.logsumexp(scaled_CE, axis=1)
         logp_C = jnp.sum(jnp.where(is_token_CE, scaled_CE, 0.0), axis=1) - lse_C
-        terms_C = jax.tree.map(take, terms)
         loss, slope_C = jax.value_and_grad(
-            lambda logp_C: jnp.sum(jnp.where(is_drawn_C, loss_fn(logp_C, terms_C), 0.0))
+            lambda logp_C: jnp.sum(jnp.where(chunk.is_drawn_B, loss_fn(logp_C, terms_C), 0.0))
         )(logp_C)
         done = done._replace(loss=done.loss + loss, logp_B=done.logp_B.at[row_C].set(logp_C, mode="drop"))
-        if not (wants_hidden or wants_head):
-            return done
-        # d logp / d logits = (1[entry is the token] - p) / t
-        mass_CE = jnp.exp(scaled_CE - lse_C[:, None])
-        push_CE = ((is_token_CE - mass_CE) * (slope_C / sampling.temperature)[:, None]).astype(dtype)
-        if wants_hidden:
-            pushed_CD = _pull_to_hidden(push_CE, support_CK, cast_VD)
-            done = done._replace(hidden_BD=done.hidden_BD.at[row_C].set(pushed_CD, mode="drop"))
-        if wants_head:
-            done = done._replace(
-                head_VD=_add_to_head(done.head_VD, push_CE, support_CK, hidden_CD, max(chunk_floats // (4 * D), 1))
-            )
+        # d loss / d logits = slope (1[entry is the token] - p) / t
+        push_CE = is_token_CE - jnp.exp(scaled_CE - lse_C[:, None])
+        push_CE = (push_CE * (slope_C / sampling.temperature)[:, None]).astype(dtype)
+        if done.hidden_BD is not None:
+            pulled_CD = _pull_to_hidden(push_CE, chunk.support_BK, cast_VD)
+            done = done._replace(hidden_BD=done.hidden_BD.at[row_C].set(pulled_CD, mode="drop"))
+        if done.head_VD is not None:
+            block = min(max(chunk_floats // (4 * D), 1), V)
+            done = done._replace(head_VD=_add_to_head(done.head_VD, push_CE, chunk.support_BK, hidden_CD, block))
         return done
 
     start = _Pass(
@@ -163,16 +161,15 @@ def _add_to_head(
 ) -> jax.Array:
     """Add a chunk's share in place, a block of rows at a time: the whole product would be one more [V, D] array."""
     if support_CK.shape[1]:
-        rows_CKD = push_CE[:, :, None].astype(jnp.float32) * hidden_CD[:, None]
-        return sum_VD.at[jnp.maximum(support_CK, 0)].add(rows_CKD)  # places without a token add zeros
+        share_CKD = push_CE[:, :, None].astype(jnp.float32) * hidden_CD[:, None]
+        return sum_VD.at[jnp.maximum(support_CK, 0)].add(share_CKD)  # places without a token add zeros
 
     def add_block(first: jax.Array | int, width: int, sum_VD: jax.Array) -> jax.Array:
         push_CW = jax.lax.dynamic_slice_in_dim(push_CE, first, width, axis=1)
         share_WD = jnp.einsum("cw,cd->wd", push_CW, hidden_CD, preferred_element_type=jnp.float32)
-        old_WD = jax.lax.dynamic_slice_in_dim(sum_VD, first, width)
-        return jax.lax.dynamic_update_slice_in_dim(sum_VD, old_WD + share_WD, first, axis=0)
+        share_WD += jax.lax.dynamic_slice_in_dim(sum_VD, first, width)
+        return jax.lax.dynamic_update_slice_in_dim(sum_VD, share_WD, first, axis=0)
 
-    block = min(block, len(sum_VD))
     blocks, rest = divmod(len(sum_VD), block)
     sum_VD = jax.lax.fori_loop(0, blocks, lambda place, sums: add_block(place * block, block, sums), sum_VD)
     return add_block(blocks * block, rest, sum_VD) if rest else sum_VD

@@ -52,9 +52,13 @@ class DecoderSpec(NamedTuple):
     qkv_bias: bool = False  # Qwen2
     qk_norm: bool = False  # Qwen3
     dtype: str = "float32"  # of the matrix products
-    remat: str = "none"  # "layer": the backward pass computes each layer's inside again
+    remat: str = "none"  # what the backward pass computes again: config.ModelSection
     rope_scaling: RopeScaling | None = None
     adapters: Adapters | None = None
+
+
+# Products of a layer with its weights have no batch axes, those of attention have: these are always computed again.
+_KEPT_BY_REMAT = {"layer": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class Projection(nnx.Linear):
@@ -170,8 +174,8 @@ class Decoder(nnx.Module):
             coarse = [(key, value, p.keep_NS) for (key, value), p in zip(past_kv, past, strict=True)]
             return nnx.merge(graphdef, layer)(x_NSD, rope, coarse, frame.keep_NS, rows)
 
-        if spec.remat == "layer":
-            run_layer = jax.checkpoint(run_layer)
+        if spec.remat != "none":
+            run_layer = jax.checkpoint(run_layer, policy=_KEPT_BY_REMAT[spec.remat])
         if layers is None:
             past_kv = [(p.key_LNHSD, p.value_LNHSD) for p in past]
             x_NSD, (key, value) = jax.lax.scan(run_layer, x_NSD, (stacked, past_kv))

@@ -7,8 +7,10 @@ str, list ... of its own. Objects that are no plain data stay where they are and
 from __future__ import annotations
 
 import builtins
-import json
 import os
+
+# The C half of json: the rest of it imports re and enum, which takes longer than to start the interpreter.
+from _json import encode_basestring_ascii, make_encoder, make_scanner
 
 TYPE_CHECKING = False  # importing typing would take longer than all else that a program waits for
 if TYPE_CHECKING:
@@ -195,11 +197,36 @@ _BUILDERS_OF_ITEMS: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
+class _Reading:
+    """What json's scanner wants to know of a decoder: everything as json.loads has it."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float  # of NaN, Infinity and -Infinity
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError(f"a {type(value).__name__} is no JSON")
+
+
+_scan = make_scanner(_Reading)  # type: ignore[arg-type]
+_spell = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, True)
+
+
 def write(message: Any) -> str:
-    """Spell a message as one line of ASCII."""
-    return json.dumps(message, separators=(",", ":"))
+    """Spell a message as one line of ASCII: JSON, with NaN and Infinity."""
+    return "".join(_spell(message, 0))
 
 
 def read(line: str) -> Any:
     """Read a message from a line; raises ValueError or RecursionError."""
-    return json.loads(line)
+    try:
+        message, end = _scan(line, 0)
+    except StopIteration:
+        raise ValueError("no JSON") from None
+    if end != len(line):
+        raise ValueError("more than one JSON value")
+    return message

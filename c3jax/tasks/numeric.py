@@ -82,6 +82,11 @@ def parse_number(text: str) -> Fraction | None:
     return -value if parts["sign"] == "-" else value
 
 
+def spell(answer: str) -> str:
+    """Spell a number that was read out of a message in one way, whatever way it was written in."""
+    return str(parse_number(answer))
+
+
 # A run begins and ends in a digit and takes in all that could belong to it (1.2.3, 3,5, 72٣, 10²), so that a part
 # of something that is no number is never read as a number. Superscripts count as digits inside it, not in cm³.
 _DIGIT = r"\d¼-¾⅐-⅟"

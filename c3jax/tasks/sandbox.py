@@ -16,6 +16,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import marshal
 import os
 import select
 import shutil
@@ -32,7 +33,7 @@ from typing import Literal, NamedTuple
 from c3jax.types import UserError
 
 _SOURCE = Path(__file__).resolve().parents[2]
-_PROGRAM = "/program"  # where the modules of a program lie inside
+_LIBRARIES = "/libraries"  # where numpy lies inside
 _NOBODY = "65534"
 _START_S = 30.0  # seconds for the namespaces to be made, on a machine that is busy with other things
 # Strings hash alike in every process, so that one answer has one verdict; a thread pool counts as processes.
@@ -77,15 +78,18 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
 
     Args:
       module: full name; inside, only it, the modules it needs, the standard library and numpy can be imported.
-      needs: full names of further modules of c3jax.
+      needs: full names of further modules of c3jax, each after those that it imports itself.
       is_contained: False runs it with the limits but without the walls, as the caller.
 
     Raises:
       UserError: there is no bubblewrap, or it cannot make a sandbox on this machine.
     """
     seconds = int(limits.wall_s) + 2  # of processor: the wall limit is to come first for a program of one process
-    path = _PROGRAM if is_contained else str(_SOURCE)
-    boot = _BOOT.format(limits=_resource_limits(limits, seconds), path=path, module=module)
+    boot = _BOOT.format(
+        limits=_resource_limits(limits, seconds),
+        modules=_compile_modules((*needs, module)),
+        path=_LIBRARIES if is_contained else _find_libraries(),
+    )
     python = [os.path.realpath(sys._base_executable), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", boot]  # type: ignore[attr-defined]
     if not is_contained:
         process = subprocess.Popen(python, env=_ENVIRONMENT, start_new_session=True, **_pipes(subprocess.DEVNULL))
@@ -96,7 +100,7 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
     try:
         os.write(rules, _system_call_rules())
         os.lseek(rules, 0, os.SEEK_SET)
-        command = _bubblewrap(module, tuple(needs), limits.tmp_mb, rules, tells) + python
+        command = _bubblewrap(limits.tmp_mb, rules, tells) + python
         process = subprocess.Popen(command, env=_ENVIRONMENT, pass_fds=(rules, tells), **_pipes(said))
         os.close(tells)
         tells = -1
@@ -153,18 +157,29 @@ def stop(child: Child) -> None:
     child.first_handle = -1
 
 
-# Runs inside before anything else. The limits hold for all that comes after and cannot be raised again.
+# Runs inside before anything else. The limits hold for all that comes after and cannot be raised again. Modules come
+# compiled, and in the command: finding and compiling their files would take as long as all the rest of a start.
 _BOOT = """
-import resource, sys
+import marshal, resource, sys
 for name, value in {limits}:
     kind = getattr(resource, name)
     most = resource.getrlimit(kind)[1]
     value = value if most < 0 else min(value, most)
     resource.setrlimit(kind, (value, value))
-sys.path.insert(0, {path!r})
-from {module} import main
-main()
+sys.path.append({path!r})
+for name, code in {modules}:
+    module = sys.modules[name] = type(sys)(name)
+    exec(marshal.loads(bytes.fromhex(code)), module.__dict__)
+module.main()
 """
+
+
+@functools.cache
+def _compile_modules(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Compile modules of c3jax, for the interpreter that this one is: [(name, hexadecimal of the marshalled code)]."""
+    files = {name: _SOURCE / (name.replace(".", "/") + ".py") for name in names}
+    codes = {name: compile(file.read_bytes(), name, "exec", dont_inherit=True) for name, file in files.items()}
+    return [(name, marshal.dumps(code).hex()) for name, code in codes.items()]
 
 
 def _resource_limits(limits: Limits, seconds: int) -> list[tuple[str, int]]:
@@ -219,7 +234,7 @@ def _await(descriptor: int, event: int, deadline: float) -> None:
         raise Lost("time")
 
 
-def _bubblewrap(module: str, needs: tuple[str, ...], tmp_mb: int, rules: int, tells: int) -> list[str]:
+def _bubblewrap(tmp_mb: int, rules: int, tells: int) -> list[str]:
     changing = ["--size", str(tmp_mb << 20), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
     descriptors = ["--seccomp", str(rules), "--info-fd", str(tells)]
     if os.geteuid() != 0:
@@ -229,11 +244,11 @@ def _bubblewrap(module: str, needs: tuple[str, ...], tmp_mb: int, rules: int, te
         user = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--"]
         user += ["/usr/bin/setpriv", "--reuid", _NOBODY, "--regid", _NOBODY, "--clear-groups", "--inh-caps=-all"]
         user += ["/usr/bin/unshare", "--user"]
-    return [*_view(module, needs), *changing, *descriptors, *user]
+    return [*_view(), *changing, *descriptors, *user]
 
 
 @functools.cache
-def _view(module: str, needs: tuple[str, ...]) -> tuple[str, ...]:
+def _view() -> tuple[str, ...]:
     """The part of the command that is the same every time: the namespaces, and the files to be seen."""
     command = [find_bubblewrap(), "--die-with-parent", "--new-session", "--hostname", "sandbox"]
     command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
@@ -246,23 +261,23 @@ def _view(module: str, needs: tuple[str, ...]) -> tuple[str, ...]:
     sources = {}
     if not Path(sys.base_prefix).is_relative_to("/usr"):
         sources[os.path.realpath(sys.base_prefix)] = os.path.realpath(sys.base_prefix)
-    for name in (module, *needs):
-        file = _SOURCE / (name.replace(".", "/") + ".py")
-        compiled = Path(importlib.util.cache_from_source(str(file)))  # to compile it at every start would take longer
-        for part in (file, compiled):
-            if part.exists():
-                sources[str(part)] = f"{_PROGRAM}/{part.relative_to(_SOURCE)}"
-    numpy = importlib.util.find_spec("numpy")
-    if numpy is not None and numpy.origin is not None:
-        for folder in (Path(numpy.origin).parent, Path(numpy.origin).parents[1] / "numpy.libs"):
-            if folder.is_dir():
-                sources[str(folder)] = f"{_PROGRAM}/{folder.name}"
+    for name in ("numpy", "numpy.libs"):
+        folder = Path(_find_libraries(), name)
+        if folder.is_dir():
+            sources[str(folder)] = f"{_LIBRARIES}/{name}"
     folders = {str(parent) for inside in sources.values() for parent in list(Path(inside).parents)[:-1]}
     for folder in sorted(folders):  # else bubblewrap makes them for the caller alone
         command += ["--perms", "0755", "--dir", folder]
     for outside, inside in sources.items():
         command += ["--ro-bind", outside, inside]
     return (*command, "--dev", "/dev", "--remount-ro", "/dev", "--perms", "1777")
+
+
+@functools.cache
+def _find_libraries() -> str:
+    """Find the folder that numpy is in; a folder of no use where there is none."""
+    numpy = importlib.util.find_spec("numpy")
+    return _LIBRARIES if numpy is None or numpy.origin is None else str(Path(numpy.origin).parents[1])
 
 
 def find_bubblewrap() -> str:

@@ -69,7 +69,7 @@ def _has_rights(facts: dict[str, Any]) -> bool:
 
 
 def _writes(facts: dict[str, Any]) -> bool:
-    for folder in ("/", "/usr", "/dev", "/dev/shm", "/program", "/program/c3jax/tasks", sys.base_prefix):
+    for folder in ("/", "/usr", "/dev", "/dev/shm", "/libraries", "/libraries/numpy", sys.base_prefix):
         with contextlib.suppress(OSError), open(os.path.join(folder, "c3jax_probe"), "wb"):
             return True
     return False

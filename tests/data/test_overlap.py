@@ -97,8 +97,8 @@ def test_the_gate_refuses_and_names_every_id():
     with pytest.raises(DataError) as caught:
         check_overlap("math", TRAIN, {"easy": HELDOUT["easy"][1:], "hard": HELDOUT["hard"]})
     assert str(caught.value) == (
-        "data: 1 of 4 training problems are in a held-out set (hard: 1 normalised, 1 ngram); train without them by"
-        " data.drop_overlap true, see the pairs by c3jax overlap; the ids: p0"
+        "data: 1 of 4 training problems are in a held-out set (hard: 1 normalised, 1 ngram): set"
+        " data.drop_overlap: true to train without them, or see the pairs with c3jax overlap; the ids: p0"
     )
     with pytest.raises(DataError, match=r"3 of 4 .*\(easy: 1 exact; hard: .*; the ids: p1, p0, p2$"):
         check_overlap("math", TRAIN, {"easy": TRAIN[1:2], "hard": HELDOUT["hard"]}, is_strict=True)
@@ -157,6 +157,10 @@ def test_programs_are_one_problem_where_id_and_function_are(tmp_path):
         ("reworded", "1", "1", "plus"),
         ("normalised", "2", "9", "plus"),
     ]
+    # Where every function is called the same, equal numbers say nothing.
+    first = [(number, f"Add {number}.", "solve(x)", "assert solve(1) == 1") for number in range(4)]
+    second = [(number, f"Take {number} away.", "solve(x)", "assert solve(1) == 1") for number in range(4)]
+    assert find_hits("code", load("first.jsonl", *first), {"second": load("second.jsonl", *second)}) == []
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -179,6 +183,6 @@ def test_files_are_compared_from_the_command_line(capsys, tmp_path, monkeypatch)
     assert main("overlap numeric train.jsonl apart.jsonl".split()) == 0
     assert capsys.readouterr().out == "4 training problems: nothing in common\n"
     assert main("overlap chess train.jsonl apart.jsonl".split()) == 2
-    assert capsys.readouterr().err.startswith("c3jax: TASK: expected one of arithmetic, numeric, math, ")
+    assert capsys.readouterr().err.startswith("c3jax: TASK: expected one of arithmetic, stories, numeric, math, ")
     assert main("overlap math nowhere.jsonl apart.jsonl".split()) == 2
     assert "nowhere.jsonl: the file cannot be read" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from scipy import stats
 from c3jax.diagnostics.statistics import (
     Interval,
     compute_bootstrap_interval,
+    compute_crossed_bootstrap,
     compute_jackknife_interval,
     compute_normal_interval,
     compute_paired,
@@ -161,3 +162,37 @@ def test_shapes_and_weights_that_do_not_fit_are_said():
         compute_squared_bias(np.zeros((3, 2)), np.zeros(1), np.ones(2), 0.95)
     with pytest.raises(ValueError, match="weights"):
         compute_squared_bias(np.zeros((3, 1)), np.zeros(1), np.zeros(1), 0.95)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Runs and items
+
+
+def test_three_runs_are_drawn_two_at_a_time():
+    """Runs of 0, 3 and 6 on every item: two of them have a mean of 0 to 6, each end with probability 1/9."""
+    found = compute_crossed_bootstrap(np.array([[0.0] * 5, [3.0] * 5, [6.0] * 5]))
+    assert found.mean == (3.0, 0.0, 6.0)
+
+
+def test_one_run_has_the_bootstrap_of_its_items():
+    value_N = np.random.default_rng(0).random(300)
+    assert compute_crossed_bootstrap(value_N[None]).mean == pytest.approx(
+        compute_bootstrap_interval(value_N, 0.95), abs=0.004
+    )
+
+
+def test_paired_runs_and_items_leave_a_constant_difference_alone():
+    value_SN = np.random.default_rng(0).random((4, 30))
+    found = compute_crossed_bootstrap(value_SN + 1.0, value_SN, is_paired=True)
+    assert found.mean == pytest.approx((1.0, 1.0, 1.0), abs=1e-12) and found.p == 2 / 4001
+    low, high = compute_crossed_bootstrap(value_SN + 1.0, value_SN).mean[1:]
+    assert low < 1.0 < high
+    assert compute_crossed_bootstrap(value_SN, value_SN, is_paired=True).p == 1.0
+
+
+def test_an_item_counts_where_a_run_has_it():
+    """Two runs with one item in common: means of 1, 2 (of 1 and 3) and 5."""
+    value_SN = np.array([[1.0, 1.0, np.nan], [np.nan, 3.0, 5.0]])
+    low, high = compute_crossed_bootstrap(value_SN).mean[1:]
+    assert compute_crossed_bootstrap(value_SN).mean.estimate == pytest.approx(8 / 3)
+    assert (low, high) == (1.0, 5.0)  # one run is drawn at a time, and of it one item now and then
