@@ -100,7 +100,12 @@ def _make_parser() -> argparse.ArgumentParser:
 
     compare = _add(commands, "compare", _compare, "tables of evaluations across runs and seeds")
     compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; configs equal but for the seed group")
-    compare.add_argument("--format", choices=("terminal", "markdown", "csv", "latex"), default="terminal")
+    compare.add_argument(
+        "--format",
+        choices=("terminal", "markdown", "csv", "latex"),
+        default="terminal",
+        help="of the tables (default: terminal)",
+    )
 
     ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=True)
     ask.add_argument("source", help="a run directory, or a config for its model as it is before training")
