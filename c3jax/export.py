@@ -1,4 +1,4 @@
-"""A trained policy as Hugging Face folders, which transformers, vLLM, PEFT and c3jax itself read.
+"""A trained policy as Hugging Face folders, which transformers, PEFT and c3jax itself read.
 
     policy      what is written to DIR
     shared      DIR is the model

@@ -89,7 +89,7 @@ def save_folder(
 ) -> None:
     """Write config.json and model.safetensors, in several files with an index where they are more than `shard_bytes`.
 
-    load_folder, transformers and vLLM read it; what was loaded from `dtype` is written bit for bit. `change_kernel` is
+    load_folder and transformers read it; what was loaded from `dtype` is written bit for bit. `change_kernel` is
     given each projection's name, layer and kernel [in, out], and gives the kernel to be written. Raises UserError for a
     spec that is of none of the three families.
     """
