@@ -91,7 +91,11 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_unsafe(train)
 
     evaluate = _add(
-        commands, "evaluate", _evaluate, "held-out accuracy of a run or of an untrained model", overrides=True
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure a run or an untrained model on held-out problems and suites",
+        overrides=True,
     )
     evaluate.add_argument("source", help="a run directory, or a config for its model as it is before training")
     evaluate.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
