@@ -63,7 +63,7 @@ def read_spec(path: Path) -> DecoderSpec:
 
 
 def make_config(spec: DecoderSpec, dtype: str, stop_tokens: Sequence[int] = ()) -> dict[str, Any]:
-    """The config.json of a decoder whose weights are stored as `dtype`, in the names that transformers 4 and 5 both read.
+    """The config.json of a decoder whose weights are stored as `dtype`, in names that transformers 4 and 5 read.
 
     The type of the products and remat are of a run, not of a model, and are not written. Raises UserError for a spec
     that is of none of the three families.
