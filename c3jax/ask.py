@@ -39,6 +39,9 @@ def evaluate_source(
     A run keeps the results, in eval/suites-STEP.json. Returns the exit code: 1 where a suite is missing.
     """
     team, weights, step = load_source(source, checkpoint, overrides, is_contained)
+    kinds = {team.config.task.kind, *(suite.kind for suite in team.config.evaluation.suites)}
+    if not is_contained and "code" not in kinds:
+        raise SourceError(f"--unsafe-no-sandbox: expected a task or suite that runs programs, got {sorted(kinds)}")
     results = evaluate_suites(team, weights, is_contained)
     if Path(source).is_dir():
         evaluate.save_results(Path(source) / "eval" / f"suites-{step}.json", step, results)

@@ -91,7 +91,11 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_unsafe(train)
 
     evaluate = _add(
-        commands, "evaluate", _evaluate, "held-out accuracy of a run or of an untrained model", overrides=True
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure a run or an untrained model on held-out problems and suites",
+        overrides=True,
     )
     evaluate.add_argument("source", help="a run directory, or a config for its model as it is before training")
     evaluate.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
@@ -100,7 +104,12 @@ def _make_parser() -> argparse.ArgumentParser:
 
     compare = _add(commands, "compare", _compare, "tables of evaluations across runs and seeds")
     compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; configs equal but for the seed group")
-    compare.add_argument("--format", choices=("terminal", "markdown", "csv", "latex"), default="terminal")
+    compare.add_argument(
+        "--format",
+        choices=("terminal", "markdown", "csv", "latex"),
+        default="terminal",
+        help="of the tables (default: terminal)",
+    )
 
     ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=True)
     ask.add_argument("source", help="a run directory, or a config for its model as it is before training")

@@ -182,7 +182,7 @@ def list_differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
             values = [np.array([_spread(result, keys) for result in side]) for side in sides]
             found = compute_crossed_bootstrap(*values, is_paired=seeds[0] == seeds[1])
             row = {"suite": cell[0], "profile": cell[1], "first": first.name, "second": second.name}
-            rows.append(row | {"problems": len(keys), **tables.make_columns("difference", found.mean), "p": found.p})
+            rows.append(row | {"problems": len(keys), **tables.make_columns("diff", found.mean), "p": found.p})
     corrected = correct_holm([row["p"] for row in rows])
     return [row | {"p_holm": float(p)} for row, p in zip(rows, corrected, strict=True)]
 

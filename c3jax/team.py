@@ -24,6 +24,7 @@ from c3jax.models.decoder import DecoderSpec
 from c3jax.models.policy import Policy, Weights, make_policy
 from c3jax.rollout import address, context
 from c3jax.tasks import TASKS, arithmetic, code_records, reasoning, stories
+from c3jax.tasks import load_problems as load_task_problems
 from c3jax.tasks.sandbox_walls import check_walls
 from c3jax.types import Frame, Messages, Problem, Rollout, Tokenizer
 
@@ -59,21 +60,16 @@ class Team(NamedTuple):
     weights: Weights
 
 
-def make_team(config: config_lib.RunConfig, is_contained: bool = True) -> Team:
+def make_team(config: config_lib.RunConfig, is_contained: bool = True, is_training: bool = False) -> Team:
     """Read the problems, load the model and plan the contexts.
 
-    `is_contained` false lets programs of a code task run without their sandbox, and no wall of it is tried. Raises
-    ValueError with one sentence for the user.
+    `is_contained` false lets programs of a code task run without their sandbox, and no wall of it is tried.
+    `is_training`: the suites that the run will be evaluated on must be there, and no training problem among theirs.
+    Raises ValueError with one sentence for the user.
     """
     sets, heldout = _load_problems(config, is_contained)
     names, shares = _list_sets(config)
-    overlap = gate.check_overlap(
-        config.task.kind,
-        mixing.join_sets(names, sets),
-        {"heldout": heldout},
-        is_dropping=config.data.drop_overlap,
-        is_strict=config.data.ngram_overlap == "refuse",
-    )
+    overlap = _check_overlap(config, mixing.join_sets(names, sets), heldout, is_training)
     words = list_words(config)
     model = load_lib.load_model(config.model, words, address.make_stream(config.seed, address.INIT))
     plans = protocol_lib.plan_turns(config.protocol, model.tokenizer)
@@ -105,6 +101,24 @@ def make_team(config: config_lib.RunConfig, is_contained: bool = True) -> Team:
         model.spec,
         policy,
         weights,
+    )
+
+
+def _check_overlap(
+    config: config_lib.RunConfig, train: Sequence[Problem], heldout: list[Problem], is_training: bool
+) -> gate.Passed:
+    """Keep the training problems apart from the held-out ones, and from those of all suites."""
+    suites = config.evaluation.suites if is_training else ()
+    sets = {"heldout": heldout} | {
+        suite.name: load_task_problems(suite.kind, suite.path, is_contained=True)[: suite.problems] for suite in suites
+    }
+    return gate.check_overlap(
+        config.task.kind,
+        train,
+        sets,
+        is_dropping=config.data.drop_overlap,
+        is_strict=config.data.ngram_overlap == "refuse",
+        kinds={suite.name: suite.kind for suite in suites},
     )
 
 

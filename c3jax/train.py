@@ -75,7 +75,7 @@ def train(config: RunConfig, path: Path, command: list[str], console: Console, i
     """
     if not is_contained and config.task.kind != "code":
         raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {config.task.kind}")
-    team = make_team(config, is_contained)
+    team = make_team(config, is_contained, is_training=True)
     _say_problems(team, console)
     with ExitStack() as stack:
         run_dir = stack.enter_context(

@@ -22,7 +22,7 @@ from c3jax.config_file import list_fields, load_config
 from c3jax.rundir import open_run_dir
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "evaluate", "ask", "export", "bench", "score", "prepare", "overlap", "fields")
+COMMANDS = ("train", "evaluate", "compare", "ask", "export", "bench", "score", "prepare", "overlap", "fields")
 QUESTION = "the dial shows 3 . mia up 4 ."
 TREE = {
     "seed": 0,
@@ -286,6 +286,19 @@ def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path):
     assert re.search(r"^lost is missing: .*lost.jsonl", shown, re.MULTILINE)
     kept = json.loads(Path("out/eval/suites-2.json").read_text(encoding="utf-8"))["results"]
     assert [result["suite"] for result in kept] == ["heldout", "dial", "lost"] and kept[1]["ids"] == ["0", "1", "2"]
+
+    # In two calls a step draws the same messages, each by the address of its problem.
+    assert main([*words, "--run-dir", "split", "--rollout_problems", "1"]) == 0
+    figures = [
+        [json.loads(line) for line in Path(run, "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        for run in ("out", "split")
+    ]
+    kept = ("return", "correct_share", "evaluator_calls", "messages", "generated_tokens", "truncated_share")
+    assert [[row[name] for name in kept] for row in figures[0]] == [[row[name] for name in kept] for row in figures[1]]
+    trees = [Path(run, "rollouts", "step-000000.jsonl").read_text(encoding="utf-8") for run in ("out", "split")]
+    texts = [[node["text"] for line in tree.splitlines() for node in json.loads(line)["nodes"]] for tree in trees]
+    assert texts[0] == texts[1] and len(texts[0]) == 2 * 6
+    capsys.readouterr()
 
     assert main(["ask", "out", QUESTION, "--transcript"]) == 0
     said = json.loads(capsys.readouterr().out)

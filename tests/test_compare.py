@@ -85,7 +85,7 @@ def test_scores_and_differences_by_hand(make_run):
     (row,) = list_differences(groups)
     # In common are the first two problems: (0.5 + 0) / 2 against 1.
     assert (row["first"], row["second"], row["problems"]) == ("5", "6", 2)
-    assert row["difference"] == pytest.approx(-0.75) and row["difference_high"] <= 0.0 and row["p"] == row["p_holm"]
+    assert row["diff"] == pytest.approx(-0.75) and row["diff_high"] <= 0.0 and row["p"] == row["p_holm"]
 
 
 def test_problems_that_only_share_their_ids_are_not_compared(make_run):

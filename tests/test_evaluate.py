@@ -178,7 +178,7 @@ def test_a_table_of_results_fits_eighty_columns():
         "a-name-of-16-let, 128 samples a problem",
         "  pass@1 0.500 (0.250-0.750)  pass@2 0.500 (0.250-0.750)",
         "  pass@4 0.500 (0.250-0.750)  maj@128 1.000 (0.500-1.000)",
-        "a-name-of-16-let: 2 of 12347 problems were too long to be asked",
+        "a-name-of-16-let: 2 further problems are too long to be asked",
         "aime is missing: no file",
     ]
 

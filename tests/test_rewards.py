@@ -177,6 +177,24 @@ def test_a_dying_and_a_hanging_grader_cost_one_verdict_each(obey, tmp_path, work
     assert [verdict.answer for verdict in again] == [str(index) for index in range(100)]
 
 
+def test_answers_are_taken_while_the_caller_has_other_work(obey):
+    """Two lots, a worker that dies in the first: all verdicts, in the order of submission, and every call counted."""
+    first = ["say 0", "die 3", *(f"say {place}" for place in range(2, 20))]
+    with Evaluator(obey, workers=2) as evaluator:
+        evaluator.submit(PROBLEMS[:20], first, budget=20)
+        with pytest.raises(RuntimeError, match="not collected yet"):
+            evaluator.score(PROBLEMS[:1], ["say x"], budget=1)
+        while evaluator.pump(0.05):
+            pass  # all of the first lot is graded before the second is known
+        assert evaluator.calls == 20
+        evaluator.submit(PROBLEMS[20:30], [f"say {place}" for place in range(20, 30)], budget=10)
+        verdicts = evaluator.collect()
+        assert evaluator.calls == 30 and evaluator.collect() == []
+    assert verdicts[1].verdict == "error" and verdicts[1].score == 0.0
+    del verdicts[1]
+    assert [verdict.answer for verdict in verdicts] == [str(place) for place in range(30) if place != 1]
+
+
 def assert_gone(pid: int) -> None:
     """Wait for the end of a process that may be no child of ours, then for somebody to have collected it."""
     for _ in range(200):

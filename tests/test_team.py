@@ -174,6 +174,18 @@ def test_held_out_problems_are_not_trained_on(mixed, tmp_path):
     assert (data["overlap"], data["dropped"]) == ({"heldout": {"normalised": 1}}, ["more/train:train-0"])
 
 
+def test_nor_are_the_problems_of_a_suite_that_the_run_is_evaluated_on(mixed, tmp_path):
+    (tmp_path / "suite.jsonl").write_text(json.dumps({"id": "a", "question": "ONE ?", "answer": "1"}), encoding="utf-8")
+    suite = {"name": "other", "kind": "math", "path": str(tmp_path / "suite.jsonl")}
+    suited = mixed | {"evaluation": {"suites": [suite]}}
+    with pytest.raises(UserError, match=r"are in a held-out set \(other: 1 normalised\)"):
+        make_team(parse_config(suited), is_training=True)
+    assert not make_team(parse_config(suited)).overlap.hits  # a run that is done is evaluated all the same
+    gone = mixed | {"evaluation": {"suites": [suite | {"path": "gone.jsonl"}]}}
+    with pytest.raises(UserError, match="gone.jsonl"):
+        make_team(parse_config(gone), is_training=True)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Questions and messages
 

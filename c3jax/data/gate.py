@@ -35,18 +35,20 @@ def check_overlap(
     heldout: Mapping[str, Sequence[Problem]],
     is_dropping: bool = False,
     is_strict: bool = False,
+    kinds: Mapping[str, str] | None = None,
 ) -> Passed:
     """Compare a training set with held-out sets, given by name.
 
     Args:
       task: the kind of the task of all problems.
+      kinds: by name, the kind of each held-out set that is of another kind of task.
       is_dropping: remove from the training set what would refuse the run.
       is_strict: a run of thirteen words in common refuses too.
 
     Raises:
       DataError: a training problem is in a held-out set and is not to be dropped, or none is left.
     """
-    hits = find_hits(task, train, heldout)
+    hits = find_hits(task, train, heldout, kinds)
     refused = dict.fromkeys(hit.train for hit in hits if is_strict or hit.kind != "ngram")
     if refused and not is_dropping:
         listed = list(refused)[:_MOST_IDS]
@@ -65,9 +67,14 @@ def check_overlap(
     return Passed(kept, tuple(hits), tuple(refused))
 
 
-def find_hits(task: str, train: Sequence[Problem], heldout: Mapping[str, Sequence[Problem]]) -> list[Hit]:
-    """Find what a training set shares with held-out sets of the same kind of task."""
-    entries = {name: _make_entries(task, problems) for name, problems in heldout.items()}
+def find_hits(
+    task: str,
+    train: Sequence[Problem],
+    heldout: Mapping[str, Sequence[Problem]],
+    kinds: Mapping[str, str] | None = None,
+) -> list[Hit]:
+    """Find what a training set shares with held-out sets."""
+    entries = {name: _make_entries((kinds or {}).get(name, task), problems) for name, problems in heldout.items()}
     return find_overlaps(_make_entries(task, train), entries, has_grams=task not in _GENERATED)
 
 

@@ -16,6 +16,7 @@ Dimension key: L layer    N row of a frame
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -67,10 +68,28 @@ def make_policy(
         trained = {role: jax.tree.map(jnp.copy, params) for role in trained_roles}
         frozen = {role: params for role in roles if role not in trained_roles}
         return Policy("per_role", graphdef, None), Weights(trained, frozen)
-    spec = spec._replace(adapters=Adapters(section.rank, section.alpha / section.rank, tuple(section.targets)))
+    spec = _add_adapters(section, spec)
     keys = dict(zip(trained_roles, jax.random.split(key, len(trained_roles)), strict=True))
     adapters = {role: init_adapter(spec, keys[role]) for role in trained_roles}
     return Policy("adapters", graphdef, decoder.define_decoder(spec)[0]), Weights(adapters, params)
+
+
+def count_weights(
+    section: config_lib.Policy, spec: DecoderSpec, roles: Sequence[str], trained_roles: Sequence[str]
+) -> tuple[int, int]:
+    """Numbers of trained and of frozen parameters of a policy; nothing is loaded."""
+    whole = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(decoder.define_decoder(spec)[1]))
+    if section.kind == "shared":
+        return whole, 0
+    if section.kind == "per_role":
+        return whole * len(trained_roles), 0 if len(trained_roles) == len(roles) else whole
+    _, shapes = decoder.define_decoder(_add_adapters(section, spec))
+    adapted = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    return (adapted - whole) * len(trained_roles), whole
+
+
+def _add_adapters(section: config_lib.Policy, spec: DecoderSpec) -> DecoderSpec:
+    return spec._replace(adapters=Adapters(section.rank, section.alpha / section.rank, tuple(section.targets)))
 
 
 def init_adapter(spec: DecoderSpec, key: jax.Array) -> dict:

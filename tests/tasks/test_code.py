@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from c3jax.rewards import Evaluator
-from c3jax.tasks import TASKS, code
+from c3jax.tasks import TASKS, code, code_channel
 from c3jax.tasks.code import Check, Program, grade, read_answer, read_check, read_program, write_check
 from c3jax.tasks.code_records import CodeSpec, load_problems
 from c3jax.tasks.jsonl import TaskError
@@ -133,6 +134,18 @@ for place, value in enumerate(values):
 got = f(2)
 assert got is not None and f(1) is True and f(0) is None
 """
+
+
+def test_messages_are_json_and_nothing_else_is_read():
+    nested = [[1, -2.5, float("inf"), None, True], {"a\n\ud800é": [2**200, '\\"', {}]}, []]
+    assert code_channel.write(nested) == json.dumps(nested, separators=(",", ":"))
+    assert code_channel.read(json.dumps(nested)) == nested
+    assert math.isnan(code_channel.read("[NaN]")[0])
+    for line in ("", "[1", "[1] [2]", "nul", "{1: 2}", "[1,]", "1" * 5000, "\ud800", '"\n"'):
+        with pytest.raises(ValueError):
+            code_channel.read(line)
+    with pytest.raises(RecursionError):
+        code_channel.read("[" * 100_000)
 
 
 def test_plain_values_cross_as_they_are_and_both_ways():
