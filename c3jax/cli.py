@@ -102,7 +102,7 @@ def _make_parser() -> argparse.ArgumentParser:
     ask.add_argument("--transcript", action="store_true", help="print JSON with every context and message")
 
     bench = _add(commands, "bench", _bench, "measure the program on this machine")
-    bench.add_argument("what", choices=("rollout", "credit"))
+    bench.add_argument("what", choices=("rollout", "credit", "update"))
     bench.add_argument(
         "--small", action="store_true", help="tiny sizes: checks that the benchmark runs, measures nothing"
     )

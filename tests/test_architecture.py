@@ -32,7 +32,7 @@ ROOMS = {
     *("types", "config", "config_file", "protocol", "tasks", "models", "rollout", "rewards", "credit", "learner"),
     *("team", "warmup", "train", "evaluate", "ask", "bench", "checkpoint", "metrics", "records"),
     *("ledger", "rundir", "startup", "progress", "summary", "cli", "diagnostics", "studies", "report"),
-    *("score", "grade", "config_checks", "study_config", "study_sections"),
+    *("score", "grade", "config_checks", "study_config", "study_sections", "memory"),
 }
 ALL_BUT_THE_OUTER = ROOMS - {"cli", "studies", "study_config", "study_sections", "score", "grade", "report"}
 # What a study may stand on besides the credit code; only the study of a small language model reaches further.
@@ -75,6 +75,7 @@ RULES = {
     "progress": Rule({"types", "config"}, "never"),
     "summary": Rule({"types", "config", "evaluate", "metrics", "records"}, "anywhere"),
     "team": Rule({"types", "config", "protocol", "tasks", "models", "rollout"}, "anywhere"),
+    "memory": Rule({"types", "config", "protocol", "models", "rollout"}, "anywhere"),
     "warmup": Rule({"types", "config", "tasks", "team", "rollout", "learner"}, "anywhere"),
     "train": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "evaluate": Rule(ALL_BUT_THE_OUTER, "anywhere"),

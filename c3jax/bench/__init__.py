@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from c3jax.bench.timing import SMOLLM2, TINY, time_in_turn
+from c3jax.bench.update import bench_update
 from c3jax.config import Sampling
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import make_credit_matrix
@@ -23,21 +24,6 @@ from c3jax.models import decoder
 from c3jax.protocol import QUESTION_LEVEL, FramePlan, Literal, Slot, TurnPlan
 from c3jax.rollout import tree
 from c3jax.types import Frame
-
-SMOLLM2 = decoder.DecoderSpec(
-    vocab_size=49152,
-    layers=30,
-    width=576,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    mlp_width=1536,
-    context=8192,
-    rope_theta=100_000.0,
-    norm_eps=1e-5,
-    tied=True,
-)
-_TINY = SMOLLM2._replace(vocab_size=64, layers=2, width=48, heads=3, kv_heads=1, head_dim=16, mlp_width=64)
 
 
 class _Sizes(NamedTuple):
@@ -52,7 +38,7 @@ class _Sizes(NamedTuple):
 
 def run(what: str, is_small: bool) -> int:
     """Run one benchmark, print its JSON and return the exit code."""
-    measure = {"rollout": bench_rollout, "credit": bench_credit}[what]
+    measure = {"rollout": bench_rollout, "credit": bench_credit, "update": bench_update}[what]
     device = jax.devices()[0]
     figures = {"bench": what, "device": device.device_kind, "jax": jax.__version__, **measure(is_small)}
     print(json.dumps(figures, indent=2))
@@ -65,7 +51,7 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
     Float32 at SmolLM2-135M's size, 4 contexts x 8 alternatives, 512-token prompts, 32 new tokens. Also the share of the
     machine's matmul peak that a decoding step reaches, by the operations it cannot do without.
     """
-    sizes = _Sizes(_TINY, 2, 2, 16, 4, 1, 256) if is_small else _Sizes(SMOLLM2, 4, 8, 512, 32, 3, 2048)
+    sizes = _Sizes(TINY, 2, 2, 16, 4, 1, 256) if is_small else _Sizes(SMOLLM2, 4, 8, 512, 32, 3, 2048)
     graphdef, params = decoder.make_decoder(sizes.spec, jax.random.key(0))
     tokens_NS = jax.random.randint(jax.random.key(1), (sizes.contexts, sizes.prompt - 1), 1, sizes.spec.vocab_size)
     rows = sizes.contexts * sizes.alternatives
@@ -79,7 +65,7 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
         return lambda: sample(params, frame, jax.random.key(2), jnp.arange(contexts))
 
     shared = make(sizes.contexts, sizes.new_tokens)
-    times = _time_in_turn(
+    times = time_in_turn(
         {
             "shared": shared,
             "repeated": make(rows, sizes.new_tokens),
@@ -119,7 +105,7 @@ def bench_credit(is_small: bool) -> dict[str, Any]:
     return_PL = jax.random.uniform(jax.random.key(0), (problems, 8))
     apply = jax.jit(apply_credit, static_argnames="normalise")
     cases = {scope: (lambda scope=scope: apply(matrix, return_PL, normalise=scope)) for scope in ("none", "group")}
-    times = _time_in_turn(cases, 20)
+    times = time_in_turn(cases, 20)
     return {
         "problems": problems,
         "messages": 10 * problems,
@@ -141,18 +127,5 @@ def _measure_matmul(size: int) -> float:
     """The best rate of a square float32 product, floating-point operations a second."""
     a = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(jnp.matmul)
-    times = _time_in_turn({"product": lambda: product(a, a)}, 10)["product"]
+    times = time_in_turn({"product": lambda: product(a, a)}, 10)["product"]
     return 2.0 * size**3 / min(times)
-
-
-def _time_in_turn(cases: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, the cases in turn; a first call of each compiles and is not counted."""
-    for call in cases.values():
-        jax.block_until_ready(call())
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(repeats):
-        for name, call in cases.items():
-            began = time.perf_counter()
-            jax.block_until_ready(call())
-            times[name].append(time.perf_counter() - began)
-    return times
