@@ -133,7 +133,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
 
     bench = _add(commands, "bench", _bench, "measure the program on this machine")
-    bench.add_argument("what", choices=("rollout", "credit", "grade"))
+    bench.add_argument("what", choices=("rollout", "update", "credit", "grade"))
     bench.add_argument(
         "--small", action="store_true", help="tiny sizes: checks that the benchmark runs, measures nothing"
     )
@@ -253,13 +253,14 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 def _bench(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if arguments.what == "grade":  # needs no JAX
-        from c3jax import bench_grade
+        from c3jax.bench import grade
 
-        return bench_grade.run(arguments.small)
-    from c3jax import bench, startup
+        return grade.run(arguments.small)
+    from c3jax import startup
+    from c3jax.bench import run
 
     startup.prepare()
-    return bench.run(arguments.what, is_small=arguments.small)
+    return run.run(arguments.what, is_small=arguments.small)
 
 
 def _study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

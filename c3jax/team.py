@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from c3jax import config as config_lib
+from c3jax import memory
 from c3jax import protocol as protocol_lib
 from c3jax.data import gate, mixing
 from c3jax.data.fetch import compute_sha256
 from c3jax.models import load as load_lib
 from c3jax.models.decoder import DecoderSpec
-from c3jax.models.policy import Policy, Weights, make_policy
+from c3jax.models.policy import Policy, Weights, count_weights, make_policy
 from c3jax.rollout import address, context
 from c3jax.tasks import TASKS, arithmetic, code_records, reasoning, stories
 from c3jax.tasks import load_problems as load_task_problems
@@ -56,6 +57,7 @@ class Team(NamedTuple):
     tokenizer: Tokenizer
     plans: tuple[protocol_lib.TurnPlan, ...]
     spec: DecoderSpec
+    memory: memory.Estimate | None  # what training takes; None where nothing is trained
     policy: Policy
     weights: Weights
 
@@ -64,18 +66,18 @@ def make_team(config: config_lib.RunConfig, is_contained: bool = True, is_traini
     """Read the problems, load the model and plan the contexts.
 
     `is_contained` false lets programs of a code task run without their sandbox, and no wall of it is tried.
-    `is_training`: the suites that the run will be evaluated on must be there, and no training problem among theirs.
-    Raises ValueError with one sentence for the user.
+    `is_training`: the suites that the run will be evaluated on must be there, with no training problem among theirs,
+    and the run must fit the device's memory. Raises ValueError with one sentence for the user.
     """
     sets, heldout = _load_problems(config, is_contained)
     names, shares = _list_sets(config)
     overlap = _check_overlap(config, mixing.join_sets(names, sets), heldout, is_training)
     words = list_words(config)
-    model = load_lib.load_model(config.model, words, address.make_stream(config.seed, address.INIT))
-    plans = protocol_lib.plan_turns(config.protocol, model.tokenizer)
-    protocol_lib.check_lengths(plans, config.protocol.question_tokens, model.spec.context)
-    train_set = encode_problems(overlap.problems, model.tokenizer, config.protocol.question_tokens)
-    heldout_set = encode_problems(heldout, model.tokenizer, config.protocol.question_tokens)
+    spec, tokenizer = load_lib.describe_model(config.model, words)
+    plans = protocol_lib.plan_turns(config.protocol, tokenizer)
+    protocol_lib.check_lengths(plans, config.protocol.question_tokens, spec.context)
+    train_set = encode_problems(overlap.problems, tokenizer, config.protocol.question_tokens)
+    heldout_set = encode_problems(heldout, tokenizer, config.protocol.question_tokens)
     if len(train_set.problems) < config.problems:
         raise config_lib.ConfigError(
             f"problems: expected at most the {len(train_set.problems)} training problems whose question fits"
@@ -89,19 +91,9 @@ def make_team(config: config_lib.RunConfig, is_contained: bool = True, is_traini
             "protocol.question_tokens: expected room for at least one held-out question,"
             f" got {config.protocol.question_tokens}"
         )
-    policy, weights = _make_policy(config, model)
-    return Team(
-        config,
-        train_set,
-        mixture,
-        overlap,
-        heldout_set,
-        model.tokenizer,
-        plans,
-        model.spec,
-        policy,
-        weights,
-    )
+    needs = _check_memory(config, spec, plans) if is_training else None
+    policy, weights = _load_policy(config, words)
+    return Team(config, train_set, mixture, overlap, heldout_set, tokenizer, plans, spec, needs, policy, weights)
 
 
 def _check_overlap(
@@ -201,11 +193,36 @@ def list_words(config: config_lib.RunConfig) -> list[str] | None:
     return list(dict.fromkeys(words))
 
 
-def _make_policy(config: config_lib.RunConfig, model: load_lib.LoadedModel) -> tuple[Policy, Weights]:
-    roles = list(dict.fromkeys(turn.role for turn in config.protocol.turns))
-    trained_roles = config_lib.trained_roles(config.protocol)
+def _check_memory(
+    config: config_lib.RunConfig, spec: DecoderSpec, plans: tuple[protocol_lib.TurnPlan, ...]
+) -> memory.Estimate:
+    """What training will take. Raises UserError with the numbers, and what would fit, where that is not there."""
+    trained, frozen = count_weights(config.policy, spec, *_list_roles(config))
+    kl = config.learner.kl
+    has_reference = config.policy.kind != "adapters" and (kl.coefficient > 0 or kl.target is not None)
+    counts = memory.Weights(trained, frozen, jnp.dtype(_frozen_dtype(config)).itemsize, has_reference)
+    if config.credit.fan_out == "auto":  # the tree with the most messages that may be chosen
+        widest = (config.credit.budget,) + (1,) * (len(plans) - 1)
+        config = config.model_copy(update={"credit": config.credit.model_copy(update={"fan_out": widest})})
+    return memory.check_memory(config, spec, plans, counts, memory.find_limit())
+
+
+def _load_policy(config: config_lib.RunConfig, words: list[str] | None) -> tuple[Policy, Weights]:
+    key = address.make_stream(config.seed, address.INIT)
+    model = load_lib.load_model(config.model, words, key, _frozen_dtype(config))
     key = address.make_stream(config.seed, address.ADAPT)
-    return make_policy(config.policy, model.spec, model.graphdef, model.params, roles, trained_roles, key)
+    return make_policy(config.policy, model.spec, model.graphdef, model.params, *_list_roles(config), key)
+
+
+def _list_roles(config: config_lib.RunConfig) -> tuple[list[str], list[str]]:
+    """All roles, and the trained ones."""
+    roles = list(dict.fromkeys(turn.role for turn in config.protocol.turns))
+    return roles, config_lib.trained_roles(config.protocol)
+
+
+def _frozen_dtype(config: config_lib.RunConfig) -> str:
+    """The type that the loaded network is held in: f32 where it is trained, that of the products where it is not."""
+    return config.model.dtype if config.policy.kind == "adapters" else "float32"
 
 
 def _list_sets(config: config_lib.RunConfig) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -26,6 +26,7 @@ from c3jax.data.gate import describe_hits
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out, fix_fan_out
 from c3jax.learner.update import TrainState
+from c3jax.memory import find_limit, make_table
 from c3jax.metrics import open_metrics, read_metrics
 from c3jax.models.policy import Weights
 from c3jax.overlap import wait_for
@@ -77,6 +78,8 @@ def train(config: RunConfig, path: Path, command: list[str], console: Console, i
         raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {config.task.kind}")
     team = make_team(config, is_contained, is_training=True)
     _say_problems(team, console)
+    if team.memory is not None:
+        console.print(make_table(team.memory, find_limit()))
     with ExitStack() as stack:
         run_dir = stack.enter_context(
             open_run_dir(path, config, command, data=describe_data(team), is_contained=is_contained)

@@ -32,12 +32,11 @@ ROOMS = {
     *("types", "config", "config_file", "protocol", "tasks", "models", "rollout", "rewards", "credit", "learner"),
     *("team", "warmup", "train", "evaluate", "ask", "bench", "checkpoint", "metrics", "records"),
     *("ledger", "rundir", "startup", "progress", "summary", "cli", "diagnostics", "studies", "report"),
-    *("score", "grade", "bench_grade", "bench_decode", "suites", "overlap", "compare", "export", "data"),
+    *("score", "grade", "suites", "overlap", "compare", "export", "data", "memory"),
     *("config_checks", "study_config", "study_sections"),
 }
 ALL_BUT_THE_OUTER = ROOMS - {
     *("cli", "studies", "study_config", "study_sections", "score", "grade", "report", "export", "compare"),
-    "bench_grade",
 }
 # What a study may stand on besides the credit code; only the study of a small language model reaches further.
 STUDY = {"types", "credit", "learner.losses", "diagnostics", "study_config", "study_sections", "records"}
@@ -79,17 +78,18 @@ RULES = {
     "overlap": Rule({"rewards"}, "anywhere"),
     "suites": Rule({"types", "config", "models", "rewards", "tasks", "team", "evaluate"}, "anywhere"),
     "compare": Rule({"types", "config", "config_file", "rundir", "diagnostics"}, "never"),
-    "bench_grade": Rule({"types", "rewards", "tasks"}, "never"),
     "startup": Rule({"types", "config"}, "anywhere"),
     "progress": Rule({"types", "config"}, "never"),
     "summary": Rule({"types", "config", "evaluate", "metrics", "records"}, "anywhere"),
-    "team": Rule({"types", "config", "protocol", "tasks", "data", "models", "rollout"}, "anywhere"),
+    "team": Rule({"types", "config", "protocol", "tasks", "data", "models", "rollout", "memory"}, "anywhere"),
+    "memory": Rule({"types", "config", "protocol", "models", "rollout"}, "anywhere"),
     "warmup": Rule({"types", "config", "tasks", "team", "rollout", "learner"}, "anywhere"),
     "train": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "evaluate": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "ask": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "bench": Rule(ALL_BUT_THE_OUTER, "anywhere"),
-    "bench_decode": Rule(ALL_BUT_THE_OUTER, "anywhere"),
+    "bench.__init__": Rule(set(), "never"),
+    "bench.grade": Rule({"types", "rewards", "tasks"}, "never"),
     "export": Rule(ALL_BUT_THE_OUTER, "anywhere"),
     "cli": Rule(ROOMS, "in functions"),  # help and a wrong config answer at once
 }

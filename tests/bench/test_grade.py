@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from c3jax import bench_grade
+from c3jax.bench import grade as bench_grade
 from c3jax.tasks import TASKS, code
 
 

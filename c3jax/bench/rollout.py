@@ -1,44 +1,21 @@
-"""Benchmarks: each measures two things in one process and prints its figures, and their ratio, as one JSON object.
-
-Machines are shared and noisy, so compared runs alternate, every single time is printed, and figures are taken from the
-fastest run of each: what else a machine does can only make a run slower.
-"""
+"""What it brings that a context is held once, and that stopped rows leave the batch, when messages are drawn."""
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from c3jax.bench.decode import bench_decode
+from c3jax.bench.timing import SMOLLM2, TINY, time_in_turn
 from c3jax.config import Sampling
-from c3jax.credit.apply import apply_credit
-from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.plans import make_tree
 from c3jax.models import decoder
 from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import QUESTION_LEVEL, FramePlan, Literal, Slot, TurnPlan
 from c3jax.rollout import tree
 from c3jax.types import Frame
-
-SMOLLM2 = decoder.DecoderSpec(
-    vocab_size=49152,
-    layers=30,
-    width=576,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    mlp_width=1536,
-    context=8192,
-    rope_theta=100_000.0,
-    norm_eps=1e-5,
-    tied=True,
-)
-_TINY = SMOLLM2._replace(vocab_size=64, layers=2, width=48, heads=3, kv_heads=1, head_dim=16, mlp_width=64)
 
 
 class _Sizes(NamedTuple):
@@ -47,17 +24,9 @@ class _Sizes(NamedTuple):
     alternatives: int
     prompt: int
     new_tokens: int
+    stop_slots: int  # of a message, where rows stop
     repeats: int
     matmul: int
-
-
-def run(what: str, is_small: bool) -> int:
-    """Run one benchmark, print its JSON and return the exit code."""
-    measure = {"rollout": bench_rollout, "credit": bench_credit}[what]
-    device = jax.devices()[0]
-    figures = {"bench": what, "device": device.device_kind, "jax": jax.__version__, **measure(is_small)}
-    print(json.dumps(figures, indent=2))
-    return 0
 
 
 def bench_rollout(is_small: bool) -> dict[str, Any]:
@@ -66,7 +35,7 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
     Float32 at SmolLM2-135M's size, 4 contexts x 8 alternatives, 512-token prompts, 32 new tokens. Also the share of the
     machine's matmul peak that a decoding step reaches, by the operations it cannot do without.
     """
-    sizes = _Sizes(_TINY, 2, 2, 16, 4, 1, 256) if is_small else _Sizes(SMOLLM2, 4, 8, 512, 32, 3, 2048)
+    sizes = _Sizes(TINY, 2, 2, 16, 4, 16, 1, 256) if is_small else _Sizes(SMOLLM2, 4, 8, 512, 32, 64, 3, 2048)
     graphdef, params = decoder.make_decoder(sizes.spec, jax.random.key(0))
     policy, weights = Policy("shared", graphdef, None), Weights(params, {})
     tokens_NS = jax.random.randint(jax.random.key(1), (sizes.contexts, sizes.prompt - 1), 1, sizes.spec.vocab_size)
@@ -77,7 +46,7 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
         fan_out = (rows // contexts,)
         sample = tree.make_tree_sampler(policy, (plan,), fan_out, Sampling(), ())
         question_NS = jnp.repeat(tokens_NS, contexts // sizes.contexts, axis=0)
-        frame = Frame(question_NS, jnp.ones(question_NS.shape, bool))
+        frame = _keep_all(question_NS)
         return lambda: sample(weights, frame, jax.random.key(2), jnp.arange(contexts))
 
     shared = make(sizes.contexts, sizes.new_tokens)
@@ -111,23 +80,12 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
         "decode_step_gflop": floor / 1e9,
         "matmul_peak_gflop_per_second": peak / 1e9,
         "decode_step_share_of_peak": floor / step / peak,
+        "rows_that_stop": bench_decode(policy, weights, (_keep_all(tokens_NS),), sizes.stop_slots, sizes.repeats),
     }
 
 
-def bench_credit(is_small: bool) -> dict[str, Any]:
-    """Credit of 100,000 problems with 10 messages each (fan-out 2, 4), compiled, in milliseconds."""
-    problems = 1000 if is_small else 100_000
-    matrix = make_credit_matrix("c3", make_tree((2, 4)))
-    return_PL = jax.random.uniform(jax.random.key(0), (problems, 8))
-    apply = jax.jit(apply_credit, static_argnames="normalise")
-    cases = {scope: (lambda scope=scope: apply(matrix, return_PL, normalise=scope)) for scope in ("none", "group")}
-    times = time_in_turn(cases, 20)
-    return {
-        "problems": problems,
-        "messages": 10 * problems,
-        "milliseconds_median": {name: 1e3 * statistics.median(values) for name, values in times.items()},
-        "milliseconds_fastest": {name: 1e3 * min(values) for name, values in times.items()},
-    }
+def _keep_all(tokens_NS: jax.Array) -> Frame:
+    return Frame(tokens_NS, jnp.ones(tokens_NS.shape, bool))
 
 
 def _count_step_flops(sizes: _Sizes) -> float:
@@ -145,16 +103,3 @@ def _measure_matmul(size: int) -> float:
     product = jax.jit(jnp.matmul)
     times = time_in_turn({"product": lambda: product(a, a)}, 10)["product"]
     return 2.0 * size**3 / min(times)
-
-
-def time_in_turn(cases: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, the cases in turn; a first call of each compiles and is not counted."""
-    for call in cases.values():
-        jax.block_until_ready(call())
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(repeats):
-        for name, call in cases.items():
-            began = time.perf_counter()
-            jax.block_until_ready(call())
-            times[name].append(time.perf_counter() - began)
-    return times

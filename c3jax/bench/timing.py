@@ -1,0 +1,39 @@
+"""What the benchmarks share: a model's sizes, and compared calls timed in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from c3jax.models.decoder import DecoderSpec
+
+SMOLLM2 = DecoderSpec(
+    vocab_size=49152,
+    layers=30,
+    width=576,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    mlp_width=1536,
+    context=8192,
+    rope_theta=100_000.0,
+    norm_eps=1e-5,
+    tied=True,
+)
+TINY = SMOLLM2._replace(vocab_size=64, layers=2, width=48, heads=3, kv_heads=1, head_dim=16, mlp_width=64)
+
+
+def time_in_turn(cases: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call, the cases in turn; a first call of each compiles and is not counted."""
+    for call in cases.values():
+        jax.block_until_ready(call())
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(repeats):
+        for name, call in cases.items():
+            began = time.perf_counter()
+            jax.block_until_ready(call())
+            times[name].append(time.perf_counter() - began)
+    return times
