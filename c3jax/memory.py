@@ -81,8 +81,8 @@ def estimate_memory(config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPl
         Row("layers taken apart", spec.layers * layer * product, "trees"),
         Row("keys and values", max(_count_caches(spec, path) for path in _list_paths(config, plans)), "trees"),
         Row("one layer, logits", max(_count_drawing(spec, path) for path in _list_paths(config, plans)), "trees"),
-        # A sum and a micro-batch's own, where there is more than one.
-        Row("gradients", trained * (1 if micro == minibatch else 2), "update"),
+        # A sum and a micro-batch's own, where there is more than one; an embedding that is also the head has two parts.
+        Row("gradients", trained * (1 if micro == minibatch else 2) + _count_tied(spec, weights), "update"),
         *_list_activations(config, spec, plans, micro),
     )
     return Estimate(tuple(row for row in rows if row.bytes))
@@ -175,6 +175,11 @@ def _list_frames(place: int, config: RunConfig, plans: Sequence[TurnPlan], probl
                 slots += plans[piece.level - FIRST_TURN_LEVEL].max_tokens
         frames.append((rows_of(frame.level, problems, fan_out), slots))
     return [*frames, (problems * math.prod(fan_out[: place + 1]), plans[place].max_tokens)]
+
+
+def _count_tied(spec: DecoderSpec, weights: Weights) -> int:
+    embedding = spec.vocab_size * spec.width
+    return _F32 * embedding if spec.tied and weights.trained >= embedding else 0
 
 
 def _count_slots(path: Sequence[tuple[int, int]]) -> int:

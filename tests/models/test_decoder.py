@@ -65,26 +65,43 @@ def test_shared_frames_equal_repeated_prompts():
     assert float(jnp.std(repeated)) > 0.5
 
 
-def test_gradients_through_shared_frames_equal_repeated_prompts():
+@partial(jax.jit, static_argnums=0)
+def _differentiate(graphdef, params, frames, target):
+    def loss(params):
+        logits = _run(graphdef, params, frames)[0][-1][:, -5:]
+        return -jnp.sum(jax.nn.log_softmax(logits) * target) / jnp.sum(target)
+
+    return jax.grad(loss)(params)
+
+
+@pytest.mark.parametrize("remat", ["layer", "dots"])
+def test_gradients_through_shared_frames_equal_repeated_prompts(remat):
     # The shared side computes each layer again in the backward pass, so this is the test of remat too.
     graphdef, params = _make(SPEC)
-    remat_graphdef, _ = decoder.define_decoder(SPEC._replace(remat="layer"))
+    remat_graphdef, _ = decoder.define_decoder(SPEC._replace(remat=remat))
     frames = _shared_path()[1:]
     target = jax.nn.one_hot(frames[-1].tokens_NS, SPEC.vocab_size) * frames[-1].keep_NS[..., None]
-
-    @partial(jax.jit, static_argnums=0)
-    def differentiate(graphdef, params, frames):
-        def loss(params):
-            logits = _run(graphdef, params, frames)[0][-1][:, -5:]
-            return -jnp.sum(jax.nn.log_softmax(logits) * target) / jnp.sum(target)
-
-        return jax.grad(loss)(params)
-
-    got = jax.tree.leaves_with_path(differentiate(remat_graphdef, params, frames))
-    wanted = jax.tree.leaves(differentiate(graphdef, params, [_repeat_path(frames)]))
+    got = jax.tree.leaves_with_path(_differentiate(remat_graphdef, params, frames, target))
+    wanted = jax.tree.leaves(_differentiate(graphdef, params, [_repeat_path(frames)], target))
     for (path, one), other in zip(got, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5, err_msg=str(path))
         assert float(jnp.abs(other).max()) > 1e-3, path
+
+
+def test_layers_taken_apart_in_bfloat16_give_the_same_numbers():
+    """Matrices are rounded once, as the products would round them; what norms read stays float32."""
+    graphdef, params = _make(SPEC._replace(dtype="bfloat16"))
+    frame = _random_frame(6, 2, 5)
+
+    def run(params, is_apart):
+        model = nnx.merge(graphdef, params)
+        layers = model.unstack() if is_apart else None
+        return model.extend((), frame, layers)[0], layers
+
+    apart, layers = run(jax.tree.map(jnp.asarray, params), True)
+    types = {jnp.dtype(leaf.dtype).name for leaf in jax.tree.leaves(layers) if leaf.ndim == 2}
+    assert types == {"bfloat16"} and all(layer["attention_norm"][...].dtype == jnp.float32 for layer in layers)
+    np.testing.assert_array_equal(apart, run(jax.tree.map(jnp.asarray, params), False)[0])
 
 
 def test_prefill_and_single_tokens_equal_one_forward():
