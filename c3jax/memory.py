@@ -108,27 +108,29 @@ def check_memory(
     estimate = estimate_memory(config, spec, plans, weights)
     if estimate.peak <= limit.bytes:
         return estimate
-    said = f"memory: expected at most the {_say(limit.bytes)} of {limit.device}, got about {_say(estimate.peak)}"
+    said = (
+        f"memory: expected at most the {say_bytes(limit.bytes)} of {limit.device}, got about {say_bytes(estimate.peak)}"
+    )
     for advice, other_config, other_spec in _list_remedies(config, spec):
         other = estimate_memory(other_config, other_spec, plans, weights)
         if other.peak <= limit.bytes:
-            raise UserError(f"{said}; {advice} would take {_say(other.peak)}")
+            raise UserError(f"{said}; {advice} would take {say_bytes(other.peak)}")
     held = estimate.total("always")
-    raise UserError(f"{said}, {_say(held)} of it all the time: try policy.kind adapters, or a smaller model")
+    raise UserError(f"{said}, {say_bytes(held)} of it all the time: try policy.kind adapters, or a smaller model")
 
 
 def make_table(estimate: Estimate, limit: Limit) -> Table:
     """The rows of an estimate with its peak and what there is, for 80 columns."""
     table = Table(title="Memory", show_footer=True)
-    table.add_column("what", footer=f"peak, of {_say(limit.bytes)} ({limit.device})", overflow="fold")
+    table.add_column("what", footer=f"peak, of {say_bytes(limit.bytes)} ({limit.device})", overflow="fold")
     table.add_column("when")
-    table.add_column("size", justify="right", footer=_say(estimate.peak))
+    table.add_column("size", justify="right", footer=say_bytes(estimate.peak))
     for row in estimate.rows:
-        table.add_row(row.name, _WHEN[row.when], _say(row.bytes))
+        table.add_row(row.name, _WHEN[row.when], say_bytes(row.bytes))
     return table
 
 
-def _say(size: int) -> str:
+def say_bytes(size: int) -> str:
     for unit, worth in (("GB", 10**9), ("MB", 10**6)):
         if size >= worth:
             return f"{size / worth:.1f} {unit}"

@@ -26,7 +26,7 @@ from c3jax.data.gate import describe_hits
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out, fix_fan_out
 from c3jax.learner.update import TrainState
-from c3jax.memory import find_limit, make_table
+from c3jax.memory import find_limit, make_table, say_bytes
 from c3jax.metrics import open_metrics, read_metrics
 from c3jax.models.policy import Weights
 from c3jax.overlap import wait_for
@@ -50,6 +50,7 @@ from c3jax.types import Frame, Rollout, UserError, Verdict, VerdictName
 from c3jax.warmup import warm_up
 
 DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
+_LARGE_SHARE = 0.1  # of the memory: from here on it is worth saying what takes it
 
 
 class _StepPrograms(NamedTuple):
@@ -78,13 +79,12 @@ def train(config: RunConfig, path: Path, command: list[str], console: Console, i
         raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {config.task.kind}")
     team = make_team(config, is_contained, is_training=True)
     _say_problems(team, console)
-    if team.memory is not None:
-        console.print(make_table(team.memory, find_limit()))
     with ExitStack() as stack:
         run_dir = stack.enter_context(
             open_run_dir(path, config, command, data=describe_data(team), is_contained=is_contained)
         )
         run = run_dir.path
+        _say_memory(team, console)
         is_stopping = stack.enter_context(_catch_signals(console))
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
         evaluator = stack.enter_context(Evaluator(TASKS[config.task.kind].grade, config.workers, config.grade_timeout))
@@ -316,6 +316,16 @@ def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float
         return rows[-1]
     before = evaluate.load_results(run / "eval" / "before.json")["results"]
     return next(result["accuracy"] for result in before if f"{result['profile']}_accuracy" == name)
+
+
+def _say_memory(team: Team, console: Console) -> None:
+    """What the run takes of what there is: a line, or, where it is much of it, the table."""
+    assert team.memory is not None  # the team is one to train
+    limit = find_limit()
+    if team.memory.peak > _LARGE_SHARE * limit.bytes:
+        console.print(make_table(team.memory, limit))
+    else:
+        console.print(f"memory: about {say_bytes(team.memory.peak)}, of {say_bytes(limit.bytes)} ({limit.device})")
 
 
 def _say_problems(team: Team, console: Console) -> None:
