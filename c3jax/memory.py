@@ -158,7 +158,8 @@ def _list_remedies(config: RunConfig, spec: DecoderSpec) -> Iterator[tuple[str, 
 
 
 def _list_paths(config: RunConfig, plans: Sequence[TurnPlan]) -> list[list[tuple[int, int]]]:
-    return [_list_frames(place, config, plans, config.problems) for place in range(len(plans))]
+    problems = config.rollout_problems or config.problems
+    return [_list_frames(place, config, plans, problems) for place in range(len(plans))]
 
 
 def _list_frames(place: int, config: RunConfig, plans: Sequence[TurnPlan], problems: int) -> list[tuple[int, int]]:
