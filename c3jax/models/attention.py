@@ -156,16 +156,17 @@ def _pull_back_frame(
         )
 
     first, rest = _cut_blocks(frame, query_MGQD, score_floats)
-    query_slope, *slopes = pull_back(first)
+    query_slope, key_slope, value_slope = pull_back(first)
     if rest is not None:
 
         def advance(query_slope: jax.Array, block: tuple):
             part, *slopes = pull_back(block)
             return query_slope + part, slopes
 
-        query_slope, later = jax.lax.scan(advance, query_slope, rest)
-        slopes = [_join_blocks(one, more, key_MGKD.shape[2]) for one, more in zip(slopes, later, strict=True)]
-    return _unfold(query_slope, query_NGRSD.shape), *slopes
+        query_slope, (later_keys, later_values) = jax.lax.scan(advance, query_slope, rest)
+        key_slope = _join_blocks(key_slope, later_keys, key_MGKD.shape[2])
+        value_slope = _join_blocks(value_slope, later_values, key_MGKD.shape[2])
+    return _unfold(query_slope, query_NGRSD.shape), key_slope, value_slope
 
 
 def _fold(array: jax.Array, rows: int) -> jax.Array:

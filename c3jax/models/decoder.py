@@ -194,8 +194,10 @@ class Decoder(nnx.Module):
 
         A scan copies a layer's weights out of the stack each time it comes to it: three times the traffic of reading
         them, which is what a decoding step waits for. The price is one more copy of the weights while the loop runs.
+        Matrices get the products' type here, once and not at every token.
         """
         _, stacked = nnx.split(self.blocks)
+        stacked = jax.tree.map(lambda leaf: leaf.astype(self.spec.dtype) if leaf.ndim > 2 else leaf, stacked)
         layers = tuple(_take_layer(stacked, place) for place in range(self.spec.layers))
         # Without the barrier the compiler moves the slices into the loop.
         return jax.lax.optimization_barrier(layers)

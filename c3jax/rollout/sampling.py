@@ -62,7 +62,7 @@ def compute_token_logp(
     Tokens are taken a chunk at a time: no [B, V] logits exist, forward or backward, and none of the vocabulary where
     there is a support. The backward pass computes the logits again; a loss's gradient is cheaper by learner.token_loss.
     """
-    cast_VD = jnp.asarray(head_VD, dtype)
+    cast_VD, (vocab, width) = jnp.asarray(head_VD, dtype), head_VD.shape
 
     def compute_one(token: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         hidden_CD, token_C, support_CK = (array[None] for array in token)
@@ -70,7 +70,7 @@ def compute_token_logp(
         logp_CE = jax.nn.log_softmax(scaled_CE)
         return jnp.sum(jnp.where(is_token_CE, logp_CE, 0.0))
 
-    size = size_chunk(len(token_B), *head_VD.shape, support_BK.shape[1], chunk_floats)
+    size = size_chunk(len(token_B), vocab, width, support_BK.shape[1], chunk_floats)
     return jax.lax.map(jax.checkpoint(compute_one), (hidden_BD, token_B, support_BK), batch_size=size)
 
 

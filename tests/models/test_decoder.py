@@ -88,20 +88,15 @@ def test_gradients_through_shared_frames_equal_repeated_prompts(remat):
         assert float(jnp.abs(other).max()) > 1e-3, path
 
 
-def test_layers_taken_apart_in_bfloat16_give_the_same_numbers():
-    """Matrices are rounded once, as the products would round them; what norms read stays float32."""
+def test_matrices_are_rounded_once_before_decoding_as_each_product_would_round_them():
     graphdef, params = _make(SPEC._replace(dtype="bfloat16"))
-    frame = _random_frame(6, 2, 5)
-
-    def run(params, is_apart):
-        model = nnx.merge(graphdef, params)
-        layers = model.unstack() if is_apart else None
-        return model.extend((), frame, layers)[0], layers
-
-    apart, layers = run(jax.tree.map(jnp.asarray, params), True)
-    types = {jnp.dtype(leaf.dtype).name for leaf in jax.tree.leaves(layers) if leaf.ndim == 2}
-    assert types == {"bfloat16"} and all(layer["attention_norm"][...].dtype == jnp.float32 for layer in layers)
-    np.testing.assert_array_equal(apart, run(jax.tree.map(jnp.asarray, params), False)[0])
+    model = nnx.merge(graphdef, jax.tree.map(jnp.asarray, params))
+    frame, (_, stacked) = _random_frame(6, 2, 5), nnx.split(model.blocks)
+    plain = tuple(jax.tree.map(lambda leaf, place=place: leaf[place], stacked) for place in range(SPEC.layers))
+    apart = model.unstack()
+    types = {str(leaf.dtype) for leaf in jax.tree.leaves(apart) if leaf.ndim == 2}
+    assert types == {"bfloat16"} and all(layer["attention_norm"][...].dtype == jnp.float32 for layer in apart)
+    np.testing.assert_array_equal(model.extend((), frame, apart)[0], model.extend((), frame, plain)[0])
 
 
 def test_prefill_and_single_tokens_equal_one_forward():
