@@ -84,10 +84,18 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"c3jax {c3jax.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    _add_run_commands(commands)
+    _add_measuring_commands(commands)
+    _add_data_commands(commands)
+    fields = _add(commands, "fields", _fields, "list every field of a config")
+    fields.add_argument("of", nargs="?", choices=("run", "study"), default="run", help="of a run (default) or a study")
+    return parser
+
+
+def _add_run_commands(commands: Any) -> None:
     train = _add(commands, "train", _train, "train a team, or go on with a run", overrides=True)
     train.add_argument("config", help="YAML file; a run's saved config.yaml is one too")
     train.add_argument("--run-dir", metavar="DIR", help="where the run is kept (default: runs/<name of the config>)")
-
     _add_unsafe(train)
 
     evaluate = _add(
@@ -132,6 +140,8 @@ def _make_parser() -> argparse.ArgumentParser:
         help="where roles have adapters: a whole model each (merged, the default), or a folder for PEFT each",
     )
 
+
+def _add_measuring_commands(commands: Any) -> None:
     bench = _add(commands, "bench", _bench, "measure the program on this machine")
     bench.add_argument("what", choices=("rollout", "update", "credit", "grade"))
     bench.add_argument(
@@ -153,6 +163,8 @@ def _make_parser() -> argparse.ArgumentParser:
     score.add_argument("--normalise", metavar="SCOPE", default="none", help="with --method: none (default), group, ...")
     score.add_argument("--json", action="store_true", help="with --compare: print JSON instead of a table")
 
+
+def _add_data_commands(commands: Any) -> None:
     grade = _add(commands, "grade", _grade, "grade answers at hand, as training would")
     grade.add_argument("task", metavar="TASK", help="kind of the task: math, numeric, reasoning, ...")
     grade.add_argument("problems", metavar="PROBLEMS.jsonl", help="problems in any format that the task reads")
@@ -169,10 +181,6 @@ def _make_parser() -> argparse.ArgumentParser:
     overlap.add_argument("task", metavar="TASK", help="kind of the task: math, numeric, code, ...")
     overlap.add_argument("train", metavar="TRAIN.jsonl", help="problems in any format that the task reads")
     overlap.add_argument("heldout", metavar="HELDOUT.jsonl", nargs="+", help="the same; exit code 1 where it is shared")
-
-    fields = _add(commands, "fields", _fields, "list every field of a config")
-    fields.add_argument("of", nargs="?", choices=("run", "study"), default="run", help="of a run (default) or a study")
-    return parser
 
 
 def _add(commands: Any, name: str, run: Any, help_text: str, overrides: bool = False) -> argparse.ArgumentParser:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
-from c3jax.config import ConfigError, RunConfig, list_training_sets, show_value, slots_in, trained_roles
+from c3jax.config import RunConfig, slots_in, trained_roles
+from c3jax.config_base import ConfigError, show_value
 from c3jax.credit import methods, plans
+from c3jax.task_sections import list_training_sets
 
 
 def check_config(config: RunConfig) -> None:

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 import pydantic
 import yaml
 
-from c3jax.config import ConfigError, RunConfig, Section, show_value
+from c3jax.config import RunConfig
+from c3jax.config_base import ConfigError, Section, show_value
 from c3jax.config_checks import check_config
 
 SectionType = TypeVar("SectionType", bound=Section)

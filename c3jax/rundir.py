@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO
 
 from c3jax import __version__
-from c3jax.config import RunConfig, Section
+from c3jax.config import RunConfig
+from c3jax.config_base import Section
 from c3jax.config_file import dump_config, load_config
 from c3jax.types import UserError
 

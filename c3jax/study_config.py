@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import pydantic
 
 from c3jax import config_file
-from c3jax.config import ConfigError, Count, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
+from c3jax.config_base import ConfigError, Count, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
 from c3jax.credit.methods import METHODS, check_auto, check_normalise
 from c3jax.study_sections import (
     ArmsPlan,

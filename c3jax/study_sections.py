@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from c3jax.config import ConfigError, Count, NonNegativeFloat, Positive, PositiveFloat, RunConfig, Section, Seed
+from c3jax.config import RunConfig
+from c3jax.config_base import ConfigError, Count, NonNegativeFloat, Positive, PositiveFloat, Section, Seed
 from c3jax.credit import plans
 from c3jax.credit.methods import METHODS, Normalise, check_normalise, check_pairing, needs_critic
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from c3jax import config as config_lib
-from c3jax import memory
+from c3jax import memory, task_sections
 from c3jax import protocol as protocol_lib
 from c3jax.data import gate, mixing
 from c3jax.data.fetch import compute_sha256
@@ -128,10 +128,10 @@ def find_sets(team: Team, places: Sequence[int]) -> list[int]:
 def describe_data(team: Team) -> dict[str, Any]:
     """What the problems of a run are, for its manifest: files with their SHA-256, counts, and what was dropped."""
     task = team.config.task
-    if isinstance(task, config_lib.GeneratedTask):
+    if isinstance(task, task_sections.GeneratedTask):
         paths, heldout = [None], None
     else:
-        paths, heldout = [part.path for part in config_lib.list_training_sets(task)], task.heldout_path
+        paths, heldout = [part.path for part in task_sections.list_training_sets(task)], task.heldout_path
     train = [
         {"name": name, **_describe_file(path), "weight": weight, "problems": count}
         for name, path, weight, count in zip(team.mixture.names, paths, *team.mixture[1:], strict=True)
@@ -177,7 +177,7 @@ def decode_messages(tokenizer: Tokenizer, messages: Messages) -> list[str]:
     return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(tokens, content, strict=True)]
 
 
-def arithmetic_spec(task: config_lib.ArithmeticTask) -> arithmetic.ArithmeticSpec:
+def arithmetic_spec(task: task_sections.ArithmeticTask) -> arithmetic.ArithmeticSpec:
     """The generator's settings of a config."""
     return arithmetic.ArithmeticSpec(task.moves, task.down_share, task.plan_fault, task.distrust)
 
@@ -228,9 +228,9 @@ def _frozen_dtype(config: config_lib.RunConfig) -> str:
 def _list_sets(config: config_lib.RunConfig) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Names and weights of the training sets; a generator's problems are one set."""
     task = config.task
-    if isinstance(task, config_lib.GeneratedTask):
+    if isinstance(task, task_sections.GeneratedTask):
         return (task.kind,), (1.0,)
-    parts = config_lib.list_training_sets(task)
+    parts = task_sections.list_training_sets(task)
     return tuple(mixing.name_sets([part.path for part in parts])), tuple(part.weight for part in parts)
 
 
@@ -254,12 +254,12 @@ def _load_problems(config: config_lib.RunConfig, is_contained: bool) -> tuple[li
         train, heldout = reasoning.make_problems(made, config.seed, task.train_problems, task.heldout_problems)
         return [train], heldout
     load = _make_code_loader(task, config.grade_timeout, is_contained) if task.kind == "code" else TASKS[task.kind].load
-    paths = [part.path for part in config_lib.list_training_sets(task)]
+    paths = [part.path for part in task_sections.list_training_sets(task)]
     return [load(path)[: task.limit] for path in paths], load(task.heldout_path)[: task.limit]
 
 
 def _make_code_loader(
-    task: config_lib.CodeTask, grade_timeout: float, is_contained: bool
+    task: task_sections.CodeTask, grade_timeout: float, is_contained: bool
 ) -> Callable[[str], list[Problem]]:
     if task.timeout + 2.0 > grade_timeout:
         raise config_lib.ConfigError(

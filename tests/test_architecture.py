@@ -33,7 +33,7 @@ ROOMS = {
     *("team", "warmup", "train", "evaluate", "ask", "bench", "checkpoint", "metrics", "records"),
     *("ledger", "rundir", "startup", "progress", "summary", "cli", "diagnostics", "studies", "report"),
     *("score", "grade", "suites", "overlap", "compare", "export", "data", "memory"),
-    *("config_checks", "study_config", "study_sections"),
+    *("config_base", "task_sections", "config_checks", "study_config", "study_sections"),
 }
 ALL_BUT_THE_OUTER = ROOMS - {
     *("cli", "studies", "study_config", "study_sections", "score", "grade", "report", "export", "compare"),
@@ -45,11 +45,17 @@ STUDY = {"types", "credit", "learner.losses", "diagnostics", "study_config", "st
 RULES = {
     "__init__": Rule(set(), "never"),
     "types": Rule(set(), "never"),
-    "config": Rule({"types"}, "never"),
-    "config_checks": Rule({"types", "config", "credit.methods", "credit.plans"}, "never"),  # which are plain numpy
-    "config_file": Rule({"types", "config", "config_checks"}, "never"),
-    "study_sections": Rule({"types", "config", "credit.methods", "credit.plans"}, "never"),
-    "study_config": Rule({"types", "config", "config_file", "study_sections", "credit.methods"}, "never"),
+    "config_base": Rule({"types"}, "never"),
+    "task_sections": Rule({"config_base"}, "never"),
+    "config": Rule({"config_base", "task_sections"}, "never"),
+    "config_checks": Rule(
+        {"config", "config_base", "task_sections", "credit.methods", "credit.plans"}, "never"
+    ),  # which are plain numpy
+    "config_file": Rule({"types", "config", "config_base", "config_checks"}, "never"),
+    "study_sections": Rule({"types", "config", "config_base", "credit.methods", "credit.plans"}, "never"),
+    "study_config": Rule(
+        {"types", "config", "config_base", "config_file", "study_sections", "credit.methods"}, "never"
+    ),
     "tasks": Rule({"types"}, "never"),
     "data": Rule({"types", "tasks"}, "never"),
     "protocol": Rule({"types", "config"}, "never"),
@@ -67,7 +73,7 @@ RULES = {
     "records": Rule({"types", "config"}, "anywhere"),
     "ledger": Rule({"types", "config"}, "anywhere"),
     "metrics": Rule({"types", "config"}, "anywhere"),
-    "rundir": Rule({"types", "config", "config_file"}, "in functions"),
+    "rundir": Rule({"types", "config", "config_base", "config_file"}, "in functions"),
     "checkpoint": Rule({"types", "config"}, "anywhere"),
     "diagnostics": Rule({"types", "records"}, "anywhere"),
     "report": Rule({"types", "records"}, "anywhere"),
@@ -81,7 +87,9 @@ RULES = {
     "startup": Rule({"types", "config"}, "anywhere"),
     "progress": Rule({"types", "config"}, "never"),
     "summary": Rule({"types", "config", "evaluate", "metrics", "records"}, "anywhere"),
-    "team": Rule({"types", "config", "protocol", "tasks", "data", "models", "rollout", "memory"}, "anywhere"),
+    "team": Rule(
+        {"types", "config", "task_sections", "protocol", "tasks", "data", "models", "rollout", "memory"}, "anywhere"
+    ),
     "memory": Rule({"types", "config", "protocol", "models", "rollout"}, "anywhere"),
     "warmup": Rule({"types", "config", "tasks", "team", "rollout", "learner"}, "anywhere"),
     "train": Rule(ALL_BUT_THE_OUTER, "anywhere"),

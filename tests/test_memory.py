@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from c3jax import config as config_lib
-from c3jax import memory
+from c3jax import memory, task_sections
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.learner import update as update_lib
@@ -41,7 +41,7 @@ def make_config(turns=2, **learner) -> config_lib.RunConfig:
         seed=0,
         steps=10,
         problems=4,
-        task=config_lib.ArithmeticTask(kind="arithmetic"),
+        task=task_sections.ArithmeticTask(kind="arithmetic"),
         protocol=config_lib.Protocol(turns=tuple(speakers[:turns]), question_tokens=30),
         model=config_lib.RandomModel(kind="random"),
         credit=config_lib.Credit(method="c3", fan_out=fan_out, budget=math.prod(fan_out), normalise="none"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from c3jax import config as config_lib
+from c3jax import task_sections
 from c3jax.credit import shrink
 from c3jax.credit.plans import compute_cost
 from c3jax.learner import adapt
@@ -29,7 +30,7 @@ def make_config(trained=(True, True), **credit) -> config_lib.RunConfig:
         seed=0,
         steps=10,
         problems=2,
-        task=config_lib.ArithmeticTask(kind="arithmetic"),
+        task=task_sections.ArithmeticTask(kind="arithmetic"),
         protocol=config_lib.Protocol(turns=turns, question_tokens=4),
         model=config_lib.RandomModel(kind="random"),
         credit=config_lib.Credit(**fields),

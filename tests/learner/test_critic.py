@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from c3jax import config as config_lib
+from c3jax import task_sections
 from c3jax.checkpoint import CheckpointStore
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
@@ -61,7 +62,7 @@ def make_config(
         seed=0,
         steps=STEPS,
         problems=4,
-        task=config_lib.ArithmeticTask(kind="arithmetic"),
+        task=task_sections.ArithmeticTask(kind="arithmetic"),
         protocol=config_lib.Protocol(turns=tuple(speakers[: len(fan_out)]), question_tokens=4),
         model=config_lib.RandomModel(kind="random"),
         sampling=config_lib.Sampling(temperature=0.7, top_k=20, top_p=0.8),

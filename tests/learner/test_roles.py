@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from c3jax import config as config_lib
+from c3jax import task_sections
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.learner import update as update_lib
@@ -47,7 +48,7 @@ def get_program(tiny):
             seed=0,
             steps=10,
             problems=4,
-            task=config_lib.ArithmeticTask(kind="arithmetic"),
+            task=task_sections.ArithmeticTask(kind="arithmetic"),
             protocol=config_lib.Protocol(turns=tuple(speakers), question_tokens=4),
             model=config_lib.RandomModel(kind="random"),
             policy=config_lib.Policy(kind=kind, rank=2),

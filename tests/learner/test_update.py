@@ -16,6 +16,7 @@ import optax
 import pytest
 
 from c3jax import config as config_lib
+from c3jax import task_sections
 from c3jax.credit import shrink
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
@@ -61,7 +62,7 @@ def make_config(
         seed=0,
         steps=10,
         problems=4,
-        task=config_lib.ArithmeticTask(kind="arithmetic"),
+        task=task_sections.ArithmeticTask(kind="arithmetic"),
         protocol=config_lib.Protocol(turns=tuple(speakers[:turns]), question_tokens=4),
         model=config_lib.RandomModel(kind="random"),
         sampling=sampling,
