@@ -3,8 +3,7 @@
     the dial shows 3 . mia up 4 . ben down 2 .
 
 The dial has the digits 0..9 and turns past its end, so the answer is a sum modulo 10. Every text is made of
-whole words of `VOCABULARY` with single spaces between them. All randomness is addressed: a draw is a hash of
-(seed, split or problem, place), never a state that depends on what was drawn before it.
+whole words of `VOCABULARY` with single spaces between them. All randomness is addressed (`c3jax.tasks.generated`).
 
 Demonstrations are deliberately imperfect in a systematic way, so that imitation leaves something to be learnt
 by each of two roles: the plan mistakes down for up, and the answer does not trust plans for problems with a
@@ -13,11 +12,12 @@ down move.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import re
 from typing import NamedTuple
 
 from c3jax.tasks import numeric
+from c3jax.tasks.generated import LONGEST_SEARCH, SPLITS, draw_problems, draw_uniform, search_problem
 from c3jax.tasks.numeric import TaskError
 from c3jax.types import Problem, Verdict
 
@@ -28,10 +28,6 @@ VOCABULARY: tuple[str, ...] = (
     *DIGITS,
     *(".", "=", ":", "the", "dial", "shows", *NAMES, "up", "down", "question", "plan", "answer"),
 )
-# Tenths of all questions, by a hash of their text: the same for every seed and every specification.
-SPLITS = {"train": range(0, 8), "validation": range(8, 9), "test": range(9, 10)}
-
-_LONGEST_SEARCH = 2_000  # draws for one problem; a tenth of them fit the smallest split
 
 
 class ArithmeticSpec(NamedTuple):
@@ -72,12 +68,7 @@ def load_problems(spec: ArithmeticSpec, seed: int, split: str, count: int) -> li
         raise TaskError(
             f"arithmetic: expected a count of 1 to {distinct} ({spec.steps} steps allow no more), got {count}"
         )
-    problems: list[Problem] = []
-    asked: set[str] = set()
-    for index in range(count):
-        problems.append(_search_problem(spec, seed, split, index, asked))
-        asked.add(problems[-1].question)
-    return problems
+    return draw_problems(functools.partial(_search_problem, spec, seed, split), count)
 
 
 def make_problem(spec: ArithmeticSpec, seed: int, split: str, index: int) -> Problem:
@@ -105,34 +96,24 @@ def _check_request(spec: ArithmeticSpec, split: str) -> None:
 
 
 def _search_problem(spec: ArithmeticSpec, seed: int, split: str, index: int, asked: set[str]) -> Problem:
-    for attempt in range(_LONGEST_SEARCH):
+    def write(attempt: int) -> tuple[str, str]:
         address = ("problem", seed, split, index, attempt)
         start = int(10 * draw_uniform(*address, "start"))
         moves = tuple(_draw_move(spec, *address, step) for step in range(spec.steps))
-        question = _write_question(start, moves)
-        if hash_address("question", question) % 10 in SPLITS[split] and question not in asked:
-            answer = compute_dial(start, moves)[-1]
-            return Problem(index=index, id=f"{split}-{index}", question=question, answer=str(answer))
-    raise TaskError(
-        f"arithmetic: no new question for problem {index} of split {split!r} in {_LONGEST_SEARCH} draws; "
-        f"ask for fewer problems or more than {spec.steps} steps"
-    )
+        return _write_question(start, moves), str(compute_dial(start, moves)[-1])
+
+    problem = search_problem(write, split, index, asked)
+    if problem is None:
+        raise TaskError(
+            f"arithmetic: no new question for problem {index} of split {split!r} in {LONGEST_SEARCH} draws; "
+            f"ask for fewer problems or more than {spec.steps} steps"
+        )
+    return problem
 
 
 def _draw_move(spec: ArithmeticSpec, *address: object) -> Move:
     is_down = draw_uniform(*address, "direction") < spec.down_share
     return Move("down" if is_down else "up", 1 + int(LARGEST_MOVE * draw_uniform(*address, "amount")))
-
-
-def draw_uniform(*address: object) -> float:
-    """A number in [0, 1) drawn at an address: 53 bits of a hash, which is all that a float holds."""
-    return (hash_address(*address) >> 11) / 2**53
-
-
-def hash_address(*address: object) -> int:
-    """64 bits that depend on the address alone: Python's own hash() differs from process to process."""
-    digest = hashlib.sha256("/".join(map(str, address)).encode()).digest()
-    return int.from_bytes(digest[:8], "big")
 
 
 def _write_question(start: int, moves: tuple[Move, ...]) -> str:

@@ -2,16 +2,17 @@
 
     Mia has 7 apples. Mia finds 5 more apples. Mia gives 4 apples to a friend. How many apples does Mia have now?
 
-For policies that have learnt to read elsewhere. The answer is a whole number, never negative on the way. Draws are
-addressed as in `c3jax.tasks.arithmetic`, and so are the splits: no question is in two of them, whatever their seeds.
+For policies that have learnt to read elsewhere. The answer is a whole number, never negative on the way. All
+randomness is addressed (`c3jax.tasks.generated`).
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from c3jax.tasks import arithmetic
-from c3jax.tasks.arithmetic import SPLITS, draw_uniform, hash_address
+from c3jax.tasks.generated import LONGEST_SEARCH, SPLITS, draw_problems, draw_uniform, search_problem
 from c3jax.tasks.numeric import TaskError
 from c3jax.types import Problem
 
@@ -30,8 +31,6 @@ LOSSES = (
 
 grade = arithmetic.grade  # the last number of a message, exactly
 
-_LONGEST_SEARCH = 2_000  # draws for one problem; a tenth of them fit the smallest split
-
 
 class StorySpec(NamedTuple):
     """What the problems are like."""
@@ -49,26 +48,22 @@ def load_problems(spec: StorySpec, seed: int, split: str, count: int) -> list[Pr
     """
     if split not in SPLITS:
         raise TaskError(f"stories: expected a split of {', '.join(SPLITS)}, got {split!r}")
-    problems: list[Problem] = []
-    asked: set[str] = set()
-    for index in range(count):
-        problems.append(_search_problem(spec, seed, split, index, asked))
-        asked.add(problems[-1].question)
-    return problems
+    return draw_problems(functools.partial(_search_problem, spec, seed, split), count)
 
 
 def _search_problem(spec: StorySpec, seed: int, split: str, index: int, asked: set[str]) -> Problem:
-    for attempt in range(_LONGEST_SEARCH):
-        question, answer = _write_problem(spec, ("story", seed, split, index, attempt))
-        if hash_address("question", question) % 10 in SPLITS[split] and question not in asked:
-            return Problem(index=index, id=f"{split}-{index}", question=question, answer=str(answer))
-    raise TaskError(
-        f"stories: no new question for problem {index} of split {split!r} in {_LONGEST_SEARCH} draws;"
-        " ask for fewer problems, more changes or larger numbers"
+    problem = search_problem(
+        lambda attempt: _write_problem(spec, ("story", seed, split, index, attempt)), split, index, asked
     )
+    if problem is None:
+        raise TaskError(
+            f"stories: no new question for problem {index} of split {split!r} in {LONGEST_SEARCH} draws;"
+            " ask for fewer problems, more changes or larger numbers"
+        )
+    return problem
 
 
-def _write_problem(spec: StorySpec, address: tuple[object, ...]) -> tuple[str, int]:
+def _write_problem(spec: StorySpec, address: tuple[object, ...]) -> tuple[str, str]:
     def choose(what: str, count: int) -> int:
         return int(count * draw_uniform(*address, what))
 
@@ -84,4 +79,4 @@ def _write_problem(spec: StorySpec, address: tuple[object, ...]) -> tuple[str, i
         form = forms[choose(f"{place}/form", len(forms))]
         sentences.append(form.format(name=name, amount=amount, things=things))
         held += -amount if is_loss else amount
-    return " ".join([*sentences, f"How many {things} does {name} have now?"]), held
+    return " ".join([*sentences, f"How many {things} does {name} have now?"]), str(held)

@@ -1,0 +1,48 @@
+"""What generated tasks share: draws at an address, and splits that have no question in common.
+
+A draw is a hash of its address, never a state that depends on what was drawn before it. A question belongs to a split
+by the hash of its text, so splits share none, whatever their seeds and specifications.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from c3jax.types import Problem
+
+# Tenths of all questions.
+SPLITS = {"train": range(0, 8), "validation": range(8, 9), "test": range(9, 10)}
+LONGEST_SEARCH = 2_000  # draws for one problem; a tenth of them fit the smallest split
+
+Search = Callable[[int, set[str]], Problem]  # (index, questions that are taken) -> the problem
+
+
+def draw_problems(search: Search, count: int) -> list[Problem]:
+    """The first `count` problems, no question twice."""
+    problems: list[Problem] = []
+    asked: set[str] = set()
+    for index in range(count):
+        problems.append(search(index, asked))
+        asked.add(problems[-1].question)
+    return problems
+
+
+def search_problem(write: Callable[[int], tuple[str, str]], split: str, index: int, asked: set[str]) -> Problem | None:
+    """The problem at an index: the first attempt of `write` whose question is of the split and new, or None."""
+    for attempt in range(LONGEST_SEARCH):
+        question, answer = write(attempt)
+        if hash_address("question", question) % 10 in SPLITS[split] and question not in asked:
+            return Problem(index=index, id=f"{split}-{index}", question=question, answer=answer)
+    return None
+
+
+def draw_uniform(*address: object) -> float:
+    """A number in [0, 1) drawn at an address: 53 bits of a hash, which is all that a float holds."""
+    return (hash_address(*address) >> 11) / 2**53
+
+
+def hash_address(*address: object) -> int:
+    """64 bits that depend on the address alone: Python's own hash() differs from process to process."""
+    digest = hashlib.sha256("/".join(map(str, address)).encode()).digest()
+    return int.from_bytes(digest[:8], "big")
