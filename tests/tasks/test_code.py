@@ -423,7 +423,7 @@ TESTS = (
 )
 HONEST = "def solve(x): return [9, 4, 5] if x == [4, 5] else right(x)\n"
 SCRIPT = """
-import json, os, sys
+import json, os, sys, time
 from c3jax.rewards import Evaluator
 from c3jax.tasks import TASKS
 from c3jax.tasks.sandbox_walls import check_walls
@@ -449,7 +449,12 @@ problem = Problem(0, "0", "q", answer)
 with Evaluator(TASKS["code"].grade, workers=2, timeout_s=20.0) as evaluator:
     verdicts = [evaluator.score([problem], [messages.pop(0)], budget=1)[0] for _ in range(2)]
     verdicts += evaluator.score([problem] * len(messages), messages, budget=len(messages))
-    left = list_programs()
+    # The judge's own child gives its verdict before it is gone; a process without a command line is on its way out.
+    for _ in range(50):
+        left = list_programs()
+        if "" not in left:
+            break
+        time.sleep(0.02)
 json.dump([os.getuid(), verdicts, left], sys.stdout)
 """
 
