@@ -24,7 +24,9 @@ _MEAN_SHARE = 0.4  # of the slots, of a message's tokens, before the longest are
 _STOP_MASS = 0.05  # probability of a stop token at each place
 
 
-def bench_decode(policy: Policy, weights: Weights, path: tuple[Frame, ...], slots: int, repeats: int) -> dict[str, Any]:
+def bench_decode(
+    policy: Policy, weights: Weights, path: tuple[Frame, ...], rows: int, slots: int, repeats: int
+) -> dict[str, Any]:
     """Messages with the lengths of real solutions, scaled to the slots, in one size of batch and in four.
 
     A random model has no idea when to stop. So keys are chosen whose draws meet a stop token at the wished length: a
@@ -32,7 +34,7 @@ def bench_decode(policy: Policy, weights: Weights, path: tuple[Frame, ...], slot
     """
     vocab_size = weights.trained["embedding"].shape[0]
     stop_tokens = tuple(range(int(_STOP_MASS * vocab_size)))
-    length_N = choose_lengths(slots)
+    length_N = choose_lengths(rows, slots)
     key_N = _find_keys(length_N, slots)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -59,11 +61,11 @@ def bench_decode(policy: Policy, weights: Weights, path: tuple[Frame, ...], slot
     }
 
 
-def choose_lengths(slots: int) -> np.ndarray:
-    """A length for each of 32 rows, int, in an order that is no order of length."""
+def choose_lengths(rows: int, slots: int) -> np.ndarray:
+    """A length for each row, int, in an order that is no order of length."""
     scale = _MEAN_SHARE * slots / np.mean(SOLUTION_TOKENS)
-    length_N = np.clip(np.round(scale * np.array(SOLUTION_TOKENS)), 1, slots).astype(int)
-    return np.random.default_rng(0).permutation(length_N)
+    length_Q = np.clip(np.round(scale * np.array(SOLUTION_TOKENS)), 1, slots).astype(int)
+    return np.random.default_rng(0).permutation(np.resize(length_Q, rows))
 
 
 def _find_keys(length_N: np.ndarray, slots: int) -> jax.Array:
@@ -71,7 +73,7 @@ def _find_keys(length_N: np.ndarray, slots: int) -> jax.Array:
 
     The mass differs from place to place by what the model thinks: numbers near it are avoided.
     """
-    keys = jax.random.split(jax.random.key(4), 40_000)
+    keys = jax.random.split(jax.random.key(4), 1000 * len(length_N) + 10_000)
     uniform_TM = jax.vmap(lambda place: address.draw_uniform(keys, place))(jnp.arange(slots))
     stops_MT = np.asarray(uniform_TM).T < 0.6 * _STOP_MASS
     is_clear_MT = np.asarray(uniform_TM).T > 1.5 * _STOP_MASS

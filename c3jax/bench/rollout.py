@@ -24,7 +24,8 @@ class _Sizes(NamedTuple):
     alternatives: int
     prompt: int
     new_tokens: int
-    stop_slots: int  # of a message, where rows stop
+    stop_rows: int  # where rows stop
+    stop_slots: int  # of a message and of its prompt, there
     repeats: int
     matmul: int
 
@@ -35,7 +36,7 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
     Float32 at SmolLM2-135M's size, 4 contexts x 8 alternatives, 512-token prompts, 32 new tokens. Also the share of the
     machine's matmul peak that a decoding step reaches, by the operations it cannot do without.
     """
-    sizes = _Sizes(TINY, 2, 2, 16, 4, 16, 1, 256) if is_small else _Sizes(SMOLLM2, 4, 8, 512, 32, 64, 3, 2048)
+    sizes = _Sizes(TINY, 2, 2, 16, 4, 16, 16, 1, 256) if is_small else _Sizes(SMOLLM2, 4, 8, 512, 32, 128, 64, 3, 2048)
     graphdef, params = decoder.make_decoder(sizes.spec, jax.random.key(0))
     policy, weights = Policy("shared", graphdef, None), Weights(params, {})
     tokens_NS = jax.random.randint(jax.random.key(1), (sizes.contexts, sizes.prompt - 1), 1, sizes.spec.vocab_size)
@@ -80,8 +81,16 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
         "decode_step_gflop": floor / 1e9,
         "matmul_peak_gflop_per_second": peak / 1e9,
         "decode_step_share_of_peak": floor / step / peak,
-        "rows_that_stop": bench_decode(policy, weights, (_keep_all(tokens_NS),), sizes.stop_slots, sizes.repeats),
+        "rows_that_stop": _bench_stopping(sizes, policy, weights),
     }
+
+
+def _bench_stopping(sizes: _Sizes, policy: Policy, weights: Weights) -> dict[str, Any]:
+    """Many rows after short prompts: what stopped rows cost is their products with the weights."""
+    contexts = sizes.stop_rows // sizes.alternatives
+    tokens_NS = jax.random.randint(jax.random.key(3), (contexts, sizes.stop_slots), 1, sizes.spec.vocab_size)
+    path = (_keep_all(tokens_NS),)
+    return bench_decode(policy, weights, path, sizes.stop_rows, sizes.stop_slots, sizes.repeats)
 
 
 def _keep_all(tokens_NS: jax.Array) -> Frame:
