@@ -345,6 +345,11 @@ class RunConfig(Section):
     """Seconds one answer may take to score."""
 
 
+def uses_reference(learner: Learner) -> bool:
+    """Whether the loss compares with the policy at the start of the run."""
+    return learner.kl.coefficient > 0 or learner.kl.target is not None
+
+
 def trained_roles(protocol: Protocol) -> list[str]:
     """Roles with a trained turn, in the order in which they first speak."""
     return list(dict.fromkeys(turn.role for turn in protocol.turns if turn.trained))

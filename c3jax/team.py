@@ -198,8 +198,7 @@ def _check_memory(
 ) -> memory.Estimate:
     """What training will take. Raises UserError with the numbers, and what would fit, where that is not there."""
     trained, frozen = count_weights(config.policy, spec, *_list_roles(config))
-    kl = config.learner.kl
-    has_reference = config.policy.kind != "adapters" and (kl.coefficient > 0 or kl.target is not None)
+    has_reference = config.policy.kind != "adapters" and config_lib.uses_reference(config.learner)
     counts = memory.Weights(trained, frozen, jnp.dtype(_frozen_dtype(config)).itemsize, has_reference)
     if config.credit.fan_out == "auto":  # the tree with the most messages that may be chosen
         widest = (config.credit.budget,) + (1,) * (len(plans) - 1)

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from c3jax import evaluate, records
 from c3jax.checkpoint import CheckpointStore
-from c3jax.config import RunConfig
+from c3jax.config import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import FanOut, make_tree
@@ -297,7 +297,7 @@ def _start(
 
 def _find_reference(team: Team, store: CheckpointStore, state: TrainState, first: int) -> dict | None:
     """What stands for the trained weights in the policy at the start of the run, where the loss compares with it."""
-    if not update_lib.uses_reference(team.config.learner):
+    if not uses_reference(team.config.learner):
         return None
     if team.policy.kind == "adapters":
         return {}  # it is the frozen network, without an adapter

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from c3jax.config import Learner, RunConfig
+from c3jax.config import RunConfig, uses_reference
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import CreditMatrix
 from c3jax.credit.shrink import apply_shrunk
@@ -77,11 +77,6 @@ def init_state(policy: Policy, weights: Weights, config: RunConfig) -> TrainStat
     counts = (jnp.int32(0), jnp.int32(0), jnp.int32(0))
     critic = critic_lib.init_critic_state(policy, weights, config)
     return TrainState(params, optimiser.init(params), coefficient, *counts, critic, init_adaptive(config))
-
-
-def uses_reference(learner: Learner) -> bool:
-    """Whether the loss compares with the policy at the start of the run."""
-    return learner.kl.coefficient > 0 or learner.kl.target is not None
 
 
 def make_update(

@@ -48,7 +48,12 @@ def _fill_frame(
 
 def choose_length(full: int, needed: int, lengths: int) -> int:
     """The shortest of full, full / 2, full / 4, ... (so many, rounded up) that holds what is needed."""
-    return min(length for place in range(lengths) if (length := -(-full // 2**place)) >= needed)
+    return min(length for place in range(lengths) if (length := halve(full, place)) >= needed)
+
+
+def halve(full: int, times: int) -> int:
+    """A number halved so many times, rounded up."""
+    return -(-full // 2**times)
 
 
 def make_frame(rows: Sequence[Sequence[int]], length: int) -> Frame:

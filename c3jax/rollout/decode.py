@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from c3jax.config import Sampling
 from c3jax.models.attention import Rows
 from c3jax.models.decoder import Decoder
-from c3jax.rollout import address
+from c3jax.rollout import address, context
 from c3jax.rollout import sampling as sampling_lib
 from c3jax.types import Frame, KeysValues, Messages
 
@@ -92,7 +92,7 @@ def sample_messages(
 
 def list_sizes(rows: int, batches: int) -> list[int]:
     """Sizes of the batch, stage by stage, and 0, at which the last one ends."""
-    sizes = [-(-rows // 2**stage) for stage in range(batches)]
+    sizes = [context.halve(rows, stage) for stage in range(batches)]
     return [*dict.fromkeys(sizes), 0]
 
 

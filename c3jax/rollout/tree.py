@@ -68,14 +68,16 @@ def trim_messages(rollout: Rollout, lengths: int) -> Rollout:
 
     One share for all turns, so that what is compiled for a rollout's shapes is compiled that often.
     """
+    if lengths == 1:
+        return rollout  # and nothing is waited for
     needed = [int(turn.sampled_NT.any(axis=0).sum()) for turn in rollout.turns]  # rows are filled from their start
     full = [turn.tokens_NT.shape[1] for turn in rollout.turns]
     fits = [
         place
         for place in range(lengths)
-        if all(-(-slots // 2**place) >= need for slots, need in zip(full, needed, strict=True))
+        if all(context.halve(slots, place) >= need for slots, need in zip(full, needed, strict=True))
     ]
-    kept = [-(-slots // 2 ** max(fits)) for slots in full]
+    kept = [context.halve(slots, max(fits)) for slots in full]
     turns = [
         jax.tree.map(lambda array, kept=kept: array[:, :kept] if array.ndim > 1 else array, turn)
         for turn, kept in zip(rollout.turns, kept, strict=True)

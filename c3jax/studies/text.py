@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from c3jax.config import RunConfig
+from c3jax.config import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
 from c3jax.credit.methods import needs_critic
@@ -124,7 +124,7 @@ def make_run(contender: Contender, team: Team) -> Callable[[Lane], tuple[TrainSt
         learner = config.learner.model_copy(update={"learning_rate": lane.learning_rate})
         traced = config.model_copy(update={"learner": learner})
         update = update_lib.make_update(traced, policy, plans, lane.matrix)
-        reference = lane.params if update_lib.uses_reference(learner) else None
+        reference = lane.params if uses_reference(learner) else None
         train_stream, order_stream, evaluation_stream = (
             address.make_stream(lane.seed, stream) for stream in (address.TRAIN, address.ORDER, address.EVALUATE)
         )

@@ -101,7 +101,7 @@ def run(program, tiny, params=None, rollout=None, return_PL=None, key=0, state=N
     """One step; returns the next state and the figures."""
     if state is None:
         state = start(program, tiny, params)
-    reference = tiny.params if update_lib.uses_reference(program.config.learner) else None
+    reference = tiny.params if config_lib.uses_reference(program.config.learner) else None
     rollout = program.rollout if rollout is None else rollout
     return_PL = jnp.asarray(program.return_PL if return_PL is None else return_PL)
     state, _, figures = program.update(state, {}, reference, rollout, return_PL, jax.random.key(key))
