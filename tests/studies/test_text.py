@@ -41,8 +41,9 @@ RUN = {
     **{"task.train_problems": 32, "task.heldout_problems": 8, "evaluation.samples": 0, "evaluation.problems": 8},
     **{"model.layers": 1, "model.width": 16, "model.mlp_width": 16, "model.remat": "none"},
     **{"protocol.turns.0.max_tokens": 3, "protocol.turns.1.max_tokens": 3, "learner.warmup_updates": 3},
-    # Adam divides a gradient by its size: where it is nothing but rounding, a small epsilon makes a step of it.
-    **{"learner.adam_eps": 1e-5},
+    # Adam divides a gradient by its size and so turns rounding into steps where a gradient is near zero: an error d of
+    # it moves a weight by up to rate / eps * d. Gradients here are some 1e-2, their rounding is 1e-8: 1e-7 at most.
+    **{"learner.adam_eps": 1e-3},
 }
 TREE = {"kind": "tree", "fan_out": [2, 2]}
 FLAT = {"kind": "flat", "episodes": 4}
