@@ -29,7 +29,7 @@ from c3jax.checkpoint import restore_step
 from c3jax.models import decoder, hf_weights, load, peft_folder, policy
 from c3jax.rollout import address
 from c3jax.team import list_words
-from c3jax.types import Tokenizer, UserError
+from c3jax.types import UserError
 
 
 class Form(NamedTuple):
@@ -45,8 +45,7 @@ class _Source(NamedTuple):
     config: config_lib.RunConfig
     run: Path | None
     step: int
-    spec: decoder.DecoderSpec
-    tokenizer: Tokenizer
+    model: load.Description
 
 
 def export_source(source: str, checkpoint: str, target: Path, form: Form, console: Console) -> int:
@@ -91,8 +90,7 @@ def _open_source(path: Path, checkpoint: str) -> _Source:
         step = choose_step(path, checkpoint)
     else:
         raise SourceError(f"{path}: expected a run directory or a config file, got neither")
-    spec, tokenizer = load.describe_model(config.model, list_words(config))
-    return _Source(config, run, step, spec, tokenizer)
+    return _Source(config, run, step, load.describe_model(config.model, list_words(config)))
 
 
 def _list_roles(source: _Source, form: Form) -> list[str]:
@@ -113,7 +111,7 @@ def _list_roles(source: _Source, form: Form) -> list[str]:
 def _check_space(source: _Source, form: Form, models: int, folder: Path) -> None:
     if form.is_peft:
         return
-    leaves = jax.tree.leaves(decoder.define_decoder(source.spec)[1])
+    leaves = jax.tree.leaves(decoder.define_decoder(source.model.spec)[1])
     size = models * sum(math.prod(leaf.shape) for leaf in leaves) * (2 if form.dtype == "bfloat16" else 4)
     free = shutil.disk_usage(folder).free
     if size > free:
@@ -137,7 +135,7 @@ def _read_models(source: _Source, roles: Sequence[str], target: Path) -> Iterato
     if source.run is None:
         yield target, _load_start(source)
         return
-    _, shapes = decoder.define_decoder(source.spec)
+    _, shapes = decoder.define_decoder(source.model.spec)
     for role in roles or [None]:
         part = "params" if role is None else f"params.{role}"
         yield target / (role or ""), restore_step(source.run, source.step, shapes, part)
@@ -146,14 +144,14 @@ def _read_models(source: _Source, roles: Sequence[str], target: Path) -> Iterato
 def _load_start(source: _Source) -> dict:
     """The parameters of the network that the run began with."""
     key = address.make_stream(source.config.seed, address.INIT)
-    return load.load_model(source.config.model, list_words(source.config), key).params
+    return load.load_params(source.config.model, source.model, key)
 
 
 def _write_adapters(source: _Source, form: Form, roles: Sequence[str], target: Path) -> None:
     section, run = source.config.policy, source.run
     assert run is not None  # a config's adapters are not trained
     scale = section.alpha / section.rank
-    spec = source.spec._replace(adapters=decoder.Adapters(section.rank, scale, tuple(section.targets)))
+    spec = source.model.spec._replace(adapters=decoder.Adapters(section.rank, scale, tuple(section.targets)))
     shapes = jax.eval_shape(partial(policy.init_adapter, spec), jax.random.key(0))
     params = {} if form.is_peft else _load_start(source)
     for role in roles:
@@ -183,17 +181,17 @@ def _write_model(source: _Source, form: Form, folder: Path, params: dict, adapte
         part = {letter: leaf[layer] for letter, leaf in adapter[name].items()}
         return peft_folder.merge_kernel(kernel, part, scale)
 
-    stop_tokens = source.tokenizer.stop_tokens
-    hf_weights.save_folder(folder, source.spec, params, form.dtype, stop_tokens, change_kernel=change_kernel)
+    stop_tokens = source.model.tokenizer.stop_tokens
+    hf_weights.save_folder(folder, source.model.spec, params, form.dtype, stop_tokens, change_kernel=change_kernel)
     _write_tokenizer(source, folder)
 
 
 def _write_tokenizer(source: _Source, folder: Path) -> None:
     """The tokenizer's files, and a generation_config.json with every stop token and the sampling of the run."""
-    source.tokenizer.save(str(folder))
+    source.model.tokenizer.save(str(folder))
     sampling = source.config.sampling
     config = {
-        "eos_token_id": list(source.tokenizer.stop_tokens),
+        "eos_token_id": list(source.model.tokenizer.stop_tokens),
         "do_sample": True,
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,  # 0 is all of them, and 50 where it is left out

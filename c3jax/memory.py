@@ -1,8 +1,9 @@
 """The memory a run takes, computed before it starts: arithmetic on sizes, nothing is allocated.
 
-What stays from step to step (weights, optimiser, reference) is held all the time; of the two programs of a step,
-drawing the trees and the update, the larger one comes on top. What XLA plans for the same programs lies within a factor
-of 1.5 of it (docs/memory.md). A critic of its own and the evaluation's larger batches are not counted.
+What stays from step to step (weights, optimiser, reference, critic) is held all the time; of the programs of a run,
+drawing the trees, the update and an evaluation's batch, the largest one comes on top. What XLA plans for the same
+programs lies within a factor of 1.5 of it (docs/memory.md). The warm-up by imitation, which only small random models
+have, is not counted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from c3jax.rollout.sampling import CHUNK_FLOATS, size_chunk
 from c3jax.types import UserError
 
 _F32 = 4
-_WHEN = {"always": "all the time", "trees": "drawing trees", "update": "in the update"}
+_WHEN = {"always": "all the time", "trees": "drawing trees", "update": "in the update", "evaluation": "evaluating"}
 
 
 class Weights(NamedTuple):
@@ -35,6 +36,7 @@ class Weights(NamedTuple):
     frozen: int = 0
     frozen_bytes: int = 4  # of each
     has_reference: bool = False  # a second copy of the trained ones, for the divergence
+    critic: int = 0  # of a critic's own network, trained too
 
 
 class Row(NamedTuple):
@@ -42,7 +44,7 @@ class Row(NamedTuple):
 
     name: str
     bytes: int
-    when: str  # "always", "trees" or "update"
+    when: str  # "always", "trees", "update" or "evaluation"
 
 
 class Estimate(NamedTuple):
@@ -51,13 +53,13 @@ class Estimate(NamedTuple):
     rows: tuple[Row, ...]
 
     def total(self, when: str) -> int:
-        """Bytes held always, or by one of the two programs beside them."""
+        """Bytes held always, or by one of the programs beside them."""
         return sum(row.bytes for row in self.rows if row.when == when)
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment of a step."""
-        return self.total("always") + max(self.total("trees"), self.total("update"))
+        """Bytes at the worst moment of a run."""
+        return self.total("always") + max(map(self.total, ("trees", "update", "evaluation")))
 
 
 class Limit(NamedTuple):
@@ -67,23 +69,36 @@ class Limit(NamedTuple):
     bytes: int
 
 
+class Fit(NamedTuple):
+    """A run that fits."""
+
+    estimate: Estimate
+    limit: Limit  # as it was before the run took anything
+
+
 def estimate_memory(config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], weights: Weights) -> Estimate:
     """What a run takes, with frames and messages as long as the plans allow. The fan-out must be numbers."""
-    trained, product = weights.trained * _F32, jnp.dtype(spec.dtype).itemsize
+    trained, critic = weights.trained * _F32, weights.critic * _F32
+    fan_out, evaluation = config.credit.fan_out, config.evaluation
+    assert fan_out != "auto"
     minibatch = config.problems // config.learner.minibatches
     micro = config.learner.micro_problems or minibatch
-    layer = _count_layer(spec)
+    # A sum and a micro-batch's own, where there is more than one; an embedding that is also the head has two parts.
+    parts = 1 if micro == minibatch else 2
+    gradients = max(trained * parts + _count_tied(spec, weights), critic * parts)  # one after the other
+    samples = (max(evaluation.samples, 1),) + (1,) * (len(plans) - 1)
+    asked = min(evaluation.batch, evaluation.problems)
+    evaluating = _list_drawing(config, spec, plans, asked, samples)
     rows = (
         Row("trained weights", trained, "always"),
         Row("frozen weights", weights.frozen * weights.frozen_bytes, "always"),
         Row("optimiser state", 2 * trained, "always"),
         Row("reference policy", trained if weights.has_reference else 0, "always"),
-        Row("layers taken apart", spec.layers * layer * product, "trees"),
-        Row("keys and values", max(_count_caches(spec, path) for path in _list_paths(config, plans)), "trees"),
-        Row("one layer, logits", max(_count_drawing(spec, path) for path in _list_paths(config, plans)), "trees"),
-        # A sum and a micro-batch's own, where there is more than one; an embedding that is also the head has two parts.
-        Row("gradients", trained * (1 if micro == minibatch else 2) + _count_tied(spec, weights), "update"),
-        *_list_activations(config, spec, plans, micro),
+        Row("critic's network and optimiser state", 3 * critic, "always"),
+        *_list_drawing(config, spec, plans, config.rollout_problems or config.problems, fan_out),
+        Row("gradients", gradients, "update"),
+        *_list_activations(config, spec, plans, micro, weights.critic > 0),
+        Row("the same as drawing trees, for a batch", sum(row.bytes for row in evaluating), "evaluation"),
     )
     return Estimate(tuple(row for row in rows if row.bytes))
 
@@ -103,24 +118,24 @@ def find_limit() -> Limit:
 
 def check_memory(
     config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], weights: Weights, limit: Limit
-) -> Estimate:
-    """The estimate of a run that fits. Raises UserError with the numbers, and what would fit, for one that does not."""
+) -> Fit:
+    """A run that fits. Raises UserError with the numbers, and with what would fit, for one that does not."""
     estimate = estimate_memory(config, spec, plans, weights)
     if estimate.peak <= limit.bytes:
-        return estimate
+        return Fit(estimate, limit)
     said = (
         f"memory: expected at most the {say_bytes(limit.bytes)} of {limit.device}, got about {say_bytes(estimate.peak)}"
     )
-    for advice, other_config, other_spec in _list_remedies(config, spec):
-        other = estimate_memory(other_config, other_spec, plans, weights)
-        if other.peak <= limit.bytes:
-            raise UserError(f"{said}; {advice} would take {say_bytes(other.peak)}")
+    advice = _advise(config, spec, plans, weights, limit)
+    if advice is not None:
+        raise UserError(f"{said}; {advice}")
     held = estimate.total("always")
     raise UserError(f"{said}, {say_bytes(held)} of it all the time: try policy.kind adapters, or a smaller model")
 
 
-def make_table(estimate: Estimate, limit: Limit) -> Table:
+def make_table(fit: Fit) -> Table:
     """The rows of an estimate with its peak and what there is, for 80 columns."""
+    estimate, limit = fit
     table = Table(title="Memory", show_footer=True)
     table.add_column("what", footer=f"peak, of {say_bytes(limit.bytes)} ({limit.device})", overflow="fold")
     table.add_column("when")
@@ -137,8 +152,36 @@ def say_bytes(size: int) -> str:
     return f"{size / 1000:.1f} kB"
 
 
-def _list_remedies(config: RunConfig, spec: DecoderSpec) -> Iterator[tuple[str, RunConfig, DecoderSpec]]:
-    """Settings that take less, each with its name, the least costly first."""
+def _advise(
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], weights: Weights, limit: Limit
+) -> str | None:
+    """What makes a run fit, for each program that does not the setting that costs least; None where nothing does."""
+    names = []
+    for when, list_remedies in (("evaluation", _ask_fewer), ("trees", _draw_fewer), ("update", _keep_less)):
+        options = (("", config, spec), *list_remedies(config, spec))
+        needs = ((option, estimate_memory(*option[1:], plans, weights)) for option in options)
+        found = next((option for option, need in needs if need.total("always") + need.total(when) <= limit.bytes), None)
+        if found is None:
+            return None
+        name, config, spec = found
+        names += [name] if name else []
+    peak = estimate_memory(config, spec, plans, weights).peak
+    return f"{' and '.join(names)} would take {say_bytes(peak)}"
+
+
+def _ask_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[tuple[str, RunConfig, DecoderSpec]]:
+    for size in range(min(config.evaluation.batch, config.evaluation.problems) - 1, 0, -1):
+        evaluation = config.evaluation.model_copy(update={"batch": size})
+        yield f"evaluation.batch {size}", config.model_copy(update={"evaluation": evaluation}), spec
+
+
+def _draw_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[tuple[str, RunConfig, DecoderSpec]]:
+    for size in range((config.rollout_problems or config.problems) - 1, 0, -1):
+        if config.problems % size == 0:
+            yield f"rollout_problems {size}", config.model_copy(update={"rollout_problems": size}), spec
+
+
+def _keep_less(config: RunConfig, spec: DecoderSpec) -> Iterator[tuple[str, RunConfig, DecoderSpec]]:
     minibatch = config.problems // config.learner.minibatches
     micro = config.learner.micro_problems or minibatch
     lighter = spec._replace(remat="layer")
@@ -149,23 +192,19 @@ def _list_remedies(config: RunConfig, spec: DecoderSpec) -> Iterator[tuple[str, 
             if minibatch % size == 0:
                 learner = config.learner.model_copy(update={"micro_problems": size})
                 smaller = config.model_copy(update={"learner": learner})
-                yield f"learner.micro_problems {size}" + (f" with {name}" if name else ""), smaller, remat
-    for problems in range(config.problems - 1, 0, -1):
-        if problems % config.learner.minibatches == 0:
-            learner = config.learner.model_copy(update={"micro_problems": 1})
-            smaller = config.model_copy(update={"problems": problems, "learner": learner})
-            yield f"problems {problems} with learner.micro_problems 1 and model.remat layer", smaller, lighter
+                yield f"learner.micro_problems {size}" + (f" and {name}" if name else ""), smaller, remat
 
 
-def _list_paths(config: RunConfig, plans: Sequence[TurnPlan]) -> list[list[tuple[int, int]]]:
-    problems = config.rollout_problems or config.problems
-    return [_list_frames(place, config, plans, problems) for place in range(len(plans))]
+def _list_paths(
+    config: RunConfig, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
+) -> list[list[tuple[int, int]]]:
+    return [_list_frames(place, config, plans, problems, fan_out) for place in range(len(plans))]
 
 
-def _list_frames(place: int, config: RunConfig, plans: Sequence[TurnPlan], problems: int) -> list[tuple[int, int]]:
+def _list_frames(
+    place: int, config: RunConfig, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
+) -> list[tuple[int, int]]:
     """(rows, slots) of the frames of a turn's context, and of its messages last."""
-    fan_out = config.credit.fan_out
-    assert fan_out != "auto"
     frames = []
     for frame in plans[place].frames:
         slots = 0
@@ -178,6 +217,18 @@ def _list_frames(place: int, config: RunConfig, plans: Sequence[TurnPlan], probl
                 slots += plans[piece.level - FIRST_TURN_LEVEL].max_tokens
         frames.append((rows_of(frame.level, problems, fan_out), slots))
     return [*frames, (problems * math.prod(fan_out[: place + 1]), plans[place].max_tokens)]
+
+
+def _list_drawing(
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
+) -> list[Row]:
+    """What drawing so many problems' trees takes."""
+    paths, product = _list_paths(config, plans, problems, fan_out), jnp.dtype(spec.dtype).itemsize
+    return [
+        Row("layers taken apart", spec.layers * _count_layer(spec) * product, "trees"),
+        Row("keys and values", max(_count_caches(spec, path) for path in paths), "trees"),
+        Row("one layer, logits", max(_count_drawing(spec, path) for path in paths), "trees"),
+    ]
 
 
 def _count_tied(spec: DecoderSpec, weights: Weights) -> int:
@@ -207,9 +258,16 @@ def _count_drawing(spec: DecoderSpec, path: Sequence[tuple[int, int]]) -> int:
     return _F32 * max(inside, 4 * path[-1][0] * spec.vocab_size)
 
 
-def _list_activations(config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], micro: int) -> list[Row]:
-    """What the backward pass of a micro-batch needs: kept by layer, computed again of one layer, and of the head."""
-    paths = [_list_frames(place, config, plans, micro) for place, plan in enumerate(plans) if plan.is_trained]
+def _list_activations(
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], micro: int, has_critic: bool
+) -> list[Row]:
+    """What the backward pass of a micro-batch needs: kept by layer, computed again of one layer, and of the head.
+
+    A critic's own network reads, and differentiates, the turns that are not trained too.
+    """
+    every = _list_paths(config, plans, micro, config.credit.fan_out)
+    trained = [path for path, plan in zip(every, plans, strict=True) if plan.is_trained]
+    paths = every if has_critic else trained
     product, slots = jnp.dtype(spec.dtype).itemsize, sum(map(_count_slots, paths))
     inner, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     # Numbers of a slot in a layer: keys and values and the stream always, then what the policy keeps.
@@ -218,7 +276,7 @@ def _list_activations(config: RunConfig, spec: DecoderSpec, plans: Sequence[Turn
     kept = {"none": inside, "dots": products, "layer": 0}[spec.remat]
     widest = max(rows * length for path in paths for rows, length in path)
     scores = 3 * max(min(SCORE_FLOATS, rows * spec.heads * length * length) for path in paths for rows, length in path)
-    drawn = sum(rows * length for *_, (rows, length) in paths)
+    drawn = sum(rows * length for *_, (rows, length) in trained)
     kept_layers = slots * spec.layers * (2 * kv + spec.width + kept) * product
     return [
         Row(f"kept by layers, remat {spec.remat}", kept_layers, "update"),

@@ -21,6 +21,7 @@ from c3jax import protocol as protocol_lib
 from c3jax.data import gate, mixing
 from c3jax.data.fetch import compute_sha256
 from c3jax.models import load as load_lib
+from c3jax.models.critic import count_network
 from c3jax.models.decoder import DecoderSpec
 from c3jax.models.policy import Policy, Weights, count_weights, make_policy
 from c3jax.rollout import address, context
@@ -57,7 +58,7 @@ class Team(NamedTuple):
     tokenizer: Tokenizer
     plans: tuple[protocol_lib.TurnPlan, ...]
     spec: DecoderSpec
-    memory: memory.Estimate | None  # what training takes; None where nothing is trained
+    memory: memory.Fit | None  # what training takes; None where nothing is trained
     policy: Policy
     weights: Weights
 
@@ -72,8 +73,8 @@ def make_team(config: config_lib.RunConfig, is_contained: bool = True, is_traini
     sets, heldout = _load_problems(config, is_contained)
     names, shares = _list_sets(config)
     overlap = _check_overlap(config, mixing.join_sets(names, sets), heldout, is_training)
-    words = list_words(config)
-    spec, tokenizer = load_lib.describe_model(config.model, words)
+    model = load_lib.describe_model(config.model, list_words(config))
+    spec, tokenizer, _ = model
     plans = protocol_lib.plan_turns(config.protocol, tokenizer)
     protocol_lib.check_lengths(plans, config.protocol.question_tokens, spec.context)
     train_set = encode_problems(overlap.problems, tokenizer, config.protocol.question_tokens)
@@ -92,7 +93,7 @@ def make_team(config: config_lib.RunConfig, is_contained: bool = True, is_traini
             f" got {config.protocol.question_tokens}"
         )
     needs = _check_memory(config, spec, plans) if is_training else None
-    policy, weights = _load_policy(config, words)
+    policy, weights = _load_policy(config, model)
     return Team(config, train_set, mixture, overlap, heldout_set, tokenizer, plans, spec, needs, policy, weights)
 
 
@@ -195,22 +196,24 @@ def list_words(config: config_lib.RunConfig) -> list[str] | None:
 
 def _check_memory(
     config: config_lib.RunConfig, spec: DecoderSpec, plans: tuple[protocol_lib.TurnPlan, ...]
-) -> memory.Estimate:
+) -> memory.Fit:
     """What training will take. Raises UserError with the numbers, and what would fit, where that is not there."""
     trained, frozen = count_weights(config.policy, spec, *_list_roles(config))
     has_reference = config.policy.kind != "adapters" and config_lib.uses_reference(config.learner)
-    counts = memory.Weights(trained, frozen, jnp.dtype(_frozen_dtype(config)).itemsize, has_reference)
+    critic = config.credit.critic
+    own = count_network(spec) if critic is not None and critic.network == "own" else 0
+    counts = memory.Weights(trained, frozen, jnp.dtype(_frozen_dtype(config)).itemsize, has_reference, own)
     if config.credit.fan_out == "auto":  # the tree with the most messages that may be chosen
         widest = (config.credit.budget,) + (1,) * (len(plans) - 1)
         config = config.model_copy(update={"credit": config.credit.model_copy(update={"fan_out": widest})})
     return memory.check_memory(config, spec, plans, counts, memory.find_limit())
 
 
-def _load_policy(config: config_lib.RunConfig, words: list[str] | None) -> tuple[Policy, Weights]:
+def _load_policy(config: config_lib.RunConfig, model: load_lib.Description) -> tuple[Policy, Weights]:
     key = address.make_stream(config.seed, address.INIT)
-    model = load_lib.load_model(config.model, words, key, _frozen_dtype(config))
+    params = load_lib.load_params(config.model, model, key, _frozen_dtype(config))
     key = address.make_stream(config.seed, address.ADAPT)
-    return make_policy(config.policy, model.spec, model.graphdef, model.params, *_list_roles(config), key)
+    return make_policy(config.policy, model.spec, params, *_list_roles(config), key)
 
 
 def _list_roles(config: config_lib.RunConfig) -> tuple[list[str], list[str]]:

@@ -26,7 +26,7 @@ from c3jax.data.gate import describe_hits
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out, fix_fan_out
 from c3jax.learner.update import TrainState
-from c3jax.memory import find_limit, make_table, say_bytes
+from c3jax.memory import make_table, say_bytes
 from c3jax.metrics import open_metrics, read_metrics
 from c3jax.models.policy import Weights
 from c3jax.overlap import wait_for
@@ -321,11 +321,11 @@ def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float
 def _say_memory(team: Team, console: Console) -> None:
     """What the run takes of what there is: a line, or, where it is much of it, the table."""
     assert team.memory is not None  # the team is one to train
-    limit = find_limit()
-    if team.memory.peak > _LARGE_SHARE * limit.bytes:
-        console.print(make_table(team.memory, limit))
+    estimate, limit = team.memory
+    if estimate.peak > _LARGE_SHARE * limit.bytes:
+        console.print(make_table(team.memory))
     else:
-        console.print(f"memory: about {say_bytes(team.memory.peak)}, of {say_bytes(limit.bytes)} ({limit.device})")
+        console.print(f"memory: about {say_bytes(estimate.peak)}, of {say_bytes(limit.bytes)} ({limit.device})")
 
 
 def _say_problems(team: Team, console: Console) -> None:

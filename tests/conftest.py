@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,6 +24,10 @@ from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import FramePlan, Literal, Slot, TurnPlan
 from c3jax.rollout import context, tree
 from c3jax.types import Frame, Rollout
+
+# Without XLA's newer code for fusions, programs for a CPU compile in half the time, and round otherwise. Whole runs of
+# the command are made with it, as users make them (test_train.py).
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 SPEC = decoder.DecoderSpec(
     vocab_size=30, layers=2, width=16, heads=2, kv_heads=1, head_dim=8, mlp_width=24, context=64,

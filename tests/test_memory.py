@@ -44,9 +44,16 @@ def make_config(turns=2, **learner) -> config_lib.RunConfig:
         task=task_sections.ArithmeticTask(kind="arithmetic"),
         protocol=config_lib.Protocol(turns=tuple(speakers[:turns]), question_tokens=30),
         model=config_lib.RandomModel(kind="random"),
+        evaluation=config_lib.Evaluation(problems=2, samples=0),
         credit=config_lib.Credit(method="c3", fan_out=fan_out, budget=math.prod(fan_out), normalise="none"),
         learner=config_lib.Learner(learning_rate=1e-3, **learner),
     )
+
+
+def change(section, name: str, value):
+    """A section with one field changed, named with dots."""
+    first, _, rest = name.partition(".")
+    return section.model_copy(update={first: change(getattr(section, first), rest, value) if rest else value})
 
 
 def rows_of(estimate) -> dict[str, int]:
@@ -68,6 +75,29 @@ def test_rows_by_hand():
     half = rows_of(estimate_memory(make_config(), SPEC._replace(dtype="bfloat16"), PLANS, weights))
     assert 2 * half["keys and values"] == rows["keys and values"] and half["gradients"] == rows["gradients"]
     assert "frozen weights" not in rows_of(estimate_memory(make_config(), SPEC, PLANS, Weights(1000)))
+
+
+def test_a_batch_of_evaluation_by_hand():
+    evaluation = config_lib.Evaluation(problems=6, samples=3, batch=8)
+    config = make_config().model_copy(update={"evaluation": evaluation})
+    rows = rows_of(estimate_memory(config, SPEC, PLANS, Weights(1000)))
+    # Six problems, three transcripts each: contexts of 6 rows of 32 slots and 18 of 9, 18 messages of 16, and the
+    # logits of a decoding step, which are more than one layer of the longest frame.
+    caches = (2 * (6 * 32 + 18 * 9) + 18 * 16) * 2 * 2 * 16 * 3 * 4
+    assert rows["the same as drawing trees, for a batch"] == rows["layers taken apart"] + caches + 4 * 4 * 18 * 3000
+
+
+def test_a_critics_own_network_by_hand():
+    weights = Weights(trained=10, frozen=1000, critic=700)
+    rows = rows_of(estimate_memory(make_config(), SPEC, PLANS, weights))
+    assert rows["critic's network and optimiser state"] == 3 * 4 * 700
+    assert rows["gradients"] == 4 * 700  # the policy's are fewer, and come later
+    plans = (PLANS[0]._replace(is_trained=False), PLANS[1])
+    one, both = (rows_of(estimate_memory(make_config(), SPEC, plans, Weights(10, critic=count))) for count in (0, 700))
+    # It reads the planner's turn too: frames of 4 rows of 32 slots, and 8 messages of 8.
+    slot = 3 * (2 * 2 * 16 + 64 + 4 * 256 + 5 * 64 + 3 * 64 + 3 * 32) * 4
+    assert both["kept by layers, remat none"] - one["kept by layers, remat none"] == (4 * 32 + 8 * 8) * slot
+    assert both["logits, in chunks"] == one["logits, in chunks"]
 
 
 def test_the_compiler_plans_what_was_estimated():
@@ -102,7 +132,7 @@ def test_the_compiler_plans_what_was_estimated():
 def test_what_does_not_fit_is_refused_with_what_would():
     config, weights = make_config(), Weights(10**6)
     needed = estimate_memory(config, SPEC, PLANS, weights)
-    assert check_memory(config, SPEC, PLANS, weights, Limit("device", needed.peak)) == needed
+    assert check_memory(config, SPEC, PLANS, weights, Limit("device", needed.peak)).estimate == needed
     smaller = estimate_memory(make_config(micro_problems=2), SPEC, PLANS, weights)
     with pytest.raises(UserError, match=r"^memory: expected at most the .* MB of device, got about .* MB; ") as error:
         check_memory(config, SPEC, PLANS, weights, Limit("device", smaller.peak))
@@ -111,10 +141,32 @@ def test_what_does_not_fit_is_refused_with_what_would():
         check_memory(config, SPEC, PLANS, weights, Limit("device", 10**7))
 
 
+def test_what_would_fit_is_the_least_that_each_program_must_give_up():
+    evaluation = config_lib.Evaluation(problems=64, samples=2, batch=64)
+    config, weights = make_config().model_copy(update={"evaluation": evaluation, "problems": 32}), Weights(1000)
+    said = set()
+    for megabytes in (150, 40, 20, 12, 8, 6):
+        limit = Limit("device", megabytes * 10**6)
+        with pytest.raises(UserError, match="; .* would take ") as error:
+            check_memory(config, SPEC, PLANS, weights, limit)
+        advice = str(error.value).partition("; ")[2].partition(" would take ")[0].split(" and ")
+        settings = dict(part.split() for part in advice)
+        less, spec = config, SPEC._replace(remat=settings.pop("model.remat", "none"))
+        for name, value in settings.items():
+            less = change(less, name, int(value))
+        assert estimate_memory(less, spec, PLANS, weights).peak <= limit.bytes
+        if "evaluation.batch" in settings:
+            more = change(less, "evaluation.batch", less.evaluation.batch + 1)
+            assert estimate_memory(more, spec, PLANS, weights).peak > limit.bytes
+        said |= settings.keys() | ({"model.remat"} if spec.remat == "layer" else set())
+    assert said == {"evaluation.batch", "rollout_problems", "learner.micro_problems", "model.remat"}
+
+
 def test_the_table_fits_80_columns():
     out = io.StringIO()
     estimate = estimate_memory(make_config(), SPEC, PLANS, Weights(10**6))
-    Console(file=out, width=80).print(memory.make_table(estimate, Limit("NVIDIA H100 80GB HBM3", 80 * 10**9)))
+    fit = memory.Fit(estimate, Limit("NVIDIA H100 80GB HBM3", 80 * 10**9))
+    Console(file=out, width=80).print(memory.make_table(fit))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert any("optimiser state" in line and "8.0 MB" in line for line in lines)

@@ -13,7 +13,7 @@ import pytest
 from c3jax.config import ConfigError, RandomModel
 from c3jax.config_file import parse_config
 from c3jax.models import hf_weights
-from c3jax.models.load import load_model
+from c3jax.models.load import describe_model, load_params
 from c3jax.tasks.numeric import TaskError
 from c3jax.team import (
     Team,
@@ -55,8 +55,8 @@ def folder(tmp_path_factory) -> str:
     """A random policy as a Hugging Face folder, for tasks without a vocabulary of their own."""
     path = tmp_path_factory.mktemp("model")
     section = RandomModel(kind="random", layers=1, width=8, heads=1, key_value_heads=1, mlp_width=8, context=53)
-    model = load_model(section, WORDS, jax.random.key(0))
-    hf_weights.save_folder(path, model.spec, model.params)
+    model = describe_model(section, WORDS)
+    hf_weights.save_folder(path, model.spec, load_params(section, model, jax.random.key(0)))
     model.tokenizer.save(str(path))
     return str(path)
 

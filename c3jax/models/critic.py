@@ -8,6 +8,7 @@ Dimension key: N message or context    D model width
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import chex
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from c3jax.models.decoder import Decoder
+from c3jax.models.decoder import Decoder, DecoderSpec, define_decoder
 from c3jax.models.policy import Policy, Weights, find_start, make_model
 
 
@@ -27,6 +28,13 @@ def init_critic(network: Literal["own", "trunk"], policy: dict) -> dict:
     # Copied, because the policy's buffers are given up by its update.
     own = {name: part for name, part in policy.items() if name != "head"}
     return {"head": head, "network": jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), own)}
+
+
+def count_network(spec: DecoderSpec) -> int:
+    """Numbers of parameters of a critic's own network; nothing is allocated."""
+    _, shapes = define_decoder(spec)
+    own = {name: part for name, part in shapes.items() if name != "head"}
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(own))
 
 
 def merge_network(policy: Policy, critic: dict, weights: Weights, role: str) -> Decoder:

@@ -46,24 +46,23 @@ _LAYER_NAMES = {
 _CONTROL = 3  # gguf's token type of special tokens
 
 
-def load_smollm2(dtype: str = "float32") -> tuple[decoder.DecoderSpec, dict, Tokenizer]:
-    """The decoder's sizes, its parameters (`dtype` on the default device) and the tokenizer; it stops at <|im_end|>.
+def load_smollm2(dtype: str = "float32") -> dict:
+    """The decoder's parameters, arrays of `dtype` on the default device.
 
     Raises UserError, in one sentence, where the package is not installed or its file is not the one known here.
     """
     path, cache = _find_file(), _cache_path()
-    cached = None if cache is None else _read_cache(cache, dtype)
-    if cached is None:
-        metadata, flat = _read_gguf(path)
+    flat = None if cache is None else _read_cache(cache, dtype)
+    if flat is None:
+        metadata, whole = _read_gguf(path)
         if cache is not None:
-            _write_cache(cache, metadata, flat)  # in float32, whatever is asked for now
-        cached = metadata, {name: jnp.asarray(flat.pop(name), dtype) for name in list(flat)}
-    metadata, flat = cached
-    return _make_spec(metadata), traverse_util.unflatten_dict(flat, sep="."), _make_tokenizer(metadata)
+            _write_cache(cache, metadata, whole)  # in float32, whatever is asked for now
+        flat = {name: jnp.asarray(whole.pop(name), dtype) for name in list(whole)}
+    return traverse_util.unflatten_dict(flat, sep=".")
 
 
 def describe_smollm2() -> tuple[decoder.DecoderSpec, Tokenizer]:
-    """Its sizes and its tokenizer alone. Raises as load_smollm2."""
+    """The decoder's sizes and the tokenizer, which stops at <|im_end|>. Raises as load_smollm2."""
     path, cache = _find_file(), _cache_path()
     metadata = None if cache is None else _read_cached_metadata(cache)
     if metadata is None:
@@ -216,11 +215,10 @@ def _cache_path() -> Path | None:
     return root / "c3jax" / f"smollm2-{SHA256[:16]}-{_CACHE_LAYOUT}.safetensors"
 
 
-def _read_cache(path: Path, dtype: str = "float32") -> tuple[dict[str, str], dict[str, jax.Array]] | None:
+def _read_cache(path: Path, dtype: str = "float32") -> dict[str, jax.Array] | None:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: hf_weights.put_array(file.get_tensor(name), dtype) for name in file.keys()}
-            return file.metadata(), arrays
+            return {name: hf_weights.put_array(file.get_tensor(name), dtype) for name in file.keys()}
     except (OSError, safetensors.SafetensorError):
         return None  # not there, or broken: it is made anew
 

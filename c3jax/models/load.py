@@ -1,4 +1,4 @@
-"""A policy from the `model` section of a config: the decoder's definition, its parameters and its tokenizer."""
+"""A policy from the `model` section of a config: its sizes, its tokenizer and, apart from them, its parameters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from flax import nnx
 
 from c3jax import config as config_lib
 from c3jax.models import decoder, gguf_weights, hf_config, hf_weights, hub, tokenizer
@@ -16,59 +15,44 @@ from c3jax.types import Tokenizer, UserError
 ModelSection = config_lib.RandomModel | config_lib.SmolLM2Model | config_lib.FolderModel | config_lib.HubModel
 
 
-class LoadedModel(NamedTuple):
-    """A policy as the program holds it."""
+class Description(NamedTuple):
+    """A policy without its weights."""
 
-    graphdef: nnx.GraphDef
-    params: dict  # arrays on the default device
-    tokenizer: Tokenizer
     spec: decoder.DecoderSpec
+    tokenizer: Tokenizer
+    folder: Path | None  # where its weights are; None for those that have no folder
 
 
-def load_model(
-    section: ModelSection, words: Sequence[str] | None, key: jax.Array, weights: str = "float32"
-) -> LoadedModel:
-    """The policy a config names. A random one has the task's words for its vocabulary and is drawn with the key.
+def describe_model(section: ModelSection, words: Sequence[str] | None) -> Description:
+    """The policy a config names; a random one has the task's words for its vocabulary.
 
-    `weights` is the type its parameters are held in: bfloat16 only where they are read and never trained. Raises
-    UserError, in one sentence, where the model cannot be had or does not fit its tokenizer.
+    Raises UserError, in one sentence, where the model cannot be had or does not fit its tokenizer.
     """
-    if section.kind == "random":
-        spec, vocabulary = _describe_random(section, words)
-        _, params = decoder.make_decoder(spec, key)
-        params = jax.tree.map(lambda leaf: leaf.astype(weights), params)
-    elif section.kind == "smollm2":
-        spec, params, vocabulary = gguf_weights.load_smollm2(weights)
-    else:
-        folder = _find_folder(section)
-        vocabulary = tokenizer.load_tokenizer(folder)
-        spec, params = hf_weights.load_folder(folder, weights)
-    spec = _finish_spec(section, spec, vocabulary)
-    return LoadedModel(decoder.define_decoder(spec)[0], params, vocabulary, spec)
-
-
-def describe_model(section: ModelSection, words: Sequence[str] | None) -> tuple[decoder.DecoderSpec, Tokenizer]:
-    """The sizes and the tokenizer of the policy a config names, without its weights. Raises as load_model."""
+    folder = None
     if section.kind == "random":
         spec, vocabulary = _describe_random(section, words)
     elif section.kind == "smollm2":
         spec, vocabulary = gguf_weights.describe_smollm2()
     else:
-        folder = _find_folder(section)
+        folder = Path(section.path) if section.kind == "folder" else hub.fetch_folder(section.name, section.revision)
         spec, vocabulary = hf_config.read_spec(folder / "config.json"), tokenizer.load_tokenizer(folder)
-    return _finish_spec(section, spec, vocabulary), vocabulary
-
-
-def _finish_spec(section: ModelSection, spec: decoder.DecoderSpec, vocabulary: Tokenizer) -> decoder.DecoderSpec:
     if vocabulary.vocab_size > spec.vocab_size:
         raise UserError(
             f"model: expected a tokenizer of at most the model's {spec.vocab_size} tokens, got {vocabulary.vocab_size}"
         )
-    return spec._replace(dtype=section.dtype, remat=section.remat)
+    return Description(spec._replace(dtype=section.dtype, remat=section.remat), vocabulary, folder)
 
 
-def _find_folder(section: config_lib.FolderModel | config_lib.HubModel) -> Path:
-    return Path(section.path) if section.kind == "folder" else hub.fetch_folder(section.name, section.revision)
+def load_params(section: ModelSection, description: Description, key: jax.Array, dtype: str = "float32") -> dict:
+    """The parameters of the policy a config names, arrays of `dtype` on the default device; random ones by the key.
+
+    bfloat16 is for parameters that are read and never trained. Raises as describe_model.
+    """
+    if section.kind == "smollm2":
+        return gguf_weights.load_smollm2(dtype)
+    if description.folder is not None:
+        return hf_weights.load_folder(description.folder, dtype)[1]
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), decoder.make_decoder(description.spec, key)[1])
 
 
 def _describe_random(

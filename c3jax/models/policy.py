@@ -47,7 +47,6 @@ class Weights(NamedTuple):
 def make_policy(
     section: config_lib.Policy,
     spec: DecoderSpec,
-    graphdef: nnx.GraphDef,
     params: dict,
     roles: Sequence[str],
     trained_roles: Sequence[str],
@@ -56,11 +55,12 @@ def make_policy(
     """The policy that a config asks for, of a loaded decoder, and its weights before the run.
 
     Args:
-        spec, graphdef, params: the loaded decoder; the weights take hold of its parameters.
+        spec, params: the loaded decoder; the weights take hold of its parameters.
         roles: all roles of the protocol.
         trained_roles: those with a trained turn.
         key: of the adapters' first values.
     """
+    graphdef, _ = decoder.define_decoder(spec)
     if section.kind == "shared":
         return Policy("shared", graphdef, None), Weights(params, {})
     if section.kind == "per_role":

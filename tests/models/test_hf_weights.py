@@ -14,7 +14,7 @@ from flax import nnx
 
 from c3jax import config as config_lib
 from c3jax.models import decoder, hf_weights, tokenizer
-from c3jax.models.load import load_model
+from c3jax.models.load import describe_model, load_params
 from c3jax.types import Frame
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -286,32 +286,30 @@ def test_a_folder_becomes_a_policy(tmp_path):
     folder = _write_folder(tmp_path, config, weights)
     tokenizer.make_word_tokenizer([f"word{place}" for place in range(35)]).save(str(folder))
     section = config_lib.FolderModel(kind="folder", path=str(folder), remat="layer")
-    model = load_model(section, None, jax.random.key(0))
+    model = describe_model(section, None)
+    params = load_params(section, model, jax.random.key(0))
     assert (model.spec.remat, model.spec.dtype, model.tokenizer.vocab_size) == ("layer", "float32", 40)
-    assert all(isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model.params))
-    assert model.graphdef == decoder.define_decoder(model.spec)[0]
-    np.testing.assert_allclose(_compute_logits(model.spec, model.params, tokens), logits, atol=1e-5)
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    np.testing.assert_allclose(_compute_logits(model.spec, params, tokens), logits, atol=1e-5)
     tokenizer.make_word_tokenizer([f"word{place}" for place in range(36)]).save(str(folder))
     with pytest.raises(ValueError, match="expected a tokenizer of at most the model's 40 tokens, got 41"):
-        load_model(section, None, jax.random.key(0))
+        describe_model(section, None)
 
 
 def test_a_random_policy_has_the_words_for_its_vocabulary():
     section = config_lib.RandomModel(kind="random", width=16, mlp_width=24, context=32, key_value_heads=2)
-    model = load_model(section, ["up", "down"], jax.random.key(0))
-    graphdef, shapes = decoder.define_decoder(model.spec)
-    assert model.graphdef == graphdef
-    assert model.params["embedding"].shape == (2 + 5, 16) and model.spec.head_dim == 4
+    model = describe_model(section, ["up", "down"])
+    params, again, other = (load_params(section, model, jax.random.key(seed)) for seed in (0, 0, 1))
+    _, shapes = decoder.define_decoder(model.spec)
+    assert params["embedding"].shape == (2 + 5, 16) and model.spec.head_dim == 4
     jax.tree.map(lambda leaf, shape: np.testing.assert_equal((leaf.shape, leaf.dtype), (shape.shape, shape.dtype)),
-                 model.params, shapes)  # fmt: skip
+                 params, shapes)  # fmt: skip
     # Layers are drawn apart, at the scale 1 / sqrt(inputs) of 16 inputs (768 draws: 3 % off at most); norms are ones.
-    gate = model.params["blocks"]["gate"]["kernel"]
+    gate = params["blocks"]["gate"]["kernel"]
     assert 0.23 < gate.std() < 0.27 and np.abs(gate[0] - gate[1]).max() > 0.1
-    assert (model.params["blocks"]["mlp_norm"] == 1).all()
-    again = load_model(section, ["up", "down"], jax.random.key(0))
-    other = load_model(section, ["up", "down"], jax.random.key(1))
-    jax.tree.map(np.testing.assert_array_equal, model.params, again.params)
-    assert (model.params["embedding"] != other.params["embedding"]).any()
+    assert (params["blocks"]["mlp_norm"] == 1).all()
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    assert (params["embedding"] != other["embedding"]).any()
 
 
 @pytest.mark.parametrize(
@@ -324,7 +322,7 @@ def test_a_random_policy_has_the_words_for_its_vocabulary():
 )
 def test_random_policies_that_cannot_be_made_are_refused(changes, words, message):
     with pytest.raises(ValueError, match=message):
-        load_model(config_lib.RandomModel(kind="random", **changes), words, jax.random.key(0))
+        describe_model(config_lib.RandomModel(kind="random", **changes), words)
 
 
 # --------------------------------------------------------------------------------------------------------------------

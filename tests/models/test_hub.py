@@ -14,7 +14,7 @@ import pytest
 from c3jax import config as config_lib
 from c3jax.models import hf_weights
 from c3jax.models.hub import fetch_folder
-from c3jax.models.load import load_model
+from c3jax.models.load import describe_model, load_params
 from c3jax.types import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -30,18 +30,21 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 def test_a_repository_in_the_cache_is_its_folder(cache):
     random = config_lib.RandomModel(kind="random", layers=1, width=8, heads=1, key_value_heads=1, mlp_width=8)
-    made = load_model(random, ["up", "down"], jax.random.key(0))
+    made = describe_model(random, ["up", "down"])
+    params = load_params(random, made, jax.random.key(0))
     repository = cache / "models--somebody--model"
     snapshot = repository / "snapshots" / COMMIT
-    hf_weights.save_folder(snapshot, made.spec, made.params)
+    hf_weights.save_folder(snapshot, made.spec, params)
     made.tokenizer.save(str(snapshot))
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
     for revision in ("main", COMMIT):
         assert fetch_folder("somebody/model", revision) == snapshot
-    loaded = load_model(config_lib.HubModel(kind="hub", name="somebody/model"), None, jax.random.key(1))
-    assert loaded.spec == made.spec
-    assert (loaded.params["embedding"] == made.params["embedding"]).all()
+    section = config_lib.HubModel(kind="hub", name="somebody/model")
+    found = describe_model(section, None)
+    assert (found.spec, found.folder) == (made.spec, snapshot)
+    loaded = load_params(section, found, jax.random.key(1))
+    assert (loaded["embedding"] == params["embedding"]).all()
 
 
 def test_without_cache_or_network_it_says_so(cache):

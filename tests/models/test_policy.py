@@ -31,9 +31,8 @@ def base():
 
 def make(base, kind, trained=("planner", "actor"), **fields):
     section = config_lib.Policy(kind=kind, **fields)
-    graphdef, _ = decoder.define_decoder(SPEC)
     roles = ["planner", "actor"]
-    return policy_lib.make_policy(section, SPEC, graphdef, base, roles, trained, jax.random.key(3))
+    return policy_lib.make_policy(section, SPEC, base, roles, trained, jax.random.key(3))
 
 
 def fill(weights, seed):
