@@ -26,8 +26,9 @@ from c3jax.rollout import context, tree
 from c3jax.types import Frame, Rollout
 
 # Without XLA's newer code for fusions, programs for a CPU compile in half the time, and round otherwise. Whole runs of
-# the command are made with it, as users make them (test_train.py).
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# the command are made with it, as users make them (test_train.py); later versions of jax have no other.
+if jax.__version_info__ < (0, 11):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 SPEC = decoder.DecoderSpec(
     vocab_size=30, layers=2, width=16, heads=2, kv_heads=1, head_dim=8, mlp_width=24, context=64,

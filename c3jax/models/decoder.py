@@ -77,11 +77,12 @@ class Projection(nnx.Linear):
             self.b = nnx.Param(jnp.zeros((adapters.rank, outputs)))
 
     def __call__(self, x_NSD: jax.Array) -> jax.Array:
+        x_NSD = x_NSD.astype(self.dtype)
         y_NSD = super().__call__(x_NSD)
         if self.scale is None:
             return y_NSD
-        low_NSR = x_NSD @ self.a[...].astype(x_NSD.dtype)
-        return y_NSD + self.scale * (low_NSR @ self.b[...].astype(x_NSD.dtype))
+        low_NSR = x_NSD @ self.a[...].astype(self.dtype)
+        return y_NSD + self.scale * (low_NSR @ self.b[...].astype(self.dtype))
 
 
 class Block(nnx.Module):
