@@ -26,7 +26,9 @@ from c3jax.evaluate import load_results
 from c3jax.learner.update import init_state
 from c3jax.metrics import drop_times, read_metrics
 from c3jax.models import hf_weights
+from c3jax.models.decoder import DecoderSpec, make_decoder
 from c3jax.models.load import describe_model, load_params
+from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.team import make_team
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -222,6 +224,40 @@ def test_a_run_of_several_sets_says_what_it_mixed_and_dropped(tmp_path, monkeypa
     data = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
     assert [part["problems"] for part in data["train"]] == [2, 3] and data["dropped"] == ["easy/train:1"]
     assert data["train"][0]["sha256"] == hashlib.sha256(Path("easy/train.jsonl").read_bytes()).hexdigest()
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_the_settings_for_qwen_run_with_a_small_one(tmp_path, monkeypatch):
+    """bfloat16, adapters, lengths and batches cut, trees in two calls: all but the sizes as the file has it."""
+    overrides = {
+        **{"steps": 2, "problems": 4, "rollout_problems": 2, "workers": 1, "learner.epochs": 1},
+        **{"evaluation.problems": 2, "evaluation.batch": 2, "evaluation.samples": 0},
+        **{"protocol.question_tokens": 8, "protocol.turns.0.max_tokens": 6, "protocol.turns.1.max_tokens": 6},
+        **{"shapes.lengths": 2, "shapes.batches": 2},
+        "model": {"kind": "folder", "path": "model", "dtype": "bfloat16", "remat": "layer"},
+    }
+    tree = config_file.read_tree(CONFIGS / "math_qwen.yaml", overrides)
+    asked, boxed = ["one and one ?", "two and two ?", "one and two ?", "two and one ?", "two ?", "one ?"], "\\boxed{2}"
+    texts = [turn[part].replace("{{}}", "{}") for turn in tree["protocol"]["turns"] for part in ("system", "user")]
+    words = dict.fromkeys(" ".join([*texts, *asked, boxed]).split())
+    tokenizer = make_word_tokenizer([word for word in words if word not in ("{question}", "{reasoner}")])
+    spec = DecoderSpec(
+        vocab_size=tokenizer.vocab_size, layers=1, width=16, heads=4, kv_heads=2, head_dim=4, mlp_width=24, context=256,
+        rope_theta=1e6, norm_eps=1e-6, tied=True, qkv_bias=True,
+    )  # fmt: skip
+    hf_weights.save_folder(tmp_path / "model", spec, make_decoder(spec, jax.random.key(0))[1], "bfloat16")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"] == ["Qwen2ForCausalLM"]
+    tokenizer.save(str(tmp_path / "model"))
+    for path, questions in ((tree["task"]["path"], asked[:4]), (tree["task"]["heldout_path"], asked[4:])):
+        (tmp_path / path).parent.mkdir(parents=True)
+        lines = [json.dumps({"id": text, "question": text, "answer": "2"}) for text in questions]
+        (tmp_path / path).write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    config, console = config_file.parse_config(tree), Console(file=io.StringIO(), width=80)
+    assert train.train(config, tmp_path / "run", ["train"], console) == train.DONE
+    for row in read_metrics(tmp_path / "run"):
+        assert row["evaluator_calls"] == 4 * 8 and row["bad_updates"] == 0
+        assert row["grad_norm"] > 0 and row["first_ratio_deviation"] < 0.05
 
 
 @pytest.mark.usefixtures("quick_compiler")
