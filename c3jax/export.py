@@ -11,7 +11,6 @@ Only weights are read of the run: its problems need not be at hand. DIR is writt
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -111,8 +110,8 @@ def _list_roles(source: _Source, form: Form) -> list[str]:
 def _check_space(source: _Source, form: Form, models: int, folder: Path) -> None:
     if form.is_peft:
         return
-    leaves = jax.tree.leaves(decoder.define_decoder(source.model.spec)[1])
-    size = models * sum(math.prod(leaf.shape) for leaf in leaves) * (2 if form.dtype == "bfloat16" else 4)
+    numbers = decoder.count_params(decoder.define_decoder(source.model.spec)[1])
+    size = models * numbers * (2 if form.dtype == "bfloat16" else 4)
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(f"--to: expected {size:,} free bytes on its disk, got {free:,}")

@@ -26,6 +26,7 @@ from c3jax.rollout.sampling import CHUNK_FLOATS, size_chunk
 from c3jax.types import UserError
 
 _F32 = 4
+_Remedy = tuple[str, RunConfig, DecoderSpec]  # a setting that takes less, and the run with it
 _WHEN = {"always": "all the time", "trees": "drawing trees", "update": "in the update", "evaluation": "evaluating"}
 
 
@@ -169,19 +170,22 @@ def _advise(
     return f"{' and '.join(names)} would take {say_bytes(peak)}"
 
 
-def _ask_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[tuple[str, RunConfig, DecoderSpec]]:
+def _ask_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[_Remedy]:
+    """For an evaluation's batch, the least costly first, as in the next two."""
     for size in range(min(config.evaluation.batch, config.evaluation.problems) - 1, 0, -1):
         evaluation = config.evaluation.model_copy(update={"batch": size})
         yield f"evaluation.batch {size}", config.model_copy(update={"evaluation": evaluation}), spec
 
 
-def _draw_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[tuple[str, RunConfig, DecoderSpec]]:
+def _draw_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[_Remedy]:
+    """For drawing trees."""
     for size in range((config.rollout_problems or config.problems) - 1, 0, -1):
         if config.problems % size == 0:
             yield f"rollout_problems {size}", config.model_copy(update={"rollout_problems": size}), spec
 
 
-def _keep_less(config: RunConfig, spec: DecoderSpec) -> Iterator[tuple[str, RunConfig, DecoderSpec]]:
+def _keep_less(config: RunConfig, spec: DecoderSpec) -> Iterator[_Remedy]:
+    """For the update."""
     minibatch = config.problems // config.learner.minibatches
     micro = config.learner.micro_problems or minibatch
     lighter = spec._replace(remat="layer")

@@ -8,7 +8,7 @@ Dimension key: N message or context    D model width
 
 from __future__ import annotations
 
-import math
+import functools
 from typing import Literal
 
 import chex
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from c3jax.models.decoder import Decoder, DecoderSpec, define_decoder
+from c3jax.models.decoder import Decoder, DecoderSpec, count_params, define_decoder
 from c3jax.models.policy import Policy, Weights, find_start, make_model
 
 
@@ -32,9 +32,7 @@ def init_critic(network: Literal["own", "trunk"], policy: dict) -> dict:
 
 def count_network(spec: DecoderSpec) -> int:
     """Numbers of parameters of a critic's own network; nothing is allocated."""
-    _, shapes = define_decoder(spec)
-    own = {name: part for name, part in shapes.items() if name != "head"}
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(own))
+    return count_params(jax.eval_shape(functools.partial(init_critic, "own"), define_decoder(spec)[1])["network"])
 
 
 def merge_network(policy: Policy, critic: dict, weights: Weights, role: str) -> Decoder:

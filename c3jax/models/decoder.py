@@ -7,6 +7,7 @@ Positions count kept tokens along a row's path.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -226,6 +227,11 @@ def define_decoder(spec: DecoderSpec) -> tuple[nnx.GraphDef, dict]:
     abstract = nnx.eval_shape(lambda: Decoder(spec, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(abstract, nnx.Param)
     return graphdef, nnx.to_pure_dict(params)
+
+
+def count_params(params: Any) -> int:
+    """How many numbers a tree of parameters, or of their shapes, holds."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def _count_kept(past: tuple[KeysValues, ...], N: int, rows: attention.Rows | None) -> jax.Array | int:

@@ -16,7 +16,6 @@ Dimension key: L layer    N row of a frame
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -78,13 +77,12 @@ def count_weights(
     section: config_lib.Policy, spec: DecoderSpec, roles: Sequence[str], trained_roles: Sequence[str]
 ) -> tuple[int, int]:
     """Numbers of trained and of frozen parameters of a policy; nothing is loaded."""
-    whole = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(decoder.define_decoder(spec)[1]))
+    whole = decoder.count_params(decoder.define_decoder(spec)[1])
     if section.kind == "shared":
         return whole, 0
     if section.kind == "per_role":
         return whole * len(trained_roles), 0 if len(trained_roles) == len(roles) else whole
-    _, shapes = decoder.define_decoder(_add_adapters(section, spec))
-    adapted = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    adapted = decoder.count_params(decoder.define_decoder(_add_adapters(section, spec))[1])
     return (adapted - whole) * len(trained_roles), whole
 
 

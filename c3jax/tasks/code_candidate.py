@@ -84,7 +84,7 @@ class _Items:
                 taken.append(next(self.items))
         except StopIteration:
             return taken, True
-        except BaseException as error:
+        except BaseException as error:  # the code's own; the items before it are asked for first, then it is raised
             if not taken:
                 raise
             self.error = error

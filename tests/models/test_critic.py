@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from c3jax.models.critic import compute_score, init_critic, merge_network
+from c3jax.models.critic import compute_score, count_network, init_critic, merge_network
 from c3jax.models.policy import Weights
 from c3jax.types import Frame
 
@@ -36,6 +36,8 @@ def test_the_own_network_is_a_copy_of_the_policy_without_its_output_head(tiny):
         np.testing.assert_array_equal(copy, original)
         # Its buffers are its own: the policy's are given up by its first update.
         assert copy.unsafe_buffer_pointer() != original.unsafe_buffer_pointer()
+    held = sum(leaf.size for leaf in jax.tree.leaves(critic["network"]))
+    assert [count_network(tiny.spec._replace(tied=is_tied)) for is_tied in (True, False)] == [held, held]
 
 
 @pytest.mark.parametrize("network", ["own", "trunk"])
