@@ -10,9 +10,11 @@ from rich.console import Console
 
 
 def prepare() -> Console:
-    """Set numerics and the compilation cache; returns the console that commands print to."""
+    """Set numerics, the compilation cache and what libraries say; returns the console that commands print to."""
     # float32 means float32 on every device: accelerators would otherwise round the factors of a product.
     jax.config.update("jax_default_matmul_precision", "float32")
+    # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "c3jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
