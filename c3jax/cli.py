@@ -9,12 +9,16 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import c3jax
-from c3jax import config_file, study_config
-from c3jax.config import ConfigError
+from c3jax.config import file as config_file
+from c3jax.config.run import ConfigError
+from c3jax.lab import config as study_config
 from c3jax.types import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _OVERRIDES = """\
 Any field of the config may be set by its dotted path:
@@ -209,22 +213,22 @@ def _add_unsafe(command: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     config = config_file.load_config(arguments.config, overrides)
     run_dir = Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
-    from c3jax import startup, train
+    from c3jax import train
 
-    console = startup.prepare()
+    console = _set_up_process()
     return train.train(
         config, run_dir, ["c3jax", *arguments.words], console, is_contained=not arguments.unsafe_no_sandbox
     )
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from c3jax import ask, startup
+    from c3jax.commands import ask
 
     return ask.evaluate_source(
         arguments.source,
         arguments.checkpoint,
         overrides,
-        startup.prepare(),
+        _set_up_process(),
         as_json=arguments.json,
         is_contained=not arguments.unsafe_no_sandbox,
     )
@@ -233,30 +237,30 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _compare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from rich.console import Console
 
-    from c3jax import compare
+    from c3jax.commands import compare
 
     return compare.compare_runs(arguments.runs, arguments.format, Console(highlight=False, markup=False))
 
 
 def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from c3jax import ask, startup
+    from c3jax.commands import ask
 
     return ask.ask_source(
         arguments.source,
         arguments.question,
         arguments.checkpoint,
         overrides,
-        startup.prepare(),
+        _set_up_process(),
         is_sampled=arguments.sample,
         as_json=arguments.transcript,
     )
 
 
 def _export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from c3jax import export, startup
+    from c3jax.commands import export
 
     form = export.Form(arguments.dtype, is_peft=arguments.adapters == "peft")
-    return export.export_source(arguments.source, arguments.checkpoint, Path(arguments.to), form, startup.prepare())
+    return export.export_source(arguments.source, arguments.checkpoint, Path(arguments.to), form, _set_up_process())
 
 
 def _bench(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
@@ -264,20 +268,19 @@ def _bench(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         from c3jax.bench import grade
 
         return grade.run(arguments.small)
-    from c3jax import startup
     from c3jax.bench import run
 
-    startup.prepare()
+    _set_up_process()
     return run.run(arguments.what, is_small=arguments.small)
 
 
 def _study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     config = study_config.load_study(arguments.config, overrides)
     run_dir = Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
-    from c3jax import rundir, startup
-    from c3jax.studies import chunks, run
+    from c3jax.lab import chunks, run
+    from c3jax.run import directory as rundir
 
-    console = startup.prepare()
+    console = _set_up_process()
     with rundir.open_run_dir(run_dir, config, ["c3jax", *arguments.words], study_config.make_loader(config)) as opened:
         rundir.record_start(opened, chunks.count_saved(opened.path))
         return run.run_study(config, opened.path, console)
@@ -286,16 +289,16 @@ def _study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if (arguments.method is None) != (arguments.out is None):
         raise UserError("--out: expected a file for the trees with --method, and none with --compare")
-    from c3jax import score, startup
+    from c3jax.commands import score
 
-    source, console = Path(arguments.source), startup.prepare()
+    source, console = Path(arguments.source), _set_up_process()
     if arguments.compare is not None:
         return score.compare_source(source, arguments.compare.split(","), arguments.json, console)
     return score.score_source(source, arguments.method, arguments.normalise, Path(arguments.out), console)
 
 
 def _grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from c3jax import grade
+    from c3jax.commands import grade
 
     is_contained = not arguments.unsafe_no_sandbox
     print(grade.grade_files(arguments.task, arguments.problems, arguments.answers, arguments.out, is_contained))
@@ -303,7 +306,7 @@ def _grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _prepare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from c3jax.data import prepare
+    from c3jax.commands.prepare import sets as prepare
 
     folder = None if arguments.folder is None else Path(arguments.folder)
     prepare.prepare_sets(arguments.name, folder, Path(arguments.to), print)
@@ -311,9 +314,9 @@ def _prepare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _overlap(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from c3jax.data import gate
+    from c3jax.setup import contamination
 
-    lines, is_shared = gate.compare_files(arguments.task, arguments.train, arguments.heldout)
+    lines, is_shared = contamination.compare_files(arguments.task, arguments.train, arguments.heldout)
     print("\n".join(lines))
     return int(is_shared)
 
@@ -330,6 +333,21 @@ def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     except BrokenPipeError:  # the reader has seen enough: c3jax fields | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _set_up_process() -> Console:
+    """Set numerics, the compilation cache and what libraries say, before JAX compiles anything."""
+    import jax
+    from rich.console import Console
+
+    # float32 means float32 on every device: accelerators would otherwise round the factors of a product.
+    jax.config.update("jax_default_matmul_precision", "float32")
+    # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(home / "c3jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return Console(highlight=False, markup=False)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from c3jax.config import Sampling
-from c3jax.diagnostics.statistics import Interval, compute_bootstrap_interval, compute_wilson_interval
+from c3jax.analysis.statistics import Interval, compute_bootstrap_interval, compute_wilson_interval
+from c3jax.config.run import Sampling, SuiteSection
 from c3jax.models.policy import Weights
-from c3jax.overlap import wait_for
-from c3jax.records import save_whole
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
-from c3jax.tasks import TASKS
-from c3jax.team import ProblemSet, Team, decode_messages, make_questions
-from c3jax.types import Problem, Rollout, Verdict, VerdictName
+from c3jax.rollout.collect import wait_for
+from c3jax.run.files import save_whole
+from c3jax.run.metrics import read_metrics, sum_ledger
+from c3jax.setup.team import ProblemSet, Team, decode_messages, encode_problems, make_questions
+from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.task import TASKS, load_problems
+from c3jax.types import Problem, Rollout, UserError, Verdict, VerdictName
 
 HELDOUT = "heldout"  # the suite of the task's own held-out problems
 _LEVEL = 0.95
@@ -262,3 +264,72 @@ def _say_more(result: Result | Missing) -> list[str]:
     if result.left_out:
         lines.append(f"{result.suite}: {result.left_out} further problems are too long to be asked")
     return lines
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Several benchmarks in one command
+
+_CODE_S = 7.0  # a program's own limit, and what judging it takes besides
+
+
+def evaluate_suites(team: Team, weights: Weights, is_contained: bool) -> list[Result | Missing]:
+    """Evaluate a policy on the held-out problems and on every suite of the config, each with its profiles.
+
+    A suite that cannot be had stands in its place with the reason.
+    """
+    config = team.config
+    results: list[Result | Missing] = []
+    programs: dict[str, Any] = {}  # by sampling and samples: suites share what is compiled
+    for section in (None, *config.evaluation.suites):
+        try:
+            suite = make_heldout(team) if section is None else _load_suite(team, section, is_contained)
+        except UserError as error:
+            results.append(Missing(HELDOUT if section is None else section.name, str(error)))
+            continue
+        with Evaluator(TASKS[suite.kind].grade, config.workers, config.grade_timeout) as evaluator:
+            for profile in list_profiles(team, None if section is None else section.samples):
+                name = f"{profile.samples} {profile.sampling.model_dump_json()}"
+                if name not in programs:
+                    programs[name] = make_evaluation(team, profile)
+                results.append(programs[name](weights, evaluator, suite))
+    return results
+
+
+def _load_suite(team: Team, section: SuiteSection, is_contained: bool) -> Suite:
+    if section.kind == "code":
+        if is_contained:
+            check_walls()
+        if team.config.grade_timeout < _CODE_S:
+            raise UserError(f"grade_timeout: expected at least {_CODE_S:g} for a suite of programs")
+    problems = load_problems(section.kind, section.path, is_contained or section.kind != "code")[: section.problems]
+    question_tokens = team.config.protocol.question_tokens
+    encoded = encode_problems(problems, team.tokenizer, question_tokens)
+    if not encoded.problems:
+        raise UserError(
+            f"protocol.question_tokens: expected room for one of its questions at least, got {question_tokens}"
+        )
+    return Suite(section.name, section.kind, encoded)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a finished run says of itself
+
+
+def print_summary(console: Console, run: Path) -> None:
+    """Print a run's held-out accuracy before and after, and its ledger."""
+    before, after = (load_results(run / "eval" / f"{name}.json")["results"] for name in ("before", "after"))
+    table = Table(title="held-out accuracy (95 % interval)", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    for name in ("profile", "before", "after"):
+        table.add_column(name, no_wrap=True)
+    for old, new in zip(before, after, strict=True):
+        table.add_row(old["profile"], *(f"{r['accuracy']:.3f}  ({r['low']:.3f}-{r['high']:.3f})" for r in (old, new)))
+    console.print(table)
+    totals = sum_ledger(read_metrics(run))
+    seconds = sum(totals.get(f"seconds_{part}", 0.0) for part in ("rollout", "score", "update"))
+    console.print(
+        f"{totals['evaluator_calls']:,} evaluator calls, {totals['messages']:,} messages,"
+        f" {totals['generated_tokens']:,} tokens generated, {totals['prefilled_tokens']:,} prefilled, {seconds:.0f} s",
+        soft_wrap=True,
+    )
+    console.print(f"Trees: {run}/rollouts   figures: {run}/metrics.jsonl", soft_wrap=True, markup=False)
+    console.print(f'Next: c3jax ask {run} "..."   tensorboard --logdir {run}', soft_wrap=True, markup=False)

@@ -19,7 +19,7 @@ import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from c3jax import config as config_lib
+from c3jax.config import run as config_lib
 from c3jax.types import Tokenizer
 
 QUESTION_LEVEL = 1

@@ -16,27 +16,27 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from c3jax import evaluate, records
-from c3jax.checkpoint import CheckpointStore
-from c3jax.config import RunConfig, uses_reference
+from c3jax import evaluate
+from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import FanOut, make_tree
-from c3jax.data.gate import describe_hits
+from c3jax.evaluate import print_summary
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out, fix_fan_out
 from c3jax.learner.update import TrainState
-from c3jax.memory import make_table, say_bytes
-from c3jax.metrics import open_metrics, read_metrics
 from c3jax.models.policy import Weights
-from c3jax.overlap import wait_for
-from c3jax.progress import Progress
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
-from c3jax.rundir import open_run_dir, record_start
-from c3jax.summary import print_summary
-from c3jax.tasks import TASKS
-from c3jax.team import (
+from c3jax.rollout.collect import wait_for
+from c3jax.run import records
+from c3jax.run.checkpoint import CheckpointStore
+from c3jax.run.directory import open_run_dir, record_start
+from c3jax.run.metrics import Progress, open_metrics, read_metrics
+from c3jax.setup.contamination import describe_hits
+from c3jax.setup.imitation import warm_up
+from c3jax.setup.memory import make_table, say_bytes
+from c3jax.setup.team import (
     Team,
     choose_problems,
     choose_slots,
@@ -46,8 +46,8 @@ from c3jax.team import (
     make_questions,
     make_team,
 )
+from c3jax.tasks.task import TASKS
 from c3jax.types import Frame, Rollout, UserError, Verdict, VerdictName
-from c3jax.warmup import warm_up
 
 DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
 _LARGE_SHARE = 0.1  # of the memory: from here on it is worth saying what takes it

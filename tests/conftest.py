@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from c3jax.config import Sampling
+from c3jax.config.run import Sampling
 from c3jax.models import decoder
 from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import FramePlan, Literal, Slot, TurnPlan

@@ -28,79 +28,48 @@ class Rule(NamedTuple):
     is_closed: bool = False  # may not import the rest of its own room either
 
 
-ROOMS = {
-    *("types", "config", "config_file", "protocol", "tasks", "models", "rollout", "rewards", "credit", "learner"),
-    *("team", "warmup", "train", "evaluate", "ask", "bench", "checkpoint", "metrics", "records"),
-    *("ledger", "rundir", "startup", "progress", "summary", "cli", "diagnostics", "studies", "report"),
-    *("score", "grade", "suites", "overlap", "compare", "export", "data", "memory"),
-    *("config_base", "task_sections", "config_checks", "study_config", "study_sections"),
+ENGINE = {
+    *("types", "schema", "config", "protocol", "tasks", "rewards", "models", "rollout", "credit", "learner"),
+    *("run", "setup", "analysis", "evaluate"),
 }
-ALL_BUT_THE_OUTER = ROOMS - {
-    *("cli", "studies", "study_config", "study_sections", "score", "grade", "report", "export", "compare"),
-}
-# What a study may stand on besides the credit code; only the study of a small language model reaches further.
-STUDY = {"types", "credit", "learner.losses", "diagnostics", "study_config", "study_sections", "records"}
+# What a study may stand on; only the study of a small language model reaches further.
+STUDY = {"types", "schema", "config", "credit", "learner.losses", "analysis", "run"}
 
 # A row for a room, and one for a file of it where the file's rule differs. The longest name that fits holds.
 RULES = {
     "__init__": Rule(set(), "never"),
     "types": Rule(set(), "never"),
-    "config_base": Rule({"types"}, "never"),
-    "task_sections": Rule({"config_base"}, "never"),
-    "config": Rule({"config_base", "task_sections"}, "never"),
-    "config_checks": Rule(
-        {"config", "config_base", "task_sections", "credit.methods", "credit.plans"}, "never"
-    ),  # which are plain numpy
-    "config_file": Rule({"types", "config", "config_base", "config_checks"}, "never"),
-    "study_sections": Rule({"types", "config", "config_base", "credit.methods", "credit.plans"}, "never"),
-    "study_config": Rule(
-        {"types", "config", "config_base", "config_file", "study_sections", "credit.methods"}, "never"
-    ),
-    "tasks": Rule({"types"}, "never"),
-    "data": Rule({"types", "tasks"}, "never"),
+    "schema": Rule({"types"}, "never"),
+    "tasks": Rule({"types", "schema"}, "never"),
+    "config": Rule({"types", "schema", "tasks.sections", "credit.methods", "credit.plans"}, "never"),  # plain numpy
     "protocol": Rule({"types", "config"}, "never"),
     "rewards": Rule({"types", "tasks"}, "never"),
     "credit": Rule({"types"}, "anywhere"),
-    "credit.__init__": Rule({"types"}, "in functions"),  # runs whenever credit.methods is imported
-    "credit.methods": Rule({"types"}, "in functions"),
-    "credit.plans": Rule({"types"}, "in functions"),
-    "credit.rows": Rule({"types"}, "in functions"),
-    "credit.matrix": Rule({"types"}, "in functions"),
-    "models": Rule({"types", "config"}, "anywhere"),
-    "rollout": Rule({"types", "config", "protocol", "models"}, "anywhere"),
+    **{
+        f"credit.{name}": Rule({"types"}, "in functions") for name in ("__init__", "methods", "plans", "rows", "matrix")
+    },
+    "models": Rule({"types", "config", "run.files"}, "anywhere"),
+    "rollout": Rule({"types", "config", "protocol", "models", "rewards"}, "anywhere"),
     "learner": Rule({"types", "config", "protocol", "credit", "models", "rollout"}, "anywhere"),
     "learner.losses": Rule({"types"}, "anywhere", is_closed=True),
-    "records": Rule({"types", "config"}, "anywhere"),
-    "ledger": Rule({"types", "config"}, "anywhere"),
-    "metrics": Rule({"types", "config"}, "anywhere"),
-    "rundir": Rule({"types", "config", "config_base", "config_file"}, "in functions"),
-    "checkpoint": Rule({"types", "config"}, "anywhere"),
-    "diagnostics": Rule({"types", "records"}, "anywhere"),
-    "report": Rule({"types", "records"}, "anywhere"),
-    "studies": Rule(STUDY, "anywhere"),
-    "studies.text": Rule(STUDY | ALL_BUT_THE_OUTER, "anywhere"),
-    "score": Rule({"types", "records", "credit", "diagnostics"}, "anywhere"),
-    "grade": Rule({"types", "config", "config_file", "records", "rewards", "tasks"}, "never"),
-    "overlap": Rule({"rewards"}, "anywhere"),
-    "suites": Rule({"types", "config", "models", "rewards", "tasks", "team", "evaluate"}, "anywhere"),
-    "compare": Rule({"types", "config", "config_file", "rundir", "diagnostics"}, "never"),
-    "startup": Rule({"types", "config"}, "anywhere"),
-    "progress": Rule({"types", "config"}, "never"),
-    "summary": Rule({"types", "config", "evaluate", "metrics", "records"}, "anywhere"),
-    "team": Rule(
-        {"types", "config", "task_sections", "protocol", "tasks", "data", "models", "rollout", "memory"}, "anywhere"
-    ),
-    "memory": Rule({"types", "config", "protocol", "models", "rollout"}, "anywhere"),
-    "warmup": Rule({"types", "config", "tasks", "team", "rollout", "learner"}, "anywhere"),
-    "train": Rule(ALL_BUT_THE_OUTER, "anywhere"),
-    "evaluate": Rule(ALL_BUT_THE_OUTER, "anywhere"),
-    "ask": Rule(ALL_BUT_THE_OUTER, "anywhere"),
-    "bench": Rule(ALL_BUT_THE_OUTER, "anywhere"),
-    "bench.__init__": Rule(set(), "never"),
-    "bench.grade": Rule({"types", "rewards", "tasks"}, "never"),
-    "export": Rule(ALL_BUT_THE_OUTER, "anywhere"),
-    "cli": Rule(ROOMS, "in functions"),  # help and a wrong config answer at once
+    "run": Rule({"types", "schema", "config"}, "anywhere"),
+    "run.directory": Rule({"types", "schema", "config"}, "in functions"),
+    "setup": Rule(ENGINE - {"credit", "analysis", "evaluate"}, "anywhere"),
+    "analysis": Rule({"types", "run"}, "anywhere"),
+    "evaluate": Rule(ENGINE, "anywhere"),
+    "train": Rule(ENGINE, "anywhere"),
+    "commands": Rule(ENGINE, "anywhere"),
+    **{f"commands.{name}": Rule(ENGINE, "never") for name in ("__init__", "compare", "grade", "prepare")},
+    "lab": Rule(STUDY, "anywhere"),
+    **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},
+    "lab.text": Rule(STUDY | ENGINE | {"train"}, "anywhere"),
+    "bench": Rule(ENGINE | {"train"}, "anywhere"),
+    **{f"bench.{name}": Rule(ENGINE, "never") for name in ("__init__", "grade", "code_sweep")},
+    "cli": Rule(
+        {*ENGINE, "train", "commands", "lab", "bench"}, "in functions"
+    ),  # help and a wrong config answer at once
 }
+ROOMS = {name.partition(".")[0] for name in RULES}
 
 
 class Import(NamedTuple):
@@ -173,8 +142,9 @@ def test_a_file_imports_only_what_its_room_may(path: Path):
 
 
 def test_every_room_has_a_rule():
-    assert {name.partition(".")[0] for name in RULES} == ROOMS | {"__init__"}
-    assert set().union(*(rule.may_import for rule in RULES.values())) <= ROOMS | set(RULES)
+    rooms = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in SOURCE.rglob("*.py")}
+    assert rooms == ROOMS
+    assert {name.partition(".")[0] for rule in RULES.values() for name in rule.may_import} <= ROOMS
 
 
 def test_rooms_without_jax_do_not_load_it():
@@ -213,23 +183,23 @@ def test_rooms_without_jax_do_not_load_it():
         ("tasks.numeric", "try:\n    import optax\nexcept ImportError:\n    optax = None", False),
         ("types", "if TYPE_CHECKING:\n    import jax", True),
         ("types", "if TYPE_CHECKING:\n    import numpy\nelse:\n    import jax", False),
-        ("types", "if TYPE_CHECKING:\n    from c3jax.config import RunConfig", False),
-        ("config", "from c3jax.credit import methods", False),
-        ("config_checks", "from c3jax.credit import methods", True),
-        ("config_checks", "from c3jax.credit.methods import METHODS", True),
-        ("config_checks", "from c3jax.credit import matrix", False),
-        ("config_checks", "import c3jax.credit", False),
+        ("types", "if TYPE_CHECKING:\n    from c3jax.config.run import RunConfig", False),
+        ("config.run", "from c3jax.credit import apply", False),
+        ("config.checks", "from c3jax.credit import methods", True),
+        ("config.checks", "from c3jax.credit.methods import METHODS", True),
+        ("config.checks", "from c3jax.credit import matrix", False),
+        ("config.checks", "import c3jax.credit", False),
         ("credit.methods", "import jax", False),
         ("credit.matrix", "def place():\n    import jax", True),
         ("credit.apply", "import jax", True),
-        ("credit.apply", "from c3jax.config import RunConfig", False),
+        ("credit.apply", "from c3jax.config.run import RunConfig", False),
         ("learner.update", "from c3jax.learner import losses", True),
         ("learner.losses", "from c3jax.learner import update", False),
-        ("studies.games", "from c3jax.learner.losses import clip", True),
-        ("studies.games", "from c3jax.learner.update import step", False),
-        ("train", "from c3jax.studies import games", False),
-        ("records", "from c3jax import __version__", True),
-        ("cli", "from c3jax.studies import games", True),
+        ("lab.games", "from c3jax.learner.losses import clip", True),
+        ("lab.games", "from c3jax.learner.update import step", False),
+        ("train", "from c3jax.lab import games", False),
+        ("run.records", "from c3jax import __version__", True),
+        ("cli", "from c3jax.lab import games", True),
         ("cellar.boxes", "", False),
         ("configuration", "import numpy", False),
     ],

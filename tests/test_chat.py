@@ -15,9 +15,10 @@ import pytest
 import tokenizers
 import transformers
 
-from c3jax import config as config_lib
 from c3jax import protocol
-from c3jax.models import gguf_weights, tokenizer
+from c3jax.config.run import run as config_lib
+from c3jax.models import tokenizer
+from c3jax.models.huggingface import gguf as gguf_weights
 from c3jax.types import Tokenizer
 
 QWEN_TEMPLATE = (

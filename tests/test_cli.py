@@ -17,9 +17,9 @@ import yaml
 
 from c3jax import __version__
 from c3jax.cli import main, split_overrides
-from c3jax.config import ConfigError
-from c3jax.config_file import list_fields, load_config
-from c3jax.rundir import open_run_dir
+from c3jax.config.file import list_fields, load_config
+from c3jax.config.run import ConfigError
+from c3jax.run.directory import open_run_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("train", "evaluate", "compare", "ask", "export", "bench", "score", "prepare", "overlap", "fields")

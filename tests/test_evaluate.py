@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from c3jax.config import Sampling
-from c3jax.config_file import parse_config
-from c3jax.diagnostics.statistics import Interval
+from c3jax.analysis.statistics import Interval
+from c3jax.config.file import parse_config
+from c3jax.config.run import Sampling
 from c3jax.evaluate import (
     Missing,
     Profile,
@@ -31,8 +31,8 @@ from c3jax.evaluate import (
     summarise,
 )
 from c3jax.rewards import Evaluator
-from c3jax.tasks import TASKS
-from c3jax.team import ProblemSet, Team, make_team
+from c3jax.setup.team import ProblemSet, Team, make_team
+from c3jax.tasks.task import TASKS
 from c3jax.types import Problem, Verdict
 
 SAMPLED = Profile("sampled", 4, Sampling())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from c3jax import protocol
-from c3jax.config import ConfigError, Protocol
+from c3jax.config.run import ConfigError, Protocol
 from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.protocol import FramePlan, Literal, Slot
 from c3jax.rollout import context

@@ -16,7 +16,7 @@ import pytest
 
 import c3jax
 from c3jax.rewards import Evaluator
-from c3jax.tasks import TASKS
+from c3jax.tasks.task import TASKS
 from c3jax.types import Problem, Verdict
 
 PROBLEMS = [Problem(index, str(index), f"what is {index} ?", str(index)) for index in range(200)]

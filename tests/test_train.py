@@ -19,17 +19,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from c3jax import config_file, train
-from c3jax.checkpoint import list_steps, restore_step
-from c3jax.config import RandomModel
+from c3jax import train
+from c3jax.config.run import RandomModel
+from c3jax.config.run import file as config_file
 from c3jax.evaluate import load_results
 from c3jax.learner.update import init_state
-from c3jax.metrics import drop_times, read_metrics
-from c3jax.models import hf_weights
 from c3jax.models.decoder import DecoderSpec, make_decoder
+from c3jax.models.huggingface import weights as hf_weights
 from c3jax.models.load import describe_model, load_params
 from c3jax.models.tokenizer import make_word_tokenizer
-from c3jax.team import make_team
+from c3jax.run.checkpoint import list_steps, restore_step
+from c3jax.run.metrics import drop_times, read_metrics
+from c3jax.setup.team import make_team
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 STEPS = 8

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from c3jax.bench.timing import time_in_turn
-from c3jax.config import Sampling
+from c3jax.config.run import Sampling
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.rollout import address, decode
 from c3jax.types import Frame, Messages

@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from c3jax.rewards import Evaluator
-from c3jax.tasks import TASKS
-from c3jax.tasks.code import Check, write_check
-from c3jax.tasks.sandbox import find_bubblewrap
-from c3jax.tasks.sandbox_walls import check_walls
+from c3jax.tasks.code.task import Check, write_check
+from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.process import find_bubblewrap
+from c3jax.tasks.task import TASKS
 from c3jax.types import Problem
 
 _SAMPLES = (

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from c3jax.bench.decode import bench_decode
 from c3jax.bench.timing import SMOLLM2, TINY, time_in_turn
-from c3jax.config import Sampling
+from c3jax.config.run import Sampling
 from c3jax.models import decoder
 from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import QUESTION_LEVEL, FramePlan, Literal, Slot, TurnPlan

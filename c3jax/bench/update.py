@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from c3jax.bench.timing import SMOLLM2, TINY, time_in_turn
-from c3jax.config import Sampling
+from c3jax.config.run import Sampling
 from c3jax.learner import forward
 from c3jax.learner.token_loss import DrawnTokens, compute_token_loss
 from c3jax.models import decoder

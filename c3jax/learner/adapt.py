@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from c3jax.config import RunConfig
+from c3jax.config.run import RunConfig
 from c3jax.credit import shrink
 from c3jax.credit.plans import FanOut
 from c3jax.types import Rollout

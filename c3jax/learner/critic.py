@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from c3jax.config import Critic, RunConfig
+from c3jax.config.run import Critic, RunConfig
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit
 from c3jax.credit.matrix import CreditMatrix

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from c3jax.config import Sampling
+from c3jax.config.run import Sampling
 from c3jax.learner.token_loss import DrawnTokens
 from c3jax.models.decoder import Decoder
 from c3jax.protocol import TurnPlan

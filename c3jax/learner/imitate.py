@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from c3jax.config import Imitation, Sampling
+from c3jax.config.run import Imitation, Sampling
 from c3jax.learner import forward
 from c3jax.learner.token_loss import compute_token_loss
 from c3jax.models.policy import Policy, Weights, make_model

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from c3jax.config import Learner
+from c3jax.config.run import Learner
 
 Sums = TypeVar("Sums")
 

@@ -19,7 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from c3jax.config import Sampling
+from c3jax.config.run import Sampling
 from c3jax.rollout import sampling as sampling_lib
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from c3jax.config import RunConfig, uses_reference
+from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import CreditMatrix
 from c3jax.credit.shrink import apply_shrunk

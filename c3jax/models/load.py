@@ -8,8 +8,12 @@ from typing import NamedTuple
 
 import jax
 
-from c3jax import config as config_lib
-from c3jax.models import decoder, gguf_weights, hf_config, hf_weights, hub, tokenizer
+from c3jax.config import run as config_lib
+from c3jax.models import decoder, tokenizer
+from c3jax.models.huggingface import families as hf_config
+from c3jax.models.huggingface import gguf as gguf_weights
+from c3jax.models.huggingface import hub
+from c3jax.models.huggingface import weights as hf_weights
 from c3jax.types import Tokenizer, UserError
 
 ModelSection = config_lib.RandomModel | config_lib.SmolLM2Model | config_lib.FolderModel | config_lib.HubModel

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from c3jax import config as config_lib
+from c3jax.config import run as config_lib
 from c3jax.models import decoder
 from c3jax.models.decoder import Adapters, Decoder, DecoderSpec
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from c3jax.config import Sampling
+from c3jax.config.run import Sampling
 from c3jax.models.attention import Rows
 from c3jax.models.decoder import Decoder
 from c3jax.rollout import address, context

@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
-from c3jax.tasks.latex import find_last_box
+from c3jax.tasks.maths.latex import find_last_box
 from c3jax.types import Problem, Verdict
 
 LONGEST_NUMBER = 400  # characters: turning digits into an integer takes time quadratic in their count

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from c3jax.tasks import latex
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
+from c3jax.tasks.maths import latex
 from c3jax.types import Problem, Verdict
 
 LONGEST_ANSWER = 10_000  # characters

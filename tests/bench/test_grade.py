@@ -7,7 +7,8 @@ import json
 import pytest
 
 from c3jax.bench import grade as bench_grade
-from c3jax.tasks import TASKS, code
+from c3jax.tasks.code.task import task as code
+from c3jax.tasks.task import TASKS
 
 
 def test_the_benchmark_prints_its_rates_and_ratios(capsys):

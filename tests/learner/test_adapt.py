@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from c3jax import config as config_lib
-from c3jax import task_sections
+from c3jax.config.run import run as config_lib
 from c3jax.credit import shrink
 from c3jax.credit.plans import compute_cost
 from c3jax.learner import adapt
+from c3jax.tasks import sections as task_sections
 from c3jax.types import Frame, Messages, Rollout
 
 MAX_TOKENS = (6, 4)

@@ -12,15 +12,15 @@ import optax
 import pytest
 from flax import nnx
 
-from c3jax import config as config_lib
-from c3jax import task_sections
-from c3jax.checkpoint import CheckpointStore
+from c3jax.config.run import run as config_lib
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.learner import critic as critic_lib
 from c3jax.learner import forward, losses
 from c3jax.learner import update as update_lib
 from c3jax.models.policy import Weights
+from c3jax.run.checkpoint import CheckpointStore
+from c3jax.tasks import sections as task_sections
 from c3jax.types import Frame, Rollout
 
 STEPS, ALONE = 40, 30

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from c3jax.config import Imitation
+from c3jax.config.run import Imitation
 from c3jax.learner.imitate import make_imitation, make_messages
 from c3jax.types import Rollout, UserError
 

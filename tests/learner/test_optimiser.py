@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from c3jax.config import Learner
+from c3jax.config.run import Learner
 from c3jax.learner.optimiser import make_optimiser
 
 

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from c3jax import config as config_lib
-from c3jax import task_sections
+from c3jax.config.run import run as config_lib
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.learner import update as update_lib
 from c3jax.models import policy as policy_lib
 from c3jax.models.policy import Policy, Weights
 from c3jax.rollout.tree import make_tree_sampler
+from c3jax.tasks import sections as task_sections
 from c3jax.types import Rollout
 
 # Leaves: two actors below each of two planners. Added to the second planner's leaves, SHIFT changes the planners'

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from c3jax.config import Sampling
+from c3jax.config.run import Sampling
 from c3jax.learner.token_loss import DrawnTokens, compute_token_loss
 
 B, V, D, K = 23, 50, 8, 4

@@ -15,14 +15,14 @@ import numpy as np
 import optax
 import pytest
 
-from c3jax import config as config_lib
-from c3jax import task_sections
+from c3jax.config.run import run as config_lib
 from c3jax.credit import shrink
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.learner import update as update_lib
 from c3jax.models.policy import Weights
 from c3jax.rollout.tree import take_problems
+from c3jax.tasks import sections as task_sections
 from c3jax.types import Rollout
 
 CLIP, COEFFICIENT = 0.2, 0.3

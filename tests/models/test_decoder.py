@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from c3jax.models import decoder, hf_weights
+from c3jax.models import decoder
+from c3jax.models.huggingface import weights as hf_weights
 from c3jax.types import Frame, KeysValues
 
 GOLDENS = Path(__file__).parent / "goldens"

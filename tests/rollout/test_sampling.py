@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from c3jax.config import Sampling
+from c3jax.config.run import Sampling
 from c3jax.rollout.sampling import GREEDY, compute_token_logp, sample_tokens
 
 TRUNCATED = Sampling(temperature=0.7, top_k=20, top_p=0.8)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import c3jax
-from c3jax.tasks import TASKS, TaskError
 from c3jax.tasks.arithmetic import (
     SPLITS,
     VOCABULARY,
@@ -22,6 +21,7 @@ from c3jax.tasks.arithmetic import (
     make_problem,
     parse_moves,
 )
+from c3jax.tasks.task import TASKS, TaskError
 from c3jax.types import Problem
 
 SPEC = ArithmeticSpec()

@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import pytest
 
-from c3jax.tasks import TASKS, TaskError
 from c3jax.tasks.numeric import grade, load_problems, parse_number, read_answer
+from c3jax.tasks.task import TASKS, TaskError
 from c3jax.types import Problem, Verdict
 
 EIGHTEEN = Problem(0, "0", "how many ?", "18")

@@ -12,8 +12,9 @@ import sys
 
 import pytest
 
-from c3jax.tasks import TASKS, TaskError, reasoning
+from c3jax.tasks import reasoning
 from c3jax.tasks.reasoning import ReasoningSpec, grade, load_problems, make_problems, read_answer
+from c3jax.tasks.task import TASKS, TaskError
 from c3jax.types import Problem
 
 HAS_PACKAGE = importlib.util.find_spec("reasoning_gym") is not None

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from c3jax.tasks import TASKS, TaskError
 from c3jax.tasks.stories import StorySpec, load_problems
+from c3jax.tasks.task import TASKS, TaskError
 
 SPEC = StorySpec(changes=3, largest=12, loss_share=0.6)
 

@@ -1,0 +1,265 @@
+"""Figures made from recorded rows: curves with bands, points or bars with intervals, predicted against measured.
+
+Rows are those of diagnostics/tables.py, one for each point drawn. An axis with an interval reads its bounds from the
+columns `name_low` and `name_high` beside `name`; NaN is a gap. Nothing is drawn that was not recorded: no rows, or a
+row without a column that the figure needs, is a UserError. Colour-blind readers can tell the colours apart (Okabe and
+Ito 2008), and lines carry their names. Files depend on the rows alone: no date, no random ids.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis as Ruler
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from c3jax.analysis.tables import Row
+from c3jax.run.files import save_whole
+from c3jax.types import UserError
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+_MARKERS = "osD^vP*X"
+_STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.titlesize": 11.0,
+    "svg.hashsalt": "c3jax",
+    "svg.fonttype": "path",
+}
+
+
+class Axis(NamedTuple):
+    """What one axis shows."""
+
+    column: str
+    label: str  # with its unit
+    scale: Literal["linear", "log"] = "linear"
+    has_interval: bool = False
+
+
+def plot_curves(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: str, panel: str | None = None) -> Figure:
+    """One line for each value of `group`, with its band, named at its end; one panel for each value of `panel`."""
+    _check_rows(rows, (x, y), (group, panel))
+
+    def draw(axes: Axes, place: int, part: Sequence[Row]) -> None:
+        part = sorted(part, key=lambda row: row[x.column])
+        x_N, y_N, low_N, high_N = _read(part, x)[0], *_read(part, y)
+        axes.fill_between(x_N, low_N, high_N, color=_color(place), alpha=0.15, linewidth=0)
+        axes.plot(x_N, y_N, color=_color(place), linewidth=1.6, linestyle="-" if place < len(PALETTE) else "--")
+
+    with matplotlib.rc_context(_STYLE):
+        figure, shown = _make_panels(rows, group, panel, title, draw, width=4.4, height=3.2)
+        for axes, parts in shown:
+            _label_axes(axes, x, y)
+            _label_ends(
+                axes, {place: _find_end(part, x, y) for place, part in parts.items()}, _list_values(rows, group)
+            )
+    return figure
+
+
+def plot_points(
+    rows: Sequence[Row],
+    *,
+    category: str,
+    value: Axis,
+    group: str,
+    title: str,
+    mark: Literal["point", "bar"] = "point",
+    panel: str | None = None,
+) -> Figure:
+    """A line of points, or bars from zero, for each value of `category`, a mark for each value of `group`."""
+    _check_rows(rows, (value,), (category, group, panel))
+    categories, groups = _list_values(rows, category), _list_values(rows, group)
+    step = 0.8 / len(groups)
+
+    def draw(axes: Axes, place: int, part: Sequence[Row]) -> None:
+        at_N = [categories.index(row[category]) + step * (place - (len(groups) - 1) / 2) for row in part]
+        value_N, low_N, high_N = _read(part, value)
+        if mark == "bar":
+            axes.barh(at_N, value_N, height=0.9 * step, color=_color(place))
+        else:
+            axes.plot(value_N, at_N, _marker(place), color=_color(place), markersize=4.5)
+        axes.hlines(at_N, low_N, high_N, color="#444444" if mark == "bar" else _color(place), linewidth=1.2)
+
+    with matplotlib.rc_context(_STYLE):
+        height = 1.3 + 0.22 * len(categories) * max(1.0, 0.55 * len(groups))
+        figure, shown = _make_panels(rows, group, panel, title, draw, width=4.2, height=height)
+        for axes, _ in shown:
+            axes.set_xlabel(value.label)
+            axes.set_xscale(value.scale)
+            _mark_decades(axes.xaxis)
+            if value.scale == "linear":
+                axes.axvline(0.0, color="#999999", linewidth=0.8, zorder=0.9)
+            axes.set_yticks(range(len(categories)), [str(name) for name in categories])
+            axes.set_ylim(len(categories) - 0.5, -0.5)
+            axes.grid(visible=False, axis="y")
+        if len(groups) > 1:
+            _name_groups(figure, groups, "s" if mark == "bar" else None)
+    return figure
+
+
+def plot_scatter(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: str, panel: str | None = None) -> Figure:
+    """Measured (y) against predicted (x), in the same units, with the line on which they agree."""
+    _check_rows(rows, (x, y), (group, panel))
+    groups = _list_values(rows, group)
+
+    def draw(axes: Axes, place: int, part: Sequence[Row]) -> None:
+        x_N, y_N, low_N, high_N = _read(part, x)[0], *_read(part, y)
+        axes.vlines(x_N, low_N, high_N, color=_color(place), linewidth=1.0)
+        axes.plot(x_N, y_N, _marker(place), color=_color(place), markersize=4.5)
+
+    with matplotlib.rc_context(_STYLE):
+        figure, shown = _make_panels(rows, group, panel, title, draw, width=3.8, height=3.8)
+        for axes, _ in shown:
+            _label_axes(axes, x, y)
+            low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
+            axes.plot([low, high], [low, high], color="#999999", linewidth=0.8, zorder=0.9)
+            axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+        if len(groups) > 1:
+            _name_groups(figure, groups, None)
+    return figure
+
+
+def save_figure(figure: Figure, stem: Path) -> None:
+    """Write stem.svg and stem.png, each whole or not at all; the same rows give the same bytes."""
+    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+    with matplotlib.rc_context(_STYLE):
+        for kind, words in metadata.items():
+            picture = io.BytesIO()
+            figure.savefig(picture, format=kind, dpi=160, metadata=words)
+            save_whole(stem.parent / f"{stem.name}.{kind}", picture.getvalue())
+
+
+def _check_rows(rows: Sequence[Row], axes: Sequence[Axis], names: Sequence[str | None]) -> None:
+    if not rows:
+        raise UserError("figure: expected recorded rows, got none")
+    numbers = [
+        f"{axis.column}{bound}" for axis in axes for bound in ("", *(("_low", "_high") if axis.has_interval else ()))
+    ]
+    for place, row in enumerate(rows):
+        for name in (*numbers, *(name for name in names if name is not None)):
+            if name not in row:
+                raise UserError(f"figure: expected column {name} in every row, row {place} lacks it")
+        for name in numbers:
+            if isinstance(row[name], bool) or not isinstance(row[name], int | float | np.number):
+                raise UserError(f"figure: expected a number in column {name}, got {row[name]!r} in row {place}")
+
+
+def _make_panels(
+    rows: Sequence[Row],
+    group: str,
+    panel: str | None,
+    title: str,
+    draw: Callable[[Axes, int, Sequence[Row]], None],
+    width: float,
+    height: float,
+) -> tuple[Figure, list[tuple[Axes, dict[int, list[Row]]]]]:
+    """The figure, and each panel's axes with its rows by place of their group; a group looks the same everywhere."""
+    groups = _list_values(rows, group)
+    panels: list[Any] = [None] if panel is None else _list_values(rows, panel)
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(width * across, height * down + 0.3), layout="constrained")
+    figure.suptitle(title, x=0.01, horizontalalignment="left")
+    shown = []
+    for number, name in enumerate(panels):
+        axes = figure.add_subplot(down, across, number + 1)
+        inside = [row for row in rows if panel is None or row[panel] == name]
+        parts = {place: [row for row in inside if row[group] == value] for place, value in enumerate(groups)}
+        parts = {place: part for place, part in parts.items() if part}
+        for place, part in parts.items():
+            draw(axes, place, part)
+        if name is not None:
+            axes.set_title(str(name))
+        shown.append((axes, parts))
+    return figure, shown
+
+
+def _list_values(rows: Sequence[Row], column: str) -> list[Any]:
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def _read(part: Sequence[Row], axis: Axis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    bounds = ("_low", "_high") if axis.has_interval else ("", "")
+    value_N, low_N, high_N = (
+        np.array([row[f"{axis.column}{bound}"] for row in part], np.float64) for bound in ("", *bounds)
+    )
+    return value_N, low_N, high_N
+
+
+def _color(place: int) -> str:
+    return PALETTE[place % len(PALETTE)]
+
+
+def _marker(place: int) -> str:
+    return _MARKERS[place % len(_MARKERS)]
+
+
+def _label_axes(axes: Axes, x: Axis, y: Axis) -> None:
+    axes.set(xlabel=x.label, ylabel=y.label, xscale=x.scale, yscale=y.scale)
+    axes.margins(x=0.02)
+    _mark_decades(axes.xaxis)
+    _mark_decades(axes.yaxis)
+
+
+def _mark_decades(ruler: Ruler) -> None:
+    """Plain numbers on a logarithmic axis: 1, 2 and 5 of a decade where there are few decades."""
+    if ruler.get_scale() == "log":
+        low, high = ruler.get_view_interval()
+        ruler.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)))
+        ruler.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ruler.set_minor_locator(NullLocator())
+
+
+def _find_end(part: Sequence[Row], x: Axis, y: Axis) -> tuple[float, float] | None:
+    """The last point of a line that is drawn."""
+    drawn = [(float(row[x.column]), float(row[y.column])) for row in part if np.isfinite(row[y.column])]
+    return max(drawn) if drawn else None
+
+
+def _label_ends(axes: Axes, ends: dict[int, tuple[float, float] | None], groups: Sequence[Any]) -> None:
+    """Name lines at the right edge, at the height where they end, moved apart where names would overlap."""
+    axes.autoscale(enable=False)
+    placed = []
+    for place, end in ends.items():
+        if end is not None:
+            placed.append((float(axes.transAxes.inverted().transform(axes.transData.transform(end))[1]), place))
+    placed.sort()
+    gap = 0.062
+    floor = -gap
+    heights = []
+    for height, _ in placed:
+        floor = max(height, floor + gap)
+        heights.append(floor)
+    ceiling = max(1.0 + gap / 2, gap * (len(placed) - 1))
+    for number in range(len(heights) - 1, -1, -1):
+        heights[number] = min(heights[number], ceiling)
+        ceiling = heights[number] - gap
+    for height, (_, place) in zip(heights, placed, strict=True):
+        axes.text(
+            1.02, height, str(groups[place]), color=_color(place), transform=axes.transAxes, verticalalignment="center"
+        )
+
+
+def _name_groups(figure: Figure, groups: Sequence[Any], marker: str | None) -> None:
+    handles = [
+        Line2D([], [], color=_color(place), marker=marker or _marker(place), linestyle="", label=str(name))
+        for place, name in enumerate(groups)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(groups)), handletextpad=0.2)

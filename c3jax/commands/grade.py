@@ -1,0 +1,91 @@
+"""The command that grades answers at hand: by the very functions, processes and limits that training uses."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from c3jax.rewards import Evaluator, compute_disagreement
+from c3jax.run.files import save_whole
+from c3jax.tasks.jsonl import Row, TaskError, check_distinct, read_id, read_rows
+from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.task import TASKS, load_problems
+from c3jax.types import Problem, UserError, Verdict, VerdictName
+
+_MOST_WORKERS = 8
+
+
+def grade_files(task: str, problems_path: str, answers_path: str, out_path: str, is_contained: bool = True) -> str:
+    """Grade a file of answers, one for each problem of a file, and write the verdicts in the order of the answers.
+
+    Args:
+      task: a row of `TASKS`.
+      problems_path: JSONL that the task reads.
+      answers_path: JSONL, {"id": of a problem, "answer": the whole final message} a line.
+      out_path: where {"id", "return", "verdict", "detail"} is written, a line an answer; whole or not at all.
+      is_contained: False runs programs of the task code without their sandbox, whose walls are else tried first.
+
+    Returns:
+      One line on how many answers got which verdict.
+
+    Raises:
+      UserError: there is no such task, a file is faulty, the answers are not one for each problem, or the verdicts
+        cannot be written.
+    """
+    if task not in TASKS:
+        raise UserError(f"TASK: expected one of {', '.join(TASKS)}, got {task!r}")
+    loaded = load_problems(task, problems_path, is_contained)
+    problems, answers = pair_answers(loaded, problems_path, answers_path)
+    if not Path(out_path).absolute().parent.is_dir():
+        raise UserError(f"--out: expected a file in a folder that exists, got {out_path}")
+    if task == "code" and is_contained:
+        check_walls()
+    with Evaluator(TASKS[task].grade, min(_MOST_WORKERS, os.cpu_count() or 1)) as evaluator:
+        verdicts = evaluator.score(problems, answers, budget=len(answers))
+    rows = [
+        {"id": problem.id, "return": verdict.score, "verdict": verdict.verdict, "detail": verdict.detail}
+        for problem, verdict in zip(problems, verdicts, strict=True)
+    ]
+    try:
+        save_whole(Path(out_path), "".join(json.dumps(row) + "\n" for row in rows))
+    except OSError as error:
+        raise UserError(f"--out: {out_path} cannot be written ({error.strerror})") from error
+    return summarise(verdicts)
+
+
+def pair_answers(problems: Sequence[Problem], problems_path: str, answers_path: str) -> tuple[list[Problem], list[str]]:
+    """Read one answer for each problem; give both in the order of the answers. Raises TaskError."""
+    rows = read_rows(answers_path)
+    identities = [_read_answer_id(row) for row in rows]
+    check_distinct(answers_path, identities)
+    problem_of_id = {problem.id: problem for problem in problems}
+    for row, identity in zip(rows, identities, strict=True):
+        if identity not in problem_of_id:
+            raise TaskError(f"{row.place}: expected the id of a problem in {problems_path}, got {identity!r}")
+        if not isinstance(row.fields.get("answer"), str):
+            raise TaskError(f"{row.place}: expected text as answer, got {row.fields.get('answer')!r:.80}")
+    answered = set(identities)
+    missing = [problem.id for problem in problems if problem.id not in answered]
+    if missing:
+        others = f" nor for {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise TaskError(f"{answers_path}: there is no answer for the problem {missing[0]!r}{others}")
+    return [problem_of_id[identity] for identity in identities], [str(row.fields["answer"]) for row in rows]
+
+
+def _read_answer_id(row: Row) -> str:
+    if "id" not in row.fields:
+        raise TaskError(f"{row.place}: the field 'id' is missing")
+    return read_id(row, "id")
+
+
+def summarise(verdicts: Sequence[Verdict]) -> str:
+    """Say in one line how many verdicts there are of each kind, and where the second rule disagrees."""
+    names = [verdict.verdict for verdict in verdicts]
+    shares = [f"{names.count(name) / len(names):.1%} {name}" for name in get_args(VerdictName) if name in names]
+    if any(verdict.second is not None for verdict in verdicts):
+        shares.append(f"the second rule disagrees on {compute_disagreement(verdicts):.1%}")
+    mean = sum(verdict.score for verdict in verdicts) / len(verdicts)
+    return f"{len(verdicts)} answers, mean return {mean:.4f}: {', '.join(shares)}"

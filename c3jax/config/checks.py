@@ -1,0 +1,184 @@
+"""What one field of a run's config says against another, each complaint in one sentence: the path, expected and got."""
+
+from __future__ import annotations
+
+import math
+
+from c3jax.config.run import RunConfig, slots_in, trained_roles
+from c3jax.credit import methods, plans
+from c3jax.schema import ConfigError, show_value
+from c3jax.tasks.sections import list_training_sets
+
+
+def check_config(config: RunConfig) -> None:
+    """Check a run's config across its fields. Raises ConfigError."""
+    checks = (_check_task, _check_protocol, _check_credit, _check_critic, _check_learner, _check_batches)
+    for check in (*checks, _check_model, _check_policy):
+        check(config)
+
+
+def _check_task(config: RunConfig) -> None:
+    task = config.task
+    paths = [part.path for part in list_training_sets(task)]
+    for place, path in enumerate(paths):
+        if path in paths[:place]:
+            raise ConfigError(f"task.path.{place}.path: expected a set that is not in the list yet, got {path!r} again")
+
+
+def _check_protocol(config: RunConfig) -> None:
+    turns = config.protocol.turns
+    seen: set[str] = set()
+    for place, turn in enumerate(turns):
+        path, earlier = f"protocol.turns.{place}", [before.name for before in turns[:place]]
+        if turn.name in ("question", *earlier):
+            raise ConfigError(f"{path}.name: expected a name no other slot has, got {turn.name!r}")
+        for field, text in (("system", turn.system), ("user", turn.user)):
+            try:
+                slots = slots_in(text)
+            except ValueError:
+                raise ConfigError(
+                    f"{path}.{field}: expected slots like {{question}}, {{{{ and }}}} for braces,"
+                    f" got {show_value(text)}"
+                ) from None
+            for slot in slots:
+                if slot != "question" and slot not in earlier:
+                    raise ConfigError(
+                        f"{path}.{field}: expected slots of the question or an earlier turn, got {{{slot}}}"
+                    )
+            seen.update(slots)
+    for place, turn in enumerate(turns[:-1]):
+        if turn.name not in seen:
+            raise ConfigError(
+                f"protocol.turns.{place}: expected a later turn with the slot {{{turn.name}}}, got a message that"
+                " no turn sees"
+            )
+    if "question" not in seen:
+        raise ConfigError("protocol.turns: expected at least one turn with the slot {question}, got none")
+
+
+def _check_batches(config: RunConfig) -> None:
+    size = config.rollout_problems
+    if size is not None and config.problems % size:
+        raise ConfigError(f"rollout_problems: expected a divisor of problems ({config.problems}), got {size}")
+    names = ["heldout", *(suite.name for suite in config.evaluation.suites)]
+    for place, name in enumerate(names[1:]):
+        if name in names[: place + 1]:
+            raise ConfigError(f"evaluation.suites.{place}.name: expected a name no other suite has, got {name!r}")
+
+
+def _check_credit(config: RunConfig) -> None:
+    credit, turns = config.credit, config.protocol.turns
+    try:
+        methods.check_trainable(credit.method)
+    except ValueError as error:
+        raise ConfigError(f"credit.method: {error}") from None
+    trained = tuple(turn.trained for turn in turns)
+    if not any(trained):
+        raise ConfigError("protocol.turns: expected at least one trained turn, got none")
+    try:
+        methods.check_normalise(credit.method, credit.normalise)
+    except ValueError as error:
+        raise ConfigError(f"credit.normalise: {error}") from None
+    if credit.fan_out == "auto":
+        _check_auto(config, trained)
+        return
+    if len(credit.fan_out) != len(turns):
+        raise ConfigError(f"credit.fan_out: expected {len(turns)} numbers, one a turn, got {list(credit.fan_out)}")
+    product = math.prod(credit.fan_out)
+    if product != credit.budget:
+        raise ConfigError(
+            f"credit.fan_out: expected a product of {credit.budget} (credit.budget), got {list(credit.fan_out)}"
+            f" with product {product}"
+        )
+    try:
+        methods.check_pairing(credit.method, plans.make_tree(credit.fan_out), trained)
+    except ValueError as error:
+        raise ConfigError(f"credit.fan_out: {error}") from None
+
+
+def _check_auto(config: RunConfig, trained: tuple[bool, ...]) -> None:
+    credit, tokens = config.credit, tuple(float(turn.max_tokens) for turn in config.protocol.turns)
+    try:
+        methods.check_auto(credit.method, trained, credit.budget, credit.auto.unit, tokens)
+    except ValueError as error:
+        raise ConfigError(f"credit.fan_out: {error}") from None
+
+
+def _check_critic(config: RunConfig) -> None:
+    method, critic = config.credit.method, config.credit.critic
+    if methods.needs_critic(method) and critic is None:
+        raise ConfigError(f"credit.critic: expected a section for method {method}, which learns a critic, got none")
+    if critic is not None and not methods.needs_critic(method):
+        raise ConfigError(f"credit.critic: expected none for method {method}, which learns no critic, got a section")
+    if critic is not None and critic.solo_steps >= config.steps:
+        raise ConfigError(
+            f"credit.critic.solo_steps: expected fewer than steps ({config.steps}), so that the policy learns too,"
+            f" got {critic.solo_steps}"
+        )
+
+
+def _check_learner(config: RunConfig) -> None:
+    learner = config.learner
+    for path, sampling in (("sampling", config.sampling), ("evaluation.sampling", config.evaluation.sampling)):
+        if sampling is not None and sampling.top_p < 1.0 and sampling.top_k == 0:
+            raise ConfigError(
+                f"{path}.top_p: expected 1 while {path}.top_k is 0 (the tokens left to draw from are recorded, so"
+                f" their number must be bounded), got {sampling.top_p}"
+            )
+    if config.problems % learner.minibatches:
+        raise ConfigError(
+            f"learner.minibatches: expected a divisor of problems ({config.problems}), got {learner.minibatches}"
+        )
+    minibatch = config.problems // learner.minibatches
+    if learner.micro_problems is not None and minibatch % learner.micro_problems:
+        raise ConfigError(
+            f"learner.micro_problems: expected a divisor of the {minibatch} problems of a minibatch,"
+            f" got {learner.micro_problems}"
+        )
+    if learner.kl.target is not None and learner.kl.coefficient == 0.0:
+        raise ConfigError(
+            "learner.kl.coefficient: expected more than 0 to begin with while learner.kl.target is given (the"
+            " coefficient is steered by factors), got 0"
+        )
+    if config.checkpoint.best == "sampled_accuracy" and config.evaluation.samples == 0:
+        raise ConfigError(
+            "checkpoint.best: expected a metric that is measured, got 'sampled_accuracy' with no evaluation.samples"
+        )
+
+
+def _check_model(config: RunConfig) -> None:
+    model = config.model
+    if model.kind == "random":
+        # Rotary positions turn a head's features in pairs.
+        if model.width % (2 * model.heads) or model.heads % model.key_value_heads:
+            raise ConfigError(
+                "model.heads: expected an even number of the width's features a head, and key_value_heads that divides"
+                f" heads, got width {model.width}, heads {model.heads}, key_value_heads {model.key_value_heads}"
+            )
+    if model.kind == "random" and config.task.kind != "arithmetic":
+        raise ConfigError(f"model.kind: expected a pretrained model for task {config.task.kind}, got 'random'")
+    if model.kind == "smollm2" and config.task.kind == "arithmetic":
+        raise ConfigError("model.kind: expected 'random' or an exported 'folder' for task arithmetic, got 'smollm2'")
+    if config.imitation is not None and config.task.kind != "arithmetic":
+        raise ConfigError(
+            f"imitation: expected none for task {config.task.kind}, which demonstrates nothing, got a section"
+        )
+    if config.imitation is not None and model.kind != "random":
+        raise ConfigError(f"imitation: expected none for model {model.kind}, which is trained already, got a section")
+
+
+def _check_policy(config: RunConfig) -> None:
+    policy = config.policy
+    if policy.kind == "adapters" and config.model.kind == "random":
+        raise ConfigError(
+            "policy.kind: expected shared or per_role for model random (adapters correct a network that has been"
+            " trained before, and leave it as it is), got 'adapters'"
+        )
+    if len(set(policy.targets)) < len(policy.targets):
+        raise ConfigError(f"policy.targets: expected each projection once, got {list(policy.targets)}")
+    untrained = {turn.role for turn in config.protocol.turns} - set(trained_roles(config.protocol))
+    if policy.kind == "per_role" and config.imitation is not None and untrained:
+        raise ConfigError(
+            f"policy.kind: expected shared while role {min(untrained)!r} has no trained turn and imitation warms every"
+            " role up (what per_role does not train comes from the model as loaded), got 'per_role'"
+        )

@@ -1,0 +1,309 @@
+"""Configs as YAML: read, override, check and write them, and list their fields.
+
+Everything that a user can get wrong in a config is said here in one sentence: the field's path, what was expected and
+what was got.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pydantic
+import yaml
+
+from c3jax.config.checks import check_config
+from c3jax.config.run import RunConfig
+from c3jax.schema import ConfigError, Section, show_value
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+class Field(NamedTuple):
+    """One field of the config, as `c3jax fields` shows it."""
+
+    path: str  # dotted; N stands for a place in a list
+    kind: str
+    default: str
+    text: str
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Read a YAML config, apply dotted overrides ({"credit.method": "rloo"}) and check it. Raises ConfigError."""
+    return parse_config(read_tree(path, overrides))
+
+
+def read_tree(path: str | Path, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read a YAML config as plain mappings and lists, dotted overrides applied, unchecked. Raises ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise ConfigError(f"config {path}: cannot be read ({reason})") from None
+    try:
+        tree = _parse_yaml(text)
+    except _YAML_ERRORS as error:
+        raise ConfigError(f"config {path}: not valid YAML ({_describe_yaml(error)})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config {path}: expected a mapping of sections, got {show_value(tree)}")
+    for dotted, value in (overrides or {}).items():
+        _set_dotted(tree, dotted, value)
+    return tree
+
+
+def parse_config(tree: dict[str, Any]) -> RunConfig:
+    """Check a run's config given as plain mappings and lists. Raises ConfigError with one sentence."""
+    config = parse_section(tree, RunConfig)
+    check_config(config)
+    return config
+
+
+def parse_section(tree: dict[str, Any], section: type[SectionType]) -> SectionType:
+    """Check plain mappings and lists against a section, field by field. Raises ConfigError with one sentence."""
+    try:
+        # JSON mode, because strict Python mode would refuse a list where a tuple is declared.
+        return section.model_validate_json(json.dumps(tree))
+    except pydantic.ValidationError as error:
+        raise ConfigError(_describe(error, section)) from None
+
+
+def dump_config(config: Section) -> str:
+    """Write the resolved config as YAML that is read back to the same config."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Field]:
+    """Every field of a section and of the sections below it, in order."""
+    fields: list[Field] = []
+    for name, declared in section.model_fields.items():
+        path, annotation, text = prefix + name, declared.annotation, declared.description or ""
+        sections = _sections_in(annotation)
+        if len(sections) > 1:
+            fields += list_kinds(sections, f"{path}.", text)
+        elif not sections or _has_list(annotation):
+            default = "required" if declared.is_required() else _show_default(declared.default)
+            fields.append(Field(path, _describe_type(annotation), default, text))
+        if len(sections) == 1:
+            fields += list_fields(sections[0], f"{path}.N." if _has_list(annotation) else f"{path}.")
+    return fields
+
+
+def list_kinds(sections: Sequence[type[Section]], prefix: str, text: str) -> list[Field]:
+    """Every field of sections of which `kind` chooses one; a field that not all of them have says whose it is."""
+    kinds = ["|".join(_kinds_of(section)) for section in sections]
+    fields = [Field(f"{prefix}kind", "|".join(kinds), "required", text)]
+    listed = {kind: list_fields(section, prefix) for kind, section in zip(kinds, sections, strict=True)}
+    for field in dict.fromkeys(field for own in listed.values() for field in own):
+        owners = [kind for kind, own in listed.items() if field in own]
+        if field.path != f"{prefix}kind":
+            is_shared = len(owners) == len(kinds)
+            fields.append(field if is_shared else field._replace(text=f"For {' and '.join(owners)}: {field.text}"))
+    return fields
+
+
+def parse_override(dotted: str, text: str, list_known: Callable[[], list[Field]] = list_fields) -> Any:
+    """Read one override: the text itself for a field of text, else as YAML does (4e-3, true, null, [2, 4])."""
+    kind = next((field.kind for field in list_known() if field.path == _as_listed(dotted)), None)
+    if kind == "text":
+        return text
+    try:
+        read = _parse_yaml(text)
+    except _YAML_ERRORS:
+        return text
+    return text if kind == "text|list" and not isinstance(read, list) else read
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# YAML
+
+
+# Beside its own, YAML lets through what its dates, its keys and its loops set off.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, RecursionError)
+
+
+def _parse_yaml(text: str) -> Any:
+    # Through JSON: no dates, and a part that is named once and repeated is a part of its own in each place.
+    return json.loads(json.dumps(yaml.load(text, Loader=_Loader), default=str))
+
+
+def _resolve_numbers(resolver: type[_Loader] | type[_Dumper]) -> None:
+    resolver.add_implicit_resolver(  # YAML 1.1 asks for a dot before the exponent; nobody expects that
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)$"),
+        list("-+0123456789."),
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 4e-3 as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that puts quotes round text which _Loader would read as a number."""
+
+
+_resolve_numbers(_Loader)
+_resolve_numbers(_Dumper)
+
+
+def _describe_yaml(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, RecursionError):
+        return "too many levels"
+    return " ".join(str(error).split())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Overrides and complaints
+
+
+def _set_dotted(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    node: Any = tree
+    *parents, last = dotted.split(".")
+    for depth, name in enumerate([*parents, last]):
+        key: Any = name
+        if isinstance(node, list):
+            if not name.isdecimal() or int(name) >= len(node):
+                raise ConfigError(f"{dotted}: expected a place below {len(node)} in the list, got {name!r}")
+            key = int(name)
+        elif not isinstance(node, dict):
+            raise ConfigError(
+                f"{dotted}: expected a field, got {'.'.join(dotted.split('.')[:depth])}, which holds none"
+            )
+        if depth == len(parents):
+            node[key] = copy.deepcopy(value)  # a later override may reach into it
+        else:
+            if isinstance(node, dict) and node.get(key) is None:
+                node[key] = {}
+            node = node[key]
+
+
+# pydantic's words for these are a programmer's.
+_EXPECTED = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a section of fields",
+    "model_type": "a section of fields",
+    "model_attributes_type": "a section of fields",
+    "string_pattern_mismatch": "a name of small letters, digits and _",
+    "string_too_short": "some text",
+    "too_short": "at least one entry",
+}
+
+
+def _describe(error: pydantic.ValidationError, section: type[Section]) -> str:
+    outer, _ = _find_place(error.errors()[0]["loc"], section)
+    # A field that takes several kinds of value complains once for each; the complaint from furthest inside is of the
+    # kind that was meant.
+    inner = [each for each in error.errors() if f"{_find_place(each['loc'], section)[0]}.".startswith(f"{outer}.")]
+    first = max(inner, key=lambda each: _find_place(each["loc"], section)[0].count("."))
+    kind = first["type"]
+    path, sections = _find_place(first["loc"], section)
+    if kind == "extra_forbidden":
+        return f"{path}: expected {_suggest_field(path, section)}"
+    if kind == "missing":
+        return f"{path}: expected a value, got nothing"
+    if kind == "union_tag_not_found":
+        return f"{path}.kind: expected a value, got nothing"
+    if kind == "union_tag_invalid":
+        kinds = ", ".join(kind for section in sections for kind in _kinds_of(section))
+        return f"{path}.kind: expected one of {kinds}, got {show_value(first['input']['kind'])}"
+    # A field that takes several kinds of value is refused once for each kind.
+    refused = [each for each in error.errors() if _find_place(each["loc"], section)[0] == path]
+    expected = [_EXPECTED.get(each["type"]) or each["msg"].removeprefix("Input should be ") for each in refused]
+    return f"{path}: expected {' or '.join(expected)}, got {show_value(first['input'])}"
+
+
+def _find_place(place: tuple[int | str, ...], section: type[Section]) -> tuple[str, list[type[Section]]]:
+    """A place as it is written in the config, and the sections declared there."""
+    names: list[str] = []
+    sections = [section]
+    is_labelled = False  # the next part is no name, but the kind of value that pydantic tried
+    for part in place:
+        if isinstance(part, int):
+            names.append(str(part))
+        elif is_labelled:
+            is_labelled = False
+        elif len(sections) > 1:  # pydantic puts the section's kind after its name
+            sections = [chosen for chosen in sections if part in _kinds_of(chosen)]
+        elif sections:  # below a value there is only the kind of value that pydantic tried
+            names.append(part)
+            declared = sections[0].model_fields.get(part)
+            sections = _sections_in(declared.annotation) if declared else []
+            is_labelled = declared is not None and len(sections) == 1 and _has_list(declared.annotation, is_bare=False)
+    return ".".join(names), sections
+
+
+def _suggest_field(path: str, root: type[Section]) -> str:
+    known = [field.path for field in list_fields(root)]
+    if _as_listed(path) in known:
+        return f"a field of this {path.rpartition('.')[0]}.kind, got another kind's"
+    section, _, name = _as_listed(path).rpartition(".")
+    beside = {field.removeprefix(f"{section}.").partition(".")[0] for field in known if field.startswith(section)}
+    near = difflib.get_close_matches(name, sorted(beside), n=1)
+    return f"a field of the config{f' ({near[0]}?)' if near else ''}, got an unknown one"
+
+
+def _as_listed(dotted: str) -> str:
+    return ".".join("N" if part.isdecimal() else part for part in dotted.split("."))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Fields
+
+
+def _kinds_of(section: type[Section]) -> tuple[str, ...]:
+    return typing.get_args(section.model_fields["kind"].annotation)
+
+
+def _show_default(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for part in typing.get_args(annotation) for found in _sections_in(part)]
+
+
+def _has_list(annotation: Any, is_bare: bool = True) -> bool:
+    """Whether a field's value is a list (`is_bare`), or may be one beside another kind of value."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_has_list(part) for part in typing.get_args(annotation))
+    return is_bare and typing.get_origin(annotation) is tuple
+
+
+def _describe_type(annotation: Any) -> str:
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _describe_type(arguments[0])
+    if origin is typing.Literal:
+        return "|".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(map(_describe_type, arguments))
+    if origin is dict:
+        return "section"
+    if origin is tuple:
+        return "list" if _sections_in(arguments[0]) else f"list of {_describe_type(arguments[0])}"
+    return {int: "integer", float: "number", str: "text", bool: "true|false", types.NoneType: "null"}[annotation]

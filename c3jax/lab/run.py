@@ -1,0 +1,25 @@
+"""The study command: what each kind of study runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from c3jax.lab import bench, learning, text
+from c3jax.lab.claims import study as claims
+from c3jax.lab.config import StudyConfig
+
+RUNNERS: dict[str, Callable[[Any, Path, Console], int]] = {
+    "learning": learning.run,
+    "bench": bench.run,
+    "claims": claims.run,
+    "text": text.run,
+}
+
+
+def run_study(config: StudyConfig, run_dir: Path, console: Console) -> int:
+    """Run a study in its directory, or go on with it; returns the exit code."""
+    return RUNNERS[config.kind](config, run_dir, console)

@@ -1,0 +1,233 @@
+"""The directory of a run: config.yaml, manifest.json and the lock.
+
+config.yaml is written last, by a rename, and makes a directory a run: one without it was killed in its making, and is
+made again. The manifest says what program began the run; every start, the first too, adds an entry to its `starts`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+import subprocess
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TextIO
+
+from c3jax import __version__
+from c3jax.config.file import dump_config, load_config
+from c3jax.config.run import RunConfig
+from c3jax.run.files import PARTIAL, save_whole
+from c3jax.schema import Section
+from c3jax.types import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "chex", "numpy")
+_LOCK, _CONFIG, _MANIFEST = ".lock", "config.yaml", "manifest.json"
+_UNFINISHED = {_LOCK, _MANIFEST}  # all that a run killed in its making can hold, beside files not finished
+
+
+class RunDirError(UserError):
+    """A run directory that cannot be used; the message is one sentence for the user."""
+
+
+class RunDir(NamedTuple):
+    """A run directory, locked for this process until it is closed."""
+
+    path: Path
+    is_resumed: bool  # the run was there already
+    command: list[str]
+    lock: TextIO
+    data: dict[str, Any]  # what the run's problems are, for the manifest
+    is_contained: bool  # whether programs of a code task run in a sandbox
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.lock.close()
+
+
+def open_run_dir(
+    path: str | Path,
+    config: Section,
+    command: list[str],
+    load: Callable[[Path], Section] = load_config,
+    data: dict[str, Any] | None = None,
+    is_contained: bool = True,
+) -> RunDir:
+    """Make the directory of a new run, or take up the run that is there, if its config is equal.
+
+    For the manifest: `command` is the command line, `data` says what the problems are, and `is_contained` whether
+    programs of a code task run in a sandbox. `load` reads the kind of config that is to be there. Raises RunDirError,
+    with nothing written, when the path holds another config's run or something else, when another process has the run,
+    or when the disk does not take it.
+    """
+    path = Path(path)
+    try:
+        _check_contents(path, config, load)
+        path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as on_error:
+            lock = on_error.enter_context(_lock(path))
+            is_resumed = _check_contents(path, config, load)  # again: before the lock another process could write here
+            for partial in path.glob(f".*{PARTIAL}"):  # of a process that was killed
+                partial.unlink()
+            if not is_resumed:
+                run = {"command": command, "data": data or {}, "unsafe_no_sandbox": not is_contained, "starts": []}
+                manifest = _describe_program() | {"seed": config.model_dump()["seed"]} | run
+                save_whole(path / _MANIFEST, _to_json(manifest))
+                save_whole(path / _CONFIG, dump_config(config))
+            on_error.pop_all()
+    except OSError as error:
+        raise RunDirError(f"run directory {path}: cannot be used ({error.strerror})") from None
+    return RunDir(path, is_resumed, command, lock, data or {}, is_contained)
+
+
+def record_start(run: RunDir, step: int) -> None:
+    """Add to the manifest that the run goes on from `step` now, and what differs from the program that began it.
+
+    Raises RunDirError when the manifest cannot be read or written.
+    """
+    path = run.path / _MANIFEST
+    facts = _describe_program() | {
+        "command": run.command,
+        "data": run.data,
+        "unsafe_no_sandbox": not run.is_contained,
+    }
+    try:
+        manifest = _load_manifest(path)
+        changes = {name: value for name, value in facts.items() if manifest.get(name) != value}
+        start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": step, "changes": changes}
+        manifest["starts"].append(start)
+        save_whole(path, _to_json(manifest))
+    except OSError as error:
+        raise RunDirError(f"manifest {path}: cannot be used ({error.strerror})") from None
+
+
+def load_run_config(path: str | Path) -> RunConfig:
+    """The config of the run in a directory. Raises RunDirError where there is none, ConfigError where it is broken."""
+    if not (Path(path) / _CONFIG).is_file():
+        raise RunDirError(f"run directory {path}: expected a run with a {_CONFIG}, found none")
+    return load_config(Path(path) / _CONFIG)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is there
+
+
+def _check_contents(path: Path, config: Section, load: Callable[[Path], Section]) -> bool:
+    """Whether the run is there. Raises RunDirError when anything else is."""
+    if path.is_symlink() and not path.exists():
+        raise RunDirError(f"run directory {path}: expected a directory, got a link to nothing")
+    if not path.exists():
+        return False
+    if not path.is_dir():
+        raise RunDirError(f"run directory {path}: expected a directory, got a file")
+    if (path / _CONFIG).exists():
+        there, here = (part.model_dump(mode="json") for part in (load(path / _CONFIG), config))
+        difference = _find_difference(there, here, "")
+        if difference is not None:
+            raise RunDirError(f"run directory {path}: holds the run of another config, where {difference} here")
+        return True
+    names = {entry.name for entry in path.iterdir() if entry.suffix != PARTIAL}
+    others = sorted(names - _UNFINISHED)
+    if others:
+        raise RunDirError(
+            f"run directory {path}: expected a run or nothing, got a directory with {others[0]} and no run"
+        )
+    return False
+
+
+def _find_difference(there: Any, here: Any, name: str) -> str | None:
+    """The first field, in the order of the config, that differs: its path and both values."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in [*here, *(key for key in there if key not in here)]:
+            difference = _find_difference(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+            if difference is not None:
+                return difference
+        return None
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = enumerate(zip(there, here, strict=True))
+        found = (_find_difference(*pair, f"{name}.{place}") for place, pair in pairs)
+        return next((difference for difference in found if difference is not None), None)
+    return None if there == here else f"{name} is {_show(there)} and not {_show(here)} as"
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _lock(path: Path) -> TextIO:
+    lock = (path / _LOCK).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise RunDirError(f"run directory {path}: expected to be alone, but another process is running it") from None
+    except OSError:
+        lock.close()
+        raise
+    return lock
+
+
+def _load_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError:
+        raise RunDirError(f"manifest {path}: expected JSON, got something else") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("starts"), list):
+        raise RunDirError(f"manifest {path}: expected an object with a list of starts, got something else")
+    return manifest
+
+
+def _to_json(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What the program is
+
+
+def _describe_program() -> dict[str, Any]:
+    import jax  # finds the devices, which takes seconds; only a run that is to start needs it
+
+    devices = jax.devices()
+    return {
+        "c3jax": __version__,
+        "git": _describe_checkout(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _find_version(name) for name in PACKAGES},
+        "devices": {"backend": jax.default_backend(), "kind": devices[0].device_kind, "count": len(devices)},
+    }
+
+
+def _find_version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _describe_checkout() -> dict[str, Any] | None:
+    """Commit of the git checkout that this package lies in, and whether its files differ from it; None without one."""
+    # A package installed somewhere inside another project's checkout is not a part of it: git must know this file.
+    if _ask_git("ls-files", "--error-unmatch", "--", "__init__.py") is None:
+        return None
+    commit, changes = _ask_git("rev-parse", "HEAD"), _ask_git("status", "--porcelain", "--", ".")
+    return None if commit is None or changes is None else {"commit": commit, "is_dirty": bool(changes)}
+
+
+def _ask_git(*arguments: str) -> str | None:
+    folder = Path(__file__).resolve().parents[1]  # of the whole package
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):  # no git, or one that hangs on a slow disk
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -1,0 +1,245 @@
+"""The figures of a run: RUN/metrics.jsonl, one JSON object a step, and the same numbers as TensorBoard events.
+
+metrics.jsonl is the record; what TensorBoard shows is a copy. The file is strict JSON, which has no word for a number
+that is not finite: such a figure is written as the string "NaN", "Infinity" or "-Infinity", and read_metrics turns it
+back. A figure of wall-clock time has a name that starts with `seconds` or ends with `_per_second`. Nothing else in the
+file may depend on the clock, so a run that was killed and resumed writes what an uninterrupted one does, but for these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from rich import progress as rich_progress
+from rich.console import Console
+
+from c3jax.run.files import save_whole
+from c3jax.types import UserError
+
+LEDGER = ("evaluator_calls", "generated_tokens", "prefilled_tokens", "messages")
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+Row = dict[str, Any]
+
+
+class MetricsError(UserError):
+    """A metrics file that cannot be read or written; the message is one sentence for the user."""
+
+
+class MetricsWriter:
+    """Writes the figures of one step after another; open_metrics makes it."""
+
+    def __init__(self, path: Path, file: BinaryIO, events: Any) -> None:
+        self._path, self._file, self._events = path, file, events
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Write a step's figures: numbers, texts, booleans, None, numpy arrays and lists of these.
+
+        The line is in the file, whole, when this returns. Finite numbers also go to TensorBoard. Raises MetricsError
+        when the disk does not take it.
+        """
+        row = {"step": step} | {name: _to_json(value) for name, value in figures.items()}
+        line = json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
+        numbers = {name: value for name, value in row.items() if type(value) in (int, float) and name != "step"}
+        try:
+            self._file.write(line.encode())
+            self._file.flush()
+            self._events.write_event(_make_event(step, numbers))
+            self._events.flush()
+        except OSError as error:
+            raise MetricsError(f"metrics {self._path}: cannot be written ({error.strerror})") from None
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        self._events.close()
+
+
+def open_metrics(run_dir: Path, first_step: int) -> MetricsWriter:
+    """Open a run's metrics to go on at first_step.
+
+    Rows of first_step and later, which the steps to come will write again, are dropped, and so is a last line that a
+    kill tore; the rows before stay byte for byte. TensorBoard is told to forget the same steps. Raises MetricsError
+    when the file cannot be read or written.
+    """
+    path = run_dir / "metrics.jsonl"
+    kept = [line for line, row in _load_lines(path) if row["step"] < first_step]
+    try:
+        save_whole(path, b"".join(line + b"\n" for line in kept))
+        return MetricsWriter(path, path.open("ab"), _open_events(run_dir / "tensorboard", first_step))
+    except OSError as error:
+        raise MetricsError(f"metrics {path}: cannot be written ({error.strerror})") from None
+
+
+def read_metrics(run_dir: Path) -> list[Row]:
+    """All rows of a run, in the order written; a last line that is still being written is left out.
+
+    Raises MetricsError when the file cannot be read.
+    """
+    return [row for _, row in _load_lines(run_dir / "metrics.jsonl")]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Pure functions of rows
+
+
+def is_time_figure(name: str) -> bool:
+    """Whether a figure of this name is wall-clock time, or a rate by it."""
+    return name.startswith("seconds") or name.endswith("_per_second")
+
+
+def drop_times(row: Row) -> Row:
+    """The row without its wall-clock figures: what two runs of one config and seed have in common."""
+    return {name: value for name, value in row.items() if not is_time_figure(name)}
+
+
+def sum_ledger(rows: Iterable[Row]) -> dict[str, float]:
+    """Totals over rows of the evaluator calls, tokens and messages, and of every figure in seconds.
+
+    A row without a figure adds nothing to its total.
+    """
+    totals: dict[str, float] = dict.fromkeys(LEDGER, 0)
+    for row in rows:
+        for name, value in row.items():
+            if name in LEDGER or name.startswith("seconds"):
+                totals[name] = totals.get(name, 0) + value
+    return totals
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Details of the files
+
+
+def _load_lines(path: Path) -> list[tuple[bytes, Row]]:
+    """Lines and what they say."""
+    try:
+        *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        raise MetricsError(f"metrics {path}: cannot be read ({error.strerror})") from None
+    loaded = []
+    for number, line in enumerate(lines, start=1):
+        row = _parse(line)
+        if row is None:
+            raise MetricsError(
+                f"metrics {path}: expected a JSON object with a step in line {number}, got {line[:60]!r}"
+            )
+        loaded.append((line, row))
+    row = _parse(torn)  # an object is only whole with its last brace, so one without its line's end may be taken
+    return loaded if row is None else [*loaded, (torn, row)]
+
+
+def _parse(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    return {name: _from_json(value) for name, value in row.items()}
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_to_json(part) for part in value]
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(part) for part in value]
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _open_events(folder: Path, first_step: int) -> Any:
+    # Imported here because it takes a second, and reading metrics needs none of it. SummaryWriter, which puts a thread
+    # and a queue between the program and the file, would lose the last steps in a kill and hang on a full disk.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+
+    folder.mkdir(exist_ok=True)
+    # The name has only the second of its making in it: the step keeps a quick resume from writing over what it resumes.
+    events = EventsWriter(str(folder / "events"), filename_suffix=f".{first_step}")
+    if first_step:  # hides what earlier files have of this step and later
+        start = SessionLog(status=SessionLog.START)
+        events.write_event(Event(wall_time=time.time(), step=first_step, session_log=start))
+    events.flush()
+    return events
+
+
+def _make_event(step: int, numbers: Mapping[str, float]) -> Any:
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+    values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
+    return Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a person watches
+
+
+class Progress:
+    """A bar on a terminal; a plain line now and then where output goes to a file."""
+
+    def __init__(self, console: Console, steps: int, first: int) -> None:
+        self._console, self._steps = console, steps
+        self._bar = rich_progress.Progress(
+            rich_progress.TextColumn("{task.completed}/{task.total}"),
+            rich_progress.BarColumn(6),
+            rich_progress.TextColumn("{task.fields[figures]}"),
+            rich_progress.TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=steps, completed=first, figures="")
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def show(self, step: int, row: dict[str, Any]) -> None:
+        """Show a finished step's figures."""
+        figures = describe_step(row)
+        self._bar.update(self._task, completed=step + 1, figures=figures)
+        every = max(1, self._steps // 20)
+        if not self._console.is_terminal and ((step + 1) % every == 0 or step + 1 == self._steps):
+            self._console.print(f"{step + 1}/{self._steps} {figures}", soft_wrap=True)
+
+
+def describe_step(row: dict[str, Any]) -> str:
+    """The figures of a metrics row in under 60 characters; skipped updates are added when there are any."""
+    kl = f"{round(row['kl'], 3) + 0.0:.3f}" if abs(row["kl"]) < 10 else f"{row['kl']:.0f}"
+    text = (
+        f"return {row['return']:.2f} kl {kl} len {row['message_tokens']:.0f}"
+        f" cut {row['truncated_share']:.0%} zero {row['zero_credit_share']:.0%}"
+        f" {_shorten(row['tokens_per_second'])} tok/s"
+    )
+    return text + (f" bad {row['bad_updates']}" if row["bad_updates"] else "")
+
+
+def _shorten(number: float) -> str:
+    if number >= 100_000:
+        return f"{number / 1000:.0f}k"
+    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"

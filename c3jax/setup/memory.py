@@ -1,0 +1,299 @@
+"""The memory a run takes, computed before it starts: arithmetic on sizes, nothing is allocated.
+
+What stays from step to step (weights, optimiser, reference, critic) is held all the time; of the programs of a run,
+drawing the trees, the update and an evaluation's batch, the largest one comes on top. What XLA plans for the same
+programs lies within a factor of 1.5 of it (docs/memory.md). The warm-up by imitation, which only small random models
+have, is not counted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from rich.table import Table
+
+from c3jax.config.run import RunConfig
+from c3jax.models.attention import SCORE_FLOATS
+from c3jax.models.decoder import DecoderSpec
+from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, rows_of
+from c3jax.rollout.sampling import CHUNK_FLOATS, size_chunk
+from c3jax.types import UserError
+
+_F32 = 4
+_Remedy = tuple[str, RunConfig, DecoderSpec]  # a setting that takes less, and the run with it
+_WHEN = {"always": "all the time", "trees": "drawing trees", "update": "in the update", "evaluation": "evaluating"}
+
+
+class Weights(NamedTuple):
+    """Numbers of parameters, those of all roles together."""
+
+    trained: int  # f32
+    frozen: int = 0
+    frozen_bytes: int = 4  # of each
+    has_reference: bool = False  # a second copy of the trained ones, for the divergence
+    critic: int = 0  # of a critic's own network, trained too
+
+
+class Row(NamedTuple):
+    """One thing that takes memory."""
+
+    name: str
+    bytes: int
+    when: str  # "always", "trees", "update" or "evaluation"
+
+
+class Estimate(NamedTuple):
+    """What a run takes, a row each."""
+
+    rows: tuple[Row, ...]
+
+    def total(self, when: str) -> int:
+        """Bytes held always, or by one of the programs beside them."""
+        return sum(row.bytes for row in self.rows if row.when == when)
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the worst moment of a run."""
+        return self.total("always") + max(map(self.total, ("trees", "update", "evaluation")))
+
+
+class Limit(NamedTuple):
+    """What there is."""
+
+    device: str
+    bytes: int
+
+
+class Fit(NamedTuple):
+    """A run that fits."""
+
+    estimate: Estimate
+    limit: Limit  # as it was before the run took anything
+
+
+def estimate_memory(config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], weights: Weights) -> Estimate:
+    """What a run takes, with frames and messages as long as the plans allow. The fan-out must be numbers."""
+    trained, critic = weights.trained * _F32, weights.critic * _F32
+    fan_out, evaluation = config.credit.fan_out, config.evaluation
+    assert fan_out != "auto"
+    minibatch = config.problems // config.learner.minibatches
+    micro = config.learner.micro_problems or minibatch
+    # A sum and a micro-batch's own, where there is more than one; an embedding that is also the head has two parts.
+    parts = 1 if micro == minibatch else 2
+    gradients = max(trained * parts + _count_tied(spec, weights), critic * parts)  # one after the other
+    samples = (max(evaluation.samples, 1),) + (1,) * (len(plans) - 1)
+    asked = min(evaluation.batch, evaluation.problems)
+    evaluating = _list_drawing(config, spec, plans, asked, samples)
+    rows = (
+        Row("trained weights", trained, "always"),
+        Row("frozen weights", weights.frozen * weights.frozen_bytes, "always"),
+        Row("optimiser state", 2 * trained, "always"),
+        Row("reference policy", trained if weights.has_reference else 0, "always"),
+        Row("critic's network and optimiser state", 3 * critic, "always"),
+        *_list_drawing(config, spec, plans, config.rollout_problems or config.problems, fan_out),
+        Row("gradients", gradients, "update"),
+        *_list_activations(config, spec, plans, micro, weights.critic > 0),
+        Row("the same as drawing trees, for a batch", sum(row.bytes for row in evaluating), "evaluation"),
+    )
+    return Estimate(tuple(row for row in rows if row.bytes))
+
+
+def find_limit() -> Limit:
+    """The first device's limit, or, where it has none of its own (a CPU), the machine's available memory."""
+    device = jax.devices()[0]
+    stats = device.memory_stats()
+    if stats is not None and "bytes_limit" in stats:
+        return Limit(device.device_kind, stats["bytes_limit"])
+    table = Path("/proc/meminfo")
+    if table.exists():
+        sizes = dict(line.split(":", 1) for line in table.read_text().splitlines())
+        return Limit("this machine", int(sizes["MemAvailable"].split()[0]) * 1024)
+    return Limit("this machine", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def check_memory(
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], weights: Weights, limit: Limit
+) -> Fit:
+    """A run that fits. Raises UserError with the numbers, and with what would fit, for one that does not."""
+    estimate = estimate_memory(config, spec, plans, weights)
+    if estimate.peak <= limit.bytes:
+        return Fit(estimate, limit)
+    said = (
+        f"memory: expected at most the {say_bytes(limit.bytes)} of {limit.device}, got about {say_bytes(estimate.peak)}"
+    )
+    advice = _advise(config, spec, plans, weights, limit)
+    if advice is not None:
+        raise UserError(f"{said}; {advice}")
+    held = estimate.total("always")
+    raise UserError(f"{said}, {say_bytes(held)} of it all the time: try policy.kind adapters, or a smaller model")
+
+
+def make_table(fit: Fit) -> Table:
+    """The rows of an estimate with its peak and what there is, for 80 columns."""
+    estimate, limit = fit
+    table = Table(title="Memory", show_footer=True)
+    table.add_column("what", footer=f"peak, of {say_bytes(limit.bytes)} ({limit.device})", overflow="fold")
+    table.add_column("when")
+    table.add_column("size", justify="right", footer=say_bytes(estimate.peak))
+    for row in estimate.rows:
+        table.add_row(row.name, _WHEN[row.when], say_bytes(row.bytes))
+    return table
+
+
+def say_bytes(size: int) -> str:
+    for unit, worth in (("GB", 10**9), ("MB", 10**6)):
+        if size >= worth:
+            return f"{size / worth:.1f} {unit}"
+    return f"{size / 1000:.1f} kB"
+
+
+def _advise(
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], weights: Weights, limit: Limit
+) -> str | None:
+    """What makes a run fit, for each program that does not the setting that costs least; None where nothing does."""
+    names = []
+    for when, list_remedies in (("evaluation", _ask_fewer), ("trees", _draw_fewer), ("update", _keep_less)):
+        options = (("", config, spec), *list_remedies(config, spec))
+        needs = ((option, estimate_memory(*option[1:], plans, weights)) for option in options)
+        found = next((option for option, need in needs if need.total("always") + need.total(when) <= limit.bytes), None)
+        if found is None:
+            return None
+        name, config, spec = found
+        names += [name] if name else []
+    peak = estimate_memory(config, spec, plans, weights).peak
+    return f"{' and '.join(names)} would take {say_bytes(peak)}"
+
+
+def _ask_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[_Remedy]:
+    """For an evaluation's batch, the least costly first, as in the next two."""
+    for size in range(min(config.evaluation.batch, config.evaluation.problems) - 1, 0, -1):
+        evaluation = config.evaluation.model_copy(update={"batch": size})
+        yield f"evaluation.batch {size}", config.model_copy(update={"evaluation": evaluation}), spec
+
+
+def _draw_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[_Remedy]:
+    """For drawing trees."""
+    for size in range((config.rollout_problems or config.problems) - 1, 0, -1):
+        if config.problems % size == 0:
+            yield f"rollout_problems {size}", config.model_copy(update={"rollout_problems": size}), spec
+
+
+def _keep_less(config: RunConfig, spec: DecoderSpec) -> Iterator[_Remedy]:
+    """For the update."""
+    minibatch = config.problems // config.learner.minibatches
+    micro = config.learner.micro_problems or minibatch
+    lighter = spec._replace(remat="layer")
+    for remat, name in ((spec, ""), (lighter, "model.remat layer")):
+        if name and spec.remat != "layer":
+            yield name, config, remat
+        for size in range(micro - 1, 0, -1):
+            if minibatch % size == 0:
+                learner = config.learner.model_copy(update={"micro_problems": size})
+                smaller = config.model_copy(update={"learner": learner})
+                yield f"learner.micro_problems {size}" + (f" and {name}" if name else ""), smaller, remat
+
+
+def _list_paths(
+    config: RunConfig, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
+) -> list[list[tuple[int, int]]]:
+    return [_list_frames(place, config, plans, problems, fan_out) for place in range(len(plans))]
+
+
+def _list_frames(
+    place: int, config: RunConfig, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
+) -> list[tuple[int, int]]:
+    """(rows, slots) of the frames of a turn's context, and of its messages last."""
+    frames = []
+    for frame in plans[place].frames:
+        slots = 0
+        for piece in frame.pieces:
+            if isinstance(piece, Literal):
+                slots += len(piece.tokens)
+            elif piece.level == QUESTION_LEVEL:
+                slots += config.protocol.question_tokens
+            else:
+                slots += plans[piece.level - FIRST_TURN_LEVEL].max_tokens
+        frames.append((rows_of(frame.level, problems, fan_out), slots))
+    return [*frames, (problems * math.prod(fan_out[: place + 1]), plans[place].max_tokens)]
+
+
+def _list_drawing(
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
+) -> list[Row]:
+    """What drawing so many problems' trees takes."""
+    paths, product = _list_paths(config, plans, problems, fan_out), jnp.dtype(spec.dtype).itemsize
+    return [
+        Row("layers taken apart", spec.layers * _count_layer(spec) * product, "trees"),
+        Row("keys and values", max(_count_caches(spec, path) for path in paths), "trees"),
+        Row("one layer, logits", max(_count_drawing(spec, path) for path in paths), "trees"),
+    ]
+
+
+def _count_tied(spec: DecoderSpec, weights: Weights) -> int:
+    embedding = spec.vocab_size * spec.width
+    return _F32 * embedding if spec.tied and weights.trained >= embedding else 0
+
+
+def _count_slots(path: Sequence[tuple[int, int]]) -> int:
+    return sum(rows * slots for rows, slots in path)
+
+
+def _count_layer(spec: DecoderSpec) -> int:
+    """Numbers of one layer's matrices."""
+    inner, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    return spec.width * (2 * inner + 2 * kv + 3 * spec.mlp_width)
+
+
+def _count_caches(spec: DecoderSpec, path: Sequence[tuple[int, int]]) -> int:
+    """Keys and values of all layers; a context's are held twice while they are taken apart by layer."""
+    slot = 2 * spec.kv_heads * spec.head_dim * spec.layers * jnp.dtype(spec.dtype).itemsize
+    return slot * (2 * _count_slots(path[:-1]) + _count_slots(path[-1:]))
+
+
+def _count_drawing(spec: DecoderSpec, path: Sequence[tuple[int, int]]) -> int:
+    """One layer over the largest frame of a context, or the logits of a decoding step, some four times over."""
+    inside = (2 * spec.mlp_width + 4 * spec.width) * max(rows * slots for rows, slots in path[:-1])
+    return _F32 * max(inside, 4 * path[-1][0] * spec.vocab_size)
+
+
+def _list_activations(
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], micro: int, has_critic: bool
+) -> list[Row]:
+    """What the backward pass of a micro-batch needs: kept by layer, computed again of one layer, and of the head.
+
+    A critic's own network reads, and differentiates, the turns that are not trained too.
+    """
+    every = _list_paths(config, plans, micro, config.credit.fan_out)
+    trained = [path for path, plan in zip(every, plans, strict=True) if plan.is_trained]
+    paths = every if has_critic else trained
+    product, slots = jnp.dtype(spec.dtype).itemsize, sum(map(_count_slots, paths))
+    inner, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    # Numbers of a slot in a layer: keys and values and the stream always, then what the policy keeps.
+    inside = 4 * spec.mlp_width + 5 * spec.width + 3 * inner + 3 * kv
+    products = 2 * spec.mlp_width + spec.width + inner + 2 * kv
+    kept = {"none": inside, "dots": products, "layer": 0}[spec.remat]
+    widest = max(rows * length for path in paths for rows, length in path)
+    scores = 3 * max(min(SCORE_FLOATS, rows * spec.heads * length * length) for path in paths for rows, length in path)
+    drawn = sum(rows * length for *_, (rows, length) in trained)
+    kept_layers = slots * spec.layers * (2 * kv + spec.width + kept) * product
+    return [
+        Row(f"kept by layers, remat {spec.remat}", kept_layers, "update"),
+        Row("inside of one layer", widest * (inside - kept) * product + scores * _F32, "update"),
+        Row("logits, in chunks", _count_head(config, spec, drawn), "update"),
+    ]
+
+
+def _count_head(config: RunConfig, spec: DecoderSpec, drawn: int) -> int:
+    """A chunk's logits and their gradient, hidden states and theirs, and the head in the products' type."""
+    entries = config.sampling.top_k
+    size = size_chunk(drawn, spec.vocab_size, spec.width, entries)
+    token = 2 * entries * spec.width if entries else 2 * spec.vocab_size
+    block = min(CHUNK_FLOATS // 4, spec.vocab_size * spec.width)
+    cast = 0 if spec.dtype == "float32" else spec.vocab_size * spec.width * jnp.dtype(spec.dtype).itemsize
+    return _F32 * (size * token + block + 3 * drawn * spec.width) + cast

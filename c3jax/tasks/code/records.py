@@ -1,0 +1,262 @@
+"""Sets of programming problems: records of MBPP, MBPP+, HumanEval, HumanEval+ and our own, read as they are. Host code.
+
+The question that a policy sees names what it has to define: a program that guesses another name passes no test.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import sys
+import types
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from c3jax.tasks.code.task import Check, read_check, write_check
+from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
+from c3jax.types import Problem
+
+
+class CodeSpec(NamedTuple):
+    """How the programs of a set are run and paid."""
+
+    reward: Literal["all_pass", "fraction"] = "all_pass"
+    timeout_s: float = 5.0  # wall time of a program over all tests of its problem
+    memory_mb: int = 1024  # address space of each of a program's processes
+    output_mb: int = 8  # all values that a program returns, spelt as JSON
+    is_contained: bool = True  # False: no sandbox; programs run with the rights of the caller
+
+
+_PLAIN = CodeSpec()
+
+
+def load_problems(path: str, limit: int | None = None, spec: CodeSpec = _PLAIN) -> list[Problem]:
+    """Load a JSONL set of programming problems.
+
+    Records, told apart by their fields:
+      ours              {"id"?, "question", "tests": [...], "setup"?, "entry_point"?, "preamble"?}
+      MBPP, MBPP+       {"task_id", "text" or "prompt", "code", "test_list", "test"?, "test_setup_code"?}
+      HumanEval(+)      {"task_id", "prompt", "entry_point", "test"}
+    A test is Python that raises if the program is wrong, and functions test...() that it defines are called. MBPP+'s
+    "test" holds the inputs of its "test_list" and more, so it is the one test; "test_imports" hold for it. Of ours,
+    "entry_point" is a name or a list of them, and "preamble" a head that a message may go on from.
+
+    Args:
+      limit: keep at most this many problems, from the top. The whole file is checked all the same.
+
+    Raises:
+      TaskError: the file cannot be read, a line is none of these records, two ids agree, or the set is empty.
+    """
+    check_limit(path, limit)
+    problems = [read_problem(row, spec) for row in read_rows(path)]
+    check_distinct(path, [problem.id for problem in problems])
+    return problems[:limit]
+
+
+def write_record(problem: Problem) -> dict[str, object]:
+    """Write a problem as a record of our own, from which read_problem makes the same problem."""
+    check = read_check(problem.answer)
+    record: dict[str, object] = {"id": problem.id, "question": problem.question, "tests": list(check.tests)}
+    record |= {"setup": check.setup} if check.setup.strip() else {}
+    record |= {"preamble": check.preamble} if check.preamble.strip() else {}
+    return record | {"entry_point": list(check.names) if len(check.names) > 1 else check.entry_point}
+
+
+def read_statement(question: str) -> str:
+    """A question without the demand that this module adds to it: the words of whoever wrote the problem."""
+    return question.partition(_DEMAND)[0]
+
+
+_DEMAND = "\n\nYour program must define "
+
+
+class _Record(NamedTuple):
+    question: str
+    tests: list[str]
+    names: list[str]
+    setup: str
+    preamble: str = ""
+
+
+def read_problem(row: Row, spec: CodeSpec = _PLAIN) -> Problem:
+    """Read one row, as load_problems does; it does not see whether an id is given twice. Raises TaskError."""
+    fields = row.fields
+    if "tests" in fields:
+        record = _read_own(row)
+    elif "test_list" in fields:
+        record = _read_mbpp(row)
+    elif "test" in fields and "entry_point" in fields:
+        record = _read_humaneval(row)
+    elif "plus_input" in fields:
+        raise TaskError(
+            f"{row.place}: expected tests as code, got EvalPlus's inputs, whose tuples JSON has lost: take the set's"
+            " edition with a field 'test'"
+        )
+    else:
+        raise TaskError(f"{row.place}: expected one of the fields 'tests', 'test_list' or 'test', found none")
+    setup = _parse(row.place, "the setup", record.setup)
+    check = Check(
+        tests=tuple(record.tests),
+        names=tuple(record.names),
+        entry_point=record.names[-1],
+        setup=record.setup,
+        preamble=record.preamble,
+        program_imports="\n".join(map(ast.unparse, filter(_is_import, setup.body))),
+        test_imports=tuple(sorted(_find_modules([record.setup, *record.tests]) - set(record.names))),
+        keeps=tuple(_looks_at_arguments(test, record.names) for test in record.tests),
+        **spec._asdict(),
+    )
+    return Problem(row.index, read_id(row, "id", "task_id"), record.question, write_check(check))
+
+
+def _read_own(row: Row) -> _Record:
+    question = check_text(row.place, "question", row.fields.get("question"))
+    tests = _read_tests(row, "tests")
+    setup, preamble = _read_optional(row, "setup"), _read_optional(row, "preamble")
+    _parse(row.place, "the preamble", preamble)
+    if "entry_point" in row.fields:
+        given = row.fields["entry_point"]
+        names = [check_text(row.place, "entry_point", name) for name in (given if isinstance(given, list) else [given])]
+    else:
+        names = _find_undefined([*map(ast.parse, tests), _parse(row.place, "the setup", setup)])
+    if not names:
+        raise TaskError(f"{row.place}: expected tests that use a name which the program is to define, found none")
+    missing = [name for name in names if not re.search(rf"\b{re.escape(name)}\b", question)]
+    if missing:
+        question = f"{question.rstrip()}{_DEMAND}{' and '.join(f'`{name}`' for name in missing)}."
+    return _Record(question, tests, names, setup, preamble)
+
+
+def _read_mbpp(row: Row) -> _Record:
+    text = row.fields.get("prompt", row.fields.get("text"))
+    question = check_text(row.place, "prompt" if "prompt" in row.fields else "text", text)
+    solution = _parse(row.place, "the code", check_text(row.place, "code", row.fields.get("code")))
+    tests = _read_tests(row, "test_list")
+    words = set(re.findall(r"\w+", "\n".join(tests)))
+    heads = {name: head for name, head in _find_definitions(solution).items() if name in words}
+    if not heads:
+        raise TaskError(f"{row.place}: expected tests that use what the code defines, found none")
+    imports = row.fields.get("test_imports", [])
+    if not isinstance(imports, list):
+        raise TaskError(f"{row.place}: the field 'test_imports' must be a list, got {type(imports).__name__}")
+    setup = "\n".join([*map(str, imports), _read_optional(row, "test_setup_code")])
+    if "test" in row.fields:
+        tests = [_check_test(row, "test", row.fields["test"])]
+    question = f"{question.rstrip()}{_DEMAND}{' and '.join(heads.values())}."
+    return _Record(question, tests, list(heads), setup)
+
+
+def _read_humaneval(row: Row) -> _Record:
+    prompt = check_text(row.place, "prompt", row.fields.get("prompt"))
+    name = check_text(row.place, "entry_point", row.fields.get("entry_point"))
+    _parse(row.place, "the prompt", prompt)
+    test = _check_test(row, "test", row.fields.get("test")) + f"\n\ncheck({name})\n"
+    # Beside the tests, the prompt defines what it offers to both: HumanEval's tests use its other functions.
+    return _Record(prompt, [test], [name], setup=prompt, preamble=prompt)
+
+
+def _read_tests(row: Row, name: str) -> list[str]:
+    tests = row.fields.get(name)
+    if not isinstance(tests, list) or not tests:
+        raise TaskError(f"{row.place}: the field {name!r} must be a list of at least one test")
+    return [_check_test(row, f"{name}.{place}", test) for place, test in enumerate(tests)]
+
+
+# Faults of MBPP+'s and HumanEval+'s own tests, and their mending. By the first two a program is paid for nothing.
+_MENDED = (
+    # np.allclose spreads an empty list over any shape: [] would be close to every number.
+    ("np.allclose(out, exp,", "np.shape(out) == np.shape(exp) and np.allclose(out, exp,"),
+    # Three tests of MBPP+ compare, and do nothing with what comes out.
+    ("exact_match = exp == (out is not None)\n", "exact_match = exp == (out is not None)\n    assert exact_match\n"),
+    # One input of MBPP+ 255 has 1.7 million right answers of 77 words each: a gigabyte, which no limit should allow.
+    (", [['Dog', 'Cat', 'CatBird', 'Bird', 'Fish'], 77]", ""),
+)
+
+
+def _check_test(row: Row, name: str, test: object) -> str:
+    text = check_text(row.place, name, test).replace("\r\n", "\n")
+    for fault, mending in _MENDED:
+        if not mending or mending not in text:  # a set that was prepared has been mended before
+            text = text.replace(fault, mending)
+    try:
+        compile(text, name, "exec", dont_inherit=True)  # not parsed: MBPP+ has megabytes of tests
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise TaskError(f"{row.place}: the field {name!r} is no Python ({error})") from error
+    return text
+
+
+def _read_optional(row: Row, name: str) -> str:
+    text = row.fields.get(name)
+    return "" if text is None or text == "" else check_text(row.place, name, text).replace("\r\n", "\n")
+
+
+def _parse(place: str, what: str, text: str) -> ast.Module:
+    try:
+        return ast.parse(text.replace("\r\n", "\n"))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise TaskError(f"{place}: {what} is no Python ({error})") from error
+
+
+def _find_definitions(module: ast.Module) -> dict[str, str]:
+    """The functions and classes of a solution, and how each is called."""
+    heads = {}
+    for statement in module.body:
+        if isinstance(statement, ast.FunctionDef):
+            heads[statement.name] = f"`{statement.name}({ast.unparse(statement.args)})`"
+        elif isinstance(statement, ast.ClassDef):
+            inits = [node for node in statement.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+            arguments = ast.unparse(inits[0].args).partition(",")[2].strip() if inits else ""
+            heads[statement.name] = f"the class `{statement.name}({arguments})`"
+    return heads
+
+
+def _find_undefined(modules: Sequence[ast.Module]) -> list[str]:
+    """The names that code reads, in the order in which they appear, and that nothing in it gives a meaning."""
+    read: dict[str, None] = {}
+    known = set(dir(builtins)) | set(sys.stdlib_module_names)
+    for node in (node for module in modules for node in ast.walk(module)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            read[node.id] = None
+        elif isinstance(node, ast.Name):
+            known.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            known.add(node.name)
+        elif isinstance(node, ast.arg):
+            known.add(node.arg)
+        elif isinstance(node, ast.alias):
+            known.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name is not None:
+            known.add(node.name)
+    return [name for name in read if name not in known]
+
+
+def _find_modules(texts: Sequence[str]) -> set[str]:
+    """Modules of the standard library whose names tests use: MBPP leaves it to the solution to import them."""
+    codes = [compile(text, "tests", "exec", dont_inherit=True) for text in texts]
+    names: set[str] = set()
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes.extend(constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return names & set(sys.stdlib_module_names)
+
+
+def _is_import(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Import | ast.ImportFrom)
+
+
+def _looks_at_arguments(test: str, names: Sequence[str]) -> bool:
+    """Whether a test calls the program for what it does to its arguments: a call whose result goes nowhere.
+
+    In all other tests a program cannot change what it was given, so it cannot change what it is compared with.
+    """
+    if not re.search(rf"^[ \t]*(?:{'|'.join(map(re.escape, names))})\(", test, re.MULTILINE):
+        return False
+    return any(
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Name)
+        and node.value.func.id in names
+        for node in ast.walk(ast.parse(test))
+    )

@@ -1,0 +1,1 @@
+"""Mathematics: formulae read out of LaTeX and compared exactly."""

@@ -1,0 +1,97 @@
+r"""Problems with a LaTeX answer, as in MATH: load a set, read the last \boxed{...}, grade it.
+
+A message is judged by its last complete box alone: a number or a formula elsewhere in it, "the answer is 5" included,
+is no answer, so that a policy learns one way to answer and cannot offer several.
+"""
+
+from __future__ import annotations
+
+from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
+from c3jax.tasks.maths import equality, latex, normal_form
+from c3jax.types import Problem, Verdict
+
+LONGEST_MESSAGE = 100_000  # characters, counted from the end, where the answer stands
+LONGEST_ANSWER = 1_000  # characters in a box
+DEEPEST_ANSWER = 20  # brackets in brackets
+
+_QUESTIONS = ("question", "problem", "input")
+_ANSWERS = ("answer", "golden", "solution")
+_IDS = ("id", "unique_id")
+
+
+def load_problems(path: str, limit: int | None = None) -> list[Problem]:
+    r"""Load a JSONL set: rows with a question and an answer, or a benchmark's own rows.
+
+    Read as they are: {"id"?, "question", "answer"}, MATH ({"problem", "solution"}), MATH500 (also "answer" and
+    "unique_id"), GSM8K (answers that end in "#### 18"), CMATH ("golden", in its first edition with "input") and AIME;
+    names in capitals count too. An answer that holds a \boxed{...} is what the last one holds.
+
+    Args:
+      path: UTF-8 file, one JSON object a line.
+      limit: keep at most this many problems, from the top. The whole file is checked all the same.
+
+    Returns:
+      Problems in file order: `index` is the 0-based row, `id` the row's own id or else its row number.
+
+    Raises:
+      TaskError: the file cannot be read, a line is not as above, two ids agree, or the set is empty.
+    """
+    check_limit(path, limit)
+    problems = [read_problem(row) for row in read_rows(path)]
+    check_distinct(path, [problem.id for problem in problems])
+    return problems[:limit]
+
+
+def has_answer(row: Row) -> bool:
+    """Whether a row gives an answer at all: some files were published with empty ones."""
+    fields = {name.lower(): value for name, value in row.fields.items()}
+    answer = next((fields[name] for name in _ANSWERS if name in fields), None)
+    return answer is not None and bool(str(answer).strip())
+
+
+def read_problem(row: Row) -> Problem:
+    """Read one row, as load_problems does; it does not see whether an id is given twice. Raises TaskError."""
+    fields = {name.lower(): value for name, value in row.fields.items()}
+    question = next((name for name in _QUESTIONS if name in fields), _QUESTIONS[0])
+    source = next((name for name in _ANSWERS if name in fields), _ANSWERS[0])
+    solution = fields.get(source)
+    if isinstance(solution, (int, float)) and not isinstance(solution, bool):
+        solution = repr(solution)
+    text = check_text(row.place, source, solution)
+    box = latex.find_last_box(text)
+    if box is None and source == "solution":
+        raise TaskError(rf"{row.place}: expected an answer, or a solution with a \boxed{{...}}, got {text[-80:]!r}")
+    answer = (text.rpartition("####")[2] if box is None else box).strip()
+    if not answer or len(answer) > LONGEST_ANSWER:
+        raise TaskError(f"{row.place}: expected an answer of 1 to {LONGEST_ANSWER} characters, got {len(answer)}")
+    return Problem(
+        index=row.index,
+        id=read_id(row._replace(fields=fields), *_IDS),
+        question=check_text(row.place, question, fields.get(question)),
+        answer=answer,
+    )
+
+
+def read_answer(text: str) -> str | None:
+    r"""Read what the last complete \boxed{...} of a message holds; None where there is none, or nothing in it."""
+    box = latex.find_last_box(text[-LONGEST_MESSAGE:])
+    return box.strip() or None if box is not None else None
+
+
+def grade(problem: Problem, text: str) -> Verdict:
+    r"""Grade a message: score 1.0 if what its last box holds says the same as the problem's answer, else 0.0.
+
+    A message without a box, and a box that is too long or too deep to be read, is "unparsable", which is not
+    "wrong". `Verdict.second` is what the normal form alone says.
+    """
+    answer = read_answer(text)
+    if answer is None:
+        return Verdict(0.0, "unparsable", None, r"no \boxed{...} in the message", second=False)
+    if len(answer) > LONGEST_ANSWER or latex.measure_depth(answer) > DEEPEST_ANSWER:
+        bounds = f"{LONGEST_ANSWER} characters and {DEEPEST_ANSWER} levels"
+        return Verdict(0.0, "unparsable", answer[:LONGEST_ANSWER], f"the box exceeds {bounds}", second=False)
+    second = normal_form.is_same(problem.answer, answer)
+    hints = equality.read_hints(problem.question)
+    if equality.is_equal(latex.tidy(problem.answer), latex.tidy(answer), hints):
+        return Verdict(1.0, "correct", answer, second=second)
+    return Verdict(0.0, "wrong", answer, second=second)

@@ -1,0 +1,1 @@
+"""Running untrusted programs: a sandbox, and the probe that tries whether it holds."""

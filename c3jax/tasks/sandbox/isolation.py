@@ -1,0 +1,122 @@
+"""Proof, on this machine and as this user, that every wall of the sandbox holds. Host code."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import socket
+import tempfile
+import time
+
+from c3jax.tasks.code import channel as code_channel
+from c3jax.tasks.sandbox import probe as sandbox_probe
+from c3jax.tasks.sandbox import process as sandbox
+from c3jax.tasks.sandbox.process import Child, Limits, Lost
+from c3jax.types import UserError
+
+_PATIENCE_S = 60.0  # on a machine that is busy with other things
+_LIMITS = Limits(wall_s=0.0, memory_mb=512, output_mb=2)
+
+
+def check_walls() -> None:
+    """Try every wall; takes about 3 s.
+
+    Network, files, environment, other processes, rights, the read-only system, size of files, memory, open files and
+    number of processes are tried from inside, by one program; processor time, wall time, output and the end of all
+    that a program has started by one program each.
+
+    Raises:
+      UserError: a sandbox cannot be made, or a wall does not hold; it names the wall.
+    """
+    spinning = _order("spin")  # its processor time runs while the others are tried
+    try:
+        fallen = _try_from_inside()
+        fallen += [name for name, holds in (("output", _ends_flood()), ("wall time", _ends_all())) if not holds]
+        if not _is_lost(spinning, "end", _PATIENCE_S):
+            fallen.append("processor time")
+    finally:
+        sandbox.stop(spinning)
+    if fallen:
+        raise UserError(f"the sandbox: expected every wall to hold on this machine, got through: {', '.join(fallen)}")
+
+
+def _order(order: str, facts: object = None) -> Child:
+    child = sandbox.start(sandbox_probe.__name__, [code_channel.__name__], _LIMITS)
+    try:
+        sandbox.send(child, json.dumps({order: facts}).encode(), time.monotonic() + _PATIENCE_S)
+    except Lost as lost:
+        sandbox.stop(child)
+        raise UserError("the sandbox: expected a program to run in it, but it ended at once") from lost
+    return child
+
+
+def _try_from_inside() -> list[str]:
+    name = secrets.token_hex(8)
+    with (
+        socket.socket() as server,
+        socket.socket(socket.AF_UNIX) as local,
+        tempfile.NamedTemporaryFile() as file,
+    ):
+        server.bind(("127.0.0.1", 0))
+        local.bind("\0" + name)
+        server.listen()
+        local.listen()
+        own = {"PYTHONHASHSEED", "OPENBLAS_NUM_THREADS", "PWD", "LC_CTYPE"}  # ours, bubblewrap's and Python's
+        facts = {
+            "port": server.getsockname()[1],
+            "socket": name,
+            "file": os.path.realpath(file.name),
+            "environment": sorted(set(os.environ) - own),
+            "pid": os.getpid(),
+            **_LIMITS._asdict(),
+        }
+        child = _order("try", facts)
+        try:
+            return json.loads(sandbox.receive(child, time.monotonic() + _PATIENCE_S))
+        except Lost as lost:
+            raise UserError(f"the sandbox: expected its probe to conclude, but it was lost ({lost.reason})") from lost
+        finally:
+            sandbox.stop(child)
+
+
+def _ends_flood() -> bool:
+    child = _order("flood")
+    try:
+        return _is_lost(child, "output", _PATIENCE_S)
+    finally:
+        sandbox.stop(child)
+
+
+def _ends_all() -> bool:
+    """Whether a program's time ends, and with it all that it started: each process holds the pipe's other end open."""
+    child = _order("stay")
+    pipe = os.dup(child.replies)
+    try:
+        has_begun = sandbox.receive(child, time.monotonic() + _PATIENCE_S) == b"!"
+        return has_begun and _is_lost(child, "time", 0.1) and _is_over(child, pipe)
+    except Lost:
+        return False
+    finally:
+        sandbox.stop(child)
+        os.close(pipe)
+
+
+def _is_over(child: Child, pipe: int) -> bool:
+    sandbox.stop(child)
+    poller = select.poll()
+    poller.register(pipe, select.POLLIN)
+    while poller.poll(0):
+        if not os.read(pipe, 1 << 16):
+            return True
+    return False
+
+
+def _is_lost(child: Child, reason: str, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
+    try:
+        while True:
+            sandbox.receive(child, deadline)
+    except Lost as lost:
+        return lost.reason == reason

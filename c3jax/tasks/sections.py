@@ -1,0 +1,138 @@
+"""The sections of a config that say where problems come from and how answers are judged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from c3jax.schema import Positive, PositiveFloat, Section, Share
+
+
+class ArithmeticTask(Section):
+    """Word problems about a dial, written by a seeded generator, with a word-level tokenizer of their own."""
+
+    kind: Literal["arithmetic"]
+    moves: Positive = 3
+    """Moves of the dial in a problem."""
+    down_share: Share = 0.35
+    """Probability that a move turns the dial down."""
+    train_problems: Positive = 4096
+    """Distinct problems to train on."""
+    heldout_problems: Positive = 512
+    """Distinct problems to evaluate on; none of them is a training problem."""
+    plan_fault: Share = 0.6
+    """Probability that a demonstrated plan makes a down move as if it were up."""
+    distrust: Share = 0.6
+    """Probability that a demonstrated answer to a problem with a down move ignores the plan."""
+
+
+class StoryTask(Section):
+    """Short word problems in plain English, written by a seeded generator: things are gained and lost."""
+
+    kind: Literal["stories"]
+    changes: Positive = 2
+    """Gains and losses in a problem."""
+    largest: Annotated[int, pydantic.Field(ge=3)] = 20
+    """Largest number in a problem."""
+    loss_share: Share = 0.5
+    """Probability that a change is a loss, where there is something to lose."""
+    train_problems: Positive = 4096
+    """Distinct problems to train on."""
+    heldout_problems: Positive = 512
+    """Distinct problems to evaluate on; none of them is a training problem."""
+
+
+class MixedSet(Section):
+    """One of several training sets."""
+
+    path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of training problems."""
+    weight: PositiveFloat = 1.0
+    """The set's share of all problems is its weight over the sum of the weights."""
+
+
+TrainingPath = (
+    Annotated[str, pydantic.Field(min_length=1)]
+    | Annotated[
+        tuple[MixedSet, ...], pydantic.Field(min_length=1, max_length=128)  # which a problem's index has room for
+    ]
+)
+
+
+class NumericTask(Section):
+    """JSONL word problems whose answer is a number; GSM8K's files are read as they are."""
+
+    kind: Literal["numeric"]
+    path: TrainingPath
+    """JSONL file of training problems, or a list of files and their weights, mixed in every step."""
+    heldout_path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of held-out problems."""
+    limit: Positive | None = None
+    """Read only the first so many lines of each file."""
+
+
+class MathTask(Section):
+    """JSONL problems whose answer is LaTeX in a box; MATH's, MATH500's, GSM8K's, CMATH's and AIME's files are read."""
+
+    kind: Literal["math"]
+    path: TrainingPath
+    """JSONL file of training problems, or a list of files and their weights, mixed in every step."""
+    heldout_path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of held-out problems."""
+    limit: Positive | None = None
+    """Read only the first so many lines of each file."""
+
+
+class CodeTask(Section):
+    """JSONL programming problems, judged by tests in a sandbox; MBPP's, MBPP+'s and HumanEval's files are read."""
+
+    kind: Literal["code"]
+    path: TrainingPath
+    """JSONL file of training problems, or a list of files and their weights, mixed in every step."""
+    heldout_path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of held-out problems."""
+    limit: Positive | None = None
+    """Read only the first so many lines of each file."""
+    reward: Literal["all_pass", "fraction"] = "all_pass"
+    """The return of a program: 1 if it passes all tests, or the share that it passes."""
+    timeout: PositiveFloat = 5.0
+    """Seconds that a program has for all tests of its problem; grade_timeout must leave 2 more."""
+    memory: Annotated[int, pydantic.Field(ge=64)] = 1024
+    """Address space of a program, in MB."""
+
+
+class ReasoningTask(Section):
+    """Problems of a generator of the package reasoning-gym (extra: reasoning), judged by its own verifier."""
+
+    kind: Literal["reasoning"]
+    generator: Annotated[str, pydantic.Field(min_length=1)]
+    """The generator's name."""
+    settings: dict[str, Any] = {}
+    """The generator's own settings, by its names for them."""
+    train_problems: Positive = 4096
+    """Distinct problems to train on."""
+    heldout_problems: Positive = 512
+    """Distinct problems to evaluate on; none of them is a training problem."""
+    threshold: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1.0
+    """Least score of the generator's verifier that counts as correct; some verifiers pay for wrong answers."""
+
+
+class Data(Section):
+    """What is done about training problems that are held-out ones too."""
+
+    drop_overlap: bool = False
+    """Train without the problems that are in a held-out set, instead of refusing the run."""
+    ngram_overlap: Literal["say", "refuse"] = "say"
+    """Whether a run of 13 words in common with a held-out problem is only said, or counts as being in the set."""
+
+
+GeneratedTask = ArithmeticTask | StoryTask | ReasoningTask
+AnyTask = ArithmeticTask | StoryTask | NumericTask | MathTask | CodeTask | ReasoningTask
+
+
+def list_training_sets(task: AnyTask) -> tuple[MixedSet, ...]:
+    """The training sets of a task, whichever form its path has; none for a task whose problems are generated."""
+    if isinstance(task, GeneratedTask):
+        return ()
+    return (MixedSet(path=task.path),) if isinstance(task.path, str) else task.path

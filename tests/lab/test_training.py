@@ -1,0 +1,216 @@
+"""Whole training runs on the device: a lane is the run made alone, and runs do what is known of them from outside."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from c3jax.credit import plans
+from c3jax.credit.matrix import make_credit_matrix
+from c3jax.lab import games, policies
+from c3jax.lab.chunks import compile_lowered
+from c3jax.lab.training import Critic, Curve, Lane, Setting, make_train
+
+KEY = jax.random.key(11)
+PROBLEMS, MESSAGES = 6, 3
+FAMILY = games.make_team(
+    messages=(MESSAGES, MESSAGES), sees=games.see_all(2), effect=1.0, coupling=1.5, spread=0.5, noise="bernoulli"
+)
+TREE, FLAT = plans.make_tree((2, 2)), plans.make_flat(4, 2)
+
+
+def make_setting(plan: plans.Plan = TREE, **changes: Any) -> Setting:
+    setting = Setting(
+        family=FAMILY,
+        policy=policies.make_tabular(FAMILY.shape, PROBLEMS, 0.0),
+        plan=plan,
+        trained=(True, True),
+        normalise="none",
+        critic=None,
+        optimiser=optax.identity(),
+        problems=PROBLEMS,
+        batch=4,
+        updates=60,
+        every=20,
+        episodes=0,
+    )
+    return setting._replace(**changes)
+
+
+def make_lanes(setting: Setting, *rows: tuple[str, int, float], critic_rates: tuple[float, ...] = ()) -> Lane:
+    """A lane for each (method, seed, learning rate)."""
+    methods, seeds, rates = zip(*rows, strict=True)
+    matrices = [make_credit_matrix(method, setting.plan, setting.trained) for method in methods]
+    return Lane(
+        seed=np.array(seeds, np.uint32),
+        learning_rate=np.array(rates, np.float32),
+        critic_learning_rate=np.array(critic_rates or np.zeros(len(rows)), np.float32),
+        matrix=jax.tree.map(lambda *leaves: np.stack(leaves).astype(np.float32), *matrices),
+    )
+
+
+def run_together(setting: Setting, lanes: Lane) -> Curve:
+    program = jax.jit(jax.vmap(make_train(setting), in_axes=(None, 0)))
+    return jax.device_get(compile_lowered(program.lower(KEY, lanes))(KEY, lanes))
+
+
+def run_alone(setting: Setting, lanes: Lane, *places: int) -> list[Curve]:
+    """Some of the lanes, one after another, in a program that knows of one lane."""
+    chosen = [jax.tree.map(lambda leaf, place=place: leaf[place], lanes) for place in places]
+    program = compile_lowered(jax.jit(make_train(setting)).lower(KEY, chosen[0]))
+    return [jax.device_get(program(KEY, lane)) for lane in chosen]
+
+
+def assert_equal_lane(curve: Curve, place: int, other: Curve) -> None:
+    for name, column, alone in zip(Curve._fields, curve, other, strict=True):
+        np.testing.assert_allclose(column[place], alone, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def compute_uniform_value(seed: int, family: games.Family = FAMILY) -> float:
+    """Mean over problems and joint messages of the success chance, written out: bias, two effects, one interaction."""
+    family_key = jax.random.fold_in(jax.random.fold_in(KEY, seed), 0)
+    chances = []
+    for index in range(PROBLEMS):
+        game = games.make_game(family, family_key, index)
+        main, pair, bias = (np.asarray(leaf, np.float64) for leaf in (game.main_KM, game.pair_KKMM, game.bias))
+        for a, b in itertools.product(range(MESSAGES), repeat=2):
+            chances.append(1 / (1 + math.exp(-(bias + main[0, a] + main[1, b] + pair[0, 1, a, b]))))
+    return float(np.mean(chances))
+
+
+@functools.cache
+def run_tree() -> tuple[Setting, Lane, Curve]:
+    setting = make_setting()
+    rows = (
+        ("c3", 0, 2.0),
+        ("no_loo", 0, 4.0),
+        ("c3", 1, 0.5),
+        ("no_replay", 2, 2.0),
+        ("c3", 0, 0.0),
+        ("no_loo", 0, 0.0),
+    )
+    lanes = make_lanes(setting, *rows)
+    return setting, lanes, run_together(setting, lanes)
+
+
+def test_a_lane_is_the_run_made_alone():
+    setting, lanes, together = run_tree()
+    for place, alone in zip((0, 2, 3), run_alone(setting, lanes, 0, 2, 3), strict=True):
+        assert_equal_lane(together, place, alone)
+
+
+def test_a_policy_that_stands_still_stays_what_it_was():
+    """At rate 0 a uniform policy stays uniform: its value is the plain mean, its entropy log M, whatever the method."""
+    _, _, curve = run_tree()
+    expected = compute_uniform_value(0)
+    for place in (4, 5):
+        np.testing.assert_allclose(curve.value[place], expected, rtol=1e-6)
+        np.testing.assert_allclose(curve.entropy[place, 1:], math.log(MESSAGES), rtol=1e-6)
+    # Paired: the same seed met the same problems, and drew the same messages and verdicts.
+    np.testing.assert_array_equal(curve.sampled_return[4], curve.sampled_return[5])
+    np.testing.assert_array_equal(curve.zero_share[4], curve.zero_share[5])
+    # A quarter of an update's 4 problems x 4 leaves x 20 updates = 320 draws; four standard errors.
+    assert abs(np.mean(curve.sampled_return[4, 1:]) - expected) < 4 * math.sqrt(0.25 / (3 * 320))
+
+
+def test_nothing_is_said_of_updates_before_the_first():
+    _, _, curve = run_tree()
+    assert curve.value.shape == (6, 4)
+    assert np.isfinite(curve.value).all()
+    for column in (curve.sampled_return, curve.entropy, curve.zero_share):
+        assert np.isnan(column[:, 0]).all() and np.isfinite(column[:, 1:]).all()
+
+
+def test_leave_one_out_is_the_mean_at_twice_the_rate():
+    """With two alternatives everywhere, c3's advantages are n / (n - 1) = 2 times no_loo's."""
+    _, _, curve = run_tree()
+    for column in curve:
+        np.testing.assert_allclose(column[0], column[1], rtol=1e-5, atol=1e-5)
+    assert abs(curve.value[0, -1] - curve.value[4, -1]) > 0.05  # and it did move
+
+
+def test_a_critic_that_never_learns_is_no_baseline():
+    """A critic that stays at zero leaves mappo the return itself, which is reinforce; one that learns does better."""
+    adam = make_setting(FLAT, optimiser=optax.scale_by_adam())
+    setting = adam._replace(critic=Critic(1.0, 1.0))
+    lanes = make_lanes(setting, ("mappo", 0, 0.05), ("mappo", 0, 0.05), critic_rates=(0.0, 0.1))
+    together = run_together(setting, lanes)
+    (reinforce,) = run_alone(adam, make_lanes(adam, ("reinforce", 0, 0.05)), 0)
+    assert_equal_lane(together, 0, reinforce)
+    (alone,) = run_alone(setting, lanes, 1)
+    assert_equal_lane(together, 1, alone)
+    assert together.value[1, -1] > together.value[0, -1] > together.value[0, 0] + 0.05
+
+
+def test_a_turn_with_one_alternative_learns_nothing():
+    """Untrained, the first role stays uniform: no policy of the second alone is worth more than its best answers."""
+    setting = make_setting(plans.make_tree((1, 4)), trained=(False, True), updates=200, every=200)
+    curve = run_together(setting, make_lanes(setting, ("c3", 0, 8.0)))
+    family_key = jax.random.fold_in(jax.random.fold_in(KEY, 0), 0)
+    best_one, best_two = [], []
+    for index in range(PROBLEMS):
+        game = games.make_game(FAMILY, family_key, index)
+        said = np.array(list(itertools.product(range(MESSAGES), repeat=2)), np.int32)
+        chance = np.asarray(games.compute_mean_return(FAMILY.shape, game, said)).reshape(MESSAGES, MESSAGES)
+        best_one.append(chance.max(axis=1).mean())
+        best_two.append(chance.max())
+    assert curve.value[0, -1] <= np.mean(best_one) + 1e-6
+    assert curve.value[0, -1] > np.mean(best_one) - 0.1  # it learnt nearly all it could
+    assert np.mean(best_two) > np.mean(best_one) + 0.05  # which is less than two roles could
+
+
+@functools.cache
+def run_fresh(episodes: int, rate: float) -> Curve:
+    family = games.make_fresh(FAMILY._replace(coupling=0.0), 4)
+    setting = make_setting(
+        FLAT,
+        family=family,
+        policy=policies.make_mlp(family.shape, 4, 16),
+        optimiser=optax.scale_by_adam(),
+        problems=64,
+        batch=16,
+        updates=100,
+        every=50,
+        episodes=episodes,
+    )
+    return run_together(setting, make_lanes(setting, ("rloo", 0, rate), ("rloo", 1, 0.0)))
+
+
+def test_a_network_answers_problems_it_never_met():
+    curve = run_fresh(0, 0.03)
+    assert curve.value[0, -1] > curve.value[0, 0] + 0.1
+    np.testing.assert_allclose(curve.value[1], curve.value[1, 0], rtol=1e-6)  # its neighbour stood still
+
+
+def test_a_sampled_measurement_is_near_the_exact_one():
+    """64 problems x 32 episodes of returns in [0, 1]: a standard error below 0.5 / sqrt(2048); 99.9 % is 3.3 of it."""
+    exact, sampled = run_fresh(0, 0.03), run_fresh(32, 0.03)
+    np.testing.assert_array_equal(exact.sampled_return, sampled.sampled_return)  # measuring changes no run
+    assert np.abs(exact.value - sampled.value).max() < 3.3 * 0.5 / math.sqrt(2048)
+    np.testing.assert_array_equal(sampled.value[1], sampled.value[1, 0])  # the same draws at every measurement
+
+
+@pytest.mark.parametrize(
+    ("method", "plan"),
+    [
+        ("c3_replay", plans.make_replay((2, 1), 2)),
+        ("at_grpo", plans.make_replay((2, 2), 2, continues_best=True)),
+        ("vine_ppo", plans.make_auxiliary(2, 2, 2)),
+        ("difference", plans.make_arms("removal", 2, 2)),
+        ("shapley", plans.make_arms("coalition", 2, 2)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_form_of_sampling_trains(method: str, plan: plans.Plan):
+    """Traced and not run: shapes of credit and samples fit for every form; what they hold is other tests' matter."""
+    setting = make_setting(plan)
+    lane = jax.tree.map(lambda leaf: leaf[0], make_lanes(setting, (method, 0, 1.0)))
+    curve = jax.eval_shape(make_train(setting), KEY, lane)
+    assert {leaf.shape for leaf in curve} == {(4,)}

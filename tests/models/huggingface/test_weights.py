@@ -1,0 +1,365 @@
+"""Hugging Face folders: logits equal to those transformers and torch gave, and folders that are refused."""
+
+import json
+import weakref
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+from c3jax.config.run import run as config_lib
+from c3jax.models import decoder, tokenizer
+from c3jax.models.huggingface import weights as hf_weights
+from c3jax.models.load import describe_model, load_params
+from c3jax.types import Frame
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+TINY = ("llama", "llama_tied", "qwen2", "qwen3", "llama3", "linear")
+
+
+def _read_golden(name):
+    golden = np.load(GOLDENS / f"{name}.npz")
+    weights = {key.removeprefix("weight/"): golden[key] for key in golden if key.startswith("weight/")}
+    return json.loads(str(golden["config"])), weights, golden["tokens"], golden["logits"]
+
+
+def _write_folder(folder, config, weights):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    safetensors.numpy.save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def _compute_logits(spec, params, tokens):
+    graphdef, _ = decoder.define_decoder(spec)
+
+    @jax.jit
+    def forward(params):
+        model = nnx.merge(graphdef, params)
+        return model.compute_logits(model.extend((), Frame(jnp.array(tokens), jnp.ones(tokens.shape, bool)))[0])
+
+    return np.asarray(forward(params))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# In and out
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_logits_equal_torch(name, tmp_path):
+    config, weights, tokens, logits = _read_golden(name)
+    spec, params = hf_weights.load_folder(_write_folder(tmp_path, config, weights))
+    assert logits.std() > 0.5
+    np.testing.assert_allclose(_compute_logits(spec, params, tokens), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_each_block_equals_torch(name, tmp_path):
+    # A decoder of one layer, that takes what torch gave the block for its embedding and does nothing after it but norm.
+    config, weights, tokens, _ = _read_golden(name)
+    spec, params = hf_weights.load_folder(_write_folder(tmp_path, config, weights))
+    streams = np.load(GOLDENS / f"{name}.npz")["streams"]
+    rows = streams[0].reshape(-1, spec.width)
+    alone = spec._replace(layers=1, vocab_size=len(rows), tied=True)
+    graphdef, _ = decoder.define_decoder(alone)
+
+    @jax.jit
+    def run(params):
+        frame = Frame(jnp.arange(len(rows)).reshape(tokens.shape), jnp.ones(tokens.shape, bool))
+        return nnx.merge(graphdef, params).extend((), frame)[0]
+
+    for layer in range(spec.layers):
+        blocks = jax.tree.map(lambda leaf, layer=layer: leaf[layer : layer + 1], params["blocks"])
+        before = streams[layer].reshape(-1, spec.width)
+        out = run({"embedding": before, "blocks": blocks, "final_norm": np.ones(spec.width, np.float32)})
+        after = streams[layer + 1]
+        wanted = after / np.sqrt(np.mean(after**2, axis=-1, keepdims=True) + spec.norm_eps)
+        np.testing.assert_allclose(out, wanted, atol=1e-5)
+        assert np.abs(after - streams[layer]).std() > 0.1  # the block does something
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_bfloat16_is_no_farther_from_float32_than_torch_is(name, tmp_path):
+    # The weights are numbers of bfloat16. Both programs round the same products to its 8 bits, so both err by about
+    # 2^-8 of a logit; ours keeps norms, rotation and softmax in float32 as torch does. 1.25 is room for the chance of a
+    # mean over 880 errors.
+    config, weights, tokens, _ = _read_golden(name)
+    golden = np.load(GOLDENS / f"{name}.npz")
+    short = {name: value.astype(ml_dtypes.bfloat16) for name, value in weights.items()}
+    spec, params = hf_weights.load_folder(_write_folder(tmp_path, config, short))
+    truth = golden["logits_rounded"]
+    ours = _compute_logits(spec._replace(dtype="bfloat16"), params, tokens)
+    error, torch_error = (np.sqrt(np.mean((logits - truth) ** 2)) for logits in (ours, golden["logits_bfloat16"]))
+    assert 2**-10 * truth.std() < error < 1.25 * torch_error
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_saved_folders_load_bit_for_bit(name, tmp_path):
+    config, weights, _, _ = _read_golden(name)
+    spec, params = hf_weights.load_folder(_write_folder(tmp_path / "in", config, weights))
+    hf_weights.save_folder(tmp_path / "out", spec._replace(dtype="bfloat16", remat="layer"), params)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    again_spec, again = hf_weights.load_folder(tmp_path / "out")
+    assert again_spec == spec
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    saved = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    assert saved.keys() == weights.keys()
+    for key, value in weights.items():
+        np.testing.assert_array_equal(saved[key], value, strict=True)
+
+
+def _write_shards(folder, config, weights, **index):
+    """The folder with its tensors in a.safetensors and b.safetensors, in turns."""
+    _write_folder(folder, config, {})
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, part in parts.items():
+        safetensors.numpy.save_file({name: weights[name] for name in part}, folder / file)
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part} | index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_sharded_folders_load_the_same(tmp_path):
+    config, weights, _, _ = _read_golden("qwen3")
+    _, whole = hf_weights.load_folder(_write_folder(tmp_path / "whole", config, weights))
+    _, params = hf_weights.load_folder(_write_shards(tmp_path / "shards", config, weights))
+    jax.tree.map(np.testing.assert_array_equal, params, whole)
+
+
+def test_shards_that_are_not_what_the_index_says_are_named(tmp_path):
+    config, weights, _, _ = _read_golden("qwen3")
+    shards = _write_shards(tmp_path / "missing", config, weights, **{"lm_head.weight": "c.safetensors"})
+    with pytest.raises(ValueError, match=r"/c\.safetensors: expected a file of tensors"):
+        hf_weights.load_folder(shards)
+    shards = _write_shards(tmp_path / "cut", config, weights)
+    whole = (shards / "b.safetensors").read_bytes()
+    for length in (0, 100, len(whole) - 1):
+        (shards / "b.safetensors").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"/b\.safetensors: expected a whole safetensors file, got a broken one"):
+            hf_weights.load_folder(shards)
+    (shards / "b.safetensors").write_bytes((shards / "a.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"/b\.safetensors: expected every tensor once, got .*, which a\.safetensors"):
+        hf_weights.load_folder(shards)
+
+
+def test_large_folders_are_saved_in_shards(tmp_path):
+    config, weights, _, _ = _read_golden("llama_tied")
+    short = {name: value.astype(ml_dtypes.bfloat16) for name, value in weights.items()}
+    spec, params = hf_weights.load_folder(_write_folder(tmp_path / "in", config, short), "bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    # 40 * 16 numbers of two bytes are the largest tensor, the embedding: with 1279 it has a file for itself.
+    for limit in (1279, 4000):
+        out = tmp_path / f"out-{limit}"
+        hf_weights.save_folder(out, spec, params, "bfloat16", shard_bytes=limit)
+        index = json.loads((out / "model.safetensors.index.json").read_text())
+        shards = {file: safetensors.numpy.load_file(out / file) for file in sorted(set(index["weight_map"].values()))}
+        assert list(shards) == [
+            f"model-{place:05d}-of-{len(shards):05d}.safetensors" for place in range(1, 1 + len(shards))
+        ]
+        assert {name: file for file, part in shards.items() for name in part} == index["weight_map"]
+        sizes = [sum(array.nbytes for array in part.values()) for part in shards.values()]
+        assert max(sizes) <= max(limit, 1280) and index["metadata"]["total_size"] == sum(sizes)
+        for name, value in short.items():
+            np.testing.assert_array_equal(shards[index["weight_map"][name]][name], value, strict=True)
+        _, again = hf_weights.load_folder(out, "bfloat16")
+        jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_tensors_are_let_go_as_they_are_placed(tmp_path):
+    config, weights, _, _ = _read_golden("qwen3")
+    spec, wanted = hf_weights.load_folder(_write_folder(tmp_path, config, weights))
+    read = []
+
+    def read_tensor(name):
+        # JAX lets go of an array of numpy's when it is next called, so one may be there still.
+        assert len([ref for ref in read if ref() is not None]) <= 1
+        array = weights[name].copy()
+        read.append(weakref.ref(array))
+        return array
+
+    jax.tree.map(np.testing.assert_array_equal, hf_weights.stack_tensors(spec, read_tensor), wanted)
+    assert len(read) == len(weights)
+
+
+def test_a_stack_is_written_in_place():
+    stack = jnp.zeros((3, 4, 8))
+    place = stack.unsafe_buffer_pointer()
+    for layer in range(3):
+        stack = hf_weights._place_layer(stack, np.full((8, 4), layer, np.float32), layer, True)
+    assert stack.unsafe_buffer_pointer() == place
+    np.testing.assert_array_equal(stack[:, 0, 0], [0, 1, 2])
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_short_floats_are_widened_exactly(dtype, tmp_path):
+    config, weights, _, _ = _read_golden("llama_tied")
+    short = {name: value.astype(dtype) for name, value in weights.items()}
+    _, params = hf_weights.load_folder(_write_folder(tmp_path, config, short))
+    key = params["blocks"]["key"]["kernel"]
+    assert key.dtype == np.float32
+    wanted = np.stack([short[f"model.layers.{layer}.self_attn.k_proj.weight"].T for layer in range(2)])
+    np.testing.assert_array_equal(key, wanted.astype(np.float32))
+
+
+def test_exports_with_the_tied_head_or_rotary_frequencies_load(tmp_path):
+    config, weights, _, _ = _read_golden("llama_tied")
+    _, plain = hf_weights.load_folder(_write_folder(tmp_path, config, weights))
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2, np.float32)
+    _, params = hf_weights.load_folder(_write_folder(tmp_path, config, weights))
+    jax.tree.map(np.testing.assert_array_equal, params, plain)
+    weights["lm_head.weight"][3, 3] += 1
+    with pytest.raises(ValueError, match=r"expected lm_head\.weight to be the tied embedding"):
+        hf_weights.load_folder(_write_folder(tmp_path, config, weights))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("llama", {"architectures": ["MistralForCausalLM"]}, r"expected architectures .* got \['MistralForCausalLM'\]"),
+        ("llama", {"vocab_size": 41}, r"model\.embed_tokens\.weight of shape \[41, 16\].* got \[40, 16\]"),
+        ("llama", {"num_hidden_layers": 3}, r"expected a tensor model\.layers\.2\.\S+, got files without it"),
+        ("llama", {"num_hidden_layers": 1}, r"expected only tensors .* asks for, got model\.layers\.1\."),
+        ("llama", {"architectures": ["Qwen2ForCausalLM"]}, r"expected a tensor model\.layers\.0\.\S+\.bias"),
+        ("qwen2", {"architectures": ["LlamaForCausalLM"]}, r"asks for, got model\.layers\.\d\.self_attn\.._proj\.bias"),
+    ],
+)
+def test_tensors_that_are_not_those_of_the_config_are_named(name, changes, message, tmp_path):
+    config, weights, _, _ = _read_golden(name)
+    with pytest.raises(ValueError, match=message):
+        hf_weights.load_folder(_write_folder(tmp_path, {**config, **changes}, weights))
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (24, 15), (24,)])
+def test_a_tensor_of_another_shape_is_named(shape, tmp_path):
+    config, weights, _, _ = _read_golden("llama")
+    weights["model.layers.1.mlp.up_proj.weight"] = np.zeros(shape, np.float32)
+    with pytest.raises(ValueError, match=r"expected model\.layers\.1\.mlp\.up_proj\.weight of shape \[24, 16\]"):
+        hf_weights.load_folder(_write_folder(tmp_path, config, weights))
+
+
+def test_a_tensor_of_integers_is_named(tmp_path):
+    config, weights, _, _ = _read_golden("llama")
+    weights["model.norm.weight"] = np.ones(16, np.int8)
+    with pytest.raises(ValueError, match=r"expected model\.norm\.weight of type F32, F16, BF16, got I8"):
+        hf_weights.load_folder(_write_folder(tmp_path, config, weights))
+
+
+@pytest.mark.parametrize("left", [0, 4, 200, -1])
+def test_a_file_cut_off_anywhere_is_named(left, tmp_path):
+    config, weights, _, _ = _read_golden("llama")
+    file = _write_folder(tmp_path, config, weights) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(ValueError, match=r"model\.safetensors: expected a whole safetensors file, got a broken one"):
+        hf_weights.load_folder(tmp_path)
+
+
+def test_folders_without_their_files_are_refused(tmp_path):
+    config, weights, _, _ = _read_golden("llama")
+    with pytest.raises(ValueError, match=r"nowhere/config\.json: cannot be read \(No such file or directory\)"):
+        hf_weights.load_folder(tmp_path / "nowhere")
+    folder = _write_folder(tmp_path, config, weights)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"expected model\.safetensors or \S+\.index\.json, got neither"):
+        hf_weights.load_folder(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="expected weight_map to name a file for every tensor, got None"):
+        hf_weights.load_folder(folder)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A model as a config names it
+
+
+def test_a_folder_becomes_a_policy(tmp_path):
+    config, weights, tokens, logits = _read_golden("qwen3")
+    folder = _write_folder(tmp_path, config, weights)
+    tokenizer.make_word_tokenizer([f"word{place}" for place in range(35)]).save(str(folder))
+    section = config_lib.FolderModel(kind="folder", path=str(folder), remat="layer")
+    model = describe_model(section, None)
+    params = load_params(section, model, jax.random.key(0))
+    assert (model.spec.remat, model.spec.dtype, model.tokenizer.vocab_size) == ("layer", "float32", 40)
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    np.testing.assert_allclose(_compute_logits(model.spec, params, tokens), logits, atol=1e-5)
+    tokenizer.make_word_tokenizer([f"word{place}" for place in range(36)]).save(str(folder))
+    with pytest.raises(ValueError, match="expected a tokenizer of at most the model's 40 tokens, got 41"):
+        describe_model(section, None)
+
+
+def test_a_random_policy_has_the_words_for_its_vocabulary():
+    section = config_lib.RandomModel(kind="random", width=16, mlp_width=24, context=32, key_value_heads=2)
+    model = describe_model(section, ["up", "down"])
+    params, again, other = (load_params(section, model, jax.random.key(seed)) for seed in (0, 0, 1))
+    _, shapes = decoder.define_decoder(model.spec)
+    assert params["embedding"].shape == (2 + 5, 16) and model.spec.head_dim == 4
+    jax.tree.map(lambda leaf, shape: np.testing.assert_equal((leaf.shape, leaf.dtype), (shape.shape, shape.dtype)),
+                 params, shapes)  # fmt: skip
+    # Layers are drawn apart, at the scale 1 / sqrt(inputs) of 16 inputs (768 draws: 3 % off at most); norms are ones.
+    gate = params["blocks"]["gate"]["kernel"]
+    assert 0.23 < gate.std() < 0.27 and np.abs(gate[0] - gate[1]).max() > 0.1
+    assert (params["blocks"]["mlp_norm"] == 1).all()
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    assert (params["embedding"] != other["embedding"]).any()
+
+
+@pytest.mark.parametrize(
+    "changes, words, message",
+    [
+        ({}, None, "expected a task with a vocabulary of words"),
+        ({"width": 18, "heads": 6, "key_value_heads": 6}, ["up"], "an even number .* got width 18, heads 6"),
+        ({"key_value_heads": 3}, ["up"], "that divides heads, got width 64, heads 4, key_value_heads 3"),
+    ],
+)
+def test_random_policies_that_cannot_be_made_are_refused(changes, words, message):
+    with pytest.raises(ValueError, match=message):
+        describe_model(config_lib.RandomModel(kind="random", **changes), words)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Beside torch, where it is installed
+
+
+@pytest.mark.parametrize("family, changes", [
+    ("Llama", {"tie_word_embeddings": False}),
+    ("Llama", {"tie_word_embeddings": True, "num_key_value_heads": 2}),
+    ("Qwen2", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
+    ("Qwen3", {"tie_word_embeddings": True, "num_key_value_heads": 2, "head_dim": 10}),
+    ("Llama", {"tie_word_embeddings": True, "head_dim": 12, "rope_parameters": {
+        **{"rope_type": "llama3", "rope_theta": 30.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 2.0},
+        "original_max_position_embeddings": 16}}),
+])  # fmt: skip
+def test_transformers_and_c3jax_read_each_others_folders(family, changes, tmp_path):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    sizes = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 32}
+    torch.manual_seed(7)
+    theirs = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes | changes))
+    tokens = np.random.default_rng(7).integers(0, 50, (2, 9))
+    with torch.no_grad():
+        for name, weight in theirs.named_parameters():
+            weight.normal_(1.0 if "norm" in name else 0.0, 0.3)
+        wanted = theirs.eval()(torch.tensor(tokens)).logits.numpy()
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+    assert (tmp_path / "theirs" / "model.safetensors.index.json").exists()
+    spec, params = hf_weights.load_folder(tmp_path / "theirs")
+    np.testing.assert_allclose(_compute_logits(spec, params, tokens), wanted, atol=1e-5)
+    hf_weights.save_folder(tmp_path / "ours", spec, params)
+    again, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert type(again) is type(theirs) and not any(report.values())
+    for name, weight in theirs.state_dict().items():
+        np.testing.assert_array_equal(again.state_dict()[name].numpy(), weight.numpy(), strict=True)
+    with torch.no_grad():
+        np.testing.assert_array_equal(again.eval()(torch.tensor(tokens)).logits.numpy(), wanted)

@@ -1,0 +1,178 @@
+"""The estimate of a run's memory: rows by hand, and the whole against what the compiler plans for the real programs."""
+
+import io
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from c3jax.config.run import run as config_lib
+from c3jax.credit.matrix import make_credit_matrix
+from c3jax.credit.plans import make_tree
+from c3jax.learner import update as update_lib
+from c3jax.models import decoder
+from c3jax.models import policy as policy_lib
+from c3jax.models.policy import Policy
+from c3jax.protocol import FramePlan, Literal, Slot, TurnPlan
+from c3jax.rollout.tree import make_tree_sampler
+from c3jax.setup import memory
+from c3jax.setup.memory import Limit, Weights, check_memory, estimate_memory
+from c3jax.tasks import sections as task_sections
+from c3jax.types import Frame, UserError
+
+SPEC = decoder.DecoderSpec(
+    vocab_size=3000, layers=3, width=64, heads=4, kv_heads=2, head_dim=16, mlp_width=256, context=512,
+    rope_theta=100.0, norm_eps=1e-5, tied=True,
+)  # fmt: skip
+QUESTION = FramePlan(1, (Slot(1), Literal((4, 5))))
+PLANS = (
+    TurnPlan("planner", "planner", (QUESTION,), 8, is_trained=True),
+    TurnPlan("actor", "actor", (QUESTION, FramePlan(2, (Slot(2), Literal((6,))))), 16, is_trained=True),
+)
+
+
+def make_config(turns=2, **learner) -> config_lib.RunConfig:
+    speakers = [
+        config_lib.Turn(name=plan.name, role=plan.role, user="{question}", max_tokens=plan.max_tokens) for plan in PLANS
+    ]
+    fan_out = (2, 4)[:turns]
+    return config_lib.RunConfig(
+        seed=0,
+        steps=10,
+        problems=4,
+        task=task_sections.ArithmeticTask(kind="arithmetic"),
+        protocol=config_lib.Protocol(turns=tuple(speakers[:turns]), question_tokens=30),
+        model=config_lib.RandomModel(kind="random"),
+        evaluation=config_lib.Evaluation(problems=2, samples=0),
+        credit=config_lib.Credit(method="c3", fan_out=fan_out, budget=math.prod(fan_out), normalise="none"),
+        learner=config_lib.Learner(learning_rate=1e-3, **learner),
+    )
+
+
+def change(section, name: str, value):
+    """A section with one field changed, named with dots."""
+    first, _, rest = name.partition(".")
+    return section.model_copy(update={first: change(getattr(section, first), rest, value) if rest else value})
+
+
+def rows_of(estimate) -> dict[str, int]:
+    return {row.name: row.bytes for row in estimate.rows}
+
+
+def test_rows_by_hand():
+    weights = Weights(trained=1000, frozen=500, frozen_bytes=2, has_reference=True)
+    rows = rows_of(estimate_memory(make_config(), SPEC, PLANS, weights))
+    assert (rows["trained weights"], rows["optimiser state"], rows["reference policy"]) == (4000, 8000, 4000)
+    assert (rows["frozen weights"], rows["gradients"]) == (1000, 4000)
+    # The actor's context: 4 rows of 30 + 2 slots and 8 of 8 + 1, held twice; its messages: 32 of 16. A slot holds keys
+    # and values, 2 heads of 16 numbers each, in 3 layers.
+    assert rows["keys and values"] == (2 * (4 * 32 + 8 * 9) + 32 * 16) * 2 * 2 * 16 * 3 * 4
+    assert rows["layers taken apart"] == 3 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 256) * 4
+    split = rows_of(estimate_memory(make_config(micro_problems=1), SPEC, PLANS, weights))
+    assert split["gradients"] == 8000
+    assert 4 * split["kept by layers, remat none"] == rows["kept by layers, remat none"]
+    half = rows_of(estimate_memory(make_config(), SPEC._replace(dtype="bfloat16"), PLANS, weights))
+    assert 2 * half["keys and values"] == rows["keys and values"] and half["gradients"] == rows["gradients"]
+    assert "frozen weights" not in rows_of(estimate_memory(make_config(), SPEC, PLANS, Weights(1000)))
+
+
+def test_a_batch_of_evaluation_by_hand():
+    evaluation = config_lib.Evaluation(problems=6, samples=3, batch=8)
+    config = make_config().model_copy(update={"evaluation": evaluation})
+    rows = rows_of(estimate_memory(config, SPEC, PLANS, Weights(1000)))
+    # Six problems, three transcripts each: contexts of 6 rows of 32 slots and 18 of 9, 18 messages of 16, and the
+    # logits of a decoding step, which are more than one layer of the longest frame.
+    caches = (2 * (6 * 32 + 18 * 9) + 18 * 16) * 2 * 2 * 16 * 3 * 4
+    assert rows["the same as drawing trees, for a batch"] == rows["layers taken apart"] + caches + 4 * 4 * 18 * 3000
+
+
+def test_a_critics_own_network_by_hand():
+    weights = Weights(trained=10, frozen=1000, critic=700)
+    rows = rows_of(estimate_memory(make_config(), SPEC, PLANS, weights))
+    assert rows["critic's network and optimiser state"] == 3 * 4 * 700
+    assert rows["gradients"] == 4 * 700  # the policy's are fewer, and come later
+    plans = (PLANS[0]._replace(is_trained=False), PLANS[1])
+    one, both = (rows_of(estimate_memory(make_config(), SPEC, plans, Weights(10, critic=count))) for count in (0, 700))
+    # It reads the planner's turn too: frames of 4 rows of 32 slots, and 8 messages of 8.
+    slot = 3 * (2 * 2 * 16 + 64 + 4 * 256 + 5 * 64 + 3 * 64 + 3 * 32) * 4
+    assert both["kept by layers, remat none"] - one["kept by layers, remat none"] == (4 * 32 + 8 * 8) * slot
+    assert both["logits, in chunks"] == one["logits, in chunks"]
+
+
+def test_the_compiler_plans_what_was_estimated():
+    """One program of each kind, for the compiler's time; docs/memory.md has more."""
+    config, plans, spec = make_config(1), PLANS[:1], SPEC
+    graphdef, params = decoder.define_decoder(spec)
+    policy, weights = Policy("shared", graphdef, None), policy_lib.Weights(params, {})
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    estimate = estimate_memory(config, spec, plans, Weights(count))
+    slots = jax.ShapeDtypeStruct((4, 30), jnp.int32)
+    question, key = Frame(slots, jax.ShapeDtypeStruct(slots.shape, bool)), jax.eval_shape(lambda: jax.random.key(0))
+    sample_tree = make_tree_sampler(policy, plans, config.credit.fan_out, config.sampling, (0,))
+    drawing = (weights, question, key, jax.ShapeDtypeStruct((4,), jnp.int32))
+    rollout, _ = jax.eval_shape(sample_tree, *drawing)
+    matrix = make_credit_matrix("c3", make_tree(config.credit.fan_out))
+    update = update_lib.make_update(config, policy, plans, matrix)
+    state = jax.eval_shape(lambda weights: update_lib.init_state(policy, weights, config), weights)
+    return_PL = jax.ShapeDtypeStruct((4, config.credit.budget), jnp.float32)
+
+    def plan(program, *arguments):
+        planned = program.lower(*arguments).compile().memory_analysis()
+        held = planned.argument_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes
+        return held + planned.temp_size_in_bytes
+
+    ratios = (
+        (4 * count + estimate.total("trees")) / plan(sample_tree, *drawing),
+        (estimate.total("always") + estimate.total("update")) / plan(update, state, {}, None, rollout, return_PL, key),
+    )
+    assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios), ratios
+
+
+def test_what_does_not_fit_is_refused_with_what_would():
+    config, weights = make_config(), Weights(10**6)
+    needed = estimate_memory(config, SPEC, PLANS, weights)
+    assert check_memory(config, SPEC, PLANS, weights, Limit("device", needed.peak)).estimate == needed
+    smaller = estimate_memory(make_config(micro_problems=2), SPEC, PLANS, weights)
+    with pytest.raises(UserError, match=r"^memory: expected at most the .* MB of device, got about .* MB; ") as error:
+        check_memory(config, SPEC, PLANS, weights, Limit("device", smaller.peak))
+    assert f"learner.micro_problems 2 would take {smaller.peak / 1e6:.1f} MB" in str(error.value)
+    with pytest.raises(UserError, match=r"12.0 MB of it all the time: try policy.kind adapters"):
+        check_memory(config, SPEC, PLANS, weights, Limit("device", 10**7))
+
+
+def test_what_would_fit_is_the_least_that_each_program_must_give_up():
+    evaluation = config_lib.Evaluation(problems=64, samples=2, batch=64)
+    config, weights = make_config().model_copy(update={"evaluation": evaluation, "problems": 32}), Weights(1000)
+    said = set()
+    for megabytes in (150, 40, 20, 12, 8, 6):
+        limit = Limit("device", megabytes * 10**6)
+        with pytest.raises(UserError, match="; .* would take ") as error:
+            check_memory(config, SPEC, PLANS, weights, limit)
+        advice = str(error.value).partition("; ")[2].partition(" would take ")[0].split(" and ")
+        settings = dict(part.split() for part in advice)
+        less, spec = config, SPEC._replace(remat=settings.pop("model.remat", "none"))
+        for name, value in settings.items():
+            less = change(less, name, int(value))
+        assert estimate_memory(less, spec, PLANS, weights).peak <= limit.bytes
+        if "evaluation.batch" in settings:
+            more = change(less, "evaluation.batch", less.evaluation.batch + 1)
+            assert estimate_memory(more, spec, PLANS, weights).peak > limit.bytes
+        said |= settings.keys() | ({"model.remat"} if spec.remat == "layer" else set())
+    assert said == {"evaluation.batch", "rollout_problems", "learner.micro_problems", "model.remat"}
+
+
+def test_the_table_fits_80_columns():
+    out = io.StringIO()
+    estimate = estimate_memory(make_config(), SPEC, PLANS, Weights(10**6))
+    fit = memory.Fit(estimate, Limit("NVIDIA H100 80GB HBM3", 80 * 10**9))
+    Console(file=out, width=80).print(memory.make_table(fit))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("optimiser state" in line and "8.0 MB" in line for line in lines)
+    assert any("80.0 GB" in line for line in lines)
+
+
+def test_the_machine_has_a_limit():
+    assert memory.find_limit().bytes > 10**8

