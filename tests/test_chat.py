@@ -16,7 +16,7 @@ import tokenizers
 import transformers
 
 from c3jax import protocol
-from c3jax.config.run import run as config_lib
+from c3jax.config import run as config_lib
 from c3jax.models import tokenizer
 from c3jax.models.huggingface import gguf as gguf_weights
 from c3jax.types import Tokenizer

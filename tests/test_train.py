@@ -20,8 +20,8 @@ import pytest
 from rich.console import Console
 
 from c3jax import train
+from c3jax.config import file as config_file
 from c3jax.config.run import RandomModel
-from c3jax.config.run import file as config_file
 from c3jax.evaluate import load_results
 from c3jax.learner.update import init_state
 from c3jax.models.decoder import DecoderSpec, make_decoder

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from c3jax.bench import grade as bench_grade
-from c3jax.tasks.code.task import task as code
+from c3jax.tasks.code import task as code
 from c3jax.tasks.task import TASKS
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from c3jax.config.run import run as config_lib
+from c3jax.config import run as config_lib
 from c3jax.credit import shrink
 from c3jax.credit.plans import compute_cost
 from c3jax.learner import adapt

@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import nnx
 
-from c3jax.config.run import run as config_lib
+from c3jax.config import run as config_lib
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.learner import critic as critic_lib

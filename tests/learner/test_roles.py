@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from c3jax.config.run import run as config_lib
+from c3jax.config import run as config_lib
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.learner import update as update_lib

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from c3jax.config.run import run as config_lib
+from c3jax.config import run as config_lib
 from c3jax.credit import shrink
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from c3jax.config.run import run as config_lib
+from c3jax.config import run as config_lib
 from c3jax.models import decoder
 from c3jax.models import policy as policy_lib
 from c3jax.types import Frame

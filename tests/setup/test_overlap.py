@@ -10,7 +10,7 @@ import pytest
 from c3jax.cli import main
 from c3jax.setup.contamination import Entry, check_overlap, find_hits, find_overlaps, split_words
 from c3jax.tasks import arithmetic
-from c3jax.tasks.code.task import records as code_records
+from c3jax.tasks.code import records as code_records
 from c3jax.tasks.jsonl import TaskError
 from c3jax.types import Problem
 

@@ -19,8 +19,8 @@ from c3jax.cli import main
 from c3jax.commands.prepare.fetch import DataError
 from c3jax.commands.prepare.sets import prepare_set
 from c3jax.commands.prepare.sources import SOURCES, Source, SourceFile
-from c3jax.tasks.code.task import records as code_records
-from c3jax.tasks.maths.task import task as maths
+from c3jax.tasks.code import records as code_records
+from c3jax.tasks.maths import task as maths
 from c3jax.types import UserError
 
 CODE_SAMPLE = Path(__file__).parents[2] / "tasks" / "code" / "sample.jsonl"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from c3jax.config.run import run as config_lib
+from c3jax.config import run as config_lib
 from c3jax.models import decoder, tokenizer
 from c3jax.models.huggingface import gguf as gguf_weights
 from c3jax.models.huggingface import weights as hf_weights

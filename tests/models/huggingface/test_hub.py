@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import jax
 import pytest
 
-from c3jax.config.run import run as config_lib
+from c3jax.config import run as config_lib
 from c3jax.models.huggingface import weights as hf_weights
 from c3jax.models.huggingface.hub import fetch_folder
 from c3jax.models.load import describe_model, load_params

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from c3jax.config.run import run as config_lib
+from c3jax.config import run as config_lib
 from c3jax.models import decoder, tokenizer
 from c3jax.models.huggingface import weights as hf_weights
 from c3jax.models.load import describe_model, load_params

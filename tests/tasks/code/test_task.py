@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from c3jax.rewards import Evaluator
+from c3jax.tasks.code import channel as code_channel
+from c3jax.tasks.code import task as code
 from c3jax.tasks.code.records import CodeSpec, load_problems
 from c3jax.tasks.code.task import Check, Program, grade, read_answer, read_check, read_program, write_check
-from c3jax.tasks.code.task import channel as code_channel
-from c3jax.tasks.code.task import task as code
 from c3jax.tasks.jsonl import TaskError
 from c3jax.tasks.task import TASKS
 from c3jax.types import Problem, Verdict

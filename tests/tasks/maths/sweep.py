@@ -20,8 +20,8 @@ from collections import Counter
 from fractions import Fraction
 
 from c3jax.rewards import Evaluator, compute_disagreement
-from c3jax.tasks.maths.task import latex, symbolic
-from c3jax.tasks.maths.task import task as maths
+from c3jax.tasks.maths import latex, symbolic
+from c3jax.tasks.maths import task as maths
 from c3jax.types import Problem
 
 TIMEOUT_S = 5.0

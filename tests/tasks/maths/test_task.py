@@ -14,16 +14,8 @@ from pathlib import Path
 import pytest
 
 from c3jax.rewards import Evaluator, compute_disagreement
-from c3jax.tasks.maths.task import (
-    DEEPEST_ANSWER,
-    LONGEST_ANSWER,
-    grade,
-    latex,
-    load_problems,
-    normal_form,
-    read_answer,
-    symbolic,
-)
+from c3jax.tasks.maths import latex, normal_form, symbolic
+from c3jax.tasks.maths.task import DEEPEST_ANSWER, LONGEST_ANSWER, grade, load_problems, read_answer
 from c3jax.tasks.task import TASKS, TaskError
 from c3jax.types import Problem, Verdict
 

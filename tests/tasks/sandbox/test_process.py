@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from c3jax.tasks.sandbox import probe as sandbox_probe
+from c3jax.tasks.sandbox import process as sandbox
 from c3jax.tasks.sandbox.isolation import check_walls
 from c3jax.tasks.sandbox.process import Limits, Lost
-from c3jax.tasks.sandbox.process import probe as sandbox_probe
-from c3jax.tasks.sandbox.process import process as sandbox
 
 ROOT = str(Path(sandbox.__file__).parents[3])
 PROBE = ("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"])
@@ -70,7 +70,7 @@ def test_a_child_that_does_not_read_costs_its_time_and_no_more():
 def test_a_sandbox_ends_with_its_caller():
     program = f"""
 import os, sys, time; sys.path.insert(0, {ROOT!r})
-from c3jax.tasks.sandbox.process import process as sandbox
+from c3jax.tasks.sandbox import process as sandbox
 child = sandbox.start({PROBE[0]!r}, {PROBE[1]!r}, sandbox.Limits())
 sandbox.send(child, b'{{"stay": 0}}', time.monotonic() + 30)
 sandbox.receive(child, time.monotonic() + 30)
@@ -95,7 +95,7 @@ def run_without(path: str, program: str) -> str:
 
 
 START = """
-from c3jax.tasks.sandbox.process import process as sandbox
+from c3jax.tasks.sandbox import process as sandbox
 sandbox.start("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"], sandbox.Limits())
 """
 
