@@ -91,7 +91,6 @@ def grade(problem: Problem, text: str) -> Verdict:
         bounds = f"{LONGEST_ANSWER} characters and {DEEPEST_ANSWER} levels"
         return Verdict(0.0, "unparsable", answer[:LONGEST_ANSWER], f"the box exceeds {bounds}", second=False)
     second = normal_form.is_same(problem.answer, answer)
-    hints = equality.read_hints(problem.question)
-    if equality.is_equal(latex.tidy(problem.answer), latex.tidy(answer), hints):
+    if equality.is_equal(latex.tidy(problem.answer), latex.tidy(answer), problem.question):
         return Verdict(1.0, "correct", answer, second=second)
     return Verdict(0.0, "wrong", answer, second=second)

@@ -20,7 +20,7 @@ from collections import Counter
 from fractions import Fraction
 
 from c3jax.rewards import Evaluator, compute_disagreement
-from c3jax.tasks.maths import latex, symbolic
+from c3jax.tasks.maths import formula, latex
 from c3jax.tasks.maths import task as maths
 from c3jax.types import Problem
 
@@ -58,7 +58,7 @@ def sweep_gold(path: str) -> list[dict]:
 
 def respell(answer: str) -> str:
     """Say the same in other words, where these rules know how."""
-    text = latex.tidy(answer)
+    text = latex.join_thousands(latex.tidy(answer))
     number = latex.parse_number(text)
     if number is not None and not number.is_percent:
         return respell_number(number.value)
@@ -69,7 +69,7 @@ def respell(answer: str) -> str:
     if len(parts) > 1:
         return ", ".join(reversed(parts))
     is_letter = re.fullmatch(r"\(?[A-Z]\)?", text)  # of a choice
-    if symbolic.is_formula(text) and not is_letter and not re.search(r"[<>=,_]|\\le|\\ge|\\ne|\\infty|\[", text):
+    if formula.is_formula(text) and not is_letter and not re.search(r"[<>=,_]|\\le|\\ge|\\ne|\\infty|\[", text):
         return rf"1 \cdot \left( {text} \right)"
     return answer
 
