@@ -16,17 +16,30 @@ from c3jax.tasks.maths import equations, formula, latex, regions, units, words
 
 def is_equal(expected: str, answer: str, question: str) -> bool:
     """Decide whether an answer says what is expected; both are tidy (`latex.tidy`)."""
-    if _squeeze(expected) == _squeeze(answer):
+    if _squeeze(latex.join_thousands(expected)) == _squeeze(latex.join_thousands(answer)):
         return True
     for rule in _RULES:
         decision = rule(expected, answer, question)
         if decision is not None:
             return decision
-    return formula.is_equal(latex.join_thousands(expected), latex.join_thousands(answer))
+    return formula.is_equal(latex.join_thousands(expected), latex.join_thousands(answer)) or _is_same_text(
+        expected, answer
+    )
 
 
 def _squeeze(text: str) -> str:
-    return re.sub(r"\s+", "", text)
+    return re.sub(r"(?<![0-9]) +| +(?![0-9])", "", text)  # 3 4 is not 34
+
+
+_WORD = re.compile(r"\\text|(?<![A-Za-z\\])(?:[A-Za-z]{3,}|[A-Z]{2,}|[ap]\.?m)|^[A-Z]$|[^\x00-\x7f]")
+
+
+def _is_same_text(expected: str, answer: str) -> bool:
+    return _WORD.search(expected) is not None and _plain(expected) == _plain(answer)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\text|[\s{}().:\"'`]", "", text).lower()
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -39,6 +52,9 @@ def _match_sayings(expected: str, answer: str, question: str) -> bool | None:
 
 
 def _match_options(expected: str, answer: str, question: str) -> bool | None:
+    if all(re.fullmatch("[A-J](?:,? ?[A-J])+", text) for text in (expected, answer)) and "," in expected + answer:
+        if not ("," in expected and "," in answer):
+            return re.sub("[, ]", "", expected) == re.sub("[, ]", "", answer)
     wanted, given = words.read_option(expected), words.read_option(answer)
     if wanted is None and given is None:
         return None
@@ -88,12 +104,16 @@ def _match_numbers(expected: str, answer: str, question: str) -> bool | None:
         return wanted.value == given.value
     if wanted.is_percent:  # the sign may be left out, or worked out
         return given.value in (wanted.value, wanted.value / 100)
-    asks_percent = re.search(r"(?i)percent|%", question) is not None
+    asked = " ".join(re.split(r"[.?!] ", question)[-2:])  # the last two sentences
+    asks_percent = re.search(r"(?i)percent|%|百分", asked) is not None
     return given.value / 100 == wanted.value or (asks_percent and given.value == wanted.value)
 
 
 def _match_regions(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = regions.read_region(expected), regions.read_region(answer)
+    if wanted is None and given is None:
+        return None
+    wanted, given = wanted or regions.read_points(expected), given or regions.read_points(answer)
     return None if wanted is None or given is None else regions.is_equal(wanted, given)
 
 
@@ -237,38 +257,19 @@ def _match_units(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = units.read_measure(expected, question), units.read_measure(answer, question)
     if wanted is None and given is None:
         return None
+    # 5m is a product of names, and a length where the other side has a unit.
+    wanted, given = wanted or units.read_letters(expected), given or units.read_letters(answer)
     if wanted is not None and given is not None:
         head = units.convert(given, wanted.unit)
         return head is not None and is_equal(wanted.head, head, question)
-    if wanted is not None:
-        is_angle = r"\circ" in answer and formula.is_equal(expected, answer)  # 30^\circ + 45^\circ
-        return is_angle or is_equal(wanted.head, _cut_letter(answer, wanted.unit), question)
-    if units.contradicts(given, question):
-        return False
-    return is_equal(_cut_letter(expected, given.unit), given.head, question)
-
-
-def _cut_letter(text: str, unit: str) -> str:
-    """Take the unit off a text that writes it as a letter, like a name: 5m, where the other side says 5 meters."""
-    return text.removesuffix(unit).strip() if re.fullmatch("[a-zA-Z]", unit) else text
+    if given is not None:
+        return not units.contradicts(given, question) and is_equal(expected, given.head, question)
+    is_angle = r"\circ" in answer and formula.is_equal(expected, answer)  # 30^\circ + 45^\circ
+    return is_angle or is_equal(wanted.head, answer, question)
 
 
 def _match_relations(expected: str, answer: str, question: str) -> bool | None:
     return True if equations.is_same_relation(expected, answer) else None
-
-
-_WORD = re.compile(r"\\text|(?<![A-Za-z\\])(?:[A-Za-z]{3,}|[A-Z]{2,}|[ap]m)|[^\x00-\x7f]")
-
-
-def _match_texts(expected: str, answer: str, question: str) -> bool | None:
-    is_option = re.fullmatch(r"[A-Z]", expected) is not None
-    if not is_option and not _WORD.search(expected) and not _WORD.search(answer):
-        return None
-    return _plain(expected) == _plain(answer)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\\text|[\s{}().:\"'`]", "", text).lower()
 
 
 _RULES = (
@@ -285,5 +286,4 @@ _RULES = (
     _match_bases,
     _match_ratios,
     _match_relations,
-    _match_texts,
 )

@@ -6,10 +6,10 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from c3jax.tasks.maths import formula, latex, values
+from c3jax.tasks.maths import formula, latex, values, words
 
 _WORDS = r"\\(?:text|overline|overrightarrow|vec|hat|mathcal|mathbb)(?: ?\{[^{}]*\}| ?[A-Za-z])"
-_POINTS = r"(?:m ?)?\\(?:measured)?angle ?[A-Z]{0,3}|\\triangle ?[A-Z]{0,3}|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,5}\]"
+_POINTS = r"(?:m ?)?\\(?:measuredangle|angle|triangle) ?\{? ?[A-Z]{0,3} ?\}?|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,5}\]"
 _FUNCTION = r"[fghpqFGHPQEVSTNLRA](?: ?_ ?[0-9a-z])?'*(?: ?\^ ?\{-1\})? ?[(\[][^()]*[)\]]|[A-Za-z] ?\([A-Za-z, ]+\)"
 _TUPLE = rf"\( ?{formula.NAME}(?: ?, ?{formula.NAME})+ ?\)"
 _DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}"
@@ -40,15 +40,14 @@ def read_equation(text: str, question: str) -> Equation | None:
     chains = [latex.split_top(chain, "=") for chain in latex.split_top(text, r"\approx")]
     if chains == [[text]]:
         return None
-    chains[0] = chains[0][chains[0][0] == "" :]  # "= 5", "\approx 5"
-    chains = [chain for chain in chains if chain]
-    if not chains or not all(side for chain in chains for side in chain):
+    if not all(side for chain in chains for side in chain):
         return None
     asked = {_squeeze(latex.tidy(wanted)) for wanted in _ASKED.findall(question)}
     name = None
     if sum(map(len, chains)) > 1:
         for chain, index in ((chains[0], 0), (chains[-1], -1)):
-            if name is None and (_NAME.fullmatch(chain[index]) or _squeeze(chain[index]) in asked):
+            is_name = _NAME.fullmatch(chain[index]) and not words.DENIAL.search(chain[index])
+            if name is None and (is_name or _squeeze(chain[index]) in asked):
                 name = _squeeze(chain.pop(index))
     return Equation(name, tuple(tuple(chain) for chain in chains if chain))
 

@@ -32,7 +32,7 @@ _GREEK = "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|iota|kappa|lambd
 _GREEK += "|chi|psi|omega|Gamma|Delta|Phi|Omega"
 NAME = rf"(?:[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
 _TOKEN = re.compile(rf"{NAME}|\\[A-Za-z]+|[0-9]+(?:\.[0-9]*)?|\.[0-9]+|[-+*/^_=()\[\]{{}}|!]")
-_WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3}")
+_WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4}|^(?=.*[A-Za-z]{3})[A-Za-z ]+$|^[A-Z]{2,}$")
 _CLOSING = {"(": ")", "[": "]", "{": "}", "|(": "|)", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
 _TIMES, _OVER = ("*", r"\cdot", r"\times"), ("/", r"\div")
 _ENDS = {*_CLOSING.values(), *_TIMES, *_OVER, "+", "-", "=", "^", "_", "!", ""}
@@ -107,6 +107,7 @@ def _make_points(names: Sequence[str], is_discrete: bool) -> list[Point]:
 
 def _tokenize(text: str) -> list[str]:
     text = re.sub(r"\^ ?(?:\\circ|\{ ?\\circ ?\})", r"\\circ ", text)
+    text = re.sub(r"[0-9]*\.[0-9]*\\overline ?\{[0-9]+\}", _spell_repeating, text)
     is_large = len(text) > LONGEST or latex.measure_depth(text) > _DEEPEST or text.count("|") > _DEEPEST
     if is_large or _WORD.search(text) or _TOKEN.sub("", text).strip():
         raise NoFormula(text)
@@ -120,6 +121,11 @@ def _tokenize(text: str) -> list[str]:
             raise NoFormula(text)
         tokens.append(re.sub(r" ?_ ?([0-9A-Za-z])$", r"_{\1}", token))
     return tokens[::-1]
+
+
+def _spell_repeating(found: re.Match[str]) -> str:
+    number = latex.parse_number(found[0])
+    return rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}" if number else found[0]
 
 
 def _is_name(token: str) -> bool:
@@ -237,10 +243,10 @@ def _read_operand(tokens: list[str], point: Point) -> Value:
     _take(tokens)
     if token[0].isdigit() or token[0] == ".":
         return _refuse_number(tokens, Fraction(f"0{token}"))
+    if token in point:
+        return _refuse_number(tokens, point[token])
     if token in values.CONSTANTS:
         return _refuse_number(tokens, values.CONSTANTS[token]())
-    if _is_name(token):
-        return _refuse_number(tokens, point[token])
     if token == r"\frac":
         return values.divide(_read_group(tokens, point), _read_group(tokens, point))
     if token == r"\binom":

@@ -40,17 +40,23 @@ _SYMBOLS = {
     **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "θ": r"\theta "},
     **{"∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in "},
     **{"±": r"\pm ", "√": r"\sqrt ", "≈": r"\approx ", "∅": r"\emptyset ", "ℝ": r"\reals ", "℃": r"^\circ C "},
+    **{"²": "^2", "³": "^3"},
     **{"。": ".", "、": ",", **dict.fromkeys("\n\t\xa0\u2009\u202f\u3000", " ")},
     # The wide letters, digits and signs of Chinese fonts.
     **{chr(code + 0xFEE0): chr(code) for code in range(ord("!"), ord("~") + 1)},
 }
 _COMMANDS = {
-    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"),
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
     **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
     **dict.fromkeys(("mbox", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt", "mathrm"), r"\text"),
-    **dict.fromkeys("mathbf mathit mathsf boldsymbol bm underline emph boxed fbox rm bf it bfseries".split(), ""),
+    **dict.fromkeys(
+        "mathbf mathit mathsf mathtt boldsymbol bm pmb underline emph ensuremath boxed fbox framebox hbox".split(), ""
+    ),
     **dict.fromkeys("left right middle big Big bigl bigr Bigl Bigr bigg Bigg biggl biggr Biggl Biggr".split(), ""),
-    **dict.fromkeys("displaystyle textstyle limits nolimits small normalsize large Large LARGE huge".split(), ""),
+    **dict.fromkeys(
+        "rm bf it tt bfseries displaystyle textstyle scriptstyle limits nolimits therefore checkmark small normalsize large Large LARGE huge".split(),
+        "",
+    ),
     **dict.fromkeys(("quad", "qquad", "thinspace", "enspace"), " "),
     **{"lt": "<", "gt": ">", "leq": r"\le", "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "neq": r"\ne"},
     **{"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "vert": "|", "lvert": "|", "rvert": "|"},
@@ -62,13 +68,17 @@ _COMMANDS = {
 _COMMAND = re.compile(r"\\([A-Za-z]+)\s*")
 _SPACING = re.compile(r"\\([,;:!> ()\[\]])|(?<!\\)~")
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:,\\!|\{,\}|\{?\\[,;: ]\}?|[~ ])[0-9]{3})+(?![0-9])")
-_DIGIT_ARGUMENT = re.compile(r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt)\s*([0-9A-Za-z])")
-_LEAD = r"(?i:(?:the )?(?:final |correct )?answer(?: is)? ?:?|(?:所以|故|因此)?答案?(?:是|为| ?:))"
+_DIGIT_ARGUMENT = re.compile(
+    r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt|\\pmod)\s*([0-9A-Za-z])"
+)
+_LEAD = r"(?i:(?:the )?(?:final |correct )?answer(?: is)? ?:?|(?:所以|故|因此)?答案?(?:是|为| ?:)|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is)"
 # What is written in several ways, before the commands are spelled plainly and after it.
 _BEFORE = (
     (r"\\\\ ?\[ ?-?[0-9.]+ ?[a-z]{2} ?\]", r"\\\\ "),  # the end of a matrix's row, with some space
     (r"\\(?:(?:text)?color(?:box)?|[hv]space\*?|tag) ?\{[^{}]*\}", ""),
     (r"\{,\}", ","),
+    (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"\\%", "%"),
     (r"<=", r"\\le "),
     (r">=", r"\\ge "),
@@ -81,9 +91,17 @@ _AFTER = (
     (r"\\text\s*\{\s*(?:percent|per cent)\s*\}|(?<=[0-9]) ?(?:percent|per cent)(?![a-z])", "%"),
     (r"(?<=[.0-9])\\dot ?\{? ?([0-9]) ?\}?(?:([0-9]*) ?\\dot ?\{? ?([0-9]) ?\}?)?", r"\\overline{\1\2\3}"),
     (r"(?<=[0-9]\.)\(([0-9]+)\)", r"\\overline{\1}"),
+    (r"\\text ?\{ ?[.,;:]? ?\}", ""),
     (r"\\text \{", r"\\text{"),
+    (r" ?\((?:%|percent)\)", "%"),
+    (r" ?; ?", ", "),
+    (r"(?<=[0-9])\{(\\frac\{[^{}]*\}\{[^{}]*\})\}", r"\1"),
+    (r"(?<![A-Za-z\\])(sin|cos|tan|log|ln|exp|sqrt)(?![A-Za-z])", r"\\\1 "),
+    (r"^负(?=[0-9])", "-"),
+    (r"^[\"“`](.*)[\"”`]$", r"\1"),
     (r"^\*\*(.*)\*\*$", r"\1"),
     (rf"^(?:\\text\{{ ?{_LEAD} ?\}}|{_LEAD}) ?(?=.)", ""),
+    (r"^(?:=|\\approx) ?(?=.)", ""),
 )
 
 

@@ -26,6 +26,7 @@ class Region(NamedTuple):
 _LOWEST, _HIGHEST = r"-\infty", r"\infty"
 _RELATION = re.compile(r"(\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>)")
 _VARIABLE = re.compile(r"[A-Za-z]|\\(?:theta|alpha|beta|lambda|phi)|f ?\([a-z]\)")
+_EXCEPT = re.compile(r"(?i)^(?:\\text\{)?all real numbers (?:except|other than) ?\}? ?(.*)$")
 _BUILDER = re.compile(r"\\\{ ?(?P<variable>[A-Za-z])(?: ?\\in ?(?:\\reals|R))? ?[|:](?P<condition>.*)\\\}")
 
 
@@ -34,26 +35,29 @@ def read_region(text: str) -> Region | None:
     builder = _BUILDER.fullmatch(text)
     if builder:
         return read_region(builder["condition"].strip())
+    text = _EXCEPT.sub(r"\\reals \\setminus \\{\1\\}", text)
     if words.name_saying(text) == "reals":
         return Region(None, (_make_piece("(", _LOWEST, _HIGHEST, ")"),))
     for mark, combine in ((r"\cup", _unite), (r"\setminus", _subtract), ("-", _subtract), (r"\cap", _intersect)):
         parts = latex.split_top(text, mark)
         if len(parts) > 1:
-            found = [_read_part(part) for part in parts]
-            if all(pieces is not None for pieces in found):
-                return Region(None, combine(*found))
+            found = [read_region(part) or read_points(part) for part in parts]
+            known = [region.pieces for region in found if region is not None]
+            if len(known) == len(parts):
+                return Region(None, combine(*known))
             if mark != "-":
                 return None
     return _read_interval(text) or _read_conditions(text)
 
 
-def _read_part(text: str) -> tuple[Piece, ...] | None:
+def read_points(text: str) -> Region | None:
+    r"""Read \{1, 2\}, which alone is rather a list."""
     enclosed = latex.split_enclosed(text)
-    if enclosed is not None and enclosed.left == r"\{" and not _BUILDER.fullmatch(text):
-        points = [_make_piece("[", part, part, "]") for part in enclosed.parts]
-        return _unite(tuple(point for point in points if point)) if all(points) else None
-    region = read_region(text)
-    return region.pieces if region else None
+    if enclosed is None or enclosed.left != r"\{":
+        return None
+    points = [_make_piece("[", part, part, "]") for part in enclosed.parts]
+    known = tuple(point for point in points if point is not None)
+    return Region(None, _unite(known)) if len(known) == len(points) else None
 
 
 def _read_interval(text: str) -> Region | None:

@@ -31,13 +31,31 @@ _WORD = rf"(?:{_TEXT}|{_CHINESE}|{_BARE})"
 _TAIL = rf"{_WORD}(?:{_POWER}? ?(?:(?:/|\\cdot|\*) ?(?:{_TEXT}|[A-Za-z]++)|{_WORD}))*{_POWER}?"
 _QUOTIENT = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?\}")
 _MEASURED = re.compile(rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?<=[0-9)}} ])[a-zA-Z](?= ?\\text)))\s*(?P<tail>{_TAIL})")
-_BRACKETED = re.compile(r"(?P<head>.*[0-9}]) ?\( ?(?P<tail>[A-Za-z]{3,}+(?: [A-Za-z]+)*|[\u4e00-\u9fff]+) ?\)")
+_BRACKETED = re.compile(
+    rf"(?P<head>.*[0-9}}]) ?\( ?(?P<tail>{_TAIL}|(?<= \()[A-Za-z]+[A-Za-z.' /-]+|[\u4e00-\u9fff]+) ?\)"
+)
 _DEGREES = re.compile(r"(?P<head>.*[0-9)}]) ?\^ ?\{? ?\\circ ?\}? ?(?P<scale>(?:\\text ?\{)? ?(?P<letter>[CF]) ?\}?)?")
 _PART = rf"[0-9]+(?:\.[0-9]+)? ?{_WORD}"
 _COMPOUND = re.compile(rf"{_PART}(?: ?,? ?{_PART})+")
-_MONEY = re.compile(r"(?P<before>[-+]?) ?(?:US ?)?(?P<sign>\\\$|[€£¥₹]) ?(?P<head>[-+]?[0-9.].*)")
-_CURRENCIES = {r"\$": "dollars", "€": "euros", "£": "pounds", "¥": "yuan", "₹": "rupees"}
-_MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7, "billion": 10**9}
+_MONEY = re.compile(r"(?P<before>[-+]?) ?(?:US ?)?(?P<sign>\\\$|[€£¥₹]|Rs\.?) ?(?P<head>[-+]?[0-9.].*)")
+_CURRENCIES = {
+    r"\$": "dollars",
+    "€": "euros",
+    "£": "pounds",
+    "¥": "yuan",
+    "₹": "rupees",
+    "Rs": "rupees",
+    "Rs.": "rupees",
+}
+_MAGNITUDES = {
+    "ten": 10,
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "lakh": 10**5,
+    "million": 10**6,
+    "crore": 10**7,
+    "billion": 10**9,
+}
 _MAGNITUDES |= {"trillion": 10**12, "dozen": 12, "half": Fraction(1, 2), "halve": Fraction(1, 2)}
 _MAGNITUDES |= {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 _MAGNITUDES |= {
@@ -85,14 +103,26 @@ def read_measure(text: str, question: str) -> Measure | None:
     return _read_words(head, re.sub(r"\s+", " ", tail).strip(), question)
 
 
+def read_letters(text: str) -> Measure | None:
+    """Read 5 m and 5 m/s, whose units are letters, as names are; None where they are no known unit."""
+    found = re.fullmatch(r"(?P<head>-?[0-9.,]*[0-9]) ?(?P<unit>[A-Za-z]{1,2}(?:[ /*^A-Za-z0-9{}-]*))", text)
+    unit = re.sub("[{}]", "", found["unit"]) if found else ""
+    return Measure(found["head"], unit) if found and _parse(unit) else None
+
+
 def _read_words(head: str, unit: str, question: str) -> Measure | None:
     counted = find_counted(question)
     while (first := _split_magnitude(unit)) and first[0] not in counted:
         head, unit = rf"({head}) \cdot ({Fraction(_MAGNITUDES[first[0]])})", first[1]
-    unit = unit.removeprefix("of ")
-    is_plain = re.fullmatch(r"[^0-9]*(?:\^ ?-?[1-9][^0-9]*)*", unit) is not None and len(unit.split()) <= 6
-    statements = [word for word in _STATING.findall(_drop_squares(unit.lower())) if word not in counted]
-    if not is_plain or statements or not formula.is_formula(latex.join_thousands(head).removesuffix("%")):
+    unit = unit.strip(" ,").removeprefix("of ")
+    is_plain = re.fullmatch(r"(?:[A-Za-z\u4e00-\u9fff][^0-9,]*(?:\^ ?-?[1-9][^0-9,]*)*)?", unit) is not None
+    said = [
+        *_STATING.findall(_drop_squares(unit.lower())),
+        *(w for w in re.findall(r"\w+", unit) if _split_magnitude(w)),
+    ]
+    if not is_plain or len(unit.split()) > 6 or any(word.removesuffix("s") not in counted for word in said):
+        return None
+    if not formula.is_formula(latex.join_thousands(head).removesuffix("%")):
         return None
     return Measure(head, unit)
 
@@ -107,7 +137,7 @@ def _split_magnitude(unit: str) -> tuple[str, str] | None:
 
 
 def _drop_squares(unit: str) -> str:
-    return re.sub(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes$|\bpairs?(?= of)", "", unit)
+    return re.sub(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$|\bpairs?(?= of)", "", unit)
 
 
 def find_counted(question: str) -> frozenset[str]:
@@ -161,7 +191,12 @@ def convert(measure: Measure, unit: str) -> str | None:
     source, target = _parse(measure.unit), _parse(unit)
     if not (source and target):
         nouns = [{word.removesuffix("s") for word in text.lower().split()} for text in (measure.unit, unit)]
-        is_same = not source and not target and (nouns[0] <= nouns[1] or nouns[1] <= nouns[0])
+        is_same = (
+            not source
+            and not target
+            and "^" not in measure.unit + unit
+            and (nouns[0] <= nouns[1] or nouns[1] <= nouns[0])
+        )
         return measure.head if is_same else None
     if (source, target) in (({"degree": 1}, {"radian": 1}), ({"radian": 1}, {"degree": 1})):
         return rf"({measure.head}) \cdot " + (r"\frac{\pi}{180}" if "radian" in target else r"\frac{180}{\pi}")
@@ -176,9 +211,9 @@ def convert(measure: Measure, unit: str) -> str | None:
 
 def contradicts(measure: Measure, question: str) -> bool:
     """Whether a question counts in a unit, "how many dollars", and the measure is in another one."""
-    asked = next((unit for word in find_counted(question) if (unit := _parse(word))), None)
-    given = _parse(measure.unit) if asked else None
-    return bool(given) and given != asked
+    asked = re.search("how many ([a-z]{4,})|(?:多少|几)([\u4e00-\u9fff]{1,3})", question.lower())
+    wanted, given = (_parse(asked[1] or asked[2]), _parse(measure.unit)) if asked else ({}, {})
+    return bool(wanted and given) and wanted != given and "unit" not in given
 
 
 def _normalise(unit: str) -> str:

@@ -24,13 +24,15 @@ def to_digits(text: str) -> str:
     if found:
         under, over = ("100" if part == "百" else to_digits(part) for part in found.groups())
         return f"{over}%" if under == "100" else rf"\frac{{{over}}}{{{under}}}"
+    if text.lower() in ("half", "a half", "one half", "one-half"):
+        return r"\frac{1}{2}"
     found = _ENGLISH.match(text)
     if found:
         number = _read_english(re.split(r"-| and | ", found[0].lower()))
     else:
         found = _CHINESE.match(text)
         number = _read_chinese(found[0]) if found else None
-    return text if found is None or number is None else f"{number}{text[found.end() :]}"
+    return text if found is None or number is None else f"{number}{re.sub('^-', ' ', text[found.end() :])}"
 
 
 def _read_english(parts: list[str]) -> int | None:
@@ -62,11 +64,12 @@ def _read_chinese(text: str) -> int | None:
     return total + section + digit
 
 
+DENIAL = re.compile(r"(?i)\b(?:not|no|never|wrong|false|incorrect|except|isn't)\b|[不非错]")
 _SAYINGS = {
-    "none": r"(?:there (?:is|are) )?no (?:real )?(?:solutions?|roots?)|none|(?:the )?empty set|\\emptyset|\\\{ ?\\\}|无(?:实数)?解|空集",
+    "none": r"(?:there (?:is|are) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?|none|(?:the )?empty set|\\emptyset|\\\{ ?\\\}|无(?:实数)?解|空集",
     "undefined": r"dne|does not exist|doesn't exist|undefined|不存在",
     "reals": r"\\reals|all real(?:s| numbers)|R|全体实数",
-    "infinity": r"\+? ?\\infty|(?:positive )?infinity",
+    "infinity": r"\+? ?\\infty|(?:positive )?infinity|infinitely many(?: solutions)?",
 }
 
 
@@ -82,7 +85,7 @@ class Option(NamedTuple):
 
 
 _OPTION = re.compile(
-    r"(?:(?i:option|choice)|(?:故|应|所以)?选[项择]?)?:? ?(?:\( ?(?P<inner>[A-J]) ?\)|(?P<bare>[A-J])(?:[).:]|(?=\s*$)))(?P<text>.*)"
+    r"(?:(?i:option|choice)|(?:故|应|所以)?选[项择]?)?:? ?(?:\( ?(?P<inner>[A-J]) ?\)|(?P<bare>[A-J])(?:[).:项]|(?=\s*$)))(?P<text>.*)"
 )
 
 
