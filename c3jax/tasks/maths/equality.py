@@ -22,9 +22,8 @@ def is_equal(expected: str, answer: str, question: str) -> bool:
         decision = rule(expected, answer, question)
         if decision is not None:
             return decision
-    return formula.is_equal(latex.join_thousands(expected), latex.join_thousands(answer)) or _is_same_text(
-        expected, answer
-    )
+    expected, answer = latex.join_thousands(expected), latex.join_thousands(answer)
+    return formula.is_equal(expected, answer) or _is_same_text(expected, answer)
 
 
 def _squeeze(text: str) -> str:
@@ -52,28 +51,30 @@ def _match_sayings(expected: str, answer: str, question: str) -> bool | None:
 
 
 def _match_options(expected: str, answer: str, question: str) -> bool | None:
-    if all(re.fullmatch("[A-J](?:,? ?[A-J])+", text) for text in (expected, answer)) and "," in expected + answer:
-        if not ("," in expected and "," in answer):
-            return re.sub("[, ]", "", expected) == re.sub("[, ]", "", answer)
+    letters = [re.sub("[, ]", "", text) for text in (expected, answer) if re.fullmatch("[A-J](?:,? ?[A-J])+", text)]
+    if len(letters) == 2 and ("," in expected) != ("," in answer):
+        return letters[0] == letters[1]
     wanted, given = words.read_option(expected), words.read_option(answer)
-    if wanted is None and given is None:
+    option = wanted or given
+    if option is None:
         return None
-    options = {letter: latex.tidy(text) for letter, text in words.find_options(question).items()}
-    if wanted is None or given is None:  # one says the option's text alone
-        option, other = (given, expected) if wanted is None else (wanted, answer)
-        text = options.get(option.letter)
-        if text is None or (option.text and not is_equal(text, option.text, "")):
-            return None
-        return is_equal(text, other, "")
-    text = wanted.text or options.get(given.letter)
-    return wanted.letter == given.letter and (not given.text or text is None or is_equal(text, given.text, ""))
+    text = words.find_options(question).get(option.letter)
+    text = latex.tidy(text) if text else option.text
+    if wanted is not None and given is not None:
+        is_known = text and given.text
+        is_same = is_equal(text, given.text, "") if is_known else words.is_remark(given.text)
+        return wanted.letter == given.letter and is_same
+    if not text or (option.text and not is_equal(text, option.text, "")):
+        return None
+    return is_equal(text, answer if given is None else expected, "")  # the option's text alone
 
 
 def _match_equations(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = equations.read_equation(expected, question), equations.read_equation(answer, question)
+    if wanted is None and given is None:
+        return None
     if given is None:
-        named = wanted is not None and wanted.name is not None
-        return is_equal(wanted.chains[-1][-1], answer, question) if named else None
+        return is_equal(wanted.chains[-1][-1], answer, question) if wanted and wanted.name else None
     if wanted is None:
         return _is_chain_of(expected, given, question)
     if equations.is_same_relation(expected, answer):
@@ -122,15 +123,14 @@ def _match_named(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = equations.read_named(expected), equations.read_named(answer)
     if wanted is None and given is None:
         return None
-    sides = []
-    for named, text in ((wanted, expected), (given, answer)):
-        enclosed = latex.split_enclosed(text)
-        if named is None and (enclosed is None or enclosed.left == r"\{"):
-            return None
-        sides.append(enclosed.parts if named is None else [named[name] for name in sorted(named)])
-    if wanted is not None and given is not None and wanted.keys() != given.keys():
-        return False
-    return _is_sequence_equal(*sides, question)
+    if wanted is not None and given is not None:
+        return wanted.keys() == given.keys() and all(is_equal(wanted[name], given[name], question) for name in wanted)
+    enclosed = latex.split_enclosed(expected if wanted is None else answer)
+    if enclosed is None or enclosed.left == r"\{":
+        return None
+    ordered = [value for _, value in sorted((wanted or given or {}).items())]
+    sides = (enclosed.parts, ordered) if wanted is None else (ordered, enclosed.parts)
+    return _is_sequence_equal(sides[0], sides[1], question)
 
 
 def _is_sequence_equal(expected: Sequence[str], answer: Sequence[str], question: str) -> bool:
@@ -210,7 +210,8 @@ def _match_matrices(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = _read_matrix(expected), _read_matrix(answer)
     if wanted is None or given is None:
         return False
-    return len(wanted) == len(given) and all(map(lambda *rows: _is_sequence_equal(*rows, question), wanted, given))
+    rows = zip(wanted, given, strict=False)
+    return len(wanted) == len(given) and all(_is_sequence_equal(row, other, question) for row, other in rows)
 
 
 _BASED = re.compile(r"(?P<digits>[0-9A-F]+(?:\.[0-9A-F]+)?) ?(?:_|base) ?(?P<base>[0-9]{1,2}|[a-z]+)")
@@ -244,10 +245,8 @@ def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
     if _TIME.fullmatch(expected) and _TIME.fullmatch(answer) and "ratio" not in question.lower():
         return None
     if len(wanted) == len(given):  # w : w' is g : g' if w g' = g w'
-        products = [
-            (rf"({w}) \cdot ({given[0]})", rf"({g}) \cdot ({wanted[0]})") for w, g in zip(wanted, given, strict=True)
-        ]
-        return all(formula.is_equal(*pair) for pair in products)
+        pairs = zip(wanted, given, strict=True)
+        return all(formula.is_equal(rf"({w}) \cdot ({given[0]})", rf"({g}) \cdot ({wanted[0]})") for w, g in pairs)
     fractions = [rf"\frac{{{parts[0]}}}{{{parts[1]}}}" if len(parts) == 2 else parts[0] for parts in (wanted, given)]
     is_fraction = re.search(r"\\frac|/", expected + answer) is not None
     return is_fraction and max(len(wanted), len(given)) == 2 and formula.is_equal(*fractions)
@@ -255,17 +254,17 @@ def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
 
 def _match_units(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = units.read_measure(expected, question), units.read_measure(answer, question)
-    if wanted is None and given is None:
-        return None
     # 5m is a product of names, and a length where the other side has a unit.
-    wanted, given = wanted or units.read_letters(expected), given or units.read_letters(answer)
+    wanted, given = wanted or (given and units.read_letters(expected)), given or (wanted and units.read_letters(answer))
     if wanted is not None and given is not None:
         head = units.convert(given, wanted.unit)
         return head is not None and is_equal(wanted.head, head, question)
     if given is not None:
         return not units.contradicts(given, question) and is_equal(expected, given.head, question)
-    is_angle = r"\circ" in answer and formula.is_equal(expected, answer)  # 30^\circ + 45^\circ
-    return is_angle or is_equal(wanted.head, answer, question)
+    if wanted is not None:
+        is_angle = r"\circ" in answer and formula.is_equal(expected, answer)  # 30^\circ + 45^\circ
+        return is_angle or is_equal(wanted.head, answer, question)
+    return None
 
 
 def _match_relations(expected: str, answer: str, question: str) -> bool | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from c3jax.tasks.maths import latex, values
@@ -29,7 +29,7 @@ _MOST_TERMS = 100  # of a sum
 _POINTS = 9
 
 _GREEK = "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi"
-_GREEK += "|chi|psi|omega|Gamma|Delta|Phi|Omega"
+_GREEK += "|chi|psi|omega|Delta|Phi|Omega"
 NAME = rf"(?:[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
 _TOKEN = re.compile(rf"{NAME}|\\[A-Za-z]+|[0-9]+(?:\.[0-9]*)?|\.[0-9]+|[-+*/^_=()\[\]{{}}|!]")
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4}|^(?=.*[A-Za-z]{3})[A-Za-z ]+$|^[A-Z]{2,}$")
@@ -58,37 +58,44 @@ def is_equal(expected: str, answer: str) -> bool:
     which must be the same, or to 350 digits, of which 300 must be. Formulas that are nowhere real must agree as
     complex numbers.
     """
-    return bool(pairs := _sample(expected, answer)) and all(values.is_close(*pair) for pair in pairs)
+    has_real, agreements = False, []
+    try:
+        for left, right in _sample(expected, answer):
+            is_real = values.is_real(left) and values.is_real(right)
+            agreements.append(values.is_close(left, right))
+            if is_real and not agreements.pop():
+                return False
+            has_real |= is_real
+    except NoFormula:
+        return False
+    return has_real or (bool(agreements) and all(agreements))
 
 
 def is_proportional(expected: str, answer: str, is_signed: bool) -> bool:
-    """Decide whether one formula is the other one times a number, as the two of one equation are; of the same sign
-    if `is_signed`, as in an inequality."""
-    pairs = [pair for pair in _sample(expected, answer) if not values.is_close(pair[0], pair[1] * 0)]
-    ratios = [values.divide(right, left) for left, right in pairs]
-    return (
-        len(ratios) > 1
-        and all(values.is_close(ratio, ratios[0]) for ratio in ratios)
-        and not values.is_close(ratios[0], Fraction(0))
-        and not (is_signed and values.is_negative(ratios[0]))
-    )
+    """Decide whether one formula is the other one times a number, as the two of one equation are.
 
-
-def _sample(expected: str, answer: str) -> list[tuple[Value, Value]]:
-    """The values of two formulas at the points where both have one; those that are real, where there are such."""
-    real, other = [], []
+    Args:
+      is_signed: the number must be above 0, as for inequalities.
+    """
     try:
-        names = sorted(find_names(expected) | find_names(answer))
-        is_discrete = "!" in expected + answer or r"\binom" in expected + answer
-        for point in _make_points(names, is_discrete):
-            try:
-                pair = compute(expected, point), compute(answer, point)
-            except Undefined:
-                continue
-            (real if all(values.is_real(value) for value in pair) else other).append(pair)
+        pairs = [pair for pair in _sample(expected, answer) if not values.is_close(pair[0], Fraction(0))]
     except NoFormula:
-        return []
-    return real or other
+        return False
+    ratios = [values.divide(right, left) for left, right in pairs]
+    if len(ratios) < 2 or values.is_close(ratios[0], Fraction(0)) or (is_signed and values.is_negative(ratios[0])):
+        return False
+    return all(values.is_close(ratio, ratios[0]) for ratio in ratios)
+
+
+def _sample(expected: str, answer: str) -> Iterator[tuple[Value, Value]]:
+    """The values of two formulas at the points where both have one. Raises NoFormula."""
+    names = sorted(find_names(expected) | find_names(answer))
+    is_discrete = "!" in expected + answer or r"\binom" in expected + answer
+    for point in _make_points(names, is_discrete):
+        try:
+            yield compute(expected, point), compute(answer, point)
+        except Undefined:
+            continue
 
 
 def _make_points(names: Sequence[str], is_discrete: bool) -> list[Point]:

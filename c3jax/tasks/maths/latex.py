@@ -49,14 +49,11 @@ _COMMANDS = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
     **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
     **dict.fromkeys(("mbox", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt", "mathrm"), r"\text"),
-    **dict.fromkeys(
-        "mathbf mathit mathsf mathtt boldsymbol bm pmb underline emph ensuremath boxed fbox framebox hbox".split(), ""
-    ),
+    **dict.fromkeys("mathbf mathit mathsf mathtt boldsymbol bm pmb underline emph ensuremath".split(), ""),
+    **dict.fromkeys(("boxed", "fbox", "framebox", "hbox"), ""),
     **dict.fromkeys("left right middle big Big bigl bigr Bigl Bigr bigg Bigg biggl biggr Biggl Biggr".split(), ""),
-    **dict.fromkeys(
-        "rm bf it tt bfseries displaystyle textstyle scriptstyle limits nolimits therefore checkmark small normalsize large Large LARGE huge".split(),
-        "",
-    ),
+    **dict.fromkeys("rm bf it tt bfseries small normalsize large Large LARGE huge therefore checkmark".split(), ""),
+    **dict.fromkeys(("displaystyle", "textstyle", "scriptstyle", "limits", "nolimits"), ""),
     **dict.fromkeys(("quad", "qquad", "thinspace", "enspace"), " "),
     **{"lt": "<", "gt": ">", "leq": r"\le", "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "neq": r"\ne"},
     **{"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "vert": "|", "lvert": "|", "rvert": "|"},
@@ -71,7 +68,10 @@ _SPACED_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:,\\!|\{,\}|\{?\\[,;
 _DIGIT_ARGUMENT = re.compile(
     r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt|\\pmod)\s*([0-9A-Za-z])"
 )
-_LEAD = r"(?i:(?:the )?(?:final |correct )?answer(?: is)? ?:?|(?:所以|故|因此)?答案?(?:是|为| ?:)|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is)"
+_LEAD = (
+    r"(?i:(?:the )?(?:final |correct )?answer(?: is)? ?:?|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is"
+    r"|(?:所以|故|因此)?答案?(?:是|为| ?:))"
+)
 # What is written in several ways, before the commands are spelled plainly and after it.
 _BEFORE = (
     (r"\\\\ ?\[ ?-?[0-9.]+ ?[a-z]{2} ?\]", r"\\\\ "),  # the end of a matrix's row, with some space
@@ -82,7 +82,7 @@ _BEFORE = (
     (r"\\%", "%"),
     (r"<=", r"\\le "),
     (r">=", r"\\ge "),
-    (r"\\mathbb ?(?:\{ ?R ?\}|R)", r"\\reals "),
+    (r"\\math(?:bb|bf) ?(?:\{ ?R ?\}|R(?![A-Za-z]))", r"\\reals "),
     (r"\\mathrm ?\{ ?([ei]) ?\}", r"\1 "),
     (r"\\operatorname\*? ?\{ ?([A-Za-z]+) ?\}", r"\\\1 "),
 )
@@ -110,9 +110,8 @@ def tidy(text: str) -> str:
 
     \dfrac12 becomes \frac{1}{2}, 1{,}000 and 1\,000 become 1,000, and "and" or "or" between two answers a comma.
     """
-    text = _SPACED_THOUSANDS.sub(
-        lambda found: ",".join(re.findall("[0-9]+", found[0])), text.translate(str.maketrans(_SYMBOLS))
-    )
+    text = text.translate(str.maketrans(_SYMBOLS))
+    text = _SPACED_THOUSANDS.sub(lambda found: ",".join(re.findall("[0-9]+", found[0])), text)
     for pattern, plain in _BEFORE:
         text = re.sub(pattern, plain, text)
     if r"\begin" not in text:

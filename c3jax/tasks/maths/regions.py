@@ -37,7 +37,7 @@ def read_region(text: str) -> Region | None:
         return read_region(builder["condition"].strip())
     text = _EXCEPT.sub(r"\\reals \\setminus \\{\1\\}", text)
     if words.name_saying(text) == "reals":
-        return Region(None, (_make_piece("(", _LOWEST, _HIGHEST, ")"),))
+        return Region(None, _complement(()))
     for mark, combine in ((r"\cup", _unite), (r"\setminus", _subtract), ("-", _subtract), (r"\cap", _intersect)):
         parts = latex.split_top(text, mark)
         if len(parts) > 1:
@@ -131,7 +131,7 @@ def is_equal(expected: Region, answer: Region) -> bool:
         and wanted.has_high == given.has_high
         and values.is_close(wanted.low, given.low)
         and values.is_close(wanted.high, given.high)
-        for wanted, given in zip(_unite(expected.pieces), _unite(answer.pieces), strict=True)
+        for wanted, given in zip(expected.pieces, answer.pieces, strict=True)
     )
 
 
@@ -143,9 +143,8 @@ Pieces = tuple[Piece, ...]
 
 def _unite(*sets: Pieces) -> Pieces:
     united: list[Piece] = []
-    for piece in sorted(
-        (piece for pieces in sets for piece in pieces), key=lambda piece: (piece.low, not piece.has_low)
-    ):
+    pieces = [piece for pieces in sets for piece in pieces]
+    for piece in sorted(pieces, key=lambda piece: (piece.low, not piece.has_low)):
         last = united[-1] if united else None
         if last is None or last.high < piece.low or (last.high == piece.low and not (last.has_high or piece.has_low)):
             united.append(piece)

@@ -17,61 +17,40 @@ class Measure(NamedTuple):
     unit: str  # plain text: "km/h", "square feet", "red apples", "cm^2"
 
 
+# A word of a unit: in \text, in Chinese, or a word of four letters or a known short one, for letters side by side
+# are a product of names.
 _TEXT = r"\\text\{(?:[^{}]|\{[^{}]*\})*+\}"
-_CHINESE = r"[\u4e00-\u9fff]++"
-_POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)"
-# A word of a unit that stands in a formula without \text; short ones could be variables side by side.
-_SHORT = (
-    "cm|mm|km|dm|kg|mg|ml|mL|ft|in|yd|mi|lb|lbs|oz|hr|hrs|min|mins|sec|mph|kph|rad|deg|day|men|cup|ton|sq|cu|USD|am|pm"
-)
-_BARE = (
-    rf"(?:(?<=[0-9)}}i ])(?:{_SHORT})(?![A-Za-z])|(?<= )[A-Za-z]{{3}}(?= |$)(?<=s)|(?<![A-Za-z\\])[A-Za-z]{{4,}}+)\.?"
-)
-_WORD = rf"(?:{_TEXT}|{_CHINESE}|{_BARE})"
-_TAIL = rf"{_WORD}(?:{_POWER}? ?(?:(?:/|\\cdot|\*) ?(?:{_TEXT}|[A-Za-z]++)|{_WORD}))*{_POWER}?"
-_QUOTIENT = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?\}")
+_SHORT = "[cdkm]m|[km]g|m[lL]|ft|in|yd|mi|lbs?|oz|hrs?|mins?|sec|[mk]ph|rad|deg|days?|men|cups?|tons?|sq|cu|USD|[ap]m"
+_BARE = rf"(?:(?<=[0-9)}}i ])(?:{_SHORT})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{4,}}+)\.?"
+_WORD = rf"(?:{_TEXT}|[\u4e00-\u9fff]++|{_BARE})"
+_POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
+_TAIL = rf"{_WORD}(?:{_POWER} ?(?:(?:/|\\cdot|\*) ?(?:{_TEXT}|[A-Za-z]++)|{_WORD}))*{_POWER}"
 _MEASURED = re.compile(rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?<=[0-9)}} ])[a-zA-Z](?= ?\\text)))\s*(?P<tail>{_TAIL})")
 _BRACKETED = re.compile(
     rf"(?P<head>.*[0-9}}]) ?\( ?(?P<tail>{_TAIL}|(?<= \()[A-Za-z]+[A-Za-z.' /-]+|[\u4e00-\u9fff]+) ?\)"
 )
-_DEGREES = re.compile(r"(?P<head>.*[0-9)}]) ?\^ ?\{? ?\\circ ?\}? ?(?P<scale>(?:\\text ?\{)? ?(?P<letter>[CF]) ?\}?)?")
+_DEGREES = re.compile(r"(?P<head>.*[0-9)}]) ?\^ ?\{? ?\\circ ?\}? ?(?:(?:\\text ?\{)? ?(?P<scale>[CF]) ?\}?)?")
+_QUOTIENT = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?\}")
 _PART = rf"[0-9]+(?:\.[0-9]+)? ?{_WORD}"
 _COMPOUND = re.compile(rf"{_PART}(?: ?,? ?{_PART})+")
-_MONEY = re.compile(r"(?P<before>[-+]?) ?(?:US ?)?(?P<sign>\\\$|[€£¥₹]|Rs\.?) ?(?P<head>[-+]?[0-9.].*)")
-_CURRENCIES = {
-    r"\$": "dollars",
-    "€": "euros",
-    "£": "pounds",
-    "¥": "yuan",
-    "₹": "rupees",
-    "Rs": "rupees",
-    "Rs.": "rupees",
-}
-_MAGNITUDES = {
-    "ten": 10,
-    "hundred": 10**2,
-    "thousand": 10**3,
-    "lakh": 10**5,
-    "million": 10**6,
-    "crore": 10**7,
-    "billion": 10**9,
-}
-_MAGNITUDES |= {"trillion": 10**12, "dozen": 12, "half": Fraction(1, 2), "halve": Fraction(1, 2)}
-_MAGNITUDES |= {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
-_MAGNITUDES |= {
-    word: Fraction(1, n) for n, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3)
-}
-_MAGNITUDES |= {"quarter": Fraction(1, 4), "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000)}
-_MAGNITUDES |= {"millionth": Fraction(1, 10**6)}
+_MONEY = re.compile(r"(?P<before>[-+]?) ?(?:US ?)?(?P<sign>\\\$|[€£¥₹]|Rs)\.? ?(?P<head>[-+]?[0-9.].*)")
+_CURRENCIES = {r"\$": "dollars", "€": "euros", "£": "pounds", "¥": "yuan", "₹": "rupees", "Rs": "rupees"}
+_POWERS = {"ten": 1, "hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "crore": 7, "billion": 9, "trillion": 12}
+_POWERS |= {"十": 1, "百": 2, "千": 3, "万": 4, "亿": 8, "hundredth": -2, "thousandth": -3, "millionth": -6}
+_MAGNITUDES = {word: Fraction(10) ** power for word, power in _POWERS.items()} | {"dozen": Fraction(12)}
+_PARTS = "half halve third fourth quarter fifth sixth seventh eighth ninth tenth".split()
+_MAGNITUDES |= {word: Fraction(1, part) for word, part in zip(_PARTS, (2, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10), strict=True)}
 # Words that say more than what is counted: with one of them a text is no quantity.
 _STATING = re.compile(
-    r"\b(?:and|or|not|no|non|but|if|is|are|was|be|than|to|more|less|most|least|fewer|over|under|below|above|about|around"
+    r"\b(?:and|or|not?|non|but|if|is|are|was|be|than|to|more|less|most|least|fewer|over|under|below|above|about|around"
     r"|plus|minus|negative|positive|times|twice|double|triple|squared?|cubed?|root|power|factorial|mod|modulo|base|point"
     r"|remainder|repeating|recurring|approximately|roughly|almost|nearly|maybe|probably|wrong|false|incorrect|true"
-    r"|infinite|undefined|none|nothing|zero|one|two|three|four|five|six|seven|eight|nine|ten|inverse|reciprocal|pairs?"
-    r"|score|gross|so|up|down|except|without|percent|percentage|thereof|half|x|pi)\b"
+    r"|infinite|undefined|none|nothing|zero|one|two|three|four|five|six|seven|eight|nine|inverse|reciprocal|pairs?"
+    r"|score|gross|so|up|down|except|without|percent|percentage|x|pi)\b"
     r"|[不非负没多余倍约或以]|分之|左右"
 )
+# The same words, where they are part of what is counted: square feet, times as many, pairs of shoes.
+_COUNTING = re.compile(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$|\bpairs?(?= of)")
 
 
 def read_measure(text: str, question: str) -> Measure | None:
@@ -80,51 +59,44 @@ def read_measure(text: str, question: str) -> Measure | None:
     A magnitude word multiplies ("5 lakh"), unless the question counts in it ("how many lakh ..."); 2 hours 30 minutes
     are 2 + 1/2 hours.
     """
-    if _COMPOUND.fullmatch(text):
-        parts = [read_measure(part, question) for part in re.findall(_PART, text)]
-        heads = [convert(part, parts[0].unit) if part and parts[0] else None for part in parts]
-        if all(heads) and len({part.unit for part in parts}) == len(parts):
-            return Measure(" + ".join(f"({head})" for head in heads), parts[0].unit)
-        return None
     text = _QUOTIENT.sub(r"\\text{\1/\2}", text)
-    money = _MONEY.fullmatch(text)
+    if _COMPOUND.fullmatch(text):
+        return _add_parts([read_measure(part, question) for part in re.findall(_PART, text)])
+    money = _MONEY.fullmatch(re.sub(r"^(.*[0-9]) ?\\\$$", r"\\$\1", text))
     if money:
         head = money["before"] + money["head"].replace(r"\$", "")
         inner = read_measure(head, question)
         return Measure(inner.head if inner else head, _CURRENCIES[money["sign"]])
     degrees = _DEGREES.fullmatch(text)
     if degrees and r"\circ" not in degrees["head"] and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
-        return Measure(degrees["head"].strip(), f"deg{degrees['letter']}" if degrees["letter"] else "degrees")
-    found = _BRACKETED.fullmatch(text) or _MEASURED.fullmatch(text.removesuffix(r"\$"))
+        return Measure(degrees["head"].strip(), f"deg{degrees['scale']}" if degrees["scale"] else "degrees")
+    found = _BRACKETED.fullmatch(text) or _MEASURED.fullmatch(text)
     if found is None:
-        return Measure(text.removesuffix(r"\$"), "dollars") if text.endswith(r"\$") else None
-    head = found["head"].strip().removesuffix(r"\cdot").strip().removesuffix("-")
+        return None
     tail = re.sub(r"\\text ?|[{}]|\.(?! ?[0-9])", "", found["tail"].replace(r"\cdot", "*"))
+    head = found["head"].strip().removesuffix(r"\cdot").strip().removesuffix("-")
     return _read_words(head, re.sub(r"\s+", " ", tail).strip(), question)
 
 
-def read_letters(text: str) -> Measure | None:
-    """Read 5 m and 5 m/s, whose units are letters, as names are; None where they are no known unit."""
-    found = re.fullmatch(r"(?P<head>-?[0-9.,]*[0-9]) ?(?P<unit>[A-Za-z]{1,2}(?:[ /*^A-Za-z0-9{}-]*))", text)
-    unit = re.sub("[{}]", "", found["unit"]) if found else ""
-    return Measure(found["head"], unit) if found and _parse(unit) else None
+def _add_parts(parts: list[Measure | None]) -> Measure | None:
+    known = [part for part in parts if part is not None]
+    heads = [convert(part, known[0].unit) for part in known]
+    if len(known) < len(parts) or not all(heads) or len({part.unit for part in known}) < len(parts):
+        return None
+    return Measure(" + ".join(f"({head})" for head in heads), known[0].unit)
 
 
 def _read_words(head: str, unit: str, question: str) -> Measure | None:
-    counted = find_counted(question)
+    counted = _find_counted(question)
     while (first := _split_magnitude(unit)) and first[0] not in counted:
-        head, unit = rf"({head}) \cdot ({Fraction(_MAGNITUDES[first[0]])})", first[1]
+        head, unit = rf"({head}) \cdot ({_MAGNITUDES[first[0]]})", first[1]
     unit = unit.strip(" ,").removeprefix("of ")
     is_plain = re.fullmatch(r"(?:[A-Za-z\u4e00-\u9fff][^0-9,]*(?:\^ ?-?[1-9][^0-9,]*)*)?", unit) is not None
-    said = [
-        *_STATING.findall(_drop_squares(unit.lower())),
-        *(w for w in re.findall(r"\w+", unit) if _split_magnitude(w)),
-    ]
-    if not is_plain or len(unit.split()) > 6 or any(word.removesuffix("s") not in counted for word in said):
+    stated = _STATING.findall(_COUNTING.sub("", unit.lower()))
+    stated += [word for word in re.findall(r"\w+", unit) if _split_magnitude(word)]
+    if not is_plain or len(unit.split()) > 6 or any(word.removesuffix("s") not in counted for word in stated):
         return None
-    if not formula.is_formula(latex.join_thousands(head).removesuffix("%")):
-        return None
-    return Measure(head, unit)
+    return Measure(head, unit) if formula.is_formula(latex.join_thousands(head).removesuffix("%")) else None
 
 
 def _split_magnitude(unit: str) -> tuple[str, str] | None:
@@ -136,41 +108,36 @@ def _split_magnitude(unit: str) -> tuple[str, str] | None:
     return (singular, rest) if singular in _MAGNITUDES else None
 
 
-def _drop_squares(unit: str) -> str:
-    return re.sub(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$|\bpairs?(?= of)", "", unit)
-
-
-def find_counted(question: str) -> frozenset[str]:
+def _find_counted(question: str) -> set[str]:
     """The words that a question counts in: "how many more dozen eggs", 多少元."""
     counted = re.findall(r"how (?:many|much) ((?:[a-z]+ ?){1,3})", question.lower())
-    words = {word.removesuffix("s") for words in counted for word in words.split()}
-    chinese = re.findall("(?:多少|几)([\u4e00-\u9fff]{1,3})", question)
-    return frozenset({*words, *(text[:end] for text in chinese for end in range(1, len(text) + 1)), *words})
+    words = {word.removesuffix("s") for phrase in counted for word in phrase.split()}
+    return words | {
+        found[:end] for found in re.findall("(?:多少|几)([\u4e00-\u9fff]{1,3})", question) for end in (1, 2, 3)
+    }
+
+
+def read_letters(text: str) -> Measure | None:
+    """Read 5 m and 5 m/s, whose units are letters, as names are; None where they are no known unit."""
+    found = re.fullmatch(r"(?P<head>-?[0-9.,]*[0-9]) ?(?P<unit>[A-Za-z]{1,2}(?:[ /*^A-Za-z0-9{}-]*))", text)
+    unit = re.sub("[{}]", "", found["unit"]) if found else ""
+    return Measure(found["head"], unit) if found and _parse(unit) else None
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Units that differ
 
-_CHINESE_UNITS = {
-    **{"千克": "kg", "公斤": "kg", "克": "g", "吨": "tonne", "千米": "km", "公里": "km", "分米": "dm", "厘米": "cm"},
-    **{
-        "毫米": "mm",
-        "米": "m",
-        "毫升": "mL",
-        "升": "L",
-        "小时": "hour",
-        "时": "hour",
-        "分钟": "minute",
-        "分": "minute",
-    },
-    **{"秒": "second", "天": "day", "日": "day", "星期": "week", "周": "week", "个月": "month", "月": "month"},
-    **{"年": "year", "元": "yuan", "角": "jiao", "美元": "dollar", "度": "degree", "块": "yuan", "斤": "jin"},
+_CHINESE_UNITS: dict[str, str] = {
+    **{"千克": "kg", "公斤": "kg", "克": "g", "吨": "tonne", "斤": "jin", "升": "L", "毫升": "mL", "度": "degree"},
+    **{"千米": "km", "公里": "km", "米": "m", "分米": "dm", "厘米": "cm", "毫米": "mm", "年": "year", "秒": "second"},
+    **{"元": "yuan", "块": "yuan", "角": "jiao", "美元": "dollar", "天": "day", "日": "day", "周": "week"},
+    **{"小时": "hour", "时": "hour", "分钟": "minute", "分": "minute", "星期": "week", "月": "month", "个月": "month"},
 }
 # What pint has no name for, or another one.
 _DEFINITIONS = (
     *("dollar = [dollar] = USD = usd", "cent = dollar / 100", "euro = [euro] = EUR", "rupee = [rupee] = Rs"),
-    *("yuan = [yuan] = RMB = CNY", "jiao = yuan / 10", "jin = kilogram / 2"),
-    *("km_per_hour = kilometer / hour = kmh = kmph = kph", "gm = gram", "unit = [unit]", "sec = second"),
+    *("yuan = [yuan] = RMB = CNY", "jiao = yuan / 10", "jin = kilogram / 2", "gm = gram", "unit = [unit]"),
+    "kilometer_per_hour = kilometer / hour = kmh = kmph = kph",
 )
 
 
@@ -178,7 +145,8 @@ _DEFINITIONS = (
 def _registry() -> Any:
     import pint  # with the first two units that differ
 
-    registry = pint.UnitRegistry(non_int_type=Fraction)
+    number: Any = Fraction  # which pint takes, and its signature does not say
+    registry = pint.UnitRegistry(non_int_type=number)
     for line in _DEFINITIONS:
         registry.define(line)
     return registry
@@ -186,27 +154,24 @@ def _registry() -> Any:
 
 def convert(measure: Measure, unit: str) -> str | None:
     """Write the head of a measure for another unit; None where the units are not of one quantity."""
-    if _normalise(measure.unit) == _normalise(unit):
+    if re.sub(r"[\s.]", "", measure.unit) == re.sub(r"[\s.]", "", unit):
         return measure.head
     source, target = _parse(measure.unit), _parse(unit)
-    if not (source and target):
-        nouns = [{word.removesuffix("s") for word in text.lower().split()} for text in (measure.unit, unit)]
-        is_same = (
-            not source
-            and not target
-            and "^" not in measure.unit + unit
-            and (nouns[0] <= nouns[1] or nouns[1] <= nouns[0])
-        )
+    if not source and not target:  # things that are counted: red apples are apples
+        nouns = [{word.removesuffix("s") for word in re.split(r"\W+", text.lower())} for text in (measure.unit, unit)]
+        is_same = "^" not in measure.unit + unit and (nouns[0] <= nouns[1] or nouns[1] <= nouns[0])
         return measure.head if is_same else None
     if (source, target) in (({"degree": 1}, {"radian": 1}), ({"radian": 1}, {"degree": 1})):
         return rf"({measure.head}) \cdot " + (r"\frac{\pi}{180}" if "radian" in target else r"\frac{180}{\pi}")
+    if source == target:
+        return measure.head
     registry = _registry()
     start, end = registry.UnitsContainer(source), registry.UnitsContainer(target)
     dimension = registry.get_dimensionality(start)
     if not dimension or dimension != registry.get_dimensionality(end):
         return None  # pint counts bits, turns and degrees alike as numbers
     shift, image = (registry.convert(Fraction(value), start, end) for value in (0, 1))
-    return rf"({measure.head}) \cdot \frac{{{(image - shift).numerator}}}{{{(image - shift).denominator}}} + {shift}"
+    return rf"({measure.head}) \cdot ({image - shift}) + ({shift})"
 
 
 def contradicts(measure: Measure, question: str) -> bool:
@@ -214,10 +179,6 @@ def contradicts(measure: Measure, question: str) -> bool:
     asked = re.search("how many ([a-z]{4,})|(?:多少|几)([\u4e00-\u9fff]{1,3})", question.lower())
     wanted, given = (_parse(asked[1] or asked[2]), _parse(measure.unit)) if asked else ({}, {})
     return bool(wanted and given) and wanted != given and "unit" not in given
-
-
-def _normalise(unit: str) -> str:
-    return re.sub(r"[\s.]", "", unit.lower()).removesuffix("s")
 
 
 _SCALES = re.compile(r"(?i)\b(?:degrees? |deg ?)?(celsius|fahrenheit)\b|\b(?:degrees? |deg )(c|f)\b")
@@ -236,8 +197,7 @@ def _parse(unit: str) -> dict[str, int]:
         elif word in ("square", "sq", "cubic", "cu"):
             power = 2 if word.startswith("sq") else 3
         elif powers and (token[0] == "^" or word in ("squared", "cubed")):
-            last = [*powers][-1]
-            powers[last] *= int(token[1:]) if token[0] == "^" else 2 if word == "squared" else 3
+            powers[[*powers][-1]] *= int(token[1:]) if token[0] == "^" else 2 if word == "squared" else 3
         elif name := _find_unit(_CHINESE_UNITS.get(token, token)):
             powers[name] = powers.get(name, 0) + sign * power
             power = 1
@@ -248,11 +208,8 @@ def _parse(unit: str) -> dict[str, int]:
 
 def _find_unit(word: str) -> str | None:
     """pint's name of a unit: by its symbol as it is, by its name in any case."""
-    if len(word) > 30:
-        return None
-    registry = _registry()
-    for spelled in (word, word.lower()):
-        for prefix, name, _ in registry.parse_unit_name(spelled):
+    for spelled in (word, word.lower()) if len(word) <= 30 else ():
+        for prefix, name, _ in _registry().parse_unit_name(spelled):
             # No prefix before a symbol in a long word: "pins" are no pico-inches.
             if not prefix or len(word) <= 3 or spelled.startswith(prefix):
                 return prefix + name

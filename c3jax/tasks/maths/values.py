@@ -153,18 +153,23 @@ CONSTANTS: dict[str, Callable[[], Value]] = {
     r"\pi": lambda: +_reals().pi,
     r"\circ": lambda: _reals().pi / 180,
 }
-# Names in LaTeX, and mpmath's names.
-FUNCTIONS = {name: name for name in "sin cos tan cot sec csc sinh cosh tanh exp".split()}
-FUNCTIONS |= {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "ln": "log", "lg": "log10", "log": "log"}
+FUNCTIONS: dict[str, Callable[[Any], Callable[[Value], Value]]] = {
+    **{"sin": lambda reals: reals.sin, "cos": lambda reals: reals.cos, "tan": lambda reals: reals.tan},
+    **{"csc": lambda reals: reals.csc, "sec": lambda reals: reals.sec, "cot": lambda reals: reals.cot},
+    **{"arcsin": lambda reals: reals.asin, "arccos": lambda reals: reals.acos, "arctan": lambda reals: reals.atan},
+    **{"sinh": lambda reals: reals.sinh, "cosh": lambda reals: reals.cosh, "tanh": lambda reals: reals.tanh},
+    **{"exp": lambda reals: reals.exp, "log": lambda reals: reals.log},
+    **{"ln": lambda reals: reals.log, "lg": lambda reals: reals.log10},
+}
 
 
 def call(name: str, argument: Value) -> Value:
     """Apply a function by its name in LaTeX. Raises NoFormula, Undefined."""
     reals = _reals()
-    if name not in FUNCTIONS or (abs(argument) > _LARGEST_EXPONENT and FUNCTIONS[name] not in ("log", "log10")):
+    if name not in FUNCTIONS or (abs(argument) > _LARGEST_EXPONENT and name not in ("ln", "lg", "log")):
         raise NoFormula(name)
     try:
-        value = getattr(reals, FUNCTIONS[name])(reals.convert(argument))
+        value = FUNCTIONS[name](reals)(reals.convert(argument))
     except ZeroDivisionError as error:
         raise Undefined(name) from error
     if not reals.isfinite(value) or (abs(value) > 10**_AGREED_DIGITS and name not in ("exp", "sinh", "cosh")):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-_NUMBERS = {word: number for number, word in enumerate([*_ONES, "seventeen", "eighteen", "nineteen"])}
-_NUMBERS |= {
-    word: 10 * (2 + tens) for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())
-}
+_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_NUMBERS = {word: number for number, word in enumerate([*_UNITS, "seventeen", "eighteen", "nineteen"])}
+_NUMBERS |= {word: 10 * tens for tens, word in enumerate(_TENS, start=2)}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _WORD = "|".join(sorted([*_NUMBERS, *_SCALES], key=len, reverse=True))
 _ENGLISH = re.compile(rf"(?i:(?:{_WORD})(?:(?:-| and | )(?:{_WORD}))*)(?![A-Za-z])")
@@ -64,11 +63,16 @@ def _read_chinese(text: str) -> int | None:
     return total + section + digit
 
 
-DENIAL = re.compile(r"(?i)\b(?:not|no|never|wrong|false|incorrect|except|isn't)\b|[不非错]")
+# Words that deny what stands beside them, or make something else of it.
+DENIAL = re.compile(
+    r"(?i)\b(?:not|no|never|wrong|false|incorrect|except|isn't|half|twice|double|triple|minus|negative|times|root|square)\b"
+    r"|[不非错]"
+)
 _SAYINGS = {
-    "none": r"(?:there (?:is|are) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?|none|(?:the )?empty set|\\emptyset|\\\{ ?\\\}|无(?:实数)?解|空集",
+    "none": r"(?:there (?:is|are) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?|none|(?:the )?empty set|\\emptyset"
+    r"|\\\{ ?\\\}|无(?:实数)?解|空集",
     "undefined": r"dne|does not exist|doesn't exist|undefined|不存在",
-    "reals": r"\\reals|all real(?:s| numbers)|R|全体实数",
+    "reals": r"\\reals|all real(?:s| numbers)|全体实数",
     "infinity": r"\+? ?\\infty|(?:positive )?infinity|infinitely many(?: solutions)?",
 }
 
@@ -85,7 +89,8 @@ class Option(NamedTuple):
 
 
 _OPTION = re.compile(
-    r"(?:(?i:option|choice)|(?:故|应|所以)?选[项择]?)?:? ?(?:\( ?(?P<inner>[A-J]) ?\)|(?P<bare>[A-J])(?:[).:项]|(?=\s*$)))(?P<text>.*)"
+    r"(?:(?i:option|choice)|(?:故|应|所以)?选[项择]?)?:? ?"
+    r"(?:\( ?(?P<inner>[A-J]) ?\)|(?P<bare>[A-J])(?:[).:项]|(?=\s*$)))(?P<text>.*)"
 )
 
 
@@ -95,10 +100,16 @@ def read_option(text: str) -> Option | None:
     return Option(found["inner"] or found["bare"], found["text"].strip()) if found else None
 
 
+_LABEL = re.compile(r"(?<![A-Za-z])\(?([A-J])(?:\)|\.(?= )|:)")
+
+
 def find_options(question: str) -> dict[str, str]:
     """Find the options that a question lists, by their letters."""
-    parts = re.split(
-        r"(?<![A-Za-z])\(?([A-J])(?:\)|\.(?= )|:)", re.sub(r"\\(?:text(?:bf)?|mathrm)|[{}$]", "", question)
-    )
+    parts = _LABEL.split(re.sub(r"\\(?:text(?:bf)?|mathrm)|[{}$]", "", question))
     options = {letter: text.strip(" ,;\n") for letter, text in zip(parts[1::2], parts[2::2], strict=True)}
-    return options if {"A", "B"} <= set(options) else {}
+    return options if {"A", "B"} <= options.keys() else {}
+
+
+def is_remark(text: str) -> bool:
+    """Whether what stands after an option's letter could be its text: it names no other one, and denies nothing."""
+    return not re.search(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])", text) and not DENIAL.search(text)
