@@ -216,9 +216,7 @@ def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax import train
 
     console = _set_up_process()
-    return train.train(
-        config, run_dir, ["c3jax", *arguments.words], console, is_contained=not arguments.unsafe_no_sandbox
-    )
+    return train.train(config, run_dir, ["c3jax", *arguments.words], console, not arguments.unsafe_no_sandbox)
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

@@ -24,9 +24,9 @@ from c3jax.rollout import address, sampling, tree
 from c3jax.rollout.collect import wait_for
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger
-from c3jax.setup.team import ProblemSet, Team, decode_messages, encode_problems, make_questions
-from c3jax.tasks.sandbox.isolation import check_walls
-from c3jax.tasks.task import TASKS, load_problems
+from c3jax.setup.problems import ProblemSet, encode_problems
+from c3jax.setup.team import Team, decode_messages, make_questions
+from c3jax.tasks.task import Task, open_task
 from c3jax.types import Problem, Rollout, UserError, Verdict, VerdictName
 
 HELDOUT = "heldout"  # the suite of the task's own held-out problems
@@ -45,7 +45,7 @@ class Suite(NamedTuple):
     """Problems to answer, under the name that tables call them by."""
 
     name: str
-    kind: str  # of their task
+    task: Task  # that grades them
     problems: ProblemSet
 
 
@@ -91,7 +91,7 @@ def list_profiles(team: Team, samples: int | None = None) -> list[Profile]:
 def make_heldout(team: Team) -> Suite:
     """The first `evaluation.problems` of the task's own held-out problems."""
     count, held = team.config.evaluation.problems, team.heldout
-    return Suite(HELDOUT, team.config.task.kind, ProblemSet(held.problems[:count], held.tokens[:count], held.left_out))
+    return Suite(HELDOUT, team.task, ProblemSet(held.problems[:count], held.tokens[:count], held.left_out))
 
 
 def make_evaluation(team: Team, profile: Profile) -> Callable[[Weights, Evaluator, Suite], Result]:
@@ -119,9 +119,9 @@ def make_evaluation(team: Team, profile: Profile) -> Callable[[Weights, Evaluato
         truncated: list[bool] = []
         generated = 0
         begun = begin(chunks[0])
-        for place, chunk in enumerate(chunks):
+        for number, chunk in enumerate(chunks):
             wait_for(begun, evaluator)
-            rollout, begun = begun, begin(chunks[place + 1]) if place + 1 < len(chunks) else begun
+            rollout, begun = begun, begin(chunks[number + 1]) if number + 1 < len(chunks) else begun
             rollout = _keep_first(jax.device_get(rollout), batch, len(chunk))
             answers = decode_messages(team.tokenizer, rollout.turns[-1])
             asked = [suite.problems.problems[index] for index in chunk for _ in range(profile.samples)]
@@ -161,7 +161,7 @@ def summarise(
         low=accuracy.low,
         high=accuracy.high,
         pass_at=pass_at,
-        majority=_find_majority(suite.kind, verdicts, score_PS),
+        majority=_find_majority(suite.task, verdicts, score_PS),
         truncated=float(np.mean(truncated)),
         verdicts={name: names.count(name) / len(names) for name in get_args(VerdictName) if name in names},
         tokens=tokens,
@@ -175,13 +175,13 @@ def _make_digest(problem: Problem) -> str:
     return hashlib.sha256(f"{problem.question}\0{problem.answer}".encode()).hexdigest()[:12]
 
 
-def _find_majority(kind: str, verdicts: Sequence[Verdict], score_PS: np.ndarray) -> Interval | None:
-    canonical = TASKS[kind].canonical
+def _find_majority(task: Task, verdicts: Sequence[Verdict], score_PS: np.ndarray) -> Interval | None:
+    canonical = task.canonical
     problems, samples = score_PS.shape
     if canonical is None or samples == 1:
         return None
     answers = [None if verdict.answer is None else canonical(verdict.answer) for verdict in verdicts]
-    rows = [answers[place * samples : (place + 1) * samples] for place in range(problems)]
+    rows = [answers[index * samples : (index + 1) * samples] for index in range(problems)]
     return compute_interval(np.array([[score_majority(*row)] for row in zip(rows, score_PS.tolist(), strict=True)]))
 
 
@@ -247,11 +247,11 @@ def print_results(console: Console, results: Sequence[Result | Missing], title: 
         )
     console.print(table)
     for result in results:
-        for line in _say_more(result):
+        for line in _format_more(result):
             console.print(line, soft_wrap=True)
 
 
-def _say_more(result: Result | Missing) -> list[str]:
+def _format_more(result: Result | Missing) -> list[str]:
     if isinstance(result, Missing):
         return [f"{result.suite} is missing: {result.missing}"]
     lines = []
@@ -260,7 +260,7 @@ def _say_more(result: Result | Missing) -> list[str]:
         shown += [(f"maj@{result.samples}", result.majority)] if result.majority else []
         texts = [f"{name} {value.estimate:.3f} ({value.low:.3f}-{value.high:.3f})" for name, value in shown]
         lines.append(f"{result.suite}, {result.samples} samples a problem")
-        lines += ["  " + "  ".join(texts[place : place + 2]) for place in range(0, len(texts), 2)]
+        lines += ["  " + "  ".join(texts[first : first + 2]) for first in range(0, len(texts), 2)]
     if result.left_out:
         lines.append(f"{result.suite}: {result.left_out} further problems are too long to be asked")
     return lines
@@ -269,10 +269,8 @@ def _say_more(result: Result | Missing) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------------
 # Several benchmarks in one command
 
-_CODE_S = 7.0  # a program's own limit, and what judging it takes besides
 
-
-def evaluate_suites(team: Team, weights: Weights, is_contained: bool) -> list[Result | Missing]:
+def evaluate_suites(team: Team, weights: Weights) -> list[Result | Missing]:
     """Evaluate a policy on the held-out problems and on every suite of the config, each with its profiles.
 
     A suite that cannot be had stands in its place with the reason.
@@ -282,11 +280,11 @@ def evaluate_suites(team: Team, weights: Weights, is_contained: bool) -> list[Re
     programs: dict[str, Any] = {}  # by sampling and samples: suites share what is compiled
     for section in (None, *config.evaluation.suites):
         try:
-            suite = make_heldout(team) if section is None else _load_suite(team, section, is_contained)
+            suite = make_heldout(team) if section is None else _load_suite(team, section)
         except UserError as error:
             results.append(Missing(HELDOUT if section is None else section.name, str(error)))
             continue
-        with Evaluator(TASKS[suite.kind].grade, config.workers, config.grade_timeout) as evaluator:
+        with Evaluator(suite.task.grade, config.workers, config.grade_timeout) as evaluator:
             for profile in list_profiles(team, None if section is None else section.samples):
                 name = f"{profile.samples} {profile.sampling.model_dump_json()}"
                 if name not in programs:
@@ -295,20 +293,16 @@ def evaluate_suites(team: Team, weights: Weights, is_contained: bool) -> list[Re
     return results
 
 
-def _load_suite(team: Team, section: SuiteSection, is_contained: bool) -> Suite:
-    if section.kind == "code":
-        if is_contained:
-            check_walls()
-        if team.config.grade_timeout < _CODE_S:
-            raise UserError(f"grade_timeout: expected at least {_CODE_S:g} for a suite of programs")
-    problems = load_problems(section.kind, section.path, is_contained or section.kind != "code")[: section.problems]
+def _load_suite(team: Team, section: SuiteSection) -> Suite:
+    task = open_task(section.kind, None, team.config.grade_timeout, team.task.is_contained)
+    problems = task.load(section.path)[: section.problems]
     question_tokens = team.config.protocol.question_tokens
     encoded = encode_problems(problems, team.tokenizer, question_tokens)
     if not encoded.problems:
         raise UserError(
             f"protocol.question_tokens: expected room for one of its questions at least, got {question_tokens}"
         )
-    return Suite(section.name, section.kind, encoded)
+    return Suite(section.name, task, encoded)
 
 
 # --------------------------------------------------------------------------------------------------------------------

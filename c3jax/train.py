@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from c3jax import evaluate
-from c3jax.config.run import RunConfig, uses_reference
+from c3jax.config.run import RunConfig, list_own_names, uses_reference
 from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import FanOut, make_tree
@@ -31,23 +31,21 @@ from c3jax.rollout import address, tree
 from c3jax.rollout.collect import wait_for
 from c3jax.run import records
 from c3jax.run.checkpoint import CheckpointStore
-from c3jax.run.directory import open_run_dir, record_start
+from c3jax.run.directory import hash_origins, open_run_dir, record_start
 from c3jax.run.metrics import Progress, open_metrics, read_metrics
 from c3jax.setup.contamination import describe_hits
 from c3jax.setup.imitation import warm_up
-from c3jax.setup.memory import make_table, say_bytes
+from c3jax.setup.memory import format_bytes, make_table
 from c3jax.setup.team import (
     Team,
     choose_problems,
     choose_slots,
     decode_messages,
-    describe_data,
     find_sets,
     make_questions,
     make_team,
 )
-from c3jax.tasks.task import TASKS
-from c3jax.types import Frame, Rollout, UserError, Verdict, VerdictName
+from c3jax.types import Frame, Rollout, Verdict, VerdictName
 
 DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
 _LARGE_SHARE = 0.1  # of the memory: from here on it is worth saying what takes it
@@ -70,30 +68,41 @@ class _Programs(NamedTuple):
 
 
 def train(config: RunConfig, path: Path, command: list[str], console: Console, is_contained: bool = True) -> int:
-    """Run, or go on with, the training run in a directory. Returns the exit code.
+    """Run, or resume, the training run in a directory.
 
-    `is_contained` false runs the programs of a code task without their sandbox; the manifest says so. Raises
-    UserError, before anything is written, where the config, its files or the directory cannot be used.
+    Args:
+      config: of the run.
+      path: the run directory; where it holds the run already, that is resumed.
+      command: the command line, for the manifest.
+      console: where progress is printed.
+      is_contained: False runs the programs of a code task without their sandbox; the manifest says so.
+
+    Returns:
+      The exit code: DONE, FAILED or STOPPED.
+
+    Raises:
+      UserError: before anything is written, where the config, its files or the directory cannot be used.
     """
-    if not is_contained and config.task.kind != "code":
-        raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {config.task.kind}")
     team = make_team(config, is_contained, is_training=True)
-    _say_problems(team, console)
+    _print_problems(team, console)
     with ExitStack() as stack:
-        run_dir = stack.enter_context(
-            open_run_dir(path, config, command, data=describe_data(team), is_contained=is_contained)
-        )
+        facts = {
+            "data": team.data,
+            "modules": hash_origins(list_own_names(config)),
+            "unsafe_no_sandbox": not is_contained,
+        }
+        run_dir = stack.enter_context(open_run_dir(path, config, command, facts=facts))
         run = run_dir.path
-        _say_memory(team, console)
+        _print_memory(team, console)
         is_stopping = stack.enter_context(_catch_signals(console))
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
-        evaluator = stack.enter_context(Evaluator(TASKS[config.task.kind].grade, config.workers, config.grade_timeout))
+        evaluator = stack.enter_context(Evaluator(team.task.grade, config.workers, config.grade_timeout))
         programs = _make_programs(team, evaluator)
         started = _start(team, store, console, is_stopping)
         if started is None:
             return STOPPED
         state, first = started
-        record_start(run_dir, first)
+        _print_changes(record_start(run_dir, first), console)
         reference = _find_reference(team, store, state, first)
         writer = stack.enter_context(open_metrics(run, first))
         if first == 0 and not (run / "eval" / "before.json").exists():
@@ -127,12 +136,12 @@ def _run_step(
     """One step: trees, evaluator calls, credit and update. Returns the next state and the metrics row."""
     began = time.perf_counter()
     config, sample_tree, update = _find_step_programs(team, programs, state)
-    places = choose_problems(team, step)
-    problems = [team.train.problems[place] for place in places]
+    indices = choose_problems(team, step)
+    problems = [team.train.problems[index] for index in indices]
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
     calls_before = programs.evaluator.calls
     weights = Weights(state.params, team.weights.frozen)
-    sample = functools.partial(_sample_and_submit, team, config, programs.evaluator, places)
+    sample = functools.partial(_sample_and_submit, team, config, programs.evaluator, indices)
     rollout, counts, answers = sample(lambda question, problem_P: sample_tree(weights, question, key, problem_P))
     sampled = time.perf_counter()
 
@@ -152,7 +161,7 @@ def _run_step(
         made = records.make_records(config, step, problems, rollout, texts, credit, verdicts)
         records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
     row |= _describe_rollout(team, verdicts, counts, np.asarray(zero_credit_share(credit)))
-    row |= _describe_sets(team, places, np.asarray(return_PL))
+    row |= _describe_sets(team, indices, np.asarray(return_PL))
     row |= {
         "bad_updates": int(state.bad_updates),
         "bad_in_row": int(state.bad_in_row),
@@ -172,7 +181,7 @@ def _sample_and_submit(
     team: Team,
     config: RunConfig,
     evaluator: Evaluator,
-    places: list[int],
+    indices: list[int],
     sample: Callable[[Frame, jax.Array], tuple[Rollout, tree.RolloutCounts]],
 ) -> tuple[Rollout, tree.RolloutCounts, list[str]]:
     """The trees of a step, made call by call; a call's answers go to the evaluator while the next call runs.
@@ -180,10 +189,10 @@ def _sample_and_submit(
     Messages are drawn by the address of their problem and all from one policy: in how many calls changes nothing.
     """
     size = config.rollout_problems or config.problems
-    chunks = [places[first : first + size] for first in range(0, len(places), size)]
+    chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
     made: list[tuple[Rollout, tree.RolloutCounts]] = []
     answers: list[str] = []
-    slots = choose_slots(team, team.train, places)
+    slots = choose_slots(team, team.train, indices)
     begun = sample(*make_questions(team, team.train, chunks[0], slots))
     for number, chunk in enumerate(chunks):
         wait_for(begun, evaluator)
@@ -191,7 +200,7 @@ def _sample_and_submit(
         if number + 1 < len(chunks):
             begun = sample(*make_questions(team, team.train, chunks[number + 1], slots))
         said = decode_messages(team.tokenizer, made[-1][0].turns[-1])
-        asked = [team.train.problems[place] for place in chunk for _ in range(config.credit.budget)]
+        asked = [team.train.problems[index] for index in chunk for _ in range(config.credit.budget)]
         evaluator.submit(asked, said, budget=config.credit.budget * len(chunk))
         answers += said
     rollouts, counts = zip(*made, strict=True)
@@ -226,13 +235,13 @@ def _describe_rollout(
     return row | {f"zero_credit_share_{plan.name}": float(z) for plan, z in zip(team.plans, zero_share, strict=True)}
 
 
-def _describe_sets(team: Team, places: list[int], return_PL: np.ndarray) -> dict[str, float]:
+def _describe_sets(team: Team, indices: list[int], return_PL: np.ndarray) -> dict[str, float]:
     """Where several sets are mixed: how many problems of each the step had, and their mean return."""
     if len(team.mixture.names) == 1:
         return {}
-    set_P, row = np.array(find_sets(team, places)), {}
-    for place, name in enumerate(team.mixture.names):
-        return_SL = return_PL[set_P == place]
+    set_P, row = np.array(find_sets(team, indices)), {}
+    for index, name in enumerate(team.mixture.names):
+        return_SL = return_PL[set_P == index]
         row |= {f"problems_{name}": len(return_SL)} | ({f"return_{name}": return_SL.mean()} if len(return_SL) else {})
     return row
 
@@ -285,7 +294,7 @@ def _start(
     found = store.restore_newest(like)
     if found is not None:
         step, state = found
-        console.print(f"going on after step {step}", highlight=False)
+        console.print(f"resumed after step {step}", highlight=False)
         return state, step
     trained = warm_up(team, console, is_stopping)
     if trained is None:
@@ -318,17 +327,17 @@ def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float
     return next(result["accuracy"] for result in before if f"{result['profile']}_accuracy" == name)
 
 
-def _say_memory(team: Team, console: Console) -> None:
+def _print_memory(team: Team, console: Console) -> None:
     """What the run takes of what there is: a line, or, where it is much of it, the table."""
     assert team.memory is not None  # the team is one to train
     estimate, limit = team.memory
     if estimate.peak > _LARGE_SHARE * limit.bytes:
         console.print(make_table(team.memory))
     else:
-        console.print(f"memory: about {say_bytes(estimate.peak)}, of {say_bytes(limit.bytes)} ({limit.device})")
+        console.print(f"memory: about {format_bytes(estimate.peak)}, of {format_bytes(limit.bytes)} ({limit.device})")
 
 
-def _say_problems(team: Team, console: Console) -> None:
+def _print_problems(team: Team, console: Console) -> None:
     if team.overlap.hits:
         dropped = f", of which {len(team.overlap.dropped):,} are dropped" if team.overlap.dropped else ""
         console.print(
@@ -343,6 +352,13 @@ def _say_problems(team: Team, console: Console) -> None:
                 f" the question is longer than protocol.question_tokens ({team.config.protocol.question_tokens})",
                 soft_wrap=True,
             )
+
+
+def _print_changes(changes: dict[str, Any], console: Console) -> None:
+    """What a resumed run reads that is not what it began with; the manifest has the hashes."""
+    for name, what in (("data", "its problems"), ("modules", "a module of your own")):
+        if name in changes:
+            console.print(f"warning: {what} changed since the run began (manifest.json: starts)", style="yellow")
 
 
 def _describe_bad(row: dict[str, Any], step: int, run: Path) -> str:

@@ -15,8 +15,8 @@ n // (N_fine / N_coarse) of a coarser one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import jax
@@ -31,10 +31,11 @@ class UserError(ValueError):
 class Problem(NamedTuple):
     """One problem of a task. `answer` never reaches a policy."""
 
-    index: int  # its place in the set it came from: part of every draw's address
+    index: int  # its row in the set it came from: part of every draw's address
     id: str
     question: str
     answer: str
+    columns: Mapping[str, Any] = {}  # what else its row holds, for a grader of a user's own; read only
 
 
 class Verdict(NamedTuple):

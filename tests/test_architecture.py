@@ -41,7 +41,9 @@ RULES = {
     "types": Rule(set(), "never"),
     "schema": Rule({"types"}, "never"),
     "tasks": Rule({"types", "schema"}, "never"),
-    "config": Rule({"types", "schema", "tasks.sections", "credit.methods", "credit.plans"}, "never"),  # plain numpy
+    "config": Rule(
+        {"types", "schema", "tasks.sections", "tasks.task", "credit.methods", "credit.plans"}, "never"
+    ),  # plain numpy
     "protocol": Rule({"types", "config"}, "never"),
     "rewards": Rule({"types", "tasks"}, "never"),
     "credit": Rule({"types"}, "anywhere"),

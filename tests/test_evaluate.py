@@ -32,7 +32,7 @@ from c3jax.evaluate import (
 )
 from c3jax.rewards import Evaluator
 from c3jax.setup.team import ProblemSet, Team, make_team
-from c3jax.tasks.task import TASKS
+from c3jax.tasks.task import find_task
 from c3jax.types import Problem, Verdict
 
 SAMPLED = Profile("sampled", 4, Sampling())
@@ -236,7 +236,7 @@ def test_a_team_is_evaluated_the_same_in_any_batches(team):
     in_one = parse_config(CONFIG | {"evaluation": {"batch": 9, "samples": 2}})
     evaluations = [make_evaluation(team, profile), make_evaluation(team._replace(config=in_one), profile)]
     results, said = [], []
-    with Recorder(TASKS["arithmetic"].grade, workers=1) as evaluator:
+    with Recorder(find_task("arithmetic").grade, workers=1) as evaluator:
         for evaluate in (evaluations[0], evaluations[1], evaluations[1]):
             evaluator.asked = []
             results.append(evaluate(team.weights, evaluator, make_heldout(team)))

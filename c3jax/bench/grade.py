@@ -17,9 +17,9 @@ from typing import Any
 
 from c3jax.rewards import Evaluator
 from c3jax.tasks.code.task import Check, write_check
-from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.sandbox.process import find_bubblewrap
-from c3jax.tasks.task import TASKS
+from c3jax.tasks.task import find_task
 from c3jax.types import Problem
 
 _SAMPLES = (
@@ -49,7 +49,7 @@ _ANSWERS = (("\\frac{1}{2}", "0.5"), ("(1, 2)", "(1,2)"), ("x^2 + 2x + 1", "(x+1
 
 def run(is_small: bool) -> int:
     """Measure, print the figures as one JSON object and return the exit code. Raises UserError without a sandbox."""
-    check_walls()
+    check_isolation()
     workers = max(2, os.cpu_count() or 1)
     count, rounds = (4, 1) if is_small else (120, 3)
     load = [os.getloadavg()[0]]
@@ -57,8 +57,8 @@ def run(is_small: bool) -> int:
     sandbox = [find_bubblewrap(), "--unshare-all", "--ro-bind", "/", "/", "/bin/true"]
     programs, formulas = _make_programs(count), _make_formulas(10 * count)
     with (
-        Evaluator(TASKS["code"].grade, workers, timeout_s=60.0) as code,
-        Evaluator(TASKS["math"].grade, workers, timeout_s=60.0) as maths,
+        Evaluator(find_task("code").grade, workers, timeout_s=60.0) as code,
+        Evaluator(find_task("math").grade, workers, timeout_s=60.0) as maths,
     ):
         cases: dict[str, tuple[int, Callable[[], object]]] = {
             "interpreters": (count, lambda: _start_all(python, count, workers)),

@@ -20,7 +20,7 @@ from c3jax.rollout import address, context, sampling, tree
 from c3jax.run import directory as rundir
 from c3jax.run.checkpoint import find_best_step, list_steps, restore_step
 from c3jax.setup.team import Team, decode_turns, make_team
-from c3jax.tasks.task import TASKS
+from c3jax.tasks.task import find_task
 from c3jax.types import UserError
 
 
@@ -42,9 +42,9 @@ def evaluate_source(
     """
     team, weights, step = load_source(source, checkpoint, overrides, is_contained)
     kinds = {team.config.task.kind, *(suite.kind for suite in team.config.evaluation.suites)}
-    if not is_contained and "code" not in kinds:
+    if not is_contained and all(find_task(kind).bind is None for kind in kinds):
         raise SourceError(f"--unsafe-no-sandbox: expected a task or suite that runs programs, got {sorted(kinds)}")
-    results = evaluate_suites(team, weights, is_contained)
+    results = evaluate_suites(team, weights)
     if Path(source).is_dir():
         evaluate.save_results(Path(source) / "eval" / f"suites-{step}.json", step, results)
     if as_json:
@@ -70,7 +70,7 @@ def ask_source(
     team, weights, step = load_source(source, checkpoint, overrides, is_contained=False)  # no program is run here
     texts, contexts = answer(team, weights, question, is_sampled)
     # Nothing is graded here: the answer that would be judged is read out of the last message.
-    answer_read = TASKS[team.config.task.kind].read_answer(texts[-1])
+    answer_read = team.task.read_answer(texts[-1])
     if as_json:
         turns = [
             {"turn": plan.name, "role": plan.role, "context": shown, "message": text}
@@ -89,7 +89,7 @@ def ask_source(
 
 
 def answer(team: Team, weights: Weights, question: str, is_sampled: bool) -> tuple[list[str], list[str]]:
-    """One message a turn, and the context each was said in."""
+    """One message a turn, and the context of each."""
     tokens = _encode_question(team, question)
     fan_out = (1,) * len(team.plans)
     chosen = team.config.sampling if is_sampled else sampling.GREEDY
@@ -99,8 +99,8 @@ def answer(team: Team, weights: Weights, question: str, is_sampled: bool) -> tup
     rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32))
     rollout = jax.device_get(rollout)
     texts = [messages[0] for messages in decode_turns(team, rollout)]
-    said = [messages.tokens_NT[0][messages.content_NT[0]].tolist() for messages in rollout.turns]
-    return texts, [team.tokenizer.decode(_list_context(plan, tokens, said)) for plan in team.plans]
+    messages = [turn.tokens_NT[0][turn.content_NT[0]].tolist() for turn in rollout.turns]
+    return texts, [team.tokenizer.decode(_list_context(plan, tokens, messages)) for plan in team.plans]
 
 
 def load_source(
@@ -157,12 +157,12 @@ def _encode_question(team: Team, question: str) -> list[int]:
     return tokens
 
 
-def _list_context(plan: TurnPlan, question: list[int], said: list[list[int]]) -> list[int]:
+def _list_context(plan: TurnPlan, question: list[int], messages: list[list[int]]) -> list[int]:
     """The tokens that a turn's message was conditioned on."""
     tokens: list[int] = []
     for piece in (piece for frame in plan.frames for piece in frame.pieces):
         if isinstance(piece, Literal):
             tokens += piece.tokens
         else:
-            tokens += question if piece.level == QUESTION_LEVEL else said[piece.level - FIRST_TURN_LEVEL]
+            tokens += question if piece.level == QUESTION_LEVEL else messages[piece.level - FIRST_TURN_LEVEL]
     return tokens

@@ -31,6 +31,7 @@ from c3jax.rollout import address
 from c3jax.run import directory as rundir
 from c3jax.run.checkpoint import restore_step
 from c3jax.setup.team import list_words
+from c3jax.tasks.task import find_task
 from c3jax.types import UserError
 
 
@@ -92,7 +93,9 @@ def _open_source(path: Path, checkpoint: str) -> _Source:
         step = choose_step(path, checkpoint)
     else:
         raise SourceError(f"{path}: expected a run directory or a config file, got neither")
-    return _Source(config, run, step, load.describe_model(config.model, list_words(config)))
+    return _Source(
+        config, run, step, load.describe_model(config.model, list_words(config, find_task(config.task.kind)))
+    )
 
 
 def _list_roles(source: _Source, form: Form) -> list[str]:

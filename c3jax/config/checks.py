@@ -8,6 +8,7 @@ from c3jax.config.run import RunConfig, slots_in, trained_roles
 from c3jax.credit import methods, plans
 from c3jax.schema import ConfigError, show_value
 from c3jax.tasks.sections import list_training_sets
+from c3jax.tasks.task import find_task
 
 
 def check_config(config: RunConfig) -> None:
@@ -155,14 +156,14 @@ def _check_model(config: RunConfig) -> None:
                 "model.heads: expected an even number of the width's features a head, and key_value_heads that divides"
                 f" heads, got width {model.width}, heads {model.heads}, key_value_heads {model.key_value_heads}"
             )
-    if model.kind == "random" and config.task.kind != "arithmetic":
-        raise ConfigError(f"model.kind: expected a pretrained model for task {config.task.kind}, got 'random'")
-    if model.kind == "smollm2" and config.task.kind == "arithmetic":
-        raise ConfigError("model.kind: expected 'random' or an exported 'folder' for task arithmetic, got 'smollm2'")
-    if config.imitation is not None and config.task.kind != "arithmetic":
+    kind = config.task.kind
+    # A task is loaded only for what is asked of it, since some bring large libraries.
+    if model.kind == "random" and find_task(kind).vocabulary is None:
         raise ConfigError(
-            f"imitation: expected none for task {config.task.kind}, which demonstrates nothing, got a section"
+            f"model.kind: expected a pretrained model for task {kind}, which has no vocabulary of its own, got 'random'"
         )
+    if config.imitation is not None and find_task(kind).demonstrate is None:
+        raise ConfigError(f"imitation: expected none for task {kind}, which demonstrates nothing, got a section")
     if config.imitation is not None and model.kind != "random":
         raise ConfigError(f"imitation: expected none for model {model.kind}, which is trained already, got a section")
 

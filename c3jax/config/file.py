@@ -22,6 +22,7 @@ import yaml
 from c3jax.config.checks import check_config
 from c3jax.config.run import RunConfig
 from c3jax.schema import ConfigError, Section, show_value
+from c3jax.tasks.task import find_task
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -60,9 +61,19 @@ def read_tree(path: str | Path, overrides: dict[str, Any] | None = None) -> dict
 
 def parse_config(tree: dict[str, Any]) -> RunConfig:
     """Check a run's config given as plain mappings and lists. Raises ConfigError with one sentence."""
-    config = parse_section(tree, RunConfig)
+    config = parse_section(tree, _find_schema(tree))
     check_config(config)
     return config
+
+
+def _find_schema(tree: dict[str, Any]) -> type[RunConfig]:
+    """The schema of a run: with a task of the user's own, that task's section in place of the built-in ones."""
+    task = tree.get("task")
+    kind = task.get("kind") if isinstance(task, dict) else None
+    if not isinstance(kind, str) or ":" not in kind:
+        return RunConfig
+    declared = pydantic.Field(description=RunConfig.model_fields["task"].description)
+    return pydantic.create_model("RunConfig", __base__=RunConfig, task=(find_task(kind).section, declared))
 
 
 def parse_section(tree: dict[str, Any], section: type[SectionType]) -> SectionType:
@@ -225,7 +236,8 @@ def _describe(error: pydantic.ValidationError, section: type[Section]) -> str:
         return f"{path}.kind: expected a value, got nothing"
     if kind == "union_tag_invalid":
         kinds = ", ".join(kind for section in sections for kind in _kinds_of(section))
-        return f"{path}.kind: expected one of {kinds}, got {show_value(first['input']['kind'])}"
+        own = ", or your own as module:NAME" if path == "task" else ""
+        return f"{path}.kind: expected one of {kinds}{own}, got {show_value(first['input']['kind'])}"
     # A field that takes several kinds of value is refused once for each kind.
     refused = [each for each in error.errors() if _find_place(each["loc"], section)[0] == path]
     expected = [_EXPECTED.get(each["type"]) or each["msg"].removeprefix("Input should be ") for each in refused]

@@ -13,7 +13,7 @@ import pydantic
 
 from c3jax.schema import ConfigError as ConfigError  # where most look for it
 from c3jax.schema import Count, Decay, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
-from c3jax.tasks.sections import AnyTask, Data
+from c3jax.tasks.sections import AnyTask
 
 
 class Turn(Section):
@@ -241,13 +241,22 @@ class Imitation(Section):
     """Peak learning rate of a cosine to zero."""
 
 
+class Data(Section):
+    """What is done about training problems that are held-out ones too."""
+
+    drop_overlap: bool = False
+    """Train without the problems that are in a held-out set, instead of refusing the run."""
+    ngram_overlap: Literal["say", "refuse"] = "say"
+    """Whether a run of 13 words in common with a held-out problem is only said, or counts as being in the set."""
+
+
 class SuiteSection(Section):
     """A benchmark that `c3jax evaluate` measures beside the held-out problems."""
 
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=16)]
     """What tables call it; heldout is the task's own held-out problems."""
-    kind: Literal["numeric", "math", "code", "reasoning"]
-    """Task whose rules grade it."""
+    kind: Annotated[str, pydantic.Field(min_length=1)]
+    """Task whose rules grade it: numeric, math, code, reasoning, or your own as module:NAME."""
     path: Annotated[str, pydantic.Field(min_length=1)]
     """JSONL file of problems that the task reads."""
     problems: Positive | None = None
@@ -303,7 +312,7 @@ class RunConfig(Section):
     problems: Positive
     """Problems a step: one tree each."""
     task: AnyTask = pydantic.Field(discriminator="kind")
-    """Where problems come from and how answers are judged."""
+    """Where problems come from and how answers are judged; your own as module:NAME, with the fields of its section."""
     data: Data = Data()
     """How training and held-out problems are kept apart."""
     protocol: Protocol
@@ -334,6 +343,11 @@ class RunConfig(Section):
     """Processes that score answers."""
     grade_timeout: PositiveFloat = 10.0
     """Seconds one answer may take to score."""
+
+
+def list_own_names(config: RunConfig) -> list[str]:
+    """What stands in the fields that may name an object of the user's own as module:NAME."""
+    return [config.task.kind, *(suite.kind for suite in config.evaluation.suites)]
 
 
 def uses_reference(learner: Learner) -> bool:

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from c3jax.learner import imitate
 from c3jax.rollout import address
-from c3jax.setup.team import Team, arithmetic_spec, make_questions
-from c3jax.tasks import arithmetic
+from c3jax.setup.team import Team, make_questions
+from c3jax.tasks.task import DemonstratedTurn
 from c3jax.types import Rollout
 
 
@@ -32,31 +32,31 @@ def warm_up(team: Team, console: Console, is_stopping: Callable[[], bool]) -> di
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("imitation", total=section.updates, loss=float("nan"))
-        for place in range(section.updates):
+        for done in range(section.updates):
             if is_stopping():
                 return None
-            state, loss = update(state, make_demonstrations(team, place))
-            if place % 10 == 9 or place + 1 == section.updates:
-                progress.update(bar, completed=place + 1, loss=float(loss))
+            state, loss = update(state, make_demonstrations(team, done))
+            if done % 10 == 9 or done + 1 == section.updates:
+                progress.update(bar, completed=done + 1, loss=float(loss))
     if not console.is_terminal:
         console.print(f"imitation: {section.updates} updates, loss {float(loss):.3f}")
     return state.params
 
 
 def make_demonstrations(team: Team, update: int) -> Rollout:
-    """An update's demonstrated transcripts, addressed by (seed, update): the last turn answers, the others plan."""
-    config = team.config
-    assert config.imitation is not None and config.task.kind == "arithmetic"  # the config's checks see to it
+    """An update's demonstrated transcripts, addressed by (seed, update)."""
+    config, demonstrate = team.config, team.task.demonstrate
+    assert config.imitation is not None and demonstrate is not None  # the config's checks see to it
     rng = np.random.default_rng([config.seed, address.IMITATE, update])
     count = len(team.train.problems)
-    places = rng.choice(count, size=config.imitation.problems, replace=config.imitation.problems > count).tolist()
-    spec = arithmetic_spec(config.task)
-    shown = [arithmetic.demonstrate(spec, team.train.problems[place], config.seed, update) for place in places]
+    indices = rng.choice(count, size=config.imitation.problems, replace=config.imitation.problems > count).tolist()
+    problems = [team.train.problems[index] for index in indices]
     stop_token = team.tokenizer.stop_tokens[0]
     turns = []
-    for place, plan in enumerate(team.plans):
-        is_last = place + 1 == len(team.plans)
-        rows = [team.tokenizer.encode_text(demo.answer if is_last else demo.plan) for demo in shown]
+    for plan in team.plans:
+        turn = DemonstratedTurn(plan.name, plan.role, is_last=plan is team.plans[-1])
+        texts = [demonstrate(config.task, problem, turn, (config.seed, update)) for problem in problems]
+        rows = [team.tokenizer.encode_text(text) for text in texts]
         turns.append(imitate.make_messages(rows, stop_token, plan.max_tokens))
-    question, _ = make_questions(team, team.train, places)
+    question, _ = make_questions(team, team.train, indices)
     return Rollout(question, tuple(turns))

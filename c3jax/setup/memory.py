@@ -124,29 +124,30 @@ def check_memory(
     estimate = estimate_memory(config, spec, plans, weights)
     if estimate.peak <= limit.bytes:
         return Fit(estimate, limit)
-    said = (
-        f"memory: expected at most the {say_bytes(limit.bytes)} of {limit.device}, got about {say_bytes(estimate.peak)}"
-    )
+    taken, there = format_bytes(estimate.peak), format_bytes(limit.bytes)
+    complaint = f"memory: expected at most the {there} of {limit.device}, got about {taken}"
     advice = _advise(config, spec, plans, weights, limit)
     if advice is not None:
-        raise UserError(f"{said}; {advice}")
+        raise UserError(f"{complaint}; {advice}")
     held = estimate.total("always")
-    raise UserError(f"{said}, {say_bytes(held)} of it all the time: try policy.kind adapters, or a smaller model")
+    raise UserError(
+        f"{complaint}, {format_bytes(held)} of it all the time: try policy.kind adapters, or a smaller model"
+    )
 
 
 def make_table(fit: Fit) -> Table:
     """The rows of an estimate with its peak and what there is, for 80 columns."""
     estimate, limit = fit
     table = Table(title="Memory", show_footer=True)
-    table.add_column("what", footer=f"peak, of {say_bytes(limit.bytes)} ({limit.device})", overflow="fold")
+    table.add_column("what", footer=f"peak, of {format_bytes(limit.bytes)} ({limit.device})", overflow="fold")
     table.add_column("when")
-    table.add_column("size", justify="right", footer=say_bytes(estimate.peak))
+    table.add_column("size", justify="right", footer=format_bytes(estimate.peak))
     for row in estimate.rows:
-        table.add_row(row.name, _WHEN[row.when], say_bytes(row.bytes))
+        table.add_row(row.name, _WHEN[row.when], format_bytes(row.bytes))
     return table
 
 
-def say_bytes(size: int) -> str:
+def format_bytes(size: int) -> str:
     for unit, worth in (("GB", 10**9), ("MB", 10**6)):
         if size >= worth:
             return f"{size / worth:.1f} {unit}"
@@ -167,7 +168,7 @@ def _advise(
         name, config, spec = found
         names += [name] if name else []
     peak = estimate_memory(config, spec, plans, weights).peak
-    return f"{' and '.join(names)} would take {say_bytes(peak)}"
+    return f"{' and '.join(names)} would take {format_bytes(peak)}"
 
 
 def _ask_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[_Remedy]:

@@ -71,7 +71,8 @@ WRONG = [
     ({"imitation.updates": 3}, "imitation.problems: expected a value, got nothing"),
     (
         {"task.kind": "chess"},
-        'task.kind: expected one of arithmetic, stories, numeric, math, code, reasoning, got "chess"',
+        "task.kind: expected one of arithmetic, stories, numeric, math, code, reasoning, or your own as module:NAME,"
+        ' got "chess"',
     ),
     ({"model.kind": None}, "model.kind: expected one of random, smollm2, folder, hub, got null"),
     ({"model": {"width": 4}}, "model.kind: expected a value, got nothing"),
@@ -229,10 +230,13 @@ WRONG = [
         "task.path.1.path: expected a set that is not in the list yet, got 'a' again",
     ),
     ({"data": {"ngram_overlap": "drop"}}, "data.ngram_overlap: expected 'say' or 'refuse', got \"drop\""),
-    ({"task": NUMERIC}, "model.kind: expected a pretrained model for task numeric, got 'random'"),
     (
-        {"model": {"kind": "smollm2"}},
-        "model.kind: expected 'random' or an exported 'folder' for task arithmetic, got 'smollm2'",
+        {"task": NUMERIC},
+        "model.kind: expected a pretrained model for task numeric, which has no vocabulary of its own, got 'random'",
+    ),
+    (
+        {"task": {"kind": "no_such_module:RIDDLES"}},
+        f"task.kind: expected a module on the path or in {Path.cwd()}, found no 'no_such_module'",
     ),
     (
         {

@@ -14,7 +14,7 @@ from c3jax.config.file import parse_config
 from c3jax.config.run import ConfigError, RandomModel
 from c3jax.models.huggingface import weights as hf_weights
 from c3jax.models.load import describe_model, load_params
-from c3jax.setup.team import Team, choose_problems, decode_turns, describe_data, find_sets, make_questions, make_team
+from c3jax.setup.team import Team, choose_problems, decode_turns, find_sets, make_questions, make_team
 from c3jax.tasks.numeric import TaskError
 from c3jax.types import Messages, Problem, Rollout, UserError
 
@@ -132,7 +132,7 @@ def test_several_sets_are_mixed_by_their_weights(mixed, numeric, tmp_path):
         assert len(set(places)) == 3 and sorted(find_sets(team, places)) == [0, 0, 1]
         assert places == choose_problems(make_team(parse_config(mixed | {"steps": 50})) if step == 7 else team, step)
     met = [place for step in range(3) for place in choose_problems(team, step) if place >= 4]
-    data = describe_data(team)
+    data = team.data
     assert [(part["name"], part["weight"], part["problems"]) for part in data["train"]] == [
         *((first, 2.0, 4), (second, 1.0, 3))
     ]
@@ -162,7 +162,7 @@ def test_held_out_problems_are_not_trained_on(mixed, tmp_path):
     team = make_team(parse_config(mixed | {"problems": 2, "data": {"drop_overlap": True}}))
     assert team.mixture.counts == (4, 2) and "more/train:train-0" not in {each.id for each in team.train.problems}
     assert team.train.problems[4].index == (1 << 24) + 1  # the others keep theirs
-    data = describe_data(team)
+    data = team.data
     assert (data["overlap"], data["dropped"]) == ({"heldout": {"normalised": 1}}, ["more/train:train-0"])
 
 

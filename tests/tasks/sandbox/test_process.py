@@ -13,7 +13,7 @@ import pytest
 
 from c3jax.tasks.sandbox import probe as sandbox_probe
 from c3jax.tasks.sandbox import process as sandbox
-from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.sandbox.process import Limits, Lost
 
 ROOT = str(Path(sandbox.__file__).parents[3])
@@ -21,7 +21,7 @@ PROBE = ("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"])
 
 
 def test_every_wall_holds_here():
-    check_walls()
+    check_isolation()
 
 
 def test_the_probe_gets_through_where_there_is_no_wall(tmp_path):
