@@ -100,7 +100,7 @@ class Evaluator:
         self._work = _Work()
 
     def score(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> list[Verdict]:
-        """Grade each answer against the problem in its place: one evaluator call an answer, verdicts in order.
+        """Grade each answer against the problem beside it: one evaluator call an answer, verdicts in order.
 
         A call that raises, runs out of memory or whose worker dies is an "error", one that takes longer than
         the timeout a "timeout"; both score 0. An exception out of the grading, Ctrl-C included, closes the evaluator.
@@ -150,7 +150,7 @@ class Evaluator:
         while self.pump(_START_S):
             pass
         work, self._work = self._work, _Work()
-        return [work.verdicts[place] for place in range(len(work.answers))]
+        return [work.verdicts[index] for index in range(len(work.answers))]
 
     def _hand_out(self) -> None:
         for worker in self._workers:
@@ -164,11 +164,11 @@ class Evaluator:
         worker.cases.extend(work.waiting.popleft() for _ in range(size))
         worker.has_begun = False
         worker.deadline = time.monotonic() + self._timeout_s
-        cases = [(work.problems[place], work.answers[place]) for place in worker.cases]
+        cases = [(work.problems[index], work.answers[index]) for index in worker.cases]
         _send(worker, pickle.dumps((cases, size * self._timeout_s + _START_S)))
 
     def _receive(self, seconds: float) -> None:
-        """Wait for replies, the next deadline or so long; put verdicts in place, and replace workers that are lost."""
+        """Wait for replies, the next deadline or so long; put verdicts in order, and replace workers that are lost."""
         busy = [worker for worker in self._workers if worker.cases]
         patience_s = min(seconds, min(worker.deadline for worker in busy) - time.monotonic())
         ready = wait([worker.replies.fileno() for worker in busy], timeout=max(0.0, patience_s))
@@ -217,7 +217,7 @@ def compute_disagreement(verdicts: Sequence[Verdict]) -> float:
 
 @dataclass(eq=False)
 class _Work:
-    """Answers that were submitted and not collected yet; an answer is known by its place among them."""
+    """Answers that were submitted and not collected yet; an answer is known by its index among them."""
 
     problems: list[Problem] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
@@ -232,7 +232,7 @@ class _Worker:
     replies: IO[bytes]
     partial_line: bytes = b""
     calls: int = 0  # evaluator calls that it says it has begun
-    cases: deque[int] = field(default_factory=deque)  # places of the answers it was sent and has not returned
+    cases: deque[int] = field(default_factory=deque)  # indices of the answers it was sent and has not returned
     has_begun: bool = False  # the first case of its chunk
     deadline: float = 0.0  # for the first of its cases, on the monotonic clock
 

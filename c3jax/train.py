@@ -199,10 +199,10 @@ def _sample_and_submit(
         made.append(begun)
         if number + 1 < len(chunks):
             begun = sample(*make_questions(team, team.train, chunks[number + 1], slots))
-        said = decode_messages(team.tokenizer, made[-1][0].turns[-1])
+        written = decode_messages(team.tokenizer, made[-1][0].turns[-1])
         asked = [team.train.problems[index] for index in chunk for _ in range(config.credit.budget)]
-        evaluator.submit(asked, said, budget=config.credit.budget * len(chunk))
-        answers += said
+        evaluator.submit(asked, written, budget=config.credit.budget * len(chunk))
+        answers += written
     rollouts, counts = zip(*made, strict=True)
     if len(made) == 1:
         return rollouts[0], counts[0], answers

@@ -21,16 +21,16 @@ def check_config(config: RunConfig) -> None:
 def _check_task(config: RunConfig) -> None:
     task = config.task
     paths = [part.path for part in list_training_sets(task)]
-    for place, path in enumerate(paths):
-        if path in paths[:place]:
-            raise ConfigError(f"task.path.{place}.path: expected a set that is not in the list yet, got {path!r} again")
+    for index, path in enumerate(paths):
+        if path in paths[:index]:
+            raise ConfigError(f"task.path.{index}.path: expected a set that is not in the list yet, got {path!r} again")
 
 
 def _check_protocol(config: RunConfig) -> None:
     turns = config.protocol.turns
     seen: set[str] = set()
-    for place, turn in enumerate(turns):
-        path, earlier = f"protocol.turns.{place}", [before.name for before in turns[:place]]
+    for index, turn in enumerate(turns):
+        path, earlier = f"protocol.turns.{index}", [before.name for before in turns[:index]]
         if turn.name in ("question", *earlier):
             raise ConfigError(f"{path}.name: expected a name no other slot has, got {turn.name!r}")
         for field, text in (("system", turn.system), ("user", turn.user)):
@@ -47,10 +47,10 @@ def _check_protocol(config: RunConfig) -> None:
                         f"{path}.{field}: expected slots of the question or an earlier turn, got {{{slot}}}"
                     )
             seen.update(slots)
-    for place, turn in enumerate(turns[:-1]):
+    for index, turn in enumerate(turns[:-1]):
         if turn.name not in seen:
             raise ConfigError(
-                f"protocol.turns.{place}: expected a later turn with the slot {{{turn.name}}}, got a message that"
+                f"protocol.turns.{index}: expected a later turn with the slot {{{turn.name}}}, got a message that"
                 " no turn sees"
             )
     if "question" not in seen:
@@ -62,9 +62,9 @@ def _check_batches(config: RunConfig) -> None:
     if size is not None and config.problems % size:
         raise ConfigError(f"rollout_problems: expected a divisor of problems ({config.problems}), got {size}")
     names = ["heldout", *(suite.name for suite in config.evaluation.suites)]
-    for place, name in enumerate(names[1:]):
-        if name in names[: place + 1]:
-            raise ConfigError(f"evaluation.suites.{place}.name: expected a name no other suite has, got {name!r}")
+    for index, name in enumerate(names[1:]):
+        if name in names[: index + 1]:
+            raise ConfigError(f"evaluation.suites.{index}.name: expected a name no other suite has, got {name!r}")
 
 
 def _check_credit(config: RunConfig) -> None:

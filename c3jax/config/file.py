@@ -30,7 +30,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 class Field(NamedTuple):
     """One field of the config, as `c3jax fields` shows it."""
 
-    path: str  # dotted; N stands for a place in a list
+    path: str  # dotted; N stands for an index in a list
     kind: str
     default: str
     text: str
@@ -140,7 +140,7 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, RecursionError)
 
 
 def _parse_yaml(text: str) -> Any:
-    # Through JSON: no dates, and a part that is named once and repeated is a part of its own in each place.
+    # Through JSON: no dates, and a part that is named once and repeated is a part of its own each time.
     return json.loads(json.dumps(yaml.load(text, Loader=_Loader), default=str))
 
 
@@ -190,7 +190,7 @@ def _set_dotted(tree: dict[str, Any], dotted: str, value: Any) -> None:
         key: Any = name
         if isinstance(node, list):
             if not name.isdecimal() or int(name) >= len(node):
-                raise ConfigError(f"{dotted}: expected a place below {len(node)} in the list, got {name!r}")
+                raise ConfigError(f"{dotted}: expected an index below {len(node)} in the list, got {name!r}")
             key = int(name)
         elif not isinstance(node, dict):
             raise ConfigError(
@@ -221,13 +221,13 @@ _EXPECTED = {
 
 
 def _describe(error: pydantic.ValidationError, section: type[Section]) -> str:
-    outer, _ = _find_place(error.errors()[0]["loc"], section)
+    outer, _ = _locate(error.errors()[0]["loc"], section)
     # A field that takes several kinds of value complains once for each; the complaint from furthest inside is of the
     # kind that was meant.
-    inner = [each for each in error.errors() if f"{_find_place(each['loc'], section)[0]}.".startswith(f"{outer}.")]
-    first = max(inner, key=lambda each: _find_place(each["loc"], section)[0].count("."))
+    inner = [each for each in error.errors() if f"{_locate(each['loc'], section)[0]}.".startswith(f"{outer}.")]
+    first = max(inner, key=lambda each: _locate(each["loc"], section)[0].count("."))
     kind = first["type"]
-    path, sections = _find_place(first["loc"], section)
+    path, sections = _locate(first["loc"], section)
     if kind == "extra_forbidden":
         return f"{path}: expected {_suggest_field(path, section)}"
     if kind == "missing":
@@ -239,17 +239,17 @@ def _describe(error: pydantic.ValidationError, section: type[Section]) -> str:
         own = ", or your own as module:NAME" if path == "task" else ""
         return f"{path}.kind: expected one of {kinds}{own}, got {show_value(first['input']['kind'])}"
     # A field that takes several kinds of value is refused once for each kind.
-    refused = [each for each in error.errors() if _find_place(each["loc"], section)[0] == path]
+    refused = [each for each in error.errors() if _locate(each["loc"], section)[0] == path]
     expected = [_EXPECTED.get(each["type"]) or each["msg"].removeprefix("Input should be ") for each in refused]
     return f"{path}: expected {' or '.join(expected)}, got {show_value(first['input'])}"
 
 
-def _find_place(place: tuple[int | str, ...], section: type[Section]) -> tuple[str, list[type[Section]]]:
-    """A place as it is written in the config, and the sections declared there."""
+def _locate(location: tuple[int | str, ...], section: type[Section]) -> tuple[str, list[type[Section]]]:
+    """A location as it is written in the config, and the sections declared there."""
     names: list[str] = []
     sections = [section]
     is_labelled = False  # the next part is no name, but the kind of value that pydantic tried
-    for part in place:
+    for part in location:
         if isinstance(part, int):
             names.append(str(part))
         elif is_labelled:

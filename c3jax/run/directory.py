@@ -164,7 +164,7 @@ def _find_difference(there: Any, here: Any, name: str) -> str | None:
         return None
     if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         pairs = enumerate(zip(there, here, strict=True))
-        found = (_find_difference(*pair, f"{name}.{place}") for place, pair in pairs)
+        found = (_find_difference(*pair, f"{name}.{index}") for index, pair in pairs)
         return next((difference for difference in found if difference is not None), None)
     return None if there == here else f"{name} is {_show(there)} and not {_show(here)} as"
 

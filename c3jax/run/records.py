@@ -31,11 +31,11 @@ def make_records(
     """One record a problem of a step's trees. texts holds every message a turn; verdicts one a leaf, in path order."""
     levels = [_level_columns(rollout, credit, turn) for turn in range(len(rollout.turns))]
     records = []
-    for place, problem in enumerate(problems):
+    for number, problem in enumerate(problems):
         nodes = []
         for turn, section in enumerate(config.protocol.turns):
             shape = config.credit.fan_out[: turn + 1]
-            first = place * int(np.prod(shape))
+            first = number * int(np.prod(shape))
             for offset, index in enumerate(np.ndindex(shape)):
                 row = first + offset
                 node = {"turn": section.name, "role": section.role, "index": list(index), "text": texts[turn][row]}

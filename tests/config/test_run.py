@@ -270,11 +270,11 @@ WRONG = [
         " per_role does not train comes from the model as loaded), got 'per_role'",
     ),
     # A path that an override cannot follow
-    ({"protocol.turns.2.role": "a"}, "protocol.turns.2.role: expected a place below 2 in the list, got '2'"),
-    ({"protocol.turns.-1.role": "a"}, "protocol.turns.-1.role: expected a place below 2 in the list, got '-1'"),
+    ({"protocol.turns.2.role": "a"}, "protocol.turns.2.role: expected an index below 2 in the list, got '2'"),
+    ({"protocol.turns.-1.role": "a"}, "protocol.turns.-1.role: expected an index below 2 in the list, got '-1'"),
     (
         {"protocol.turns.\u00b2.role": "a"},
-        "protocol.turns.\u00b2.role: expected a place below 2 in the list, got '\u00b2'",
+        "protocol.turns.\u00b2.role: expected an index below 2 in the list, got '\u00b2'",
     ),
     ({"seed.low": 1}, "seed.low: expected a field, got seed, which holds none"),
     ({"lerner": 1}, "lerner: expected a field of the config (learner?), got an unknown one"),
