@@ -150,8 +150,8 @@ def _check_shown(turn: config_lib.Turn, turn_index: int, rendered: str) -> None:
         for literal, _, _, _ in string.Formatter().parse(text):
             if literal.strip() not in rendered:  # templates may trim
                 raise config_lib.ConfigError(
-                    f"protocol.turns.{turn_index}.{field}: expected a chat template that shows this prompt whole, got one"
-                    f" that leaves out {literal.strip()[:40]!r}"
+                    f"protocol.turns.{turn_index}.{field}: expected a chat template that shows this prompt whole,"
+                    f" got one that leaves out {literal.strip()[:40]!r}"
                 )
 
 

@@ -12,20 +12,15 @@ from rich.console import Console
 from rich.text import Text
 
 from c3jax import evaluate
-from c3jax.config import file as config_file
 from c3jax.evaluate import evaluate_suites
 from c3jax.models.policy import Weights
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, context_tokens
 from c3jax.rollout import address, context, sampling, tree
-from c3jax.run import directory as rundir
-from c3jax.run.checkpoint import find_best_step, list_steps, restore_step
+from c3jax.run.checkpoint import restore_step
+from c3jax.run.source import SourceError, open_source
 from c3jax.setup.team import Team, decode_turns, make_team
 from c3jax.tasks.task import find_task
 from c3jax.types import UserError
-
-
-class SourceError(UserError):
-    """A run directory or config that holds no policy to use."""
 
 
 def evaluate_source(
@@ -111,36 +106,12 @@ def load_source(
     `is_contained` false lets programs of a code task run without their sandbox. Raises UserError where the source, the
     checkpoint or an override cannot be used.
     """
-    path = Path(source)
-    if path.is_file():
-        if checkpoint != "newest":
-            raise SourceError(f"--checkpoint: expected a run directory to take {checkpoint!r} from, got a config")
-        team = make_team(config_file.load_config(path, overrides), is_contained)
+    opened = open_source(source, checkpoint, overrides)
+    team = make_team(opened.config, is_contained)
+    if opened.run is None:
         return team, team.weights, 0
-    if not path.is_dir():
-        raise SourceError(f"{source}: expected a run directory or a config file, got neither")
-    rundir.load_run_config(path)  # says what is wrong with a directory that is not a run
-    team = make_team(config_file.load_config(path / "config.yaml", overrides), is_contained)
-    step = choose_step(path, checkpoint)
-    trained = restore_step(path, step, jax.eval_shape(lambda: team.weights.trained), part="params")
-    return team, team.weights._replace(trained=trained), step
-
-
-def choose_step(run: Path, checkpoint: str) -> int:
-    """The step of a run's checkpoint, asked for as newest, best or a number. Raises SourceError."""
-    steps = list_steps(run)
-    if not steps:
-        raise SourceError(f"{run}: expected a run with a checkpoint, got none yet")
-    if checkpoint == "newest":
-        return steps[-1]
-    if checkpoint == "best":
-        best = find_best_step(run)
-        if best is None:
-            raise SourceError(f"--checkpoint: expected a run whose config keeps the best (checkpoint.best), got {run}")
-        return best
-    if not checkpoint.isdigit() or int(checkpoint) not in steps:
-        raise SourceError(f"--checkpoint: expected newest, best or one of {steps}, got {checkpoint!r}")
-    return int(checkpoint)
+    trained = restore_step(opened.run, opened.step, jax.eval_shape(lambda: team.weights.trained), part="params")
+    return team, team.weights._replace(trained=trained), opened.step
 
 
 def _encode_question(team: Team, question: str) -> list[int]:

@@ -114,11 +114,11 @@ def record_start(run: RunDir, step: int) -> dict[str, Any]:
     return changes
 
 
-def load_run_config(path: str | Path) -> RunConfig:
+def load_run_config(path: str | Path, overrides: Mapping[str, Any] = {}) -> RunConfig:
     """The config of the run in a directory. Raises RunDirError where there is none, ConfigError where it is broken."""
     if not (Path(path) / _CONFIG).is_file():
         raise RunDirError(f"run directory {path}: expected a run with a {_CONFIG}, found none")
-    return load_config(Path(path) / _CONFIG)
+    return load_config(Path(path) / _CONFIG, dict(overrides))
 
 
 def hash_origins(names: Sequence[str]) -> dict[str, str]:
