@@ -138,7 +138,7 @@ def test_the_compiler_plans_what_was_estimated():
         (
             {"micro_problems": 1},
             0.9,
-            r"of which gradients in the update 8.0 MB: try policy.kind adapters, or a smaller",
+            r"of which gradients in the update 8.8 MB: try policy.kind adapters, or a smaller",
         ),
         ({}, 0.01, r"of which optimiser state all the time 8.0 MB: try policy.kind adapters, or a smaller model$"),
     ],
