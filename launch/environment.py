@@ -30,7 +30,8 @@ def main(folder: Path, extras: set[str]) -> None:
     unknown = extras - {"torch", *tomllib.loads(project)["project"]["optional-dependencies"]}
     if unknown:
         fail(f"expected extras of pyproject.toml, got {', '.join(sorted(unknown))}")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
+    is_taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    if is_taken and not (folder / "pyvenv.cfg").is_file():
         fail(f"{folder} holds something other than a Python environment: name another place in C3JAX_VENV")
     # The root counts because what is installed holds it: a clone that was moved is installed anew.
     made_from = [str(ROOT), LIBRARY, project, pins, Path(__file__).read_text()]

@@ -16,15 +16,15 @@ C3JAX_VENV="${C3JAX_VENV:-$C3JAX_ROOT/.venv}"
 C3JAX_BIN="$C3JAX_VENV/bin"
 
 c3jax_environment() {
-  local python candidates=("$C3JAX_BIN/python" python3 python3.13 python3.12 python3.11)
-  [[ -z "${PYTHON:-}" ]] || candidates=("$PYTHON")
+  local python where="on the PATH: install one, or name it in PYTHON"
+  local candidates=("$C3JAX_BIN/python" python3 python3.13 python3.12 python3.11)
+  if [[ -n "${PYTHON:-}" ]]; then candidates=("$PYTHON") where="at PYTHON=$PYTHON"; fi
   for python in "${candidates[@]}"; do # one may be a shim with nothing behind it
     if "$python" -I -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' </dev/null >/dev/null 2>&1; then
       "$python" -I "$C3JAX_ROOT/launch/environment.py" "$C3JAX_VENV" "$@" ${C3JAX_EXTRAS:-} || exit $?
       return
     fi
   done
-  echo "c3jax: no Python of version 3.11 or newer, with the module ensurepip (Debian, Ubuntu: python3-venv), was found" \
-    "${PYTHON:+at PYTHON=$PYTHON}${PYTHON:-on the PATH: install one, or name it in PYTHON}." >&2
+  echo "c3jax: no Python of version 3.11 or newer with its module ensurepip (Debian, Ubuntu: python3-venv) was found $where." >&2
   exit 2
 }
