@@ -65,11 +65,7 @@ RULES = {
     "lab": Rule(STUDY, "anywhere"),
     **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},
     "lab.text": Rule(STUDY | ENGINE | {"train"}, "anywhere"),
-    "bench": Rule(ENGINE | {"train"}, "anywhere"),
-    **{f"bench.{name}": Rule(ENGINE, "never") for name in ("__init__", "grade", "code_sweep")},
-    "cli": Rule(
-        {*ENGINE, "train", "commands", "lab", "bench"}, "in functions"
-    ),  # help and a wrong config answer at once
+    "cli": Rule({*ENGINE, "train", "commands", "lab"}, "in functions"),  # help and a wrong config answer at once
 }
 ROOMS = {name.partition(".")[0] for name in RULES}
 

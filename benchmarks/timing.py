@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from c3jax.models.decoder import DecoderSpec
+from c3jax.types import Frame
 
 SMOLLM2 = DecoderSpec(
     vocab_size=49152,
@@ -26,8 +28,22 @@ SMOLLM2 = DecoderSpec(
 TINY = SMOLLM2._replace(vocab_size=64, layers=2, width=48, heads=3, kv_heads=1, head_dim=16, mlp_width=64)
 
 
+def make_questions(seed: int, rows: int, slots: int, vocab_size: int) -> Frame:
+    """A frame [rows, slots] of random tokens without padding."""
+    tokens_NS = jax.random.randint(jax.random.key(seed), (rows, slots), 1, vocab_size)
+    return Frame(tokens_NS, jnp.ones(tokens_NS.shape, bool))
+
+
 def time_in_turn(cases: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, the cases in turn; a first call of each compiles and is not counted."""
+    """Time calls in alternation.
+
+    Args:
+      cases: what is called, by name; it may return arrays that are not computed yet.
+      repeats: how often each is timed, after a first call that compiles and is not counted.
+
+    Returns:
+      Seconds of each call, by name.
+    """
     for call in cases.values():
         jax.block_until_ready(call())
     times: dict[str, list[float]] = {name: [] for name in cases}
@@ -37,3 +53,8 @@ def time_in_turn(cases: dict[str, Callable[[], Any]], repeats: int) -> dict[str,
             jax.block_until_ready(call())
             times[name].append(time.perf_counter() - began)
     return times
+
+
+def find_fastest(times: dict[str, list[float]]) -> dict[str, float]:
+    """The fastest time of each case, in seconds."""
+    return {name: min(values) for name, values in times.items()}

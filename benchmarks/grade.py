@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from c3jax.rewards import Evaluator
-from c3jax.tasks.code.task import Check, write_check
+from c3jax.tasks.code import task as code
+from c3jax.tasks.code.records import CodeSpec, load_problems
+from c3jax.tasks.maths import task as maths
 from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.sandbox.process import find_bubblewrap
-from c3jax.tasks.task import find_task
 from c3jax.types import Problem
 
 _SAMPLES = (
@@ -47,37 +48,20 @@ _SAMPLES = (
 _ANSWERS = (("\\frac{1}{2}", "0.5"), ("(1, 2)", "(1,2)"), ("x^2 + 2x + 1", "(x+1)^2"), ("72", "72.4"))
 
 
-def run(is_small: bool) -> int:
-    """Measure, print the figures as one JSON object and return the exit code. Raises UserError without a sandbox."""
+def bench_grade(is_small: bool) -> dict[str, Any]:
+    """Programs and formulas judged a second, and bare interpreters and sandboxes started a second, in turn.
+
+    Raises:
+      UserError: no sandbox can be made here.
+    """
     check_isolation()
     workers = max(2, os.cpu_count() or 1)
     count, rounds = (4, 1) if is_small else (120, 3)
     load = [os.getloadavg()[0]]
-    python = [os.path.realpath(sys._base_executable), "-S", "-c", "pass"]  # type: ignore[attr-defined]
-    sandbox = [find_bubblewrap(), "--unshare-all", "--ro-bind", "/", "/", "/bin/true"]
-    programs, formulas = _make_programs(count), _make_formulas(10 * count)
-    with (
-        Evaluator(find_task("code").grade, workers, timeout_s=60.0) as code,
-        Evaluator(find_task("math").grade, workers, timeout_s=60.0) as maths,
-    ):
-        cases: dict[str, tuple[int, Callable[[], object]]] = {
-            "interpreters": (count, lambda: _start_all(python, count, workers)),
-            "sandboxes": (count, lambda: _start_all(sandbox, count, workers)),
-            "programs": (count, lambda: _score(code, *programs)),
-            "formulas": (10 * count, lambda: _score(maths, *formulas)),
-        }
-        for evaluator, (problems, answers) in ((code, programs), (maths, formulas)):
-            _score(evaluator, problems[:workers], answers[:workers])  # the judges start
-        rates: dict[str, list[float]] = {name: [] for name in cases}
-        for _ in range(rounds):
-            for name, (size, call) in cases.items():
-                began = time.perf_counter()
-                call()
-                rates[name].append(size / (time.perf_counter() - began))
+    rates = _measure_rates(workers, count, rounds)
     load.append(os.getloadavg()[0])
     best = {name: max(values) for name, values in rates.items()}
-    figures: dict[str, Any] = {
-        "bench": "grade",
+    return {
         "user": "root" if os.geteuid() == 0 else "ordinary",
         "cores": os.cpu_count(),
         "workers": workers,
@@ -87,24 +71,49 @@ def run(is_small: bool) -> int:
         "interpreters_per_program": best["interpreters"] / best["programs"],
         "sandboxes_per_program": best["sandboxes"] / best["programs"],
     }
-    print(json.dumps(figures, indent=2))
-    return 0
 
 
-def _make_programs(count: int) -> tuple[list[Problem], list[str]]:
+def _measure_rates(workers: int, count: int, rounds: int) -> dict[str, list[float]]:
+    python = [os.path.realpath(sys._base_executable), "-S", "-c", "pass"]  # type: ignore[attr-defined]
+    sandbox = [find_bubblewrap(), "--unshare-all", "--ro-bind", "/", "/", "/bin/true"]
+    programs, formulas = make_programs(count), make_formulas(10 * count)
+    with (
+        Evaluator(code.grade, workers, timeout_s=60.0) as programmer,
+        Evaluator(maths.grade, workers, timeout_s=60.0) as mathematician,
+    ):
+        cases: dict[str, tuple[int, Callable[[], object]]] = {
+            "interpreters": (count, lambda: _start_all(python, count, workers)),
+            "sandboxes": (count, lambda: _start_all(sandbox, count, workers)),
+            "programs": (count, lambda: _score(programmer, *programs)),
+            "formulas": (10 * count, lambda: _score(mathematician, *formulas)),
+        }
+        for evaluator, (problems, answers) in ((programmer, programs), (mathematician, formulas)):
+            _score(evaluator, problems[:workers], answers[:workers])  # the judges start
+        rates: dict[str, list[float]] = {name: [] for name in cases}
+        for _ in range(rounds):
+            for name, (size, call) in cases.items():
+                began = time.perf_counter()
+                call()
+                rates[name].append(size / (time.perf_counter() - began))
+    return rates
+
+
+def make_programs(count: int) -> tuple[list[Problem], list[str]]:
+    """Problems of code, and an answer to each that is right."""
     problems, answers = [], []
     for index in range(count):
         solution, tests = _SAMPLES[index % len(_SAMPLES)]
-        check = Check(tests, ("f",), "f", keeps=(False,) * len(tests), timeout_s=50.0)
-        problems.append(Problem(index, str(index), "", write_check(check)))
+        check = code.Check(tests, ("f",), "f", keeps=(False,) * len(tests), timeout_s=50.0)
+        problems.append(Problem(index, str(index), "", code.write_check(check)))
         answers.append(f"```python\n{solution}```")
     return problems, answers
 
 
-def _make_formulas(count: int) -> tuple[list[Problem], list[str]]:
+def make_formulas(count: int) -> tuple[list[Problem], list[str]]:
+    """Problems of mathematics, and an answer to each; the fourth of every four is wrong."""
     pairs = [_ANSWERS[index % len(_ANSWERS)] for index in range(count)]
     problems = [Problem(index, str(index), "", answer) for index, (answer, _) in enumerate(pairs)]
-    return problems, [f"So the answer is $\\boxed{{{said}}}$." for _, said in pairs]
+    return problems, [f"So the answer is $\\boxed{{{text}}}$." for _, text in pairs]
 
 
 def _start_all(command: Sequence[str], count: int, at_once: int) -> None:
@@ -117,3 +126,38 @@ def _score(evaluator: Evaluator, problems: list[Problem], answers: list[str]) ->
     wrong = next((v for v in verdicts if v.verdict not in ("correct", "wrong")), None)
     if wrong is not None:
         raise RuntimeError(f"expected verdicts on all answers of the benchmark, got {wrong.verdict}: {wrong.detail}")
+
+
+def sweep_solutions(path: str, left_out: Sequence[str]) -> int:
+    """Judge every reference solution of a set of code problems, one after another.
+
+    Prints a line for each that fails, and at last how many pass and how many were judged a second.
+
+    Args:
+      path: JSONL in a public set's own record, with its reference solutions.
+      left_out: ids of problems that are not judged.
+
+    Returns:
+      How many failed.
+
+    Raises:
+      UserError: the file cannot be read, or no sandbox can be made here.
+    """
+    # Far beyond what training allows: some references compute for a minute.
+    problems = load_problems(path, spec=CodeSpec(timeout_s=120.0, memory_mb=4096, output_mb=512))
+    with open(path, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    pairs = [pair for pair in zip(problems, rows, strict=True) if pair[0].id not in left_out]
+    began, failed = time.monotonic(), 0
+    try:
+        for problem, row in pairs:
+            solution = row["code"] if "code" in row else row["prompt"] + row["canonical_solution"]
+            verdict = code.grade(problem, f"```python\n{solution}\n```")
+            if verdict.verdict != "correct":
+                failed += 1
+                print(f"{problem.id}: {verdict.verdict}, {verdict.detail}")
+    finally:
+        code.close()
+    seconds = time.monotonic() - began
+    print(f"{len(pairs) - failed} of {len(pairs)} pass; {seconds:.1f} s, {len(pairs) / seconds:.1f} a second")
+    return failed
