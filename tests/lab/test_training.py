@@ -231,8 +231,9 @@ def test_what_is_left_of_a_critic_of_nearly_nothing_is_rounding():
     by_hand = train_by_hand(setting, 0.0, 1e-7)
     size_UP = np.stack(by_hand.size)[:, None, :, None]
     advantage_UKPN = np.stack(by_hand.advantage)
-    is_dropped = np.abs(advantage_UKPN) < 1e-6 * size_UP
-    assert np.mean(advantage_UKPN == 0.0) < is_dropped.mean() < 1.0
+    is_nothing = advantage_UKPN == 0.0
+    is_dropped = is_nothing | (np.abs(advantage_UKPN) < 1e-6 * size_UP)
+    assert is_nothing.mean() + 0.05 < is_dropped.mean() < 0.9
     np.testing.assert_allclose(curve.zero_share[1], is_dropped.mean(), rtol=1e-6)
 
 
