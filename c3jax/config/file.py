@@ -318,4 +318,5 @@ def _describe_type(annotation: Any) -> str:
         return "section"
     if origin is tuple:
         return "list" if _sections_in(arguments[0]) else f"list of {_describe_type(arguments[0])}"
-    return {int: "integer", float: "number", str: "text", bool: "true|false", types.NoneType: "null"}[annotation]
+    named = {int: "integer", float: "number", bool: "true|false", types.NoneType: "null"}
+    return named.get(annotation, "text")  # text too is what is written in words of its own: a study's estimators

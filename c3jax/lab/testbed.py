@@ -20,11 +20,11 @@ from c3jax.credit import shrink
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import Plan, make_tree
 from c3jax.lab import analyse, measure, oracle, play, policies
-from c3jax.lab.config import BenchCase, BenchEstimator, BenchStudy
+from c3jax.lab.config import BenchStudy, Case
 from c3jax.lab.families import make_family
 from c3jax.lab.games import Game, GameShape, make_game
 from c3jax.lab.policies import Params, Policy
-from c3jax.lab.sections import list_tokens, list_trained, make_plan
+from c3jax.lab.sections import Estimator, list_tokens, list_trained, make_plan
 
 BIAS_LEVEL = 0.999
 _CHUNK = 250  # most samples of every problem in memory at once; a batch is a whole number of chunks
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
     spearman: dict[int, np.ndarray]  # [G]: rank fidelity of each problem, NaN where no context has one
 
 
-def make_bed(config: BenchStudy, case: BenchCase, key: jax.Array) -> Bed:
+def make_bed(config: BenchStudy, case: Case, key: jax.Array) -> Bed:
     """Problems and policy of a case, and the variance components of an independent pilot on them."""
     family = make_family(case.game)
     indices = jnp.arange(config.problems)
@@ -77,7 +77,7 @@ def make_bed(config: BenchStudy, case: BenchCase, key: jax.Array) -> Bed:
 _make_policy = functools.lru_cache(policies.make_tabular)
 
 
-def measure_estimator(config: BenchStudy, case: BenchCase, estimator: BenchEstimator, bed: Bed) -> Measured:
+def measure_estimator(config: BenchStudy, case: Case, estimator: Estimator, bed: Bed) -> Measured:
     """One estimator: sums over samples, then figures for each turn it trains."""
     trained = list_trained(case.game)
     plan = choose_plan(estimator, bed, trained, list_tokens(case.game))
@@ -98,7 +98,7 @@ def measure_estimator(config: BenchStudy, case: BenchCase, estimator: BenchEstim
     return Measured(plan, found, squared_bias, spearman)
 
 
-def choose_plan(estimator: BenchEstimator, bed: Bed, trained: tuple[bool, ...], tokens: tuple[float, ...]) -> Plan:
+def choose_plan(estimator: Estimator, bed: Bed, trained: tuple[bool, ...], tokens: tuple[float, ...]) -> Plan:
     """The estimator's plan; `auto` takes the fan-out that the pilot's components promise the least noise for."""
     section = estimator.plan
     if section.kind != "auto":

@@ -14,14 +14,15 @@ import pytest
 from c3jax.credit import shrink
 from c3jax.credit.plans import compute_cost, count_calls, make_replay, make_tree
 from c3jax.lab import analyse, oracle, testbed
-from c3jax.lab.config import BenchEstimator, BenchStudy, parse_study
+from c3jax.lab.config import BenchStudy, parse_study
+from c3jax.lab.sections import parse_estimator
 
 ESTIMATORS = {
-    "c3": {"method": "c3", "plan": {"kind": "tree", "fan_out": [2, 2]}},
-    "no_loo": {"method": "no_loo", "plan": {"kind": "tree", "fan_out": [2, 2]}},
-    "shrunk": {"method": "shrunk", "plan": {"kind": "tree", "fan_out": [2, 2]}},
-    "standardised": {"method": "c3", "plan": {"kind": "tree", "fan_out": [2, 2]}, "normalise": "group"},
-    "masked": {"method": "difference_masked", "plan": {"kind": "masked", "episodes": 4}},
+    "c3": "c3 2x2",
+    "no_loo": "no_loo 2x2",
+    "shrunk": "shrunk 2x2",
+    "standardised": "c3 2x2 group",
+    "masked": "difference_masked 4",
 }
 STUDY = {
     **{"kind": "bench", "seed": 3, "problems": 8, "samples": 4200, "batches": 14, "policy_scale": 0.75},
@@ -143,9 +144,7 @@ def test_ranks_by_hand():
 @pytest.mark.parametrize(("unit", "budget"), [("calls", 8), ("messages", 16), ("tokens", 900)])
 def test_a_chosen_fan_out_keeps_within_its_budget(unit, budget):
     bed, tokens = get_bed(), (90.0, 60.0)
-    plan = {"kind": "auto", "budget": budget, "unit": unit}
-    estimator = BenchEstimator(method="shrunk", plan=plan)
-    chosen = testbed.choose_plan(estimator, bed, (True, True), tokens)
+    chosen = testbed.choose_plan(parse_estimator(f"shrunk auto {budget} {unit}"), bed, (True, True), tokens)
     assert chosen.form == "tree" and 0.5 * budget < compute_cost(chosen.fan_out, unit, tokens) <= budget
 
     def predict(fan_out: tuple[int, int]) -> float:
@@ -156,8 +155,7 @@ def test_a_chosen_fan_out_keeps_within_its_budget(unit, budget):
 
 
 def test_a_fixed_plan_is_the_sections():
-    plan = {"kind": "replay", "counts": (1, 2)}
-    estimator = BenchEstimator(method="c3_replay", plan=plan)
+    estimator = parse_estimator("c3_replay 1+2")
     assert testbed.choose_plan(estimator, get_bed(), (True, True), (1.0, 1.0)) == make_replay((1, 2), 2)
 
 
@@ -174,8 +172,8 @@ def test_the_shrunk_baseline_is_of_earlier_draws():
 def test_turns_that_are_not_trained_have_no_figures():
     case = {
         "name": "mates",
-        "game": {"kind": "team_mates", "turns": 2, "mates": 1, "place": "first", "messages": 2, "effect": 1.0},
-        "estimators": [{"method": "c3", "plan": {"kind": "auto", "budget": 8, "unit": "calls"}}],
+        "game": {"kind": "chain", "turns": 2, "mates": 1, "mates_speak": "first", "messages": 2, "effect": 1.0},
+        "estimators": ["c3 auto 8 calls"],
     }
     config = parse_study(STUDY | {"cases": [case], "samples": 60, "batches": 3, "pilot_steps": 2})
     bed = testbed.make_bed(config, config.cases[0], jax.random.key(5))
