@@ -45,10 +45,10 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
     def make(contexts: int, new_tokens: int) -> Callable[[], Any]:
         plan = TurnPlan("bench", "bench", (FramePlan(1, (Slot(QUESTION_LEVEL), Literal((1,)))),), new_tokens, True)
         fan_out = (rows // contexts,)
-        sample = tree.make_tree_sampler(policy, (plan,), fan_out, Sampling(), ())
+        sample = tree.make_tree_sampler(policy, (plan,), Sampling(), ())
         question_NS = jnp.repeat(tokens_NS, contexts // sizes.contexts, axis=0)
         frame = _keep_all(question_NS)
-        return lambda: sample(weights, frame, jax.random.key(2), jnp.arange(contexts))
+        return lambda: sample(weights, frame, jax.random.key(2), jnp.arange(contexts), fan_out)
 
     shared = make(sizes.contexts, sizes.new_tokens)
     times = time_in_turn(

@@ -63,7 +63,7 @@ def _bench_head(sizes: _HeadSizes) -> dict[str, Any]:
         return -jnp.sum(weight_B * jnp.take_along_axis(logp_BV, token_B[:, None], axis=1)[:, 0])
 
     def run_chunks(hidden_BD: jax.Array, head_VD: jax.Array) -> jax.Array:
-        negate = lambda logp_B, weight_B: -weight_B * logp_B  # noqa: E731
+        negate = lambda logp_B, weight_B: (-weight_B * logp_B, {})  # noqa: E731
         arguments = (drawn, weight_B, negate, Sampling(), "float32", sizes.chunk_floats)
         return compute_token_loss(hidden_BD, head_VD, *arguments)[0]
 
@@ -114,7 +114,7 @@ def _bench_step(sizes: _StepSizes) -> dict[str, Any]:
                 question = Frame(*(jnp.repeat(part, repeats, axis=0) for part in (question_NS, question_NS > 0)))
                 hidden_BD, drawn = forward.compute_drawn_tokens(model, _PLANS, place, Rollout(question, seen), fan_out)
                 terms_B = jnp.repeat(weight[place], sizes.message)
-                negate = lambda logp_B, weight_B: -weight_B * logp_B  # noqa: E731
+                negate = lambda logp_B, weight_B: (-weight_B * logp_B, {})  # noqa: E731
                 loss += compute_token_loss(
                     hidden_BD, model.head_weight(), drawn, terms_B, negate, Sampling(), "float32"
                 )[0]
