@@ -74,9 +74,9 @@ def _make_samplers(sizes: _Sizes) -> Callable[[int, int], Callable[[], Any]]:
 
     def make(contexts: int, new_tokens: int) -> Callable[[], Any]:
         plan = TurnPlan("bench", "bench", (FramePlan(1, (Slot(QUESTION_LEVEL), Literal((1,)))),), new_tokens, True)
-        sample = tree.make_tree_sampler(policy, (plan,), (rows // contexts,), Sampling(), ())
+        sample = tree.make_tree_sampler(policy, (plan,), Sampling(), ())
         frame = jax.tree.map(lambda part_NS: jnp.repeat(part_NS, contexts // sizes.contexts, axis=0), question)
-        return lambda: sample(weights, frame, jax.random.key(2), jnp.arange(contexts))
+        return lambda: sample(weights, frame, jax.random.key(2), jnp.arange(contexts), (rows // contexts,))
 
     return make
 

@@ -102,7 +102,7 @@ def make_evaluation(team: Team, profile: Profile) -> Callable[[Weights, Evaluato
     """
     fan_out = (profile.samples,) + (1,) * (len(team.plans) - 1)
     stop_tokens, batches = team.tokenizer.stop_tokens, team.config.shapes.batches
-    sample_tree = tree.make_tree_sampler(team.policy, team.plans, fan_out, profile.sampling, stop_tokens, batches)
+    sample_tree = tree.make_tree_sampler(team.policy, team.plans, profile.sampling, stop_tokens, batches)
     key = address.make_stream(team.config.seed, address.EVALUATE)
 
     def evaluate(weights: Weights, evaluator: Evaluator, suite: Suite) -> Result:
@@ -114,7 +114,7 @@ def make_evaluation(team: Team, profile: Profile) -> Callable[[Weights, Evaluato
             # The last chunk is filled up to the one compiled shape; what fills it is not scored.
             filled = chunk + [chunk[-1]] * (batch - len(chunk))
             question, problem_P = make_questions(team, suite.problems, filled)
-            return sample_tree(weights, question, key, problem_P)[0]
+            return sample_tree(weights, question, key, problem_P, fan_out)[0]
 
         truncated: list[bool] = []
         generated = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +20,10 @@ from rich.console import Console
 from c3jax import evaluate
 from c3jax.config.run import RunConfig, list_own_names, uses_reference
 from c3jax.credit.apply import zero_credit_share
-from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.plans import FanOut, make_tree
 from c3jax.evaluate import print_summary
 from c3jax.learner import update as update_lib
-from c3jax.learner.adapt import choose_fan_out, fix_fan_out
-from c3jax.learner.update import TrainState
+from c3jax.learner.adapt import choose_fan_out
+from c3jax.learner.update import TrainState, pack_state, unpack_state
 from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
@@ -32,7 +31,8 @@ from c3jax.rollout.collect import wait_for
 from c3jax.run import records
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.run.directory import hash_origins, open_run_dir, record_start
-from c3jax.run.metrics import Progress, open_metrics, read_metrics
+from c3jax.run.metrics import Progress, read_metrics
+from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
 from c3jax.setup.contamination import describe_hits
 from c3jax.setup.imitation import warm_up
 from c3jax.setup.memory import format_bytes, make_table
@@ -51,18 +51,11 @@ DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
 _LARGE_SHARE = 0.1  # of the memory: from here on it is worth saying what takes it
 
 
-class _StepPrograms(NamedTuple):
-    """The compiled functions of a step with one fan-out."""
+class _Compiled(NamedTuple):
+    """The jitted functions of a run, and the processes that score."""
 
-    config: RunConfig  # with that fan-out
-    sample_tree: Callable[..., Any]
-    update: Callable[..., Any]
-
-
-class _Programs(NamedTuple):
-    """The compiled functions of a run, and the processes that score."""
-
-    steps: dict[FanOut, _StepPrograms]  # one, where the fan-out is fixed
+    sample_tree: tree.TreeSampler
+    update: update_lib.Update
     evaluations: tuple[Callable[..., evaluate.Result], ...]
     evaluator: Evaluator
 
@@ -83,7 +76,9 @@ def train(config: RunConfig, path: Path, command: list[str], console: Console, i
     Raises:
       UserError: before anything is written, where the config, its files or the directory cannot be used.
     """
+    openers = find_openers(config.trackers)
     team = make_team(config, is_contained, is_training=True)
+    sample_tree, update = _make_step(team)
     _print_problems(team, console)
     with ExitStack() as stack:
         facts = {
@@ -97,68 +92,78 @@ def train(config: RunConfig, path: Path, command: list[str], console: Console, i
         is_stopping = stack.enter_context(_catch_signals(console))
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
         evaluator = stack.enter_context(Evaluator(team.task.grade, config.workers, config.grade_timeout))
-        programs = _make_programs(team, evaluator)
+        evaluations = tuple(evaluate.make_evaluation(team, profile) for profile in evaluate.list_profiles(team))
+        compiled = _Compiled(sample_tree, update, evaluations, evaluator)
         started = _start(team, store, console, is_stopping)
         if started is None:
             return STOPPED
-        state, first = started
+        state, fan_out, first = started
         _print_changes(record_start(run_dir, first), console)
         reference = _find_reference(team, store, state, first)
-        writer = stack.enter_context(open_metrics(run, first))
+        tracked = TrackedRun(run, first, config.model_dump(mode="json"))
+        write = stack.enter_context(open_trackers(openers, tracked, console.print))
         if first == 0 and not (run / "eval" / "before.json").exists():
-            _evaluate(team, programs, state, run / "eval" / "before.json", 0)
+            _evaluate(team, compiled, state, run / "eval" / "before.json", 0)
         with Progress(console, config.steps, first) as progress:
             for step in range(first, config.steps):
-                state = state._replace(adaptive=choose_fan_out(config, state.adaptive, step))
-                state, row = _run_step(team, programs, state, reference, step, run)
+                fan_out = choose_fan_out(config.credit, team.plans, state.adaptive, step, fan_out)
+                state, row = _run_step(team, compiled, state, fan_out, reference, step, run)
                 done = step + 1
                 if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
-                    row |= _evaluate(team, programs, state, run / "eval" / f"step-{done}.json", done)
-                writer.write(step, row)
+                    row |= _evaluate(team, compiled, state, run / "eval" / f"step-{done}.json", done)
+                write(step, row)
                 progress.show(step, row)
                 if max(row["bad_in_row"], row.get("critic_bad_in_row", 0)) >= config.learner.max_bad_updates:
                     console.print(_describe_bad(row, done, run), style="red", soft_wrap=True)
                     return FAILED
                 if done == config.steps or is_stopping() or done % config.checkpoint.every == 0:
-                    store.save(done, state, _find_best_value(config, run, row))
+                    store.save(done, pack_state(state, fan_out), _find_best_value(config, run, row))
                 if is_stopping() and done < config.steps:
-                    console.print(f"stopped after step {done}; the same command goes on from there", highlight=False)
+                    console.print(f"stopped after step {done}; the same command resumes it", highlight=False)
                     return STOPPED
         if not (run / "eval" / "after.json").exists():
-            _evaluate(team, programs, state, run / "eval" / "after.json", config.steps)
+            _evaluate(team, compiled, state, run / "eval" / "after.json", config.steps)
         print_summary(console, run)
     return DONE
 
 
 def _run_step(
-    team: Team, programs: _Programs, state: TrainState, reference: dict | None, step: int, run: Path
+    team: Team,
+    compiled: _Compiled,
+    state: TrainState,
+    fan_out: FanOut,
+    reference: Params | None,
+    step: int,
+    run: Path,
 ) -> tuple[TrainState, dict[str, Any]]:
     """One step: trees, evaluator calls, credit and update. Returns the next state and the metrics row."""
-    began = time.perf_counter()
-    config, sample_tree, update = _find_step_programs(team, programs, state)
+    began, config = time.perf_counter(), team.config
+    sample_tree, update, evaluator = compiled.sample_tree, compiled.update, compiled.evaluator
     indices = choose_problems(team, step)
     problems = [team.train.problems[index] for index in indices]
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
-    calls_before = programs.evaluator.calls
+    calls_before = evaluator.calls
     weights = Weights(state.params, team.weights.frozen)
-    sample = functools.partial(_sample_and_submit, team, config, programs.evaluator, indices)
-    rollout, counts, answers = sample(lambda question, problem_P: sample_tree(weights, question, key, problem_P))
+    sample = functools.partial(_sample_and_submit, team, fan_out, evaluator, indices)
+    rollout, counts, answers = sample(
+        lambda question, problem_P: sample_tree(weights, question, key, problem_P, fan_out)
+    )
     sampled = time.perf_counter()
 
     # The other turns' texts are only for the records: they are decoded while the last answers are graded.
     texts = [decode_messages(team.tokenizer, messages) for messages in rollout.turns[:-1]] + [answers]
-    verdicts = programs.evaluator.collect()
+    verdicts = evaluator.collect()
     return_PL = jnp.array([verdict.score for verdict in verdicts], jnp.float32).reshape(config.problems, -1)
     scored = time.perf_counter()
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
     trimmed = tree.trim_messages(rollout, config.shapes.lengths)
-    state, credit, figures = update(state, weights.frozen, reference, trimmed, return_PL, order_key)
+    state, credit, figures = update(state, weights.frozen, reference, trimmed, return_PL, order_key, fan_out)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
 
     if config.record_every and step % config.record_every == 0:
-        made = records.make_records(config, step, problems, rollout, texts, credit, verdicts)
+        made = records.make_records(config, fan_out, step, problems, rollout, texts, credit, verdicts)
         records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
     row |= _describe_rollout(team, verdicts, counts, np.asarray(zero_credit_share(credit)))
     row |= _describe_sets(team, indices, np.asarray(return_PL))
@@ -167,8 +172,8 @@ def _run_step(
         "bad_in_row": int(state.bad_in_row),
         **_describe_critic(state),
         "traces": sample_tree._cache_size() + update._cache_size(),
-        **({"fan_out": list(config.credit.fan_out)} if team.config.credit.fan_out == "auto" else {}),
-        "evaluator_calls": programs.evaluator.calls - calls_before,
+        **({"fan_out": list(fan_out)} if config.credit.fan_out == "auto" else {}),
+        "evaluator_calls": evaluator.calls - calls_before,
         "seconds_rollout": sampled - began,
         "seconds_score": scored - sampled,
         "seconds_update": updated - scored,
@@ -179,7 +184,7 @@ def _run_step(
 
 def _sample_and_submit(
     team: Team,
-    config: RunConfig,
+    fan_out: FanOut,
     evaluator: Evaluator,
     indices: list[int],
     sample: Callable[[Frame, jax.Array], tuple[Rollout, tree.RolloutCounts]],
@@ -188,7 +193,7 @@ def _sample_and_submit(
 
     Messages are drawn by the address of their problem and all from one policy: in how many calls changes nothing.
     """
-    size = config.rollout_problems or config.problems
+    size, leaves = team.config.rollout_problems or team.config.problems, math.prod(fan_out)
     chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
     made: list[tuple[Rollout, tree.RolloutCounts]] = []
     answers: list[str] = []
@@ -200,8 +205,8 @@ def _sample_and_submit(
         if number + 1 < len(chunks):
             begun = sample(*make_questions(team, team.train, chunks[number + 1], slots))
         written = decode_messages(team.tokenizer, made[-1][0].turns[-1])
-        asked = [team.train.problems[index] for index in chunk for _ in range(config.credit.budget)]
-        evaluator.submit(asked, written, budget=config.credit.budget * len(chunk))
+        asked = [team.train.problems[index] for index in chunk for _ in range(leaves)]
+        evaluator.submit(asked, written, budget=leaves * len(chunk))
         answers += written
     rollouts, counts = zip(*made, strict=True)
     if len(made) == 1:
@@ -252,59 +257,47 @@ def _describe_critic(state: TrainState) -> dict[str, int]:
     return {"critic_bad_updates": int(state.critic.bad_updates), "critic_bad_in_row": int(state.critic.bad_in_row)}
 
 
-def _evaluate(team: Team, programs: _Programs, state: TrainState, path: Path, step: int) -> dict[str, float]:
+def _evaluate(team: Team, compiled: _Compiled, state: TrainState, path: Path, step: int) -> dict[str, float]:
     """Evaluate on the held-out problems, write the file and give the accuracies for the metrics row."""
     heldout, weights = evaluate.make_heldout(team), Weights(state.params, team.weights.frozen)
-    results = [run_profile(weights, programs.evaluator, heldout) for run_profile in programs.evaluations]
+    results = [run_profile(weights, compiled.evaluator, heldout) for run_profile in compiled.evaluations]
     evaluate.save_results(path, step, results)
     return {f"{result.profile}_accuracy": result.accuracy for result in results}
 
 
-def _find_step_programs(team: Team, programs: _Programs, state: TrainState) -> _StepPrograms:
-    """The functions for the fan-out in force, made where it is met for the first time."""
-    config = fix_fan_out(team.config, state.adaptive)
-    fan_out = config.credit.fan_out
-    if fan_out not in programs.steps:
-        trained = tuple(plan.is_trained for plan in team.plans)
-        matrix = make_credit_matrix(config.credit.method, make_tree(fan_out), trained)
-        stop_tokens = team.tokenizer.stop_tokens
-        programs.steps[fan_out] = _StepPrograms(
-            config,
-            tree.make_tree_sampler(
-                team.policy, team.plans, fan_out, config.sampling, stop_tokens, config.shapes.batches
-            ),
-            update_lib.make_update(config, team.policy, team.plans, matrix),
-        )
-    return programs.steps[fan_out]
-
-
-def _make_programs(team: Team, evaluator: Evaluator) -> _Programs:
-    return _Programs(
-        {},
-        tuple(evaluate.make_evaluation(team, profile) for profile in evaluate.list_profiles(team)),
-        evaluator,
+def _make_step(team: Team) -> tuple[tree.TreeSampler, update_lib.Update]:
+    """What draws a step's trees, and what learns from them."""
+    config, policy, plans = team.config, team.policy, team.plans
+    return (
+        tree.make_tree_sampler(policy, plans, config.sampling, team.tokenizer.stop_tokens, config.shapes.batches),
+        update_lib.make_update(config.credit, config.learner, config.sampling, config.steps, policy, plans),
     )
 
 
 def _start(
     team: Team, store: CheckpointStore, console: Console, is_stopping: Callable[[], bool]
-) -> tuple[TrainState, int] | None:
-    """The state to go on from and its step: the newest checkpoint's, or the warmed-up policy's, saved as step 0."""
-    like = jax.eval_shape(lambda weights: update_lib.init_state(team.policy, weights, team.config), team.weights)
-    found = store.restore_newest(like)
+) -> tuple[TrainState, FanOut | None, int] | None:
+    """The state to go on from, the fan-out in force and the step: of the newest checkpoint, or of the warmed-up policy,
+    saved as step 0.
+    """
+
+    def init(weights: Weights) -> TrainState:
+        return update_lib.init_state(team.policy, weights, team.plans, team.config.credit, team.config.learner)
+
+    found = store.restore_newest(jax.eval_shape(lambda weights: pack_state(init(weights), None), team.weights))
     if found is not None:
-        step, state = found
+        step, saved = found
         console.print(f"resumed after step {step}", highlight=False)
-        return state, step
+        return *unpack_state(saved), step
     trained = warm_up(team, console, is_stopping)
     if trained is None:
         return None
-    state = update_lib.init_state(team.policy, team.weights._replace(trained=trained), team.config)
-    store.save(0, state, None)
-    return state, 0
+    state = init(team.weights._replace(trained=trained))
+    store.save(0, pack_state(state, None), None)
+    return state, None, 0
 
 
-def _find_reference(team: Team, store: CheckpointStore, state: TrainState, first: int) -> dict | None:
+def _find_reference(team: Team, store: CheckpointStore, state: TrainState, first: int) -> Params | None:
     """What stands for the trained weights in the policy at the start of the run, where the loss compares with it."""
     if not uses_reference(team.config.learner):
         return None
@@ -312,7 +305,7 @@ def _find_reference(team: Team, store: CheckpointStore, state: TrainState, first
         return {}  # it is the frozen network, without an adapter
     if first == 0:
         return jax.tree.map(jnp.copy, state.params)  # the state's own buffers are given up by the first update
-    return store.restore_step(0, jax.eval_shape(lambda: state)).params
+    return store.restore_step(0, jax.eval_shape(lambda: state.params), part="params")
 
 
 def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float | None:

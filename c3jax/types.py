@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     import jax
 
+FanOut = tuple[int, ...]  # alternatives that each turn draws at each context
+Params = dict[str, Any]  # a network's parameters, or their gradient: a tree of arrays by the names of its parts
+
 VerdictName = Literal["correct", "partial", "wrong", "unparsable", "timeout", "error", "unsafe"]
 
 

@@ -117,8 +117,8 @@ def test_fields_lists_every_field_with_its_meaning(capsys, monkeypatch):
     assert [line.split()[0] for line in lines if line.startswith("--")] == [
         f"--{field.path}" for field in list_fields()
     ]
-    assert "--learner.clip  number  [0.2]" in lines and max(map(len, lines)) <= 80
-    assert lines[lines.index("--learner.clip  number  [0.2]") + 1] == "    PPO's bound on the ratio."
+    assert "--learner.epochs  integer  [1]" in lines and max(map(len, lines)) <= 80
+    assert lines[lines.index("--learner.epochs  integer  [1]") + 1] == "    Passes over a step's messages."
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
@@ -148,7 +148,7 @@ def test_a_reader_that_has_seen_enough_is_no_error():
             "train a",
             {"task.path": "a=b", "task.heldout_path": "c=d"},
         ),
-        ("train a --seed -1 --learner.clip -2.5e-1", "train a", {"seed": -1, "learner.clip": -0.25}),
+        ("train a --seed -1 --sampling.top_p -2.5e-1", "train a", {"seed": -1, "sampling.top_p": -0.25}),
         ("train a --seed=", "train a", {"seed": None}),
         ("train a --protocol.turns.0.role=--x", "train a", {"protocol.turns.0.role": "--x"}),
         ("train a --seed 1 --seed 2", "train a", {"seed": 2}),

@@ -23,7 +23,7 @@ from c3jax import train
 from c3jax.config import file as config_file
 from c3jax.config.run import RandomModel
 from c3jax.evaluate import load_results
-from c3jax.learner.update import init_state
+from c3jax.learner.update import init_state, pack_state, unpack_state
 from c3jax.models.decoder import DecoderSpec, make_decoder
 from c3jax.models.huggingface import weights as hf_weights
 from c3jax.models.load import describe_model, load_params
@@ -87,11 +87,16 @@ def wait_for_rows(process: subprocess.Popen, run: Path, rows: int) -> None:
     raise AssertionError(f"no {rows} rows within two minutes")
 
 
+def describe_saved(team):
+    """Shapes of what a checkpoint of the team's run holds."""
+    sections = (team.plans, team.config.credit, team.config.learner)
+    return jax.eval_shape(lambda weights: pack_state(init_state(team.policy, weights, *sections), None), team.weights)
+
+
 def load_state(run: Path):
     config = config_file.load_config(run / "config.yaml")
     team = make_team(config)
-    like = jax.eval_shape(lambda weights: init_state(team.policy, weights, config), team.weights)
-    return restore_step(run, STEPS, like)
+    return restore_step(run, STEPS, describe_saved(team))
 
 
 @pytest.fixture(scope="module")
@@ -308,10 +313,9 @@ def run_stopped_and_whole(config, cache, tmp_path):
         shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(step))
     again = start_here(tmp_path / "stopped")
     team = make_team(config)
-    like = jax.eval_shape(lambda weights: init_state(team.policy, weights, config), team.weights)
-    states = [restore_step(tmp_path / name, 5, like) for name in ("whole", "stopped")]
+    states = [restore_step(tmp_path / name, 5, describe_saved(team)) for name in ("whole", "stopped")]
     jax.tree.map(np.testing.assert_array_equal, *states)
-    return rows, again, states[0]
+    return rows, again, unpack_state(states[0])
 
 
 def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_path):
@@ -325,20 +329,23 @@ def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_
             "imitation": None,
         }
     )
-    rows, again, state = run_stopped_and_whole(config, cache, tmp_path)
-    assert again == rows
+    rows, again, (state, fan_out) = run_stopped_and_whole(config, cache, tmp_path)
+    assert [row | {"traces": 0} for row in rows] == [row | {"traces": 0} for row in again]
+    met = set()
     for row in rows:
         assert row["evaluator_calls"] == 4 * np.prod(row["fan_out"]) <= 4 * 6
         assert row["messages"] == 4 * np.cumprod(row["fan_out"]).sum()
-        assert row["traces"] == 2
+        met.add(tuple(row["fan_out"]))
+        assert row["traces"] == 2 * len(met)  # one of sampling and one of the update for each fan-out
     assert rows[0]["fan_out"] == rows[1]["fan_out"] and rows[2]["fan_out"] == rows[3]["fan_out"]
+    assert list(fan_out) == rows[4]["fan_out"]
     assert int(state.adaptive.components.steps) == 5
 
 
 def test_roles_with_weights_of_their_own_go_on_as_if_never_stopped(cache, tmp_path):
     """In few shapes: of a question's and of the messages' lengths two each, so at most 2 + 4 traces."""
     config = load_short({"policy.kind": "per_role", "shapes.lengths": 2, "shapes.batches": 2})
-    rows, again, state = run_stopped_and_whole(config, cache, tmp_path)
+    rows, again, (state, _) = run_stopped_and_whole(config, cache, tmp_path)
     assert 2 <= rows[-1]["traces"] <= 6
     assert [row | {"traces": 0} for row in rows] == [row | {"traces": 0} for row in again]
     assert set(state.params) == {"reasoner", "actor"}

@@ -88,10 +88,10 @@ def answer(team: Team, weights: Weights, question: str, is_sampled: bool) -> tup
     tokens = _encode_question(team, question)
     fan_out = (1,) * len(team.plans)
     chosen = team.config.sampling if is_sampled else sampling.GREEDY
-    sample_tree = tree.make_tree_sampler(team.policy, team.plans, fan_out, chosen, team.tokenizer.stop_tokens)
+    sample_tree = tree.make_tree_sampler(team.policy, team.plans, chosen, team.tokenizer.stop_tokens)
     key = address.make_stream(team.config.seed, address.ASK)
     frame = context.make_frame([tokens], len(tokens))
-    rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32))
+    rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32), fan_out)
     rollout = jax.device_get(rollout)
     texts = [messages[0] for messages in decode_turns(team, rollout)]
     messages = [turn.tokens_NT[0][turn.content_NT[0]].tolist() for turn in rollout.turns]

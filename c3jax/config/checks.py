@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from c3jax.config.run import RunConfig, slots_in, trained_roles
+from c3jax.config.run import PolicyLoss, RunConfig, slots_in, trained_roles
 from c3jax.credit import methods, plans
+from c3jax.learner.loss_table import find_loss
 from c3jax.schema import ConfigError, show_value
 from c3jax.tasks.sections import list_training_sets
 from c3jax.tasks.task import find_task
@@ -69,10 +70,7 @@ def _check_batches(config: RunConfig) -> None:
 
 def _check_credit(config: RunConfig) -> None:
     credit, turns = config.credit, config.protocol.turns
-    try:
-        methods.check_trainable(credit.method)
-    except ValueError as error:
-        raise ConfigError(f"credit.method: {error}") from None
+    methods.find_trainable(credit.method)
     trained = tuple(turn.trained for turn in turns)
     if not any(trained):
         raise ConfigError("protocol.turns: expected at least one trained turn, got none")
@@ -107,14 +105,15 @@ def _check_auto(config: RunConfig, trained: tuple[bool, ...]) -> None:
 
 def _check_critic(config: RunConfig) -> None:
     method, critic = config.credit.method, config.credit.critic
-    if methods.needs_critic(method) and critic is None:
+    has_critic = methods.needs_critic(method)
+    if has_critic and critic is None:
         raise ConfigError(f"credit.critic: expected a section for method {method}, which learns a critic, got none")
-    if critic is not None and not methods.needs_critic(method):
+    if critic is not None and not has_critic:
         raise ConfigError(f"credit.critic: expected none for method {method}, which learns no critic, got a section")
-    if critic is not None and critic.solo_steps >= config.steps:
+    if critic is not None and critic.critic_only_steps >= config.steps:
         raise ConfigError(
-            f"credit.critic.solo_steps: expected fewer than steps ({config.steps}), so that the policy learns too,"
-            f" got {critic.solo_steps}"
+            f"credit.critic.critic_only_steps: expected fewer than steps ({config.steps}), so that the policy learns"
+            f" too, got {critic.critic_only_steps}"
         )
 
 
@@ -136,6 +135,7 @@ def _check_learner(config: RunConfig) -> None:
             f"learner.micro_problems: expected a divisor of the {minibatch} problems of a minibatch,"
             f" got {learner.micro_problems}"
         )
+    _check_loss(learner.loss)
     if learner.kl.target is not None and learner.kl.coefficient == 0.0:
         raise ConfigError(
             "learner.kl.coefficient: expected more than 0 to begin with while learner.kl.target is given (the"
@@ -145,6 +145,16 @@ def _check_learner(config: RunConfig) -> None:
         raise ConfigError(
             "checkpoint.best: expected a metric that is measured, got 'sampled_accuracy' with no evaluation.samples"
         )
+
+
+def _check_loss(loss: PolicyLoss) -> None:
+    row = find_loss(loss.kind)
+    for name, value, own in (
+        ("clip_low", loss.clip_low, row.clip_low),
+        ("clip_high", loss.clip_high, row.clip_high),
+    ):
+        if value is not None and own is None:
+            raise ConfigError(f"learner.loss.{name}: expected none for {loss.kind}, which clips nothing, got {value:g}")
 
 
 def _check_model(config: RunConfig) -> None:

@@ -20,7 +20,7 @@ import pydantic
 import yaml
 
 from c3jax.config.checks import check_config
-from c3jax.config.run import RunConfig
+from c3jax.config.run import RENAMED, RunConfig
 from c3jax.schema import ConfigError, Section, show_value
 from c3jax.tasks.task import find_task
 
@@ -268,6 +268,9 @@ def _suggest_field(path: str, root: type[Section]) -> str:
     known = [field.path for field in list_fields(root)]
     if _as_listed(path) in known:
         return f"a field of this {path.rpartition('.')[0]}.kind, got another kind's"
+    for old, new in RENAMED.items():
+        if f".{path}".endswith(f".{old}"):
+            return f"{new}, as it is called now, got the old name"
     section, _, name = _as_listed(path).rpartition(".")
     beside = {field.removeprefix(f"{section}.").partition(".")[0] for field in known if field.startswith(section)}
     near = difflib.get_close_matches(name, sorted(beside), n=1)

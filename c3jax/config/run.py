@@ -134,7 +134,7 @@ class Critic(Section):
     """Peak learning rate."""
     warmup_updates: Count = 0
     """Critic updates over which the rate rises from zero."""
-    solo_steps: Count = 0
+    critic_only_steps: Count = 0
     """First steps in which only the critic learns and the policy stands still."""
     epochs: Positive = 1
     """Passes over a step's contexts or messages, in the learner's minibatches."""
@@ -165,7 +165,7 @@ class Credit(Section):
     """Which share of the outcome a message is given. Nothing here has a default: the paper varies all of it."""
 
     method: str
-    """The estimator: a row of c3jax.credit.methods.METHODS."""
+    """The estimator: a row of c3jax.credit.methods.METHODS, or your own as module:NAME."""
     fan_out: Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)] | Literal["auto"]
     """Alternatives a turn draws at each context, a number per turn; or auto, for c3, no_loo and shrunk."""
     budget: Positive
@@ -193,8 +193,21 @@ class KL(Section):
     """Messages over which the coefficient answers to the target."""
 
 
+class PolicyLoss(Section):
+    """What a token's, or a message's, ratio and advantage cost."""
+
+    kind: str = "ppo"
+    """A row of c3jax.learner.loss_table.LOSSES (ppo, gspo, reinforce), or your own as module:NAME."""
+    clip_low: PositiveFloat | None = None
+    """How far below 1 a ratio still has a gradient; null takes the loss's own (ppo 0.2, gspo 3e-4)."""
+    clip_high: PositiveFloat | None = None
+    """How far above 1 it has; null takes the loss's own (ppo 0.2, gspo 4e-4)."""
+    aggregation: Literal["token", "message"] | None = None
+    """Mean over all tokens, or over messages of their token means; null takes the loss's own (gspo: message)."""
+
+
 class Learner(Section):
-    """PPO on all messages of all trained turns."""
+    """How the policy learns from all messages of all trained turns."""
 
     epochs: Positive = 1
     """Passes over a step's messages."""
@@ -202,10 +215,8 @@ class Learner(Section):
     """Optimiser updates a pass; each takes whole problems."""
     micro_problems: Positive | None = None
     """Problems in memory at once while gradients add up; none takes the whole minibatch."""
-    clip: PositiveFloat = 0.2
-    """PPO's bound on the ratio."""
-    aggregation: Literal["token", "message"] = "token"
-    """Mean over all tokens, or over messages of their token means."""
+    loss: PolicyLoss = PolicyLoss()
+    """The policy loss."""
     learning_rate: PositiveFloat
     """Peak learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -339,6 +350,8 @@ class RunConfig(Section):
     """Problems in one device call of a step; a call's answers are graded during the next. None takes the whole step."""
     record_every: Count = 10
     """Steps between recorded trees (rollouts/); 0 records none."""
+    trackers: tuple[str, ...] = ("jsonl", "tensorboard")
+    """Where figures go: jsonl (the record, always written), tensorboard, wandb, or your own as module:NAME."""
     workers: Positive = 2
     """Processes that score answers."""
     grade_timeout: PositiveFloat = 10.0
@@ -347,7 +360,15 @@ class RunConfig(Section):
 
 def list_own_names(config: RunConfig) -> list[str]:
     """What stands in the fields that may name an object of the user's own as module:NAME."""
-    return [config.task.kind, *(suite.kind for suite in config.evaluation.suites)]
+    kinds = [config.task.kind, *(suite.kind for suite in config.evaluation.suites)]
+    return [*kinds, config.credit.method, config.learner.loss.kind, *config.trackers]
+
+
+RENAMED = {
+    "learner.clip": "learner.loss.clip_low and learner.loss.clip_high",
+    "learner.aggregation": "learner.loss.aggregation",
+    "credit.critic.solo_steps": "credit.critic.critic_only_steps",
+}  # fields that had another name, by that name
 
 
 def uses_reference(learner: Learner) -> bool:

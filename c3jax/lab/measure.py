@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from c3jax.credit.apply import apply_credit
-from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit
+from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import CreditMatrix
-from c3jax.credit.methods import METHODS, Normalise
+from c3jax.credit.method import Normalise
+from c3jax.credit.methods import find_method
 from c3jax.credit.plans import Plan
 from c3jax.lab import oracle, play
 from c3jax.lab.games import Game, GameShape
@@ -71,7 +72,7 @@ class Sums(NamedTuple):
 
 def make_recipe(method: str, plan: Plan, normalise: Normalise, decay: float = 1.0, share: float = 1.0) -> Recipe:
     """The recipe of a method on a plan."""
-    has_critic = METHODS[method].critic in ("value", "action_value", "oracle")
+    has_critic = find_method(method).carries == "critic"
     return Recipe(method if has_critic else "matrix", plan, normalise, decay, share)
 
 
@@ -134,26 +135,16 @@ def _credit(
     if recipe.method == "matrix":
         return apply_credit(weights.matrix, return_SL, normalise=normalise).advantage
     said = tuple(q_CM[c_SN, m_SN] for q_CM, c_SN, m_SN in zip(target.action_value, context, message, strict=True))
-    if recipe.method == "mappo":
-        value = tuple(v_C[c_SN] for v_C, c_SN in zip(target.value, context, strict=True))
-        return compute_episode_credit(
-            weights.matrix, return_SL, value, discount=1.0, decay=recipe.decay, normalise=normalise
-        ).advantage
-    if recipe.method == "coma":
+    critic = find_method(recipe.method).critic
+    if critic == "oracle":
         mean = tuple(
             (p_CM * q_CM).sum(axis=1)[c_SN]
             for p_CM, q_CM, c_SN in zip(target.policy, target.action_value, context, strict=True)
         )
         return tuple(q_SN - v_SN for q_SN, v_SN in zip(said, mean, strict=True))
-    return compute_assisted_credit(
-        weights.matrix,
-        return_SL,
-        said,
-        recipe.plan.fan_out,
-        recipe.method,
-        share=recipe.share,
-        normalise=normalise,
-    ).advantage
+    value = tuple(v_C[c_SN] for v_C, c_SN in zip(target.value, context, strict=True)) if critic == "value" else said
+    inputs = CreditInputs(weights.matrix, recipe.plan.fan_out, critic=value, decay=recipe.decay, share=recipe.share)
+    return compute_credit(recipe.method, inputs, return_SL, normalise=normalise).advantage
 
 
 def sum_draws(target: Target, draws: Draws) -> Sums:

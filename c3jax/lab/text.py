@@ -95,15 +95,16 @@ def make_run(config: RunConfig, plan: Plan, team: Team) -> Callable[[Lane], tupl
     """
     policy, stop_tokens = team.policy, team.tokenizer.stop_tokens
     plans = plan_turns(config.protocol, team.tokenizer)  # the team's, but for the turns that are trained
-    digit_V = list_digits(team.tokenizer)
-    sample_tree = tree.make_tree_sampler(policy, plans, plan.fan_out, config.sampling, stop_tokens)
-    answer_greedily = tree.make_tree_sampler(policy, plans, (1,) * len(plans), sampling.GREEDY, stop_tokens)
+    digit_V, fan_out = list_digits(team.tokenizer), plan.fan_out
+    sample_tree = tree.make_tree_sampler(policy, plans, config.sampling, stop_tokens)
+    answer_greedily = tree.make_tree_sampler(policy, plans, sampling.GREEDY, stop_tokens)
 
     def run(lane: Lane) -> tuple[TrainState, Curve]:
         # The schedule takes its peak by plain arithmetic, so the lane's may be an array.
         learner = config.learner.model_copy(update={"learning_rate": lane.learning_rate})
-        traced = config.model_copy(update={"learner": learner})
-        update = update_lib.make_update(traced, policy, plans, lane.matrix)
+        update = update_lib.make_update(
+            config.credit, learner, config.sampling, config.steps, policy, plans, lane.matrix
+        )
         reference = lane.params if uses_reference(learner) else None
         train_stream, order_stream, evaluation_stream = (
             address.make_stream(lane.seed, stream) for stream in (address.TRAIN, address.ORDER, address.EVALUATE)
@@ -112,10 +113,10 @@ def make_run(config: RunConfig, plan: Plan, team: Team) -> Callable[[Lane], tupl
         def take_step(state: TrainState, inputs: tuple[jax.Array, Problems]) -> tuple[TrainState, dict[str, jax.Array]]:
             step, problems = inputs
             key = jax.random.fold_in(train_stream, step)
-            rollout, counts = sample_tree(Weights(state.params, {}), problems.question, key, problems.index_P)
+            rollout, counts = sample_tree(Weights(state.params, {}), problems.question, key, problems.index_P, fan_out)
             return_PL = compute_returns(digit_V, rollout.turns[-1], problems.answer_P)
             order_key = jax.random.fold_in(order_stream, step)
-            state, credit, _ = update(state, {}, reference, rollout, return_PL, order_key)
+            state, credit, _ = update(state, {}, reference, rollout, return_PL, order_key, fan_out)
             return state, {
                 "sampled_return": return_PL.mean(),
                 "zero_share": zero_credit_share(credit).mean(),
@@ -125,11 +126,11 @@ def make_run(config: RunConfig, plan: Plan, team: Team) -> Callable[[Lane], tupl
 
         def measure(params: dict) -> jax.Array:
             rollout, _ = answer_greedily(
-                Weights(params, {}), lane.heldout.question, evaluation_stream, lane.heldout.index_P
+                Weights(params, {}), lane.heldout.question, evaluation_stream, lane.heldout.index_P, (1,) * len(plans)
             )
             return compute_returns(digit_V, rollout.turns[-1], lane.heldout.answer_P).mean()
 
-        start = update_lib.init_state(policy, Weights(lane.params, {}), config)
+        start = update_lib.init_state(policy, Weights(lane.params, {}), plans, config.credit, config.learner)
         state, columns = jax.lax.scan(take_step, start, (jnp.arange(config.steps), lane.train))
         ends = jax.tree.map(lambda *leaves: jnp.stack(leaves), lane.params, state.params)
         return state, Curve(**columns, accuracy=jax.lax.map(measure, ends))

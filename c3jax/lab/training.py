@@ -32,7 +32,7 @@ from c3jax.lab.games import Family, Game, compute_mean_return, make_game
 from c3jax.lab.oracle import compute_oracle
 from c3jax.lab.play import Sample, sample_plan
 from c3jax.lab.policies import Params, Policy
-from c3jax.learner.losses import compute_policy_loss
+from c3jax.learner.losses import compute_clipped_loss
 from c3jax.types import Credit
 
 COMPONENTS_DECAY = 0.9  # weight of earlier updates in the running variance components of the shrunk baseline
@@ -212,8 +212,8 @@ def _compute_loss(
         is_drawn_PNM = jnp.arange(logp_PNM.shape[-1]) == sample.message[turn][..., None]
         logp_PN = jnp.where(is_drawn_PNM, logp_PNM, 0.0).sum(axis=-1)
         # The behaviour policy is this one, and a message a row of one token.
-        rows = (logp_PN.reshape(-1, 1), jax.lax.stop_gradient(logp_PN).reshape(-1, 1), credit.advantage[turn].ravel())
-        loss += compute_policy_loss(*rows, CLIP)[0].mean()
+        rows = (logp_PN, jax.lax.stop_gradient(logp_PN), credit.advantage[turn])
+        loss += compute_clipped_loss(*rows, CLIP, CLIP)[0].mean()
         chance_PNM = jnp.exp(logp_PNM)
         entropies.append(-jnp.where(chance_PNM > 0, chance_PNM * logp_PNM, 0.0).sum(axis=-1).mean())
     return loss, jax.lax.stop_gradient(jnp.stack(entropies).mean())

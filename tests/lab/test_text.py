@@ -171,7 +171,9 @@ def test_a_lane_is_the_run_of_the_train_command(tmp_path):
     config = make_arm(method, rate)[1].model_copy(update={"seed": seed})
     assert train.train(config, tmp_path / "run", ["train"], Console(file=io.StringIO())) == train.DONE
     team = make_team(config)
-    saved = restore_step(tmp_path / "run", STEPS, jax.eval_shape(lambda: init_state(team.policy, team.weights, config)))
+    sections = (team.plans, config.credit, config.learner)
+    like = jax.eval_shape(lambda: init_state(team.policy, team.weights, *sections)._asdict())
+    saved = restore_step(tmp_path / "run", STEPS, like)
     state, curve = take_lane(run_together(*ROWS), 0)
     assert_equal_trees(state, jax.device_get(saved))
     first = team.weights.trained

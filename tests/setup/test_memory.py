@@ -1,5 +1,6 @@
 """The estimate of a run's memory: rows by hand, and the whole against what the compiler plans for the real programs."""
 
+import functools
 import io
 import math
 import re
@@ -10,8 +11,6 @@ import pytest
 from rich.console import Console
 
 from c3jax.config import run as config_lib
-from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.plans import make_tree
 from c3jax.learner import update as update_lib
 from c3jax.models import decoder
 from c3jax.models import policy as policy_lib
@@ -111,12 +110,12 @@ def test_the_compiler_plans_what_was_estimated():
     estimate = estimate_memory(config, spec, plans, Weights(count))
     slots = jax.ShapeDtypeStruct((4, 30), jnp.int32)
     question, key = Frame(slots, jax.ShapeDtypeStruct(slots.shape, bool)), jax.eval_shape(lambda: jax.random.key(0))
-    sample_tree = make_tree_sampler(policy, plans, config.credit.fan_out, config.sampling, (0,))
+    fan_out, sections = config.credit.fan_out, (config.credit, config.learner)
+    sample_tree = make_tree_sampler(policy, plans, config.sampling, (0,))
     drawing = (weights, question, key, jax.ShapeDtypeStruct((4,), jnp.int32))
-    rollout, _ = jax.eval_shape(sample_tree, *drawing)
-    matrix = make_credit_matrix("c3", make_tree(config.credit.fan_out))
-    update = update_lib.make_update(config, policy, plans, matrix)
-    state = jax.eval_shape(lambda weights: update_lib.init_state(policy, weights, config), weights)
+    rollout, _ = jax.eval_shape(functools.partial(sample_tree, fan_out=fan_out), *drawing)
+    update = update_lib.make_update(*sections, config.sampling, config.steps, policy, plans)
+    state = jax.eval_shape(lambda weights: update_lib.init_state(policy, weights, plans, *sections), weights)
     return_PL = jax.ShapeDtypeStruct((4, config.credit.budget), jnp.float32)
 
     def plan(program, *arguments):
@@ -125,8 +124,9 @@ def test_the_compiler_plans_what_was_estimated():
         return held + planned.temp_size_in_bytes
 
     ratios = (
-        (4 * count + estimate.total("trees")) / plan(sample_tree, *drawing),
-        (estimate.total("always") + estimate.total("update")) / plan(update, state, {}, None, rollout, return_PL, key),
+        (4 * count + estimate.total("trees")) / plan(sample_tree, *drawing, fan_out),
+        (estimate.total("always") + estimate.total("update"))
+        / plan(update, state, {}, None, rollout, return_PL, key, fan_out),
     )
     assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios), ratios
 
