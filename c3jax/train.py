@@ -45,7 +45,7 @@ from c3jax.setup.team import (
     make_questions,
     make_team,
 )
-from c3jax.types import Frame, Rollout, Verdict, VerdictName
+from c3jax.types import FanOut, Frame, Params, Rollout, Verdict, VerdictName
 
 DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
 _LARGE_SHARE = 0.1  # of the memory: from here on it is worth saying what takes it

@@ -14,7 +14,8 @@ import pydantic
 from pydantic_core import PydanticCustomError
 
 from c3jax.credit import plans
-from c3jax.credit.methods import METHODS, Normalise, Sampling, check_auto, check_normalise, check_pairing
+from c3jax.credit.method import Normalise, Sampling
+from c3jax.credit.methods import METHODS, check_auto, check_normalise, check_pairing
 from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, Section
 
 MAX_TRANSCRIPTS = 65_536  # joint messages that the oracle enumerates for a problem

@@ -25,7 +25,7 @@ import optax
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.learned import compute_episode_credit
 from c3jax.credit.matrix import CreditMatrix
-from c3jax.credit.methods import Normalise
+from c3jax.credit.method import Normalise
 from c3jax.credit.plans import Plan, make_flat
 from c3jax.credit.shrink import Components, apply_shrunk, init_components, update_components
 from c3jax.lab.games import Family, Game, compute_mean_return, make_game

@@ -155,6 +155,7 @@ def make_table(fit: Fit) -> Table:
 
 
 def format_bytes(size: int) -> str:
+    """A number of bytes in a unit that leaves few digits: 38.7 GB."""
     for unit, worth in (("GB", 10**9), ("MB", 10**6)):
         if size >= worth:
             return f"{size / worth:.1f} {unit}"

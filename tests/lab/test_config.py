@@ -10,7 +10,8 @@ import pytest
 
 from c3jax.config.file import dump_config, parse_override
 from c3jax.credit import plans
-from c3jax.credit.methods import METHODS, SCOPES
+from c3jax.credit.method import SCOPES
+from c3jax.credit.methods import METHODS
 from c3jax.lab.config import BenchStudy, LearningStudy, list_study_fields, load_study, parse_study
 from c3jax.lab.families import make_family
 from c3jax.lab.sections import (

@@ -17,7 +17,8 @@ from scipy import stats
 
 from c3jax.analysis.tables import make_columns
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
-from c3jax.credit.methods import METHODS, Normalise
+from c3jax.credit.method import Normalise
+from c3jax.credit.methods import METHODS
 from c3jax.credit.plans import Plan
 from c3jax.lab import games, measure, oracle, play, policies
 from c3jax.lab.analyse import Figures, compute_bias, compute_figures
