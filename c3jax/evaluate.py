@@ -25,7 +25,7 @@ from c3jax.rollout.collect import wait_for
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger
 from c3jax.setup.problems import ProblemSet, encode_problems
-from c3jax.setup.team import Team, decode_messages, make_questions
+from c3jax.setup.team import Setup, decode_messages, make_questions
 from c3jax.tasks.task import Task, open_task
 from c3jax.types import Problem, Rollout, UserError, Verdict, VerdictName
 
@@ -78,42 +78,42 @@ class Missing(NamedTuple):
     missing: str
 
 
-def list_profiles(team: Team, samples: int | None = None) -> list[Profile]:
+def list_profiles(setup: Setup, samples: int | None = None) -> list[Profile]:
     """The profiles that a config asks for: greedy, and sampled, as in training where it says nothing else."""
-    section = team.config.evaluation
+    section = setup.config.evaluation
     count = section.samples if samples is None else samples
     profiles = [Profile("greedy", 1, sampling.GREEDY)]
     if count:
-        profiles.append(Profile("sampled", count, section.sampling or team.config.sampling))
+        profiles.append(Profile("sampled", count, section.sampling or setup.config.sampling))
     return profiles
 
 
-def make_heldout(team: Team) -> Suite:
+def make_heldout(setup: Setup) -> Suite:
     """The first `evaluation.problems` of the task's own held-out problems."""
-    count, held = team.config.evaluation.problems, team.heldout
-    return Suite(HELDOUT, team.task, ProblemSet(held.problems[:count], held.tokens[:count], held.left_out))
+    count, held = setup.config.evaluation.problems, setup.heldout
+    return Suite(HELDOUT, setup.task, ProblemSet(held.problems[:count], held.tokens[:count], held.left_out))
 
 
-def make_evaluation(team: Team, profile: Profile) -> Callable[[Weights, Evaluator, Suite], Result]:
+def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evaluator, Suite], Result]:
     """Make evaluate(weights, evaluator, suite), compiled once for the profile and each size of batch.
 
     Draws are addressed by the run's seed and the problem, so two policies are compared on the same random numbers. The
     answers of a batch are graded while the device writes those of the next.
     """
-    fan_out = (profile.samples,) + (1,) * (len(team.plans) - 1)
-    stop_tokens, batches = team.tokenizer.stop_tokens, team.config.shapes.batches
-    sample_tree = tree.make_tree_sampler(team.policy, team.plans, profile.sampling, stop_tokens, batches)
-    key = address.make_stream(team.config.seed, address.EVALUATE)
+    fan_out = (profile.samples,) + (1,) * (len(setup.plans) - 1)
+    stop_tokens, batches = setup.tokenizer.stop_tokens, setup.config.shapes.batches
+    sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, profile.sampling, stop_tokens, batches)
+    key = address.make_stream(setup.config.seed, address.EVALUATE)
 
     def evaluate(weights: Weights, evaluator: Evaluator, suite: Suite) -> Result:
         count = len(suite.problems.problems)
-        batch = min(team.config.evaluation.batch, count)
+        batch = min(setup.config.evaluation.batch, count)
         chunks = [list(range(first, min(first + batch, count))) for first in range(0, count, batch)]
 
         def begin(chunk: list[int]) -> Rollout:
             # The last chunk is filled up to the one compiled shape; what fills it is not scored.
             filled = chunk + [chunk[-1]] * (batch - len(chunk))
-            question, problem_P = make_questions(team, suite.problems, filled)
+            question, problem_P = make_questions(setup, suite.problems, filled)
             return sample_tree(weights, question, key, problem_P, fan_out)[0]
 
         truncated: list[bool] = []
@@ -123,12 +123,12 @@ def make_evaluation(team: Team, profile: Profile) -> Callable[[Weights, Evaluato
             wait_for(begun, evaluator)
             rollout, begun = begun, begin(chunks[number + 1]) if number + 1 < len(chunks) else begun
             rollout = _keep_first(jax.device_get(rollout), batch, len(chunk))
-            answers = decode_messages(team.tokenizer, rollout.turns[-1])
+            answers = decode_messages(setup.tokenizer, rollout.turns[-1])
             asked = [suite.problems.problems[index] for index in chunk for _ in range(profile.samples)]
             evaluator.submit(asked, answers, budget=len(asked))
             truncated += rollout.turns[-1].truncated_N.tolist()
             generated += sum(int(turn.sampled_NT.sum()) for turn in rollout.turns)
-        return summarise(suite, profile, evaluator.collect(), truncated, generated)
+        return compute_result(suite, profile, evaluator.collect(), truncated, generated)
 
     return evaluate
 
@@ -137,7 +137,7 @@ def _keep_first(rollout: Rollout, problems: int, kept: int) -> Rollout:
     return jax.tree.map(lambda array: array[: len(array) // problems * kept], rollout)  # rows are in path order
 
 
-def summarise(
+def compute_result(
     suite: Suite, profile: Profile, verdicts: Sequence[Verdict], truncated: Sequence[bool], tokens: int
 ) -> Result:
     """Figures of one profile on a suite from its verdicts, samples of a problem side by side."""
@@ -270,34 +270,34 @@ def _format_more(result: Result | Missing) -> list[str]:
 # Several benchmarks in one command
 
 
-def evaluate_suites(team: Team, weights: Weights) -> list[Result | Missing]:
+def evaluate_suites(setup: Setup, weights: Weights) -> list[Result | Missing]:
     """Evaluate a policy on the held-out problems and on every suite of the config, each with its profiles.
 
     A suite that cannot be had stands in its place with the reason.
     """
-    config = team.config
+    config = setup.config
     results: list[Result | Missing] = []
     programs: dict[str, Any] = {}  # by sampling and samples: suites share what is compiled
     for section in (None, *config.evaluation.suites):
         try:
-            suite = make_heldout(team) if section is None else _load_suite(team, section)
+            suite = make_heldout(setup) if section is None else _load_suite(setup, section)
         except UserError as error:
             results.append(Missing(HELDOUT if section is None else section.name, str(error)))
             continue
         with Evaluator(suite.task.grade, config.workers, config.grade_timeout) as evaluator:
-            for profile in list_profiles(team, None if section is None else section.samples):
+            for profile in list_profiles(setup, None if section is None else section.samples):
                 name = f"{profile.samples} {profile.sampling.model_dump_json()}"
                 if name not in programs:
-                    programs[name] = make_evaluation(team, profile)
+                    programs[name] = make_evaluation(setup, profile)
                 results.append(programs[name](weights, evaluator, suite))
     return results
 
 
-def _load_suite(team: Team, section: SuiteSection) -> Suite:
-    task = open_task(section.kind, None, team.config.grade_timeout, team.task.is_contained)
+def _load_suite(setup: Setup, section: SuiteSection) -> Suite:
+    task = open_task(section.kind, None, setup.config.grade_timeout, setup.task.is_contained)
     problems = task.load(section.path)[: section.problems]
-    question_tokens = team.config.protocol.question_tokens
-    encoded = encode_problems(problems, team.tokenizer, question_tokens)
+    question_tokens = setup.config.protocol.question_tokens
+    encoded = encode_problems(problems, setup.tokenizer, question_tokens)
     if not encoded.problems:
         raise UserError(
             f"protocol.question_tokens: expected room for one of its questions at least, got {question_tokens}"

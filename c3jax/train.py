@@ -6,7 +6,7 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -37,13 +37,13 @@ from c3jax.setup.contamination import describe_hits
 from c3jax.setup.imitation import warm_up
 from c3jax.setup.memory import format_bytes, make_table
 from c3jax.setup.team import (
-    Team,
+    Setup,
     choose_problems,
     choose_slots,
     decode_messages,
     find_sets,
     make_questions,
-    make_team,
+    make_setup,
 )
 from c3jax.types import FanOut, Frame, Params, Rollout, Verdict, VerdictName
 
@@ -60,14 +60,30 @@ class _Compiled(NamedTuple):
     evaluator: Evaluator
 
 
-def train(config: RunConfig, path: Path, command: list[str], console: Console, is_contained: bool = True) -> int:
+class _Open(NamedTuple):
+    """What a run has open while it takes its steps."""
+
+    path: Path
+    console: Console
+    store: CheckpointStore
+    write: Callable[[int, dict[str, Any]], None]  # a step's figures
+    is_stopping: Callable[[], bool]
+
+
+def train(
+    config: RunConfig,
+    path: Path,
+    command: Sequence[str] = (),
+    console: Console | None = None,
+    is_contained: bool = True,
+) -> int:
     """Run, or resume, the training run in a directory.
 
     Args:
       config: of the run.
       path: the run directory; where it holds the run already, that is resumed.
       command: the command line, for the manifest.
-      console: where progress is printed.
+      console: where progress is printed; None prints to the terminal.
       is_contained: False runs the programs of a code task without their sandbox; the manifest says so.
 
     Returns:
@@ -76,59 +92,69 @@ def train(config: RunConfig, path: Path, command: list[str], console: Console, i
     Raises:
       UserError: before anything is written, where the config, its files or the directory cannot be used.
     """
+    console = console or Console(highlight=False, markup=False)
     openers = find_openers(config.trackers)
-    team = make_team(config, is_contained, is_training=True)
-    sample_tree, update = _make_step(team)
-    _print_problems(team, console)
+    setup = make_setup(config, is_contained, is_training=True)
+    sample_tree, update = _make_step(setup)
+    _print_problems(setup, console)
+    modules = hash_origins(list_own_names(config))
+    facts = {"data": setup.data, "modules": modules, "unsafe_no_sandbox": not is_contained}
     with ExitStack() as stack:
-        facts = {
-            "data": team.data,
-            "modules": hash_origins(list_own_names(config)),
-            "unsafe_no_sandbox": not is_contained,
-        }
-        run_dir = stack.enter_context(open_run_dir(path, config, command, facts=facts))
+        run_dir = stack.enter_context(open_run_dir(path, config, list(command), facts=facts))
         run = run_dir.path
-        _print_memory(team, console)
+        _print_memory(setup, console)
         is_stopping = stack.enter_context(_catch_signals(console))
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
-        evaluator = stack.enter_context(Evaluator(team.task.grade, config.workers, config.grade_timeout))
-        evaluations = tuple(evaluate.make_evaluation(team, profile) for profile in evaluate.list_profiles(team))
+        evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, config.grade_timeout))
+        evaluations = tuple(evaluate.make_evaluation(setup, profile) for profile in evaluate.list_profiles(setup))
         compiled = _Compiled(sample_tree, update, evaluations, evaluator)
-        started = _start(team, store, console, is_stopping)
+        started = _start(setup, store, console, is_stopping)
         if started is None:
             return STOPPED
         state, fan_out, first = started
         _print_changes(record_start(run_dir, first), console)
-        reference = _find_reference(team, store, state, first)
         tracked = TrackedRun(run, first, config.model_dump(mode="json"))
         write = stack.enter_context(open_trackers(openers, tracked, console.print))
         if first == 0 and not (run / "eval" / "before.json").exists():
-            _evaluate(team, compiled, state, run / "eval" / "before.json", 0)
-        with Progress(console, config.steps, first) as progress:
-            for step in range(first, config.steps):
-                fan_out = choose_fan_out(config.credit, team.plans, state.adaptive, step, fan_out)
-                state, row = _run_step(team, compiled, state, fan_out, reference, step, run)
-                done = step + 1
-                if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
-                    row |= _evaluate(team, compiled, state, run / "eval" / f"step-{done}.json", done)
-                write(step, row)
-                progress.show(step, row)
-                if max(row["bad_in_row"], row.get("critic_bad_in_row", 0)) >= config.learner.max_bad_updates:
-                    console.print(_describe_bad(row, done, run), style="red", soft_wrap=True)
-                    return FAILED
-                if done == config.steps or is_stopping() or done % config.checkpoint.every == 0:
-                    store.save(done, pack_state(state, fan_out), _find_best_value(config, run, row))
-                if is_stopping() and done < config.steps:
-                    console.print(f"stopped after step {done}; the same command resumes it", highlight=False)
-                    return STOPPED
+            _evaluate(setup, compiled, state, run / "eval" / "before.json", 0)
+        opened = _Open(run, console, store, write, is_stopping)
+        state, code = _take_steps(setup, compiled, opened, state, fan_out, first)
+        if code != DONE:
+            return code
         if not (run / "eval" / "after.json").exists():
-            _evaluate(team, compiled, state, run / "eval" / "after.json", config.steps)
+            _evaluate(setup, compiled, state, run / "eval" / "after.json", config.steps)
         print_summary(console, run)
     return DONE
 
 
+def _take_steps(
+    setup: Setup, compiled: _Compiled, opened: _Open, state: TrainState, fan_out: FanOut | None, first: int
+) -> tuple[TrainState, int]:
+    """The steps that are left, each written, shown and now and then saved. Gives the last state and an exit code."""
+    config, run = setup.config, opened.path
+    reference = _find_reference(setup, opened.store, state, first)
+    with Progress(opened.console, config.steps, first) as progress:
+        for step in range(first, config.steps):
+            fan_out = choose_fan_out(config.credit, setup.plans, state.adaptive, step, fan_out)
+            state, row = _run_step(setup, compiled, state, fan_out, reference, step, run)
+            done = step + 1
+            if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
+                row |= _evaluate(setup, compiled, state, run / "eval" / f"step-{done}.json", done)
+            opened.write(step, row)
+            progress.show(step, row)
+            if max(row["bad_in_row"], row.get("critic_bad_in_row", 0)) >= config.learner.max_bad_updates:
+                opened.console.print(_describe_bad(row, done, run), style="red", soft_wrap=True)
+                return state, FAILED
+            if done == config.steps or opened.is_stopping() or done % config.checkpoint.every == 0:
+                opened.store.save(done, pack_state(state, fan_out), _find_best_value(config, run, row))
+            if opened.is_stopping() and done < config.steps:
+                opened.console.print(f"stopped after step {done}; the same command resumes it", highlight=False)
+                return state, STOPPED
+    return state, DONE
+
+
 def _run_step(
-    team: Team,
+    setup: Setup,
     compiled: _Compiled,
     state: TrainState,
     fan_out: FanOut,
@@ -137,21 +163,21 @@ def _run_step(
     run: Path,
 ) -> tuple[TrainState, dict[str, Any]]:
     """One step: trees, evaluator calls, credit and update. Returns the next state and the metrics row."""
-    began, config = time.perf_counter(), team.config
+    began, config = time.perf_counter(), setup.config
     sample_tree, update, evaluator = compiled.sample_tree, compiled.update, compiled.evaluator
-    indices = choose_problems(team, step)
-    problems = [team.train.problems[index] for index in indices]
+    indices = choose_problems(setup, step)
+    problems = [setup.train.problems[index] for index in indices]
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
     calls_before = evaluator.calls
-    weights = Weights(state.params, team.weights.frozen)
-    sample = functools.partial(_sample_and_submit, team, fan_out, evaluator, indices)
+    weights = Weights(state.params, setup.weights.frozen)
+    sample = functools.partial(_sample_and_submit, setup, fan_out, evaluator, indices)
     rollout, counts, answers = sample(
         lambda question, problem_P: sample_tree(weights, question, key, problem_P, fan_out)
     )
     sampled = time.perf_counter()
 
     # The other turns' texts are only for the records: they are decoded while the last answers are graded.
-    texts = [decode_messages(team.tokenizer, messages) for messages in rollout.turns[:-1]] + [answers]
+    texts = [decode_messages(setup.tokenizer, messages) for messages in rollout.turns[:-1]] + [answers]
     verdicts = evaluator.collect()
     return_PL = jnp.array([verdict.score for verdict in verdicts], jnp.float32).reshape(config.problems, -1)
     scored = time.perf_counter()
@@ -165,8 +191,8 @@ def _run_step(
     if config.record_every and step % config.record_every == 0:
         made = records.make_records(config, fan_out, step, problems, rollout, texts, credit, verdicts)
         records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
-    row |= _describe_rollout(team, verdicts, counts, np.asarray(zero_credit_share(credit)))
-    row |= _describe_sets(team, indices, np.asarray(return_PL))
+    row |= _describe_rollout(setup, verdicts, counts, np.asarray(zero_credit_share(credit)))
+    row |= _describe_sets(setup, indices, np.asarray(return_PL))
     row |= {
         "bad_updates": int(state.bad_updates),
         "bad_in_row": int(state.bad_in_row),
@@ -183,7 +209,7 @@ def _run_step(
 
 
 def _sample_and_submit(
-    team: Team,
+    setup: Setup,
     fan_out: FanOut,
     evaluator: Evaluator,
     indices: list[int],
@@ -193,19 +219,19 @@ def _sample_and_submit(
 
     Messages are drawn by the address of their problem and all from one policy: in how many calls changes nothing.
     """
-    size, leaves = team.config.rollout_problems or team.config.problems, math.prod(fan_out)
+    size, leaves = setup.config.rollout_problems or setup.config.problems, math.prod(fan_out)
     chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
     made: list[tuple[Rollout, tree.RolloutCounts]] = []
     answers: list[str] = []
-    slots = choose_slots(team, team.train, indices)
-    begun = sample(*make_questions(team, team.train, chunks[0], slots))
+    slots = choose_slots(setup, setup.train, indices)
+    begun = sample(*make_questions(setup, setup.train, chunks[0], slots))
     for number, chunk in enumerate(chunks):
         wait_for(begun, evaluator)
         made.append(begun)
         if number + 1 < len(chunks):
-            begun = sample(*make_questions(team, team.train, chunks[number + 1], slots))
-        written = decode_messages(team.tokenizer, made[-1][0].turns[-1])
-        asked = [team.train.problems[index] for index in chunk for _ in range(leaves)]
+            begun = sample(*make_questions(setup, setup.train, chunks[number + 1], slots))
+        written = decode_messages(setup.tokenizer, made[-1][0].turns[-1])
+        asked = [setup.train.problems[index] for index in chunk for _ in range(leaves)]
         evaluator.submit(asked, written, budget=leaves * len(chunk))
         answers += written
     rollouts, counts = zip(*made, strict=True)
@@ -219,7 +245,7 @@ def _add(*parts: jax.Array) -> jax.Array:
 
 
 def _describe_rollout(
-    team: Team, verdicts: list[Verdict], counts: tree.RolloutCounts, zero_share: np.ndarray
+    setup: Setup, verdicts: list[Verdict], counts: tree.RolloutCounts, zero_share: np.ndarray
 ) -> dict[str, Any]:
     messages, generated = int(counts.messages), int(counts.generated)
     names = [verdict.verdict for verdict in verdicts]
@@ -237,15 +263,15 @@ def _describe_rollout(
     }
     if any(verdict.second is not None for verdict in verdicts):
         row["grader_disagreement"] = compute_disagreement(verdicts)
-    return row | {f"zero_credit_share_{plan.name}": float(z) for plan, z in zip(team.plans, zero_share, strict=True)}
+    return row | {f"zero_credit_share_{plan.name}": float(z) for plan, z in zip(setup.plans, zero_share, strict=True)}
 
 
-def _describe_sets(team: Team, indices: list[int], return_PL: np.ndarray) -> dict[str, float]:
+def _describe_sets(setup: Setup, indices: list[int], return_PL: np.ndarray) -> dict[str, float]:
     """Where several sets are mixed: how many problems of each the step had, and their mean return."""
-    if len(team.mixture.names) == 1:
+    if len(setup.mixture.names) == 1:
         return {}
-    set_P, row = np.array(find_sets(team, indices)), {}
-    for index, name in enumerate(team.mixture.names):
+    set_P, row = np.array(find_sets(setup, indices)), {}
+    for index, name in enumerate(setup.mixture.names):
         return_SL = return_PL[set_P == index]
         row |= {f"problems_{name}": len(return_SL)} | ({f"return_{name}": return_SL.mean()} if len(return_SL) else {})
     return row
@@ -257,51 +283,51 @@ def _describe_critic(state: TrainState) -> dict[str, int]:
     return {"critic_bad_updates": int(state.critic.bad_updates), "critic_bad_in_row": int(state.critic.bad_in_row)}
 
 
-def _evaluate(team: Team, compiled: _Compiled, state: TrainState, path: Path, step: int) -> dict[str, float]:
+def _evaluate(setup: Setup, compiled: _Compiled, state: TrainState, path: Path, step: int) -> dict[str, float]:
     """Evaluate on the held-out problems, write the file and give the accuracies for the metrics row."""
-    heldout, weights = evaluate.make_heldout(team), Weights(state.params, team.weights.frozen)
+    heldout, weights = evaluate.make_heldout(setup), Weights(state.params, setup.weights.frozen)
     results = [run_profile(weights, compiled.evaluator, heldout) for run_profile in compiled.evaluations]
     evaluate.save_results(path, step, results)
     return {f"{result.profile}_accuracy": result.accuracy for result in results}
 
 
-def _make_step(team: Team) -> tuple[tree.TreeSampler, update_lib.Update]:
+def _make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update]:
     """What draws a step's trees, and what learns from them."""
-    config, policy, plans = team.config, team.policy, team.plans
+    config, policy, plans = setup.config, setup.policy, setup.plans
     return (
-        tree.make_tree_sampler(policy, plans, config.sampling, team.tokenizer.stop_tokens, config.shapes.batches),
+        tree.make_tree_sampler(policy, plans, config.sampling, setup.tokenizer.stop_tokens, config.shapes.batches),
         update_lib.make_update(config.credit, config.learner, config.sampling, config.steps, policy, plans),
     )
 
 
 def _start(
-    team: Team, store: CheckpointStore, console: Console, is_stopping: Callable[[], bool]
+    setup: Setup, store: CheckpointStore, console: Console, is_stopping: Callable[[], bool]
 ) -> tuple[TrainState, FanOut | None, int] | None:
     """The state to go on from, the fan-out in force and the step: of the newest checkpoint, or of the warmed-up policy,
     saved as step 0.
     """
 
     def init(weights: Weights) -> TrainState:
-        return update_lib.init_state(team.policy, weights, team.plans, team.config.credit, team.config.learner)
+        return update_lib.init_state(setup.policy, weights, setup.plans, setup.config.credit, setup.config.learner)
 
-    found = store.restore_newest(jax.eval_shape(lambda weights: pack_state(init(weights), None), team.weights))
+    found = store.restore_newest(jax.eval_shape(lambda weights: pack_state(init(weights), None), setup.weights))
     if found is not None:
         step, saved = found
         console.print(f"resumed after step {step}", highlight=False)
         return *unpack_state(saved), step
-    trained = warm_up(team, console, is_stopping)
+    trained = warm_up(setup, console, is_stopping)
     if trained is None:
         return None
-    state = init(team.weights._replace(trained=trained))
+    state = init(setup.weights._replace(trained=trained))
     store.save(0, pack_state(state, None), None)
     return state, None, 0
 
 
-def _find_reference(team: Team, store: CheckpointStore, state: TrainState, first: int) -> Params | None:
+def _find_reference(setup: Setup, store: CheckpointStore, state: TrainState, first: int) -> Params | None:
     """What stands for the trained weights in the policy at the start of the run, where the loss compares with it."""
-    if not uses_reference(team.config.learner):
+    if not uses_reference(setup.config.learner):
         return None
-    if team.policy.kind == "adapters":
+    if setup.policy.kind == "adapters":
         return {}  # it is the frozen network, without an adapter
     if first == 0:
         return jax.tree.map(jnp.copy, state.params)  # the state's own buffers are given up by the first update
@@ -320,29 +346,29 @@ def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float
     return next(result["accuracy"] for result in before if f"{result['profile']}_accuracy" == name)
 
 
-def _print_memory(team: Team, console: Console) -> None:
+def _print_memory(setup: Setup, console: Console) -> None:
     """What the run takes of what there is: a line, or, where it is much of it, the table."""
-    assert team.memory is not None  # the team is one to train
-    estimate, limit = team.memory
+    assert setup.memory is not None  # the team is one to train
+    estimate, limit = setup.memory
     if estimate.peak > _LARGE_SHARE * limit.bytes:
-        console.print(make_table(team.memory))
+        console.print(make_table(setup.memory))
     else:
         console.print(f"memory: about {format_bytes(estimate.peak)}, of {format_bytes(limit.bytes)} ({limit.device})")
 
 
-def _print_problems(team: Team, console: Console) -> None:
-    if team.overlap.hits:
-        dropped = f", of which {len(team.overlap.dropped):,} are dropped" if team.overlap.dropped else ""
+def _print_problems(setup: Setup, console: Console) -> None:
+    if setup.overlap.hits:
+        dropped = f", of which {len(setup.overlap.dropped):,} are dropped" if setup.overlap.dropped else ""
         console.print(
-            f"training problems that share something with a held-out set: {describe_hits(team.overlap.hits)}{dropped}",
+            f"training problems that share something with a held-out set: {describe_hits(setup.overlap.hits)}{dropped}",
             soft_wrap=True,
             highlight=False,
         )
-    for name, problems in (("training", team.train), ("held-out", team.heldout)):
+    for name, problems in (("training", setup.train), ("held-out", setup.heldout)):
         if problems.left_out:
             console.print(
                 f"{problems.left_out} of {problems.left_out + len(problems.problems)} {name} problems are left out:"
-                f" the question is longer than protocol.question_tokens ({team.config.protocol.question_tokens})",
+                f" the question is longer than protocol.question_tokens ({setup.config.protocol.question_tokens})",
                 soft_wrap=True,
             )
 

@@ -30,7 +30,7 @@ from c3jax.models.load import describe_model, load_params
 from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.run.checkpoint import list_steps, restore_step
 from c3jax.run.metrics import drop_times, read_metrics
-from c3jax.setup.team import make_team
+from c3jax.setup.team import make_setup
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 STEPS = 8
@@ -87,16 +87,16 @@ def wait_for_rows(process: subprocess.Popen, run: Path, rows: int) -> None:
     raise AssertionError(f"no {rows} rows within two minutes")
 
 
-def describe_saved(team):
+def describe_saved(setup):
     """Shapes of what a checkpoint of the team's run holds."""
-    sections = (team.plans, team.config.credit, team.config.learner)
-    return jax.eval_shape(lambda weights: pack_state(init_state(team.policy, weights, *sections), None), team.weights)
+    sections = (setup.plans, setup.config.credit, setup.config.learner)
+    return jax.eval_shape(lambda weights: pack_state(init_state(setup.policy, weights, *sections), None), setup.weights)
 
 
 def load_state(run: Path):
     config = config_file.load_config(run / "config.yaml")
-    team = make_team(config)
-    return restore_step(run, STEPS, describe_saved(team))
+    setup = make_setup(config)
+    return restore_step(run, STEPS, describe_saved(setup))
 
 
 @pytest.fixture(scope="module")
@@ -312,8 +312,8 @@ def run_stopped_and_whole(config, cache, tmp_path):
     for step in (4, 5):
         shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(step))
     again = start_here(tmp_path / "stopped")
-    team = make_team(config)
-    states = [restore_step(tmp_path / name, 5, describe_saved(team)) for name in ("whole", "stopped")]
+    setup = make_setup(config)
+    states = [restore_step(tmp_path / name, 5, describe_saved(setup)) for name in ("whole", "stopped")]
     jax.tree.map(np.testing.assert_array_equal, *states)
     return rows, again, unpack_state(states[0])
 

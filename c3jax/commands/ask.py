@@ -18,7 +18,7 @@ from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, 
 from c3jax.rollout import address, context, sampling, tree
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.source import SourceError, open_source
-from c3jax.setup.team import Team, decode_turns, make_team
+from c3jax.setup.team import Setup, decode_turns, make_setup
 from c3jax.tasks.task import find_task
 from c3jax.types import UserError
 
@@ -35,11 +35,11 @@ def evaluate_source(
 
     A run keeps the results, in eval/suites-STEP.json. Returns the exit code: 1 where a suite is missing.
     """
-    team, weights, step = load_source(source, checkpoint, overrides, is_contained)
-    kinds = {team.config.task.kind, *(suite.kind for suite in team.config.evaluation.suites)}
+    setup, weights, step = load_source(source, checkpoint, overrides, is_contained)
+    kinds = {setup.config.task.kind, *(suite.kind for suite in setup.config.evaluation.suites)}
     if not is_contained and all(find_task(kind).bind is None for kind in kinds):
         raise SourceError(f"--unsafe-no-sandbox: expected a task or suite that runs programs, got {sorted(kinds)}")
-    results = evaluate_suites(team, weights)
+    results = evaluate_suites(setup, weights)
     if Path(source).is_dir():
         evaluate.save_results(Path(source) / "eval" / f"suites-{step}.json", step, results)
     if as_json:
@@ -62,19 +62,19 @@ def ask_source(
     """Put one question to a team and print every role's message, or the transcript as JSON."""
     if not question.strip():
         raise SourceError("question: expected some text, got none")
-    team, weights, step = load_source(source, checkpoint, overrides, is_contained=False)  # no program is run here
-    texts, contexts = answer(team, weights, question, is_sampled)
+    setup, weights, step = load_source(source, checkpoint, overrides, is_contained=False)  # no program is run here
+    texts, contexts = answer(setup, weights, question, is_sampled)
     # Nothing is graded here: the answer that would be judged is read out of the last message.
-    answer_read = team.task.read_answer(texts[-1])
+    answer_read = setup.task.read_answer(texts[-1])
     if as_json:
         turns = [
             {"turn": plan.name, "role": plan.role, "context": shown, "message": text}
-            for plan, shown, text in zip(team.plans, contexts, texts, strict=True)
+            for plan, shown, text in zip(setup.plans, contexts, texts, strict=True)
         ]
         body = {"source": source, "step": step, "question": question, "turns": turns, "answer": answer_read}
         print(json.dumps(body, ensure_ascii=False, indent=2))
         return 0
-    for plan, text in zip(team.plans, texts, strict=True):
+    for plan, text in zip(setup.plans, texts, strict=True):
         console.print(Text.assemble((plan.name, "bold"), "" if plan.role == plan.name else f" ({plan.role})"))
         console.print(text.strip() or "(nothing)", markup=False, soft_wrap=True)
         console.print()
@@ -83,46 +83,46 @@ def ask_source(
     return 0
 
 
-def answer(team: Team, weights: Weights, question: str, is_sampled: bool) -> tuple[list[str], list[str]]:
+def answer(setup: Setup, weights: Weights, question: str, is_sampled: bool) -> tuple[list[str], list[str]]:
     """One message a turn, and the context of each."""
-    tokens = _encode_question(team, question)
-    fan_out = (1,) * len(team.plans)
-    chosen = team.config.sampling if is_sampled else sampling.GREEDY
-    sample_tree = tree.make_tree_sampler(team.policy, team.plans, chosen, team.tokenizer.stop_tokens)
-    key = address.make_stream(team.config.seed, address.ASK)
+    tokens = _encode_question(setup, question)
+    fan_out = (1,) * len(setup.plans)
+    chosen = setup.config.sampling if is_sampled else sampling.GREEDY
+    sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, chosen, setup.tokenizer.stop_tokens)
+    key = address.make_stream(setup.config.seed, address.ASK)
     frame = context.make_frame([tokens], len(tokens))
     rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32), fan_out)
     rollout = jax.device_get(rollout)
-    texts = [messages[0] for messages in decode_turns(team, rollout)]
+    texts = [messages[0] for messages in decode_turns(setup, rollout)]
     messages = [turn.tokens_NT[0][turn.content_NT[0]].tolist() for turn in rollout.turns]
-    return texts, [team.tokenizer.decode(_list_context(plan, tokens, messages)) for plan in team.plans]
+    return texts, [setup.tokenizer.decode(_list_context(plan, tokens, messages)) for plan in setup.plans]
 
 
 def load_source(
     source: str, checkpoint: str, overrides: dict[str, Any], is_contained: bool = False
-) -> tuple[Team, Weights, int]:
+) -> tuple[Setup, Weights, int]:
     """A team and its weights: of a run's checkpoint, or as a config's model is before training (step 0).
 
     `is_contained` false lets programs of a code task run without their sandbox. Raises UserError where the source, the
     checkpoint or an override cannot be used.
     """
     opened = open_source(source, checkpoint, overrides)
-    team = make_team(opened.config, is_contained)
+    setup = make_setup(opened.config, is_contained)
     if opened.run is None:
-        return team, team.weights, 0
-    trained = restore_step(opened.run, opened.step, jax.eval_shape(lambda: team.weights.trained), part="params")
-    return team, team.weights._replace(trained=trained), opened.step
+        return setup, setup.weights, 0
+    trained = restore_step(opened.run, opened.step, jax.eval_shape(lambda: setup.weights.trained), part="params")
+    return setup, setup.weights._replace(trained=trained), opened.step
 
 
-def _encode_question(team: Team, question: str) -> list[int]:
+def _encode_question(setup: Setup, question: str) -> list[int]:
     try:
-        tokens = team.tokenizer.encode_text(question)
+        tokens = setup.tokenizer.encode_text(question)
     except UserError as error:
         raise SourceError(f"question: {error}") from None
-    longest = max(context_tokens(team.plans, len(tokens)))
-    if longest > team.spec.context:
+    longest = max(context_tokens(setup.plans, len(tokens)))
+    if longest > setup.spec.context:
         raise SourceError(
-            f"question: expected one that leaves every context and message within the model's {team.spec.context}"
+            f"question: expected one that leaves every context and message within the model's {setup.spec.context}"
             f" tokens, got {len(tokens)} tokens and so up to {longest}"
         )
     return tokens

@@ -36,7 +36,7 @@ from c3jax.models.policy import Weights
 from c3jax.protocol import plan_turns
 from c3jax.rollout import address, sampling, tree
 from c3jax.setup.imitation import warm_up
-from c3jax.setup.team import ProblemSet, Team, choose_problems, make_questions, make_team
+from c3jax.setup.team import ProblemSet, Setup, choose_problems, make_questions, make_setup
 from c3jax.types import Frame, Messages, Tokenizer, UserError
 
 
@@ -72,7 +72,7 @@ class Curve(NamedTuple):
 class Start(NamedTuple):
     """What the runs of one seed have in common."""
 
-    team: Team
+    setup: Setup
     params: dict
     train: Problems
     heldout: Problems
@@ -82,7 +82,7 @@ class Start(NamedTuple):
 # One run
 
 
-def make_run(config: RunConfig, plan: Plan, team: Team) -> Callable[[Lane], tuple[TrainState, Curve]]:
+def make_run(config: RunConfig, plan: Plan, setup: Setup) -> Callable[[Lane], tuple[TrainState, Curve]]:
     """The training run of a config, its seed and learning rate left open.
 
     Args:
@@ -93,9 +93,9 @@ def make_run(config: RunConfig, plan: Plan, team: Team) -> Callable[[Lane], tupl
     Returns:
       run(lane), which gives the last state and the curve; pure, to be jitted and vmapped over lanes.
     """
-    policy, stop_tokens = team.policy, team.tokenizer.stop_tokens
-    plans = plan_turns(config.protocol, team.tokenizer)  # the team's, but for the turns that are trained
-    digit_V, fan_out = list_digits(team.tokenizer), plan.fan_out
+    policy, stop_tokens = setup.policy, setup.tokenizer.stop_tokens
+    plans = plan_turns(config.protocol, setup.tokenizer)  # the team's, but for the turns that are trained
+    digit_V, fan_out = list_digits(setup.tokenizer), plan.fan_out
     sample_tree = tree.make_tree_sampler(policy, plans, config.sampling, stop_tokens)
     answer_greedily = tree.make_tree_sampler(policy, plans, sampling.GREEDY, stop_tokens)
 
@@ -143,7 +143,7 @@ def make_lane(config: RunConfig, plan: Plan, start: Start) -> Lane:
     trained = tuple(turn.trained for turn in config.protocol.turns)
     matrix = make_credit_matrix(config.credit.method, plan, trained)
     return Lane(
-        seed=jnp.uint32(start.team.config.seed),
+        seed=jnp.uint32(start.setup.config.seed),
         learning_rate=jnp.float32(config.learner.learning_rate),
         matrix=jax.tree.map(np.float32, matrix),
         params=start.params,
@@ -152,20 +152,20 @@ def make_lane(config: RunConfig, plan: Plan, start: Start) -> Lane:
     )
 
 
-def make_train_problems(team: Team) -> Problems:
+def make_train_problems(setup: Setup) -> Problems:
     """The problems of every step of a run, the steps in front, in the order in which `c3jax train` meets them."""
-    steps = [_make_problems(team, team.train, choose_problems(team, step)) for step in range(team.config.steps)]
+    steps = [_make_problems(setup, setup.train, choose_problems(setup, step)) for step in range(setup.config.steps)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps)
 
 
-def make_heldout_problems(team: Team) -> Problems:
+def make_heldout_problems(setup: Setup) -> Problems:
     """The problems that a run is evaluated on."""
-    count = min(team.config.evaluation.problems, len(team.heldout.problems))
-    return _make_problems(team, team.heldout, range(count))
+    count = min(setup.config.evaluation.problems, len(setup.heldout.problems))
+    return _make_problems(setup, setup.heldout, range(count))
 
 
-def _make_problems(team: Team, problem_set: ProblemSet, indices: Sequence[int]) -> Problems:
-    question, index_P = make_questions(team, problem_set, indices)
+def _make_problems(setup: Setup, problem_set: ProblemSet, indices: Sequence[int]) -> Problems:
+    question, index_P = make_questions(setup, problem_set, indices)
     return Problems(question, index_P, jnp.array([int(problem_set.problems[index].answer) for index in indices]))
 
 
@@ -205,7 +205,7 @@ def make_blocks(config: TextStudy, arms: Sequence[Arm], starts: Sequence[Start])
     """The study's runs, in blocks as `sweep.make_blocks` says; `starts` are those of each seed."""
 
     def make_train(arm: Arm) -> Train:
-        run_lane = make_run(_make_config(config, arm), arm.plan, starts[0].team)
+        run_lane = make_run(_make_config(config, arm), arm.plan, starts[0].setup)
         return lambda key, lane: run_lane(lane)[1]
 
     return sweep.make_blocks(
@@ -219,10 +219,10 @@ def _make_config(config: TextStudy, arm: Arm) -> RunConfig:
 
 def start_runs(config: RunConfig, seed: int, console: Console) -> Start:
     """Make a seed's problems and policy, warmed up as `c3jax train` does it."""
-    team = make_team(config.model_copy(update={"seed": seed}))
-    params = warm_up(team, console, is_stopping=lambda: False)
+    setup = make_setup(config.model_copy(update={"seed": seed}))
+    params = warm_up(setup, console, is_stopping=lambda: False)
     assert params is not None  # nothing stops it
-    return Start(team, params, make_train_problems(team), make_heldout_problems(team))
+    return Start(setup, params, make_train_problems(setup), make_heldout_problems(setup))
 
 
 def read_findings(config: TextStudy, arms: Sequence[Arm], recorded: Record) -> Findings:

@@ -12,18 +12,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from c3jax.learner import imitate
 from c3jax.rollout import address
-from c3jax.setup.team import Team, make_questions
+from c3jax.setup.team import Setup, make_questions
 from c3jax.tasks.task import DemonstratedTurn
 from c3jax.types import Rollout
 
 
-def warm_up(team: Team, console: Console, is_stopping: Callable[[], bool]) -> dict | None:
+def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], bool]) -> dict | None:
     """Parameters after the imitation that the config asks for; None where the run was told to stop meanwhile."""
-    section = team.config.imitation
+    section = setup.config.imitation
     if section is None:
-        return team.weights.trained
-    init, update = imitate.make_imitation(section, team.policy, team.plans)
-    state = init(jax.tree.map(jnp.copy, team.weights.trained))
+        return setup.weights.trained
+    init, update = imitate.make_imitation(section, setup.policy, setup.plans)
+    state = init(jax.tree.map(jnp.copy, setup.weights.trained))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(None),
@@ -35,7 +35,7 @@ def warm_up(team: Team, console: Console, is_stopping: Callable[[], bool]) -> di
         for done in range(section.updates):
             if is_stopping():
                 return None
-            state, loss = update(state, make_demonstrations(team, done))
+            state, loss = update(state, make_demonstrations(setup, done))
             if done % 10 == 9 or done + 1 == section.updates:
                 progress.update(bar, completed=done + 1, loss=float(loss))
     if not console.is_terminal:
@@ -43,20 +43,20 @@ def warm_up(team: Team, console: Console, is_stopping: Callable[[], bool]) -> di
     return state.params
 
 
-def make_demonstrations(team: Team, update: int) -> Rollout:
+def make_demonstrations(setup: Setup, update: int) -> Rollout:
     """An update's demonstrated transcripts, addressed by (seed, update)."""
-    config, demonstrate = team.config, team.task.demonstrate
+    config, demonstrate = setup.config, setup.task.demonstrate
     assert config.imitation is not None and demonstrate is not None  # the config's checks see to it
     rng = np.random.default_rng([config.seed, address.IMITATE, update])
-    count = len(team.train.problems)
+    count = len(setup.train.problems)
     indices = rng.choice(count, size=config.imitation.problems, replace=config.imitation.problems > count).tolist()
-    problems = [team.train.problems[index] for index in indices]
-    stop_token = team.tokenizer.stop_tokens[0]
+    problems = [setup.train.problems[index] for index in indices]
+    stop_token = setup.tokenizer.stop_tokens[0]
     turns = []
-    for plan in team.plans:
-        turn = DemonstratedTurn(plan.name, plan.role, is_last=plan is team.plans[-1])
+    for plan in setup.plans:
+        turn = DemonstratedTurn(plan.name, plan.role, is_last=plan is setup.plans[-1])
         texts = [demonstrate(config.task, problem, turn, (config.seed, update)) for problem in problems]
-        rows = [team.tokenizer.encode_text(text) for text in texts]
+        rows = [setup.tokenizer.encode_text(text) for text in texts]
         turns.append(imitate.make_messages(rows, stop_token, plan.max_tokens))
-    question, _ = make_questions(team, team.train, indices)
+    question, _ = make_questions(setup, setup.train, indices)
     return Rollout(question, tuple(turns))

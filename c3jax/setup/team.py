@@ -34,7 +34,7 @@ from c3jax.tasks.task import Task, open_task
 from c3jax.types import Frame, Messages, Rollout, Tokenizer
 
 
-class Team(NamedTuple):
+class Setup(NamedTuple):
     """Everything fixed that acting takes; the weights are those the run starts from."""
 
     config: config_lib.RunConfig
@@ -52,7 +52,7 @@ class Team(NamedTuple):
     weights: Weights
 
 
-def make_team(config: config_lib.RunConfig, is_contained: bool = True, is_training: bool = False) -> Team:
+def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_training: bool = False) -> Setup:
     """Read the problems, load the model and plan the contexts.
 
     Args:
@@ -84,41 +84,41 @@ def make_team(config: config_lib.RunConfig, is_contained: bool = True, is_traini
     needs = _check_memory(config, spec, plans) if is_training else None
     policy, weights = _load_policy(config, model)
     data = describe_data(sources, mixture, overlap, heldout)
-    return Team(config, task, train, mixture, overlap, heldout, data, tokenizer, plans, spec, needs, policy, weights)
+    return Setup(config, task, train, mixture, overlap, heldout, data, tokenizer, plans, spec, needs, policy, weights)
 
 
-def choose_problems(team: Team, step: int) -> list[int]:
+def choose_problems(setup: Setup, step: int) -> list[int]:
     """Indices of a step's problems in the training set: of each set its share, no problem twice in a step."""
-    entropy = (team.config.seed, address.ORDER)
-    return mixing.choose_indices(team.mixture.counts, team.mixture.weights, team.config.problems, entropy, step)
+    entropy = (setup.config.seed, address.ORDER)
+    return mixing.choose_indices(setup.mixture.counts, setup.mixture.weights, setup.config.problems, entropy, step)
 
 
-def find_sets(team: Team, indices: Sequence[int]) -> list[int]:
+def find_sets(setup: Setup, indices: Sequence[int]) -> list[int]:
     """Which set of the mixture each of these training problems is from."""
-    return [mixing.find_set(team.train.problems[index]) for index in indices]
+    return [mixing.find_set(setup.train.problems[index]) for index in indices]
 
 
-def choose_slots(team: Team, problem_set: ProblemSet, indices: Sequence[int]) -> int:
+def choose_slots(setup: Setup, problem_set: ProblemSet, indices: Sequence[int]) -> int:
     """Slots of a frame for these questions: the shortest of the lengths that the config has compiled."""
     needed = max(len(problem_set.tokens[index]) for index in indices)
-    return context.choose_length(team.config.protocol.question_tokens, needed, team.config.shapes.lengths)
+    return context.choose_length(setup.config.protocol.question_tokens, needed, setup.config.shapes.lengths)
 
 
 def make_questions(
-    team: Team, problem_set: ProblemSet, indices: Sequence[int], slots: int | None = None
+    setup: Setup, problem_set: ProblemSet, indices: Sequence[int], slots: int | None = None
 ) -> tuple[Frame, jax.Array]:
     """The questions' frame [P, S] and the problems' indices [P], by which their draws are addressed.
 
     The frame has protocol.question_tokens slots where no other number is given.
     """
     rows = [problem_set.tokens[index] for index in indices]
-    frame = context.make_frame(rows, slots or team.config.protocol.question_tokens)
+    frame = context.make_frame(rows, slots or setup.config.protocol.question_tokens)
     return frame, jnp.asarray([problem_set.problems[index].index for index in indices], jnp.int32)
 
 
-def decode_turns(team: Team, rollout: Rollout) -> list[list[str]]:
+def decode_turns(setup: Setup, rollout: Rollout) -> list[list[str]]:
     """Every message's text, a list a turn, in path order."""
-    return [decode_messages(team.tokenizer, messages) for messages in rollout.turns]
+    return [decode_messages(setup.tokenizer, messages) for messages in rollout.turns]
 
 
 def decode_messages(tokenizer: Tokenizer, messages: Messages) -> list[str]:

@@ -81,3 +81,10 @@ def test_a_protocol_of_ones_own_trains(run, tmp_path):
     path = train(run, tmp_path, "own_protocol.yaml", ("own_protocol.yaml",))
     (tree,) = [json.loads(line) for line in (path / "rollouts" / "step-000000.jsonl").read_text().splitlines()][:1]
     assert [node["turn"] for node in tree["nodes"]] == ["first"] * 2 + ["second"] * 4 + ["referee"] * 8
+
+
+def test_the_library_takes_a_step_by_hand(run):
+    done = run("library.py", "own_task.yaml", files=("library.py", "own_task.py", "own_task.yaml"))
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{4 * (2 + 8)} messages, ") and lines[1].startswith("question: largest of ")
+    assert [line.partition(":")[0] for line in lines[4:]] == ["c3", "no_loo", "one update"]

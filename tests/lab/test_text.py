@@ -30,7 +30,7 @@ from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.metrics import read_metrics
 from c3jax.schema import ConfigError
-from c3jax.setup.team import make_team
+from c3jax.setup.team import make_setup
 from c3jax.tasks import arithmetic
 from c3jax.types import Messages, Problem, UserError
 
@@ -155,7 +155,7 @@ def run_together(*rows: tuple[str, int, float]) -> tuple[TrainState, text.Curve]
 def make_program() -> Any:
     # Of another seed, method and rate than any lane: none of them may be a constant of the program.
     arm, config = make_arm("no_loo", 1.0)
-    return jax.jit(jax.vmap(text.make_run(config, arm.plan, make_team(config))))
+    return jax.jit(jax.vmap(text.make_run(config, arm.plan, make_setup(config))))
 
 
 def take_lane(results: Any, row: int) -> Any:
@@ -170,13 +170,13 @@ def test_a_lane_is_the_run_of_the_train_command(tmp_path):
     method, seed, rate = ROWS[0]
     config = make_arm(method, rate)[1].model_copy(update={"seed": seed})
     assert train.train(config, tmp_path / "run", ["train"], Console(file=io.StringIO())) == train.DONE
-    team = make_team(config)
-    sections = (team.plans, config.credit, config.learner)
-    like = jax.eval_shape(lambda: init_state(team.policy, team.weights, *sections)._asdict())
+    setup = make_setup(config)
+    sections = (setup.plans, config.credit, config.learner)
+    like = jax.eval_shape(lambda: init_state(setup.policy, setup.weights, *sections)._asdict())
     saved = restore_step(tmp_path / "run", STEPS, like)
     state, curve = take_lane(run_together(*ROWS), 0)
     assert_equal_trees(state, jax.device_get(saved))
-    first = team.weights.trained
+    first = setup.weights.trained
     moved = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, first)))
     assert moved > 1e-3  # there was credit, and it was learnt from
     metrics = read_metrics(tmp_path / "run")
