@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from c3jax.models.decoder import DecoderSpec
+from c3jax.models.spec import DecoderSpec
 from c3jax.types import Frame
 
 SMOLLM2 = DecoderSpec(

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from c3jax.config.run import RunConfig
 from c3jax.models.attention import SCORE_FLOATS
-from c3jax.models.decoder import DecoderSpec
+from c3jax.models.spec import DecoderSpec
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, rows_of
 from c3jax.rollout.sampling import CHUNK_FLOATS, size_chunk
 from c3jax.types import UserError

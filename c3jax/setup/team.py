@@ -17,8 +17,8 @@ from c3jax import protocol as protocol_lib
 from c3jax.config import run as config_lib
 from c3jax.models import load as load_lib
 from c3jax.models.critic import count_network
-from c3jax.models.decoder import DecoderSpec
 from c3jax.models.policy import Policy, Weights, count_weights, make_policy
+from c3jax.models.spec import DecoderSpec
 from c3jax.rollout import address, context
 from c3jax.setup import contamination, memory, mixing
 from c3jax.setup.problems import (
