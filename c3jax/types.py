@@ -16,10 +16,12 @@ n // (N_fine / N_coarse) of a coarser one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import jax
+
+Params = dict[str, Any]  # a network's parameters, or their gradient: a tree of arrays by the names of its parts
 
 VerdictName = Literal["correct", "partial", "wrong", "unparsable", "timeout", "error", "unsafe"]
 

@@ -159,7 +159,8 @@ def _write_adapters(source: _Source, form: Form, roles: Sequence[str], target: P
     for role in roles:
         adapter = restore_step(run, source.step, shapes, f"params.{role}")
         if form.is_peft:
-            peft_folder.save_peft_folder(target / role, adapter, section.alpha, *_name_base(source.config.model))
+            base = _name_base(source.config.model)
+            peft_folder.save_peft_folder(target / role, spec.family, adapter, section.alpha, *base)
             _write_tokenizer(source, target / role)
         else:
             _write_model(source, form, target / role, params, adapter)

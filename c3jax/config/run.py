@@ -83,6 +83,8 @@ class FolderModel(ModelSection):
     kind: Literal["folder"]
     path: Annotated[str, pydantic.Field(min_length=1)]
     """The folder."""
+    family: Annotated[str, pydantic.Field(min_length=1)] = "auto"
+    """auto: as model_type in config.json says; or a row of c3jax.models.huggingface.families, or module:NAME."""
 
 
 class HubModel(ModelSection):
@@ -93,6 +95,8 @@ class HubModel(ModelSection):
     """The repository, say Qwen/Qwen2.5-3B-Instruct."""
     revision: Annotated[str, pydantic.Field(min_length=1)] = "main"
     """Branch, tag or commit; only a commit is sure to be the same model later."""
+    family: Annotated[str, pydantic.Field(min_length=1)] = "auto"
+    """As for a folder."""
 
 
 ProjectionName = Literal["query", "key", "value", "output", "gate", "up", "down"]

@@ -93,7 +93,7 @@ def test_matrices_are_rounded_once_before_decoding_as_each_product_would_round_t
     graphdef, params = _make(SPEC._replace(dtype="bfloat16"))
     model = nnx.merge(graphdef, jax.tree.map(jnp.asarray, params))
     frame, (_, stacked) = _random_frame(6, 2, 5), nnx.split(model.blocks)
-    plain = tuple(jax.tree.map(lambda leaf, place=place: leaf[place], stacked) for place in range(SPEC.layers))
+    plain = tuple(jax.tree.map(lambda leaf, index=index: leaf[index], stacked) for index in range(SPEC.layers))
     apart = model.unstack()
     types = {str(leaf.dtype) for leaf in jax.tree.leaves(apart) if leaf.ndim == 2}
     assert types == {"bfloat16"} and all(layer["attention_norm"][...].dtype == jnp.float32 for layer in apart)
