@@ -148,8 +148,8 @@ def _attend_frame(form: _Form, queries: _Queries, frame: Keys, is_own: bool) -> 
     query_MGQD = _fold(queries.query_NGRSD, len(frame.key_MGKD))
 
     def attend_block(block: _Block) -> tuple[jax.Array, jax.Array]:
-        score_MGQW = _compute_scores(query_MGQD, block, form.softcap)
         seen = _find_seen(queries, block, is_own)
+        score_MGQW = _compute_scores(query_MGQD, block, form.softcap)
         return _softmax_product(jnp.where(seen, score_MGQW, _MASKED), block.value_MGWD)
 
     first, rest = _cut_blocks(frame, query_MGQD, form.score_floats)

@@ -122,10 +122,10 @@ class Block(nnx.Module):
     def _project(self, h_NSD: jax.Array, rope: _Rope) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated queries [N, H, S, D], rotated keys and values [N, G, S, D]."""
         spec, qk_norm = self.spec, self.spec.family.qk_norm
-        query, key = self.query(h_NSD), self.key(h_NSD)
-        if qk_norm == "whole":
-            query, key = _normalise(query, self.query_norm, spec), _normalise(key, self.key_norm, spec)
-        query, key = self._split_heads(query, spec.heads), self._split_heads(key, spec.kv_heads)
+        query = self.query(h_NSD)
+        query = self._split_heads(_normalise(query, self.query_norm, spec) if qk_norm == "whole" else query, spec.heads)
+        key = self.key(h_NSD)
+        key = self._split_heads(_normalise(key, self.key_norm, spec) if qk_norm == "whole" else key, spec.kv_heads)
         value = self._split_heads(self.value(h_NSD), spec.kv_heads)
         if qk_norm == "head":
             query, key = _normalise(query, self.query_norm, spec), _normalise(key, self.key_norm, spec)
@@ -270,10 +270,10 @@ def count_params(params: Params) -> int:
 # Positions, and what differs from layer to layer
 
 
-def _count_kept(past: tuple[KeysValues, ...], N: int, rows: attention.Rows | None) -> jax.Array:
-    """Kept tokens before a frame [N] (or []), over its past ones."""
+def _count_kept(past: tuple[KeysValues, ...], N: int, rows: attention.Rows | None) -> Any:
+    """Kept tokens before a frame [N], over its past ones; the number 0 where there are none."""
     if rows is None:
-        return sum((jnp.repeat(p.keep_NS.sum(1), N // p.keep_NS.shape[0]) for p in past), start=jnp.int32(0))
+        return sum((jnp.repeat(p.keep_NS.sum(1), N // p.keep_NS.shape[0]) for p in past))
     return past[-1].keep_NS.sum(1) + _count_kept(past[:-1], rows.total, None)[rows.index_N]
 
 
