@@ -197,27 +197,7 @@ class BenchStudy(Section):
     """The games and what is measured on each."""
 
 
-class ClaimsStudy(Section):
-    """The claims about counterfactual credit, each with its prediction, measured against the exact truth."""
-
-    kind: Literal["claims"]
-    seed: Seed
-    """Every draw of the study is addressed from this."""
-    games: AtLeastTwo
-    """Problems that estimators are compared on."""
-    samples: Annotated[int, pydantic.Field(ge=100)]
-    """Draws of an estimate on a problem in each of 16 independent batches, which all have to see most contexts."""
-    seeds: AtLeastTwo
-    """Paired training runs of each arm."""
-    updates: Positive
-    """Updates of a training run."""
-    only: tuple[Positive, ...] = ()
-    """Numbers of the claims to measure; empty for all."""
-    page: str = ""
-    """File of the page; figures and records go into a folder of its name. Empty: claims.md in the run directory."""
-
-
-StudyConfig = LearningStudy | BenchStudy | ClaimsStudy | TextStudy
+StudyConfig = LearningStudy | BenchStudy | TextStudy
 
 
 class Kind(NamedTuple):
@@ -370,16 +350,6 @@ def _check_bench_estimator(path: str, game: Game, estimator: BenchEstimator) -> 
         raise ConfigError(f"{path}.normalise: {error}") from None
 
 
-CLAIMS = 19  # rows of c3jax.lab.claims.CLAIMS
-
-
-def check_claims(config: ClaimsStudy) -> None:
-    """Check that every claim asked for is there. Raises ConfigError."""
-    for place, number in enumerate(config.only):
-        if number > CLAIMS:
-            raise ConfigError(f"only.{place}: expected a claim from 1 to {CLAIMS}, got {number}")
-
-
 def check_text(config: TextStudy) -> None:
     """Check a study of language models' training runs across its fields. Raises ConfigError."""
     check_text_estimators(config)
@@ -399,6 +369,5 @@ def check_text(config: TextStudy) -> None:
 KINDS: dict[str, Kind] = {
     "learning": Kind(LearningStudy, check_learning, free=("memory_gb", "compare_alone")),
     "bench": Kind(BenchStudy, check_bench),
-    "claims": Kind(ClaimsStudy, check_claims),
     "text": Kind(TextStudy, check_text, free=("memory_gb",)),
 }

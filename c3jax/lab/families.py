@@ -7,7 +7,7 @@ from c3jax.lab.sections import BanditGame, FreshGame, Game, GraphGame, TeamMates
 
 
 def make_family(game: Game) -> games.Family:
-    """The family of a game section, whose dials have been checked."""
+    """The family of a game section, whose parameters have been checked."""
     messages = list_messages(game)
     if isinstance(game, BanditGame):
         return games.make_bandit(
@@ -34,5 +34,5 @@ def make_family(game: Game) -> games.Family:
         sigma=game.sigma,
     )
     if isinstance(game, TeamMatesGame):
-        return games.add_mates(family, game.mates, effect=game.mate_effect, place=game.place)
+        return games.add_mates(family, game.mates, effect=game.mate_effect, position=game.place)
     return games.make_fresh(family, game.features) if isinstance(game, FreshGame) else family

@@ -9,13 +9,11 @@ from typing import Any
 from rich.console import Console
 
 from c3jax.lab import bench, learning, text
-from c3jax.lab.claims import study as claims
 from c3jax.lab.config import StudyConfig
 
 RUNNERS: dict[str, Callable[[Any, Path, Console], int]] = {
     "learning": learning.run,
     "bench": bench.run,
-    "claims": claims.run,
     "text": text.run,
 }
 
