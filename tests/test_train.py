@@ -24,9 +24,11 @@ from c3jax.config import file as config_file
 from c3jax.config.run import RandomModel
 from c3jax.evaluate import load_results
 from c3jax.learner.update import init_state, pack_state, unpack_state
-from c3jax.models.decoder import DecoderSpec, make_decoder
+from c3jax.models.decoder import make_decoder
 from c3jax.models.huggingface import weights as hf_weights
+from c3jax.models.huggingface.families import FAMILIES
 from c3jax.models.load import describe_model, load_params
+from c3jax.models.spec import QKV, DecoderSpec
 from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.run.checkpoint import list_steps, restore_step
 from c3jax.run.metrics import drop_times, read_metrics
@@ -249,7 +251,7 @@ def test_the_settings_for_qwen_run_with_a_small_one(tmp_path, monkeypatch):
     tokenizer = make_word_tokenizer([word for word in words if word not in ("{question}", "{reasoner}")])
     spec = DecoderSpec(
         vocab_size=tokenizer.vocab_size, layers=1, width=16, heads=4, kv_heads=2, head_dim=4, mlp_width=24, context=256,
-        rope_theta=1e6, norm_eps=1e-6, tied=True, qkv_bias=True,
+        rope_theta=1e6, norm_eps=1e-6, tied=True, family=FAMILIES["qwen2"], biases=QKV,
     )  # fmt: skip
     hf_weights.save_folder(tmp_path / "model", spec, make_decoder(spec, jax.random.key(0))[1], "bfloat16")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"] == ["Qwen2ForCausalLM"]

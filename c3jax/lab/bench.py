@@ -23,7 +23,7 @@ from c3jax.credit.plans import Plan
 from c3jax.lab import analyse
 from c3jax.lab.config import BenchStudy, Case
 from c3jax.lab.sections import count_costs, describe_estimator, list_tokens
-from c3jax.lab.testbed import Measured, make_bed, measure_estimator
+from c3jax.lab.testbed import Measured, make_bench_testbed, measure_estimator
 from c3jax.run.files import save_whole
 
 LEVEL = 0.95  # of all intervals but the bias's
@@ -65,12 +65,12 @@ def run(config: BenchStudy, run_dir: Path, console: Console) -> int:
 
 def measure_case(config: BenchStudy, case: Case, key: jax.Array, console: Console) -> list[Measured]:
     """All estimators of a case on the same problems and policy."""
-    bed = make_bed(config, case, key)
+    testbed = make_bench_testbed(config, case, key)
     measured = []
     with console.status("") as status:
         for estimator in case.estimators:
             status.update(f"{case.name}: {describe_estimator(estimator)}")
-            measured.append(measure_estimator(config, case, estimator, bed))
+            measured.append(measure_estimator(config, case, estimator, testbed))
     return measured
 
 

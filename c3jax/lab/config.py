@@ -107,26 +107,6 @@ class BenchStudy(CasesStudy):
     """What they are compared with."""
 
 
-class ClaimsStudy(Section):
-    """The claims about counterfactual credit, each with its prediction, measured against the exact truth."""
-
-    kind: Literal["claims"]
-    seed: Seed
-    """Every draw of the study is addressed from this."""
-    games: AtLeastTwo
-    """Problems that estimators are compared on."""
-    samples: Annotated[int, pydantic.Field(ge=100)]
-    """Draws of an estimate on a problem in each of 16 independent batches, which all have to see most contexts."""
-    seeds: AtLeastTwo
-    """Paired training runs of each arm."""
-    updates: Positive
-    """Updates of a training run."""
-    only: tuple[Positive, ...] = ()
-    """Numbers of the claims to measure; empty for all."""
-    page: str = ""
-    """File of the page; figures and records go into a folder of its name. Empty: claims.md in the run directory."""
-
-
 class TextStudy(SweepStudy):
     """Training runs of a small language model on the dial's problems."""
 
@@ -140,7 +120,7 @@ class TextStudy(SweepStudy):
     study's, that holds all that is not given here."""
 
 
-StudyConfig = LearningStudy | BenchStudy | ClaimsStudy | TextStudy
+StudyConfig = LearningStudy | BenchStudy | TextStudy
 
 
 class Kind(NamedTuple):
@@ -265,16 +245,6 @@ def _check_cases(config: CasesStudy, purpose: str, *extras: str) -> None:
         sections.check_estimators(f"{path}.estimators", case.estimators, *team, *extras)
 
 
-CLAIMS = 19  # rows of c3jax.lab.claims.CLAIMS
-
-
-def check_claims(config: ClaimsStudy) -> None:
-    """Check that every claim asked for is there. Raises ConfigError."""
-    for place, number in enumerate(config.only):
-        if number > CLAIMS:
-            raise ConfigError(f"only.{place}: expected a claim from 1 to {CLAIMS}, got {number}")
-
-
 def check_text(config: TextStudy) -> None:
     """Check a study of language models' training runs across its fields."""
     task, policy, turns = config.run.task.kind, config.run.policy.kind, config.run.protocol.turns
@@ -313,6 +283,5 @@ def make_run_config(run: RunConfig, estimator: Estimator, learning_rate: float, 
 KINDS: dict[str, Kind] = {
     "learning": Kind(LearningStudy, check_learning),
     "bench": Kind(BenchStudy, check_bench),
-    "claims": Kind(ClaimsStudy, check_claims),
     "text": Kind(TextStudy, check_text),
 }

@@ -7,7 +7,7 @@ from c3jax.lab.sections import BanditGame, Game
 
 
 def make_family(game: Game) -> games.Family:
-    """The family of a game section, whose dials have been checked."""
+    """The family of a game section, whose parameters have been checked."""
     if isinstance(game, BanditGame):
         return games.make_bandit(
             turns=game.turns,
@@ -28,5 +28,5 @@ def make_family(game: Game) -> games.Family:
         features=game.features,
     )
     if game.mates:
-        family = games.add_mates(family, game.mates, effect=game.mate_effect, place=game.mates_speak)
+        family = games.add_mates(family, game.mates, effect=game.mate_effect, position=game.mates_speak)
     return games.make_fresh(family, game.features) if game.kind == "fresh" else family

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 
 from c3jax.lab import bench, learning, text
-from c3jax.lab.claims import study as claims
 from c3jax.lab.config import StudyConfig
 
 Runner = Callable[[Any, Path, Console], int]  # (the study's config, its directory, console) -> exit code
@@ -17,7 +16,6 @@ Runner = Callable[[Any, Path, Console], int]  # (the study's config, its directo
 RUNNERS: dict[str, Runner] = {
     "learning": learning.run,
     "bench": bench.run,
-    "claims": claims.run,
     "text": text.run,
 }
 

@@ -31,7 +31,7 @@ from c3jax.credit.shrink import Components, apply_shrunk, init_components, updat
 from c3jax.lab.games import Family, Game, compute_mean_return, make_game
 from c3jax.lab.oracle import compute_oracle
 from c3jax.lab.play import Sample, sample_plan
-from c3jax.lab.policies import Params, Policy
+from c3jax.lab.policies import GamePolicy, Params
 from c3jax.learner.losses import compute_clipped_loss
 from c3jax.types import Credit
 
@@ -51,7 +51,7 @@ class Setting(NamedTuple):
     """What is the same in all lanes of a program: static."""
 
     family: Family
-    policy: Policy  # a critic is a second one of these, whose first output is the context's value
+    policy: GamePolicy  # a critic is a second one of these, whose first output is the context's value
     plan: Plan
     trained: tuple[bool, ...]  # per turn
     normalise: Normalise

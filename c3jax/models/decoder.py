@@ -59,6 +59,7 @@ class Projection(nnx.Linear):
             self.b = nnx.Param(jnp.zeros((spec.adapters.rank, outputs)))
 
     def __call__(self, x_NSD: jax.Array) -> jax.Array:
+        """The product, with its correction, in the products' type."""
         x_NSD = x_NSD.astype(self.dtype)
         y_NSD = super().__call__(x_NSD)
         if self.scale is None:
@@ -273,7 +274,7 @@ def count_params(params: Params) -> int:
 def _count_kept(past: tuple[KeysValues, ...], N: int, rows: attention.Rows | None) -> Any:
     """Kept tokens before a frame [N], over its past ones; the number 0 where there are none."""
     if rows is None:
-        return sum((jnp.repeat(p.keep_NS.sum(1), N // p.keep_NS.shape[0]) for p in past))
+        return sum(jnp.repeat(p.keep_NS.sum(1), N // p.keep_NS.shape[0]) for p in past)
     return past[-1].keep_NS.sum(1) + _count_kept(past[:-1], rows.total, None)[rows.index_N]
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, STOP = "<pad>", "<stop>"
-# Today's date for Llama 3's templates, or a run's contexts would change overnight: the one that they have where they are
-# given none.
+# Today's date for Llama 3's templates, or a run's contexts would change overnight: the one that they have where
+# they are given none.
 _DATE = "26 Jul 2024"
 # No white space, and in no text: stands for what follows a piece.
 _FOLLOWING = "\ue000"
