@@ -68,7 +68,7 @@ def test_credit(measure):
     ("words", "message"),
     [
         (["speed"], "invalid choice: 'speed'"),
-        (["rollout", "--sweep", "set.jsonl"], "--sweep and --without: expected with grade, got rollout"),
+        (["rollout", "--solutions", "set.jsonl"], "--solutions and --without: expected with grade, got rollout"),
     ],
 )
 def test_wrong_words_show_the_usage(words: list[str], message: str):
