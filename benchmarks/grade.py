@@ -128,7 +128,7 @@ def _score(evaluator: Evaluator, problems: list[Problem], answers: list[str]) ->
         raise RuntimeError(f"expected verdicts on all answers of the benchmark, got {wrong.verdict}: {wrong.detail}")
 
 
-def sweep_solutions(path: str, left_out: Sequence[str]) -> int:
+def judge_solutions(path: str, left_out: Sequence[str]) -> int:
     """Judge every reference solution of a set of code problems, one after another.
 
     Prints a line for each that fails, and at last how many pass and how many were judged a second.

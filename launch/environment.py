@@ -74,7 +74,8 @@ def install(folder: Path, extras: set[str], log: IO[str]) -> set[str]:
     def run_pip(*words: str) -> bool:
         return run("pip", "install", "--no-input", "--progress-bar", "off", *words)
 
-    is_done = run("ensurepip") and run_pip("-c", "requirements.txt", "-e", f".[{','.join(sorted(extras - {'torch'}))}]")
+    project = f".[{','.join(sorted(extras - {'torch'}))}]"
+    is_done = run("ensurepip", "--upgrade", "--default-pip") and run_pip("-c", "requirements.txt", "-e", project)
     if not is_done or ("smollm2" in extras and not run_pip(*SMOLLM2)):
         errors = [line for line in Path(log.name).read_text(errors="replace").splitlines() if "ERROR" in line]
         fail(f"the packages could not be installed: {errors[-1] if errors else 'it ended early'} (more in {log.name})")

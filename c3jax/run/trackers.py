@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import Row, open_metrics, to_plain
 from c3jax.schema import ConfigError, load_named
+from c3jax.types import UserError
 
 RECORD = "jsonl"
 
@@ -116,9 +117,12 @@ def _open_tensorboard(run: TrackedRun) -> Tracker:
     """The finite numbers as TensorBoard events, which is told to forget what earlier starts wrote of steps to come."""
     # Imported here because it takes a second. SummaryWriter, which puts a thread and a queue between the program and
     # the file, would lose the last steps in a kill and hang on a full disk.
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+    except ModuleNotFoundError:
+        raise UserError("expected the package tensorboardX (pip install 'c3jax[tensorboard]'), found none") from None
 
     folder, first_step = run.path / "tensorboard", run.first_step
     folder.mkdir(exist_ok=True)

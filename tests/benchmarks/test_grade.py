@@ -29,7 +29,7 @@ def test_every_sample_is_right():
     assert [verdict.verdict for verdict in verdicts] == ["correct"] * 7 + ["wrong"]  # 72.4 is not 72
 
 
-def test_a_sweep_names_the_solutions_that_fail(capsys, tmp_path):
+def test_the_solutions_of_a_set_that_fail_are_named(capsys, tmp_path):
     rows = [
         {"task_id": 1, "text": "Add.", "code": "def f(a):\n    return a + 1", "test_list": ["assert f(1) == 2"]},
         {"task_id": 2, "text": "Add.", "code": "def f(a):\n    return a + 2", "test_list": ["assert f(1) == 2"]},
@@ -37,13 +37,13 @@ def test_a_sweep_names_the_solutions_that_fail(capsys, tmp_path):
     ]
     path = tmp_path / "set.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["grade", "--sweep", str(path), "--without", "3"]) == 1
+    assert main(["grade", "--solutions", str(path), "--without", "3"]) == 1
     failed, count = capsys.readouterr().out.splitlines()
     assert failed.startswith("2: wrong, ") and count.startswith("1 of 2 pass; ")
-    assert main(["grade", "--sweep", str(path), "--without", "2", "3"]) == 0
+    assert main(["grade", "--solutions", str(path), "--without", "2", "3"]) == 0
 
 
 def test_a_set_that_cannot_be_read_is_one_sentence(capsys, tmp_path):
-    assert main(["grade", "--sweep", str(tmp_path / "none.jsonl")]) == 2
+    assert main(["grade", "--solutions", str(tmp_path / "none.jsonl")]) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith("benchmarks: ") and len(shown.err.splitlines()) == 1

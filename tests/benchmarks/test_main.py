@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def measure(capsys) -> Iterator[Any]:
     """Run a small benchmark and read what it prints; what it sets for the whole process is set back."""
-    names = ("jax_default_matmul_precision", "jax_disable_most_optimizations")
-    before = {name: jax.config.read(name) for name in names}
+    before = {
+        "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
+        "jax_disable_most_optimizations": jax.config.read("jax_disable_most_optimizations"),
+    }
 
     def run(name: str) -> dict[str, Any]:
         assert main([name, "--small"]) == 0
@@ -66,7 +68,7 @@ def test_credit(measure):
     ("words", "message"),
     [
         (["speed"], "invalid choice: 'speed'"),
-        (["rollout", "--sweep", "set.jsonl"], "--sweep and --without: expected with grade, got rollout"),
+        (["rollout", "--solutions", "set.jsonl"], "--solutions and --without: expected with grade, got rollout"),
     ],
 )
 def test_wrong_words_show_the_usage(words: list[str], message: str):

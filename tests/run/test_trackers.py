@@ -6,6 +6,7 @@ import json
 import math
 import re
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,15 @@ def test_one_that_raises_costs_a_sentence_and_not_the_run(tmp_path, make_own, bo
     assert [row["loss"] for row in read_metrics(tmp_path)] == [0.5, 0.25]
     [events] = (tmp_path / "tensorboard").iterdir()
     assert len(load_events(events)) == 3
+
+
+def test_a_bare_install_leaves_tensorboard_out_and_says_how_to_have_it(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboardX"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)  # what Python has of a package that is not there
+    [sentence] = write_rows(tmp_path, ["jsonl", "tensorboard"], [{"loss": 0.5}])
+    assert sentence.startswith("tracker tensorboard is dropped") and "pip install 'c3jax[tensorboard]'" in sentence
+    assert [row["loss"] for row in read_metrics(tmp_path)] == [0.5] and not (tmp_path / "tensorboard").exists()
 
 
 def test_the_record_is_no_copy_and_its_failure_stops_the_run(tmp_path):
