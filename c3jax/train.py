@@ -35,7 +35,7 @@ from c3jax.run.metrics import Progress, read_metrics
 from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
 from c3jax.setup.contamination import describe_hits
 from c3jax.setup.imitation import warm_up
-from c3jax.setup.memory import format_bytes, make_table
+from c3jax.setup.memory import print_fit
 from c3jax.setup.team import (
     Setup,
     choose_problems,
@@ -48,7 +48,6 @@ from c3jax.setup.team import (
 from c3jax.types import FanOut, Frame, Params, Rollout, Verdict, VerdictName
 
 DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
-_LARGE_SHARE = 0.1  # of the memory: from here on it is worth saying what takes it
 
 
 class _Compiled(NamedTuple):
@@ -102,7 +101,8 @@ def train(
     with ExitStack() as stack:
         run_dir = stack.enter_context(open_run_dir(path, config, list(command), facts=facts))
         run = run_dir.path
-        _print_memory(setup, console)
+        assert setup.memory is not None  # it is one to train
+        print_fit(setup.memory, console)
         is_stopping = stack.enter_context(_catch_signals(console))
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
         evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, config.grade_timeout))
@@ -344,16 +344,6 @@ def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float
         return rows[-1]
     before = evaluate.load_results(run / "eval" / "before.json")["results"]
     return next(result["accuracy"] for result in before if f"{result['profile']}_accuracy" == name)
-
-
-def _print_memory(setup: Setup, console: Console) -> None:
-    """What the run takes of what there is: a line, or, where it is much of it, the table."""
-    assert setup.memory is not None  # the team is one to train
-    estimate, limit = setup.memory
-    if estimate.peak > _LARGE_SHARE * limit.bytes:
-        console.print(make_table(setup.memory))
-    else:
-        console.print(f"memory: about {format_bytes(estimate.peak)}, of {format_bytes(limit.bytes)} ({limit.device})")
 
 
 def _print_problems(setup: Setup, console: Console) -> None:

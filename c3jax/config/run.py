@@ -271,7 +271,7 @@ class SuiteSection(Section):
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=16)]
     """What tables call it; heldout is the task's own held-out problems."""
     kind: Annotated[str, pydantic.Field(min_length=1)]
-    """Task whose rules grade it: numeric, math, code, reasoning, or your own as module:NAME."""
+    """Task whose rules grade it, or your own as module:NAME."""
     path: Annotated[str, pydantic.Field(min_length=1)]
     """JSONL file of problems that the task reads."""
     problems: Positive | None = None
@@ -369,11 +369,12 @@ def list_own_names(config: RunConfig) -> list[str]:
     return [*kinds, *families, config.credit.method, config.learner.loss.kind, *config.trackers]
 
 
+# Fields that had another name, by that name.
 RENAMED = {
     "learner.clip": "learner.loss.clip_low and learner.loss.clip_high",
     "learner.aggregation": "learner.loss.aggregation",
     "credit.critic.solo_steps": "credit.critic.critic_only_steps",
-}  # fields that had another name, by that name
+}
 
 
 def uses_reference(learner: Learner) -> bool:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from rich.console import Console
 from rich.table import Table
 
 from c3jax.config.run import RunConfig
@@ -26,6 +27,7 @@ from c3jax.rollout.sampling import CHUNK_FLOATS, size_chunk
 from c3jax.types import UserError
 
 _F32 = 4
+_LARGE_SHARE = 0.1  # of the memory: from here on it is worth saying what takes it
 _LIGHTER = "policy.kind adapters, or a smaller model"
 _WHEN = {"always": "all the time", "trees": "drawing trees", "update": "in the update", "evaluation": "evaluating"}
 
@@ -140,6 +142,15 @@ def check_memory(
         f" {format_bytes(estimate.peak)}, of which {largest.name} {_WHEN[when]} {format_bytes(largest.bytes)}:"
         f" try {largest.remedy}"
     )
+
+
+def print_fit(fit: Fit, console: Console) -> None:
+    """Print what a run takes of what there is: a line, or, where it is much of it, the table."""
+    estimate, limit = fit
+    if estimate.peak > _LARGE_SHARE * limit.bytes:
+        console.print(make_table(fit))
+    else:
+        console.print(f"memory: about {format_bytes(estimate.peak)}, of {format_bytes(limit.bytes)} ({limit.device})")
 
 
 def make_table(fit: Fit) -> Table:

@@ -83,6 +83,16 @@ def test_a_protocol_of_ones_own_trains(run, tmp_path):
     assert [node["turn"] for node in tree["nodes"]] == ["first"] * 2 + ["second"] * 4 + ["referee"] * 8
 
 
+def test_a_method_a_loss_and_a_tracker_of_ones_own_train(run, tmp_path):
+    files = ("own_task.py", "own_task.yaml", "own_method.py", "own_loss.py", "own_tracker.py")
+    names = ("own_method:BLENDED", "./own_loss.py:SOFT_CLIP", "own_tracker:open_csv")
+    overrides = ("--credit.method", names[0], "--learner.loss.kind", names[1], "--trackers", f"[{names[2]!r}]")
+    path = train(run, tmp_path, "own_task.yaml", files, *overrides)
+    assert len(read_metrics(path)) == 2  # the record is written whether it is named or not
+    assert (path / "figures.csv").read_text().splitlines()[0] == "step,return,kl,tokens_per_second"
+    assert list(json.loads((path / "manifest.json").read_text())["modules"]) == ["own_task:RIDDLES", *names]
+
+
 def test_the_library_takes_a_step_by_hand(run):
     done = run("library.py", "own_task.yaml", files=("library.py", "own_task.py", "own_task.yaml"))
     lines = done.stdout.splitlines()
