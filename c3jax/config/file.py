@@ -20,9 +20,16 @@ import pydantic
 import yaml
 
 from c3jax.config.checks import check_config
-from c3jax.config.run import RENAMED, RunConfig
+from c3jax.config.run import RunConfig
 from c3jax.schema import ConfigError, Section, show_value
 from c3jax.tasks.task import find_task
+
+# Fields that had another name, by that name.
+RENAMED = {
+    "learner.clip": "learner.loss.clip_low and learner.loss.clip_high",
+    "learner.aggregation": "learner.loss.aggregation",
+    "credit.critic.solo_steps": "credit.critic.critic_only_steps",
+}
 
 SectionType = TypeVar("SectionType", bound=Section)
 

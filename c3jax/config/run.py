@@ -369,14 +369,6 @@ def list_own_names(config: RunConfig) -> list[str]:
     return [*kinds, *families, config.credit.method, config.learner.loss.kind, *config.trackers]
 
 
-# Fields that had another name, by that name.
-RENAMED = {
-    "learner.clip": "learner.loss.clip_low and learner.loss.clip_high",
-    "learner.aggregation": "learner.loss.aggregation",
-    "credit.critic.solo_steps": "credit.critic.critic_only_steps",
-}
-
-
 def uses_reference(learner: Learner) -> bool:
     """Whether the loss compares with the policy at the start of the run."""
     return learner.kl.coefficient > 0 or learner.kl.target is not None
