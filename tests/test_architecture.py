@@ -41,16 +41,20 @@ RULES = {
     "types": Rule(set(), "never"),
     "schema": Rule({"types"}, "never"),
     "tasks": Rule({"types", "schema"}, "never"),
-    "config": Rule({"types", "schema", "tasks.sections", "credit.methods", "credit.plans"}, "never"),  # plain numpy
+    "config": Rule(  # plain numpy
+        {"types", "schema", "tasks.sections", "credit.methods", "credit.plans", "learner.loss_table"}, "never"
+    ),
     "protocol": Rule({"types", "config"}, "never"),
     "rewards": Rule({"types", "tasks"}, "never"),
     "credit": Rule({"types"}, "anywhere"),
     **{
-        f"credit.{name}": Rule({"types"}, "in functions") for name in ("__init__", "methods", "plans", "rows", "matrix")
+        f"credit.{name}": Rule({"types", "schema"}, "in functions")
+        for name in ("__init__", "method", "methods", "plans", "rows", "matrix")
     },
     "models": Rule({"types", "config", "run.files"}, "anywhere"),
     "rollout": Rule({"types", "config", "protocol", "models", "rewards"}, "anywhere"),
-    "learner": Rule({"types", "config", "protocol", "credit", "models", "rollout"}, "anywhere"),
+    "learner": Rule({"types", "schema", "config", "protocol", "credit", "models", "rollout"}, "anywhere"),
+    "learner.loss_table": Rule({"schema"}, "never", is_closed=True),
     "learner.losses": Rule({"types"}, "anywhere", is_closed=True),
     "run": Rule({"types", "schema", "config"}, "anywhere"),
     "run.directory": Rule({"types", "schema", "config"}, "in functions"),
@@ -63,11 +67,7 @@ RULES = {
     "lab": Rule(STUDY, "anywhere"),
     **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},
     "lab.text": Rule(STUDY | ENGINE | {"train"}, "anywhere"),
-    "bench": Rule(ENGINE | {"train"}, "anywhere"),
-    **{f"bench.{name}": Rule(ENGINE, "never") for name in ("__init__", "grade", "code_sweep")},
-    "cli": Rule(
-        {*ENGINE, "train", "commands", "lab", "bench"}, "in functions"
-    ),  # help and a wrong config answer at once
+    "cli": Rule({*ENGINE, "train", "commands", "lab"}, "in functions"),  # help and a wrong config answer at once
 }
 ROOMS = {name.partition(".")[0] for name in RULES}
 

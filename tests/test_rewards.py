@@ -16,7 +16,7 @@ import pytest
 
 import c3jax
 from c3jax.rewards import Evaluator
-from c3jax.tasks.task import TASKS
+from c3jax.tasks.task import find_task
 from c3jax.types import Problem, Verdict
 
 PROBLEMS = [Problem(index, str(index), f"what is {index} ?", str(index)) for index in range(200)]
@@ -88,7 +88,7 @@ def obey(tmp_path, monkeypatch):
 def test_verdicts_come_in_order_and_every_answer_is_one_call():
     # Answers alternate right and wrong, so that any exchange of two neighbours shows.
     answers = [f"#### {index + index % 2}" for index in range(200)]
-    with Evaluator(TASKS["numeric"].grade, workers=2) as evaluator:
+    with Evaluator(find_task("numeric").grade, workers=2) as evaluator:
         assert evaluator.calls == 0
         first = evaluator.score(PROBLEMS, answers, budget=200)
         assert evaluator.calls == 200
@@ -103,7 +103,7 @@ def test_verdicts_come_in_order_and_every_answer_is_one_call():
 
 
 def test_a_budget_is_refused_before_any_call():
-    with Evaluator(TASKS["numeric"].grade, workers=1) as evaluator:
+    with Evaluator(find_task("numeric").grade, workers=1) as evaluator:
         with pytest.raises(ValueError, match="5 answers .* budget is 4"):
             evaluator.score(PROBLEMS[:5], ["1"] * 5, budget=4)
         with pytest.raises(ValueError, match="each of 5 problems, got 4"):

@@ -65,8 +65,8 @@ def print_table(console: Console, rows: Sequence[Row], title: str) -> None:
     cells = {name: [format_cell(row.get(name)) for row in rows] for name in columns}
     is_text = {name: _is_text(rows, name) for name in columns}
     need = {name: _measure(name, cells[name], is_text[name]) for name in columns}
-    for place, part in enumerate(_split_columns(columns, is_text, need, console.width)):
-        console.print(Text(title if place == 0 else f"{title} (continued)", style="italic"))
+    for index, part in enumerate(_split_columns(columns, is_text, need, console.width)):
+        console.print(Text(title if index == 0 else f"{title} (continued)", style="italic"))
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, _GAP - 1, 0, 0))
         for name in part:
             heading = Text(textwrap.fill(name.replace("_", " "), need[name]))

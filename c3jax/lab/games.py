@@ -2,7 +2,7 @@
 
 The expected return of a transcript m is link(bias + sum_k main[k, m_k] + sum_{k<j} pair[k, j, m_k, m_j]), and one
 evaluator call returns it with or without noise. A problem is a `Game`; a `Family` draws problems of one `GameShape`
-from its dials. vmap over a leading axis of `Game` for many problems.
+from its parameters. vmap over a leading axis of `Game` for many problems.
 
 Message 0 of every turn is the null message. Turns that are not trained are team-mates who only add noise.
 
@@ -133,7 +133,7 @@ def make_survey() -> Family:
     return make_team(messages=(6, 6), sees=see_all(2), effect=1.0, coupling=2.0, spread=0.0, noise="bernoulli")
 
 
-def add_mates(family: Family, mates: int, *, effect: float, place: Literal["first", "last"]) -> Family:
+def add_mates(family: Family, mates: int, *, effect: float, position: Literal["first", "last"]) -> Family:
     """Add team-mates who are not trained, read nobody and are read by nobody, and shift the return by what they say.
 
     With a uniform policy they are noise. Speaking first they stand still wherever alternatives share a transcript so
@@ -144,11 +144,11 @@ def add_mates(family: Family, mates: int, *, effect: float, place: Literal["firs
       effect: standard deviation of their main effects, before the link.
     """
     old = family.shape
-    shift = mates if place == "first" else 0
+    shift = mates if position == "first" else 0
     seen = tuple(tuple(turn + shift for turn in row) for row in old.sees)
 
     def join(mine: tuple, theirs: tuple) -> tuple:
-        return theirs + mine if place == "first" else mine + theirs
+        return theirs + mine if position == "first" else mine + theirs
 
     shape = old._replace(
         messages=join(old.messages, (max(old.messages),) * mates),
@@ -159,7 +159,7 @@ def add_mates(family: Family, mates: int, *, effect: float, place: Literal["firs
 
 
 def make_fresh(family: Family, features: int) -> Family:
-    """The same dials, but every index is a new problem: feature_F ~ N(0, I), and effects linear in it.
+    """The same parameters, but every index is a new problem: feature_F ~ N(0, I), and effects linear in it.
 
     main = W_main f, pair = W_pair f and bias = w_bias f, with W the family's own and scaled so that effects keep their
     standard deviations.

@@ -24,7 +24,7 @@ from c3jax.lab.games import Game, GameShape
 Params = Any
 
 
-class Policy(NamedTuple):
+class GamePolicy(NamedTuple):
     """How teams choose their messages."""
 
     init: Callable[[jax.Array], Params]  # key -> params
@@ -60,7 +60,7 @@ def list_contexts(shape: GameShape, turn: int) -> np.ndarray:
     return prefix_CK
 
 
-def make_tabular(shape: GameShape, problems: int, scale: float) -> Policy:
+def make_tabular(shape: GameShape, problems: int, scale: float) -> GamePolicy:
     """A table of logits: params[u] is [problems, C_u, M], read at (game.index, context).
 
     Args:
@@ -82,7 +82,7 @@ def make_tabular(shape: GameShape, problems: int, scale: float) -> Policy:
         logits_NM = params[turn][game.index, context_index(shape, turn, prefix_NK)]
         return _keep_sayable(shape, turn, logits_NM)
 
-    return Policy(init, logits)
+    return GamePolicy(init, logits)
 
 
 class Layers(NamedTuple):
@@ -94,7 +94,7 @@ class Layers(NamedTuple):
     bias_M: jax.Array
 
 
-def make_mlp(shape: GameShape, features: int, width: int) -> Policy:
+def make_mlp(shape: GameShape, features: int, width: int) -> GamePolicy:
     """A network with one hidden layer for each turn, on the problem's features and the messages read, one-hot.
 
     params[u] is a `Layers`. The output starts at zero, so the policy starts uniform.
@@ -118,7 +118,7 @@ def make_mlp(shape: GameShape, features: int, width: int) -> Policy:
         hidden_NH = jnp.tanh(jnp.concatenate([feature_NF, *read], axis=1) @ layers.hidden_IH + layers.bias_H)
         return _keep_sayable(shape, turn, hidden_NH @ layers.output_HM + layers.bias_M)
 
-    return Policy(init, logits)
+    return GamePolicy(init, logits)
 
 
 def _keep_sayable(shape: GameShape, turn: int, logits_NM: jax.Array) -> jax.Array:

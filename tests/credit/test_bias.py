@@ -17,7 +17,8 @@ import pytest
 from c3jax.credit import plans
 from c3jax.credit.gae import compute_gae
 from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.methods import METHODS, Bias
+from c3jax.credit.method import Bias
+from c3jax.credit.methods import METHODS
 
 RANK = ("none", "scale", "offset", "reweighted", "other")
 TOLERANCE = 1e-6  # the signals below are above 1e-3

@@ -34,7 +34,7 @@ def make_case(sampling):
 
 
 def work_by_hand(hidden_BD, head_VD, drawn, weight_B, sampling):
-    """Loss, logp_B and both gradients, float64."""
+    """Loss, the sum of log-probabilities and both gradients, float64."""
     hidden_BD, head_VD = np.float64(hidden_BD), np.float64(head_VD)
     is_in_BV = np.ones((B, V), bool)
     if sampling.top_k:
@@ -43,12 +43,12 @@ def work_by_hand(hidden_BD, head_VD, drawn, weight_B, sampling):
     mass_BV /= mass_BV.sum(axis=1, keepdims=True)
     logp_B = np.where(drawn.is_drawn_B, np.log(mass_BV[np.arange(B), drawn.token_B]), 0.0)
     weight_B = np.where(drawn.is_drawn_B, weight_B, 0.0)
-    push_BV = (np.eye(V)[drawn.token_B] - mass_BV) * (2 * weight_B * logp_B / sampling.temperature)[:, None]
-    return np.sum(weight_B * logp_B**2), logp_B, push_BV @ head_VD, push_BV.T @ hidden_BD
+    d_logits_BV = (np.eye(V)[drawn.token_B] - mass_BV) * (2 * weight_B * logp_B / sampling.temperature)[:, None]
+    return np.sum(weight_B * logp_B**2), np.sum(logp_B), d_logits_BV @ head_VD, d_logits_BV.T @ hidden_BD
 
 
 def square(logp_B, weight_B):
-    return weight_B * logp_B**2
+    return weight_B * logp_B**2, {"logp": logp_B}
 
 
 def compute(hidden_BD, head_VD, drawn, weight_B, sampling, dtype="float32", chunk_floats=10**6):
@@ -71,8 +71,8 @@ def check(got, expected, rtol):
 def test_loss_and_gradients_by_hand(wrap, sampling, chunk_floats):
     case = make_case(sampling)
     expected = work_by_hand(*case, sampling)
-    (loss, logp_B), gradients = wrap(differentiate, static_argnums=(4, 5, 6))(*case, sampling, "float32", chunk_floats)
-    check((loss, logp_B, *gradients), expected, rtol=1e-6)
+    (loss, figures), gradients = wrap(differentiate, static_argnums=(4, 5, 6))(*case, sampling, "float32", chunk_floats)
+    check((loss, figures, *gradients), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)

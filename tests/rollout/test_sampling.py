@@ -65,14 +65,14 @@ def draw_grid(logits_V: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.
 )
 def test_distributions_by_hand(sampling, expected):
     """A token owns a stretch of the unit interval as long as its probability: the grid measures it to 1/GRID."""
-    place = [2, 0, 3, 1]  # the order of the tokens must not matter
+    order = [2, 0, 3, 1]  # the order of the tokens must not matter
     logits_V, expected = np.log([0.3, 0.1, 0.4, 0.2]), np.array(expected)[[1, 3, 0, 2]]
     np.testing.assert_allclose(compute_exact(logits_V, sampling), expected, atol=1e-12)
     token_G, logp_G, support_GK = draw_grid(logits_V, sampling)
     np.testing.assert_allclose(np.bincount(token_G, minlength=4) / GRID, expected, atol=1.01 / GRID)
     np.testing.assert_allclose(np.exp(logp_G), expected[token_G], atol=1e-6)
     if sampling.top_k:
-        kept = [token for token in place if expected[token] > 0]
+        kept = [token for token in order if expected[token] > 0]
         assert support_GK.shape == (GRID, min(sampling.top_k, 4))
         assert (support_GK == [*kept, *[-1] * (support_GK.shape[1] - len(kept))]).all()
     else:

@@ -81,7 +81,7 @@ def test_every_start_is_recorded_with_what_changed(tmp_path):
     manifest = json.loads(path.read_text())
     manifest["versions"]["jax"] = "0.0.1"  # as if an older one had begun the run
     path.write_text(json.dumps(manifest))
-    with open_run_dir(tmp_path, make_config(), ["c3jax", "train", "--again"], is_contained=False) as run:
+    with open_run_dir(tmp_path, make_config(), ["c3jax", "train", "--again"], facts={"unsafe_no_sandbox": True}) as run:
         record_start(run, 40)
     first, second = json.loads(path.read_text())["starts"]
     assert (first["step"], first["changes"]) == (0, {})

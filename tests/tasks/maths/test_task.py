@@ -16,7 +16,7 @@ import pytest
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.tasks.maths import latex, normal_form, symbolic
 from c3jax.tasks.maths.task import DEEPEST_ANSWER, LONGEST_ANSWER, grade, load_problems, read_answer
-from c3jax.tasks.task import TASKS, TaskError
+from c3jax.tasks.task import TaskError, find_task
 from c3jax.types import Problem, Verdict
 
 HERE = Path(__file__).parent
@@ -81,11 +81,11 @@ def test_the_table_is_as_large_as_it_is_meant_to_be():
     ],
 )
 def test_the_last_complete_box_is_the_answer(text, answer):
-    assert read_answer(text) == TASKS["math"].read_answer(text) == answer
+    assert read_answer(text) == find_task("math").read_answer(text) == answer
 
 
 def test_a_verdict_says_what_was_read_and_what_the_second_rule_says():
-    assert TASKS["math"].grade is grade
+    assert find_task("math").grade is grade
     assert grade(SEVENTY_TWO, box("72")) == Verdict(1.0, "correct", "72", second=True)
     assert grade(SEVENTY_TWO, box("73")) == Verdict(0.0, "wrong", "73", second=False)
     # The normal form knows no arithmetic, and math-verify no difference that a tidy text has lost.
@@ -234,7 +234,7 @@ def test_boxes_beyond_the_bounds_are_unparsable():
 def test_what_is_graded_in_a_worker_is_what_is_graded_here():
     problems = [Problem(index, str(index), row[3] or "how many ?", row[1]) for index, row in enumerate(PAIRS)]
     answers = [box(row[2]) for row in PAIRS]
-    with Evaluator(TASKS["math"].grade, workers=2) as evaluator:
+    with Evaluator(find_task("math").grade, workers=2) as evaluator:
         verdicts = evaluator.score(problems, answers, budget=len(answers))
     assert [verdict.verdict == "correct" for verdict in verdicts] == [row[0] == "equal" for row in PAIRS]
     assert {verdict.verdict for verdict in verdicts} <= {"correct", "wrong", "unparsable"}

