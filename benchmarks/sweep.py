@@ -75,7 +75,7 @@ def time_run(block: chunks.Block, row: int, key: jax.Array) -> tuple[float, floa
 @contextmanager
 def without_compilation_cache() -> Iterator[None]:
     """Compile everything anew inside: a program found on disk would say nothing of what compiling takes."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     _use_compilation_cache(False)
     try:
         yield

@@ -11,6 +11,7 @@ import os
 
 # The C half of json: the rest of it imports re and enum, which takes longer than to start the interpreter.
 from _json import encode_basestring_ascii, make_encoder, make_scanner
+from typing import Any
 
 TYPE_CHECKING = False  # importing typing would take longer than all else that a program waits for
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def encode(value: Any, wrap: Wrap) -> Any:
         return {"type": value.__name__}
     for base in _BASES:
         if isinstance(value, base):
-            return encode(base(value), wrap)
+            return encode(base(value), wrap)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if kind.__module__ == "numpy" and kind.__name__ != "ndarray" and hasattr(value, "item"):
         return encode(value.item(), wrap)
     return wrap(value)

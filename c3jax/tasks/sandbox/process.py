@@ -28,7 +28,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from c3jax.types import UserError
 
@@ -195,7 +195,7 @@ def _resource_limits(limits: Limits, seconds: int) -> list[tuple[str, int]]:
     ]
 
 
-def _pipes(errors: int) -> dict[str, int]:
+def _pipes(errors: int) -> dict[str, Any]:
     return {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
 
 
