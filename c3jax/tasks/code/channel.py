@@ -11,7 +11,6 @@ import os
 
 # The C half of json: the rest of it imports re and enum, which takes longer than to start the interpreter.
 from _json import encode_basestring_ascii, make_encoder, make_scanner
-from typing import Any
 
 TYPE_CHECKING = False  # importing typing would take longer than all else that a program waits for
 if TYPE_CHECKING:
