@@ -113,7 +113,7 @@ def compute_crossed_bootstrap(
       resamples, seed: how many resamples, and of what seed.
 
     Returns:
-      The interval, and p: twice the smaller share of resamples on either side of zero, the value seen counted in on both.
+      The interval; p is twice the smaller share of resamples on either side of zero, the value seen counted in on both.
 
     Source: Owen 2007, Annals of Applied Statistics 1 (the pigeonhole bootstrap, which errs on the cautious side).
     """
