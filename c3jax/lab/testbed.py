@@ -73,7 +73,12 @@ _make_policy = functools.lru_cache(policies.make_tabular)
 
 
 def make_testbed(shape: GameShape, policy: GamePolicy, params: Params, games: Game) -> Testbed:
-    """The testbed of given problems [G] under a given policy, with a critic that is exact.
+    """The testbed of given problems under a given policy, with a critic that is exact.
+
+    Args:
+      shape, policy: static.
+      params: of the policy.
+      games: [G].
 
     Raises:
       ValueError: if the games have too many transcripts to enumerate.
@@ -123,7 +128,7 @@ def compile_quickly(function: Callable[..., Any], statics: int) -> Callable[...,
 
 
 def split_key(key: jax.Array, *counts: int) -> jax.Array:
-    """Keys with an axis for each count, every axis split from the one before it."""
+    """Keys of shape [*counts], every axis split from the one before it."""
     if not counts:
         return key
     return jax.vmap(lambda each: split_key(each, *counts[1:]))(jax.random.split(key, counts[0]))
@@ -259,7 +264,11 @@ def make_bench_testbed(config: BenchStudy, case: Case, key: jax.Array) -> BenchT
 
 
 def draw_components(testbed: Testbed, steps: int, key: jax.Array) -> shrink.Components:
-    """Variance components of so many steps, each a draw of a tree 2x2x... of every problem; on the host."""
+    """Variance components of earlier draws, on the host.
+
+    Args:
+      steps: how many, each a draw of a tree 2x2x... of every problem.
+    """
     fan_out = (2,) * len(testbed.shape.messages)
     plan = make_tree(fan_out)
 
@@ -316,7 +325,15 @@ def choose_plan(
 def rank_within_contexts(
     context_GSN: np.ndarray, message_GSN: np.ndarray, advantage_GSN: np.ndarray, exact_GCM: np.ndarray
 ) -> np.ndarray:
-    """Mean over a problem's contexts of Spearman's correlation of advantages with A*; [G], NaN where there is none."""
+    """Mean over a problem's contexts of Spearman's correlation of advantages with A*.
+
+    Args:
+      context_GSN, message_GSN, advantage_GSN: of credited messages.
+      exact_GCM: A*.
+
+    Returns:
+      [G]; NaN where no context of a problem has a correlation.
+    """
     problems, contexts, _ = exact_GCM.shape
     estimate, target, keep = (np.zeros((problems, contexts, _RANKED), kind) for kind in (float, float, bool))
     for problem in range(problems):
