@@ -18,6 +18,7 @@ from c3jax.analysis.fidelity import compute_spearman
 from c3jax.analysis.statistics import Interval
 from c3jax.credit import shrink
 from c3jax.credit.matrix import make_credit_matrix
+from c3jax.credit.methods import find_method
 from c3jax.credit.plans import Plan, make_tree
 from c3jax.lab import analyse, measure, oracle, play, policies
 from c3jax.lab.chunks import list_quick_options
@@ -143,7 +144,7 @@ def make_weights(
       trained: per turn.
       components: of earlier draws; what the shrunk baseline is made of, and no other method reads.
     """
-    if method == "shrunk":
+    if find_method(method).carries == "components":
         assert components is not None
         matrix, mean = shrink.make_shrunk_matrix(components, plan.fan_out, trained), jnp.asarray(components.mean)
     else:

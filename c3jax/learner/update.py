@@ -163,7 +163,14 @@ def pack_state(state: TrainState, fan_out: FanOut | None) -> dict[str, Any]:
 
 
 def unpack_state(saved: dict[str, Any]) -> tuple[TrainState, FanOut | None]:
-    """The state and the fan-out in force that a checkpoint holds; None where it holds none, or none was chosen."""
+    """The state and the fan-out in force that a checkpoint holds.
+
+    Args:
+      saved: as `pack_state` made it.
+
+    Returns:
+      The state; and the fan-out, None where none is kept or none was chosen yet.
+    """
     adaptive = saved["adaptive"]
     if adaptive is None:
         return TrainState(**saved), None

@@ -408,8 +408,7 @@ BESIDE = {
     "qwen2": ("Qwen2", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
     "qwen3": ("Qwen3", {"tie_word_embeddings": True, "num_key_value_heads": 2, "head_dim": 10}),
     "qwen3_window": (
-        "Qwen3",
-        {"head_dim": 10, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2},
+        "Qwen3", {"head_dim": 10, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2}
     ),
     "olmo2": ("Olmo2", {"num_key_value_heads": 2, "attention_bias": True}),
     "gemma2": ("Gemma2", {"num_key_value_heads": 2, "head_dim": 10, "sliding_window": 3, "query_pre_attn_scalar": 7}),
