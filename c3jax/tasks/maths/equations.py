@@ -24,6 +24,8 @@ _RELATION = re.compile(r"(=|\\le(?![a-z])|\\ge(?![a-z])|<|>)")
 
 
 class Equation(NamedTuple):
+    """An answer that is written as an equation, taken apart."""
+
     name: str | None  # of the value, before or behind it
     chains: tuple[tuple[str, ...], ...]  # the other sides, equal in a chain; the next chain rounds the one before
 
