@@ -110,9 +110,9 @@ def write_thousands(rng: random.Random) -> Rows:
     yield False, f"{number:,}", f"{m}, {n}"
     yield False, f"{number:,}", rf"{n} \text{{ and }} {m}"
     yield False, str(number), rf"\{{{n}, {m}\}}"
-    yield False, f"{longer:,}", f"{n}, {m}, {l}"
+    yield False, f"{longer:,}", f"{n}, {m}, {last}"
     yield False, str(n + m), f"{n},{m:03}"
-    yield False, f"{n},{m:03},{l:03}", f"{n},{m:03}"
+    yield False, f"{n},{m:03},{last:03}", f"{n},{m:03}"
     yield False, str(number), f"{n}.{m:03}"
     x, y = rng.sample(range(2, 99), 2)
     yield True, f"{x}, {y}", f"{y},{x}"
