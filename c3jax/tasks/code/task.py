@@ -120,7 +120,7 @@ def read_program(text: str, entry_point: str) -> Program | None:
     blocks = _read_blocks(text)
     if blocks:
         defines = re.compile(rf"^(?:async +def|def|class)[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
-        last = max((place for place, block in enumerate(blocks) if defines.search(block)), default=len(blocks) - 1)
+        last = max((index for index, block in enumerate(blocks) if defines.search(block)), default=len(blocks) - 1)
         return Program(tuple(blocks[: last + 1]), True)
     start = _CODE_LINE.search(text)
     if start is not None:
