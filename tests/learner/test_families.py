@@ -32,7 +32,7 @@ def case(tiny):
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.float32(0.5 * random.normal(size=leaf.shape)), shapes)
     policy, chain = Policy("shared", graphdef, None), tiny.get_tree("chain")
-    sampler = tree.make_tree_sampler(policy, chain.plans, SAMPLING, tiny.stop_tokens, batches=3)
+    sampler = tree.make_tree_sampler(policy, chain.plans, SAMPLING, tiny.stop_tokens, batches=2)
     rollout, _ = sampler(Weights(params, {}), tiny.question, jax.random.key(2), tiny.problem_P, chain.fan_out)
     return policy, params, chain, rollout
 
