@@ -61,6 +61,7 @@ def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messag
         model.head_weight(),
         sampling,
         model.spec.dtype,
+        softcap=model.spec.logit_softcap,
     )
     return logp_B.reshape(N, T)
 

@@ -90,7 +90,8 @@ def make_imitation(
             model = make_model(policy, Weights(params, {}), plan.role)
             hidden_BD, drawn = forward.compute_drawn_tokens(model, plans, turn, rollout, fan_out)
             arguments = (lambda logp_B, _: (-logp_B, {}), _PLAIN, model.spec.dtype)
-            total += compute_token_loss(hidden_BD, model.head_weight(), drawn, (), *arguments)[0]
+            softcap = model.spec.logit_softcap
+            total += compute_token_loss(hidden_BD, model.head_weight(), drawn, (), *arguments, softcap=softcap)[0]
             count += jnp.sum(drawn.is_drawn_B)
         return total / count
 

@@ -98,7 +98,7 @@ def _check_formula(kind: str, objective: Objective) -> None:
         )
 
 
-def compute_turn_loss(
+def compute_turn_loss(  # noqa: PLR0913
     objective: Objective,
     hidden_BD: jax.Array,
     head_VD: jax.Array,
@@ -107,6 +107,7 @@ def compute_turn_loss(
     messages: int,
     sampling: Sampling,
     dtype: str,
+    softcap: float | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of a turn's messages, weighted as the terms say, and its figures.
 
@@ -119,6 +120,7 @@ def compute_turn_loss(
       messages: their number, all of one number of slots.
       sampling: how they were drawn.
       dtype: of the products.
+      softcap: of the logits, as the decoder has it.
 
     Returns:
       The loss, and by name weighted sums of policy_loss, clip_share, ratio_deviation (|ratio - 1| of tokens), kl (nats)
@@ -126,11 +128,14 @@ def compute_turn_loss(
     """
     if objective.level == "message":
         logp_B = sampling_lib.compute_token_logp(
-            *jax.lax.stop_gradient((hidden_BD, drawn.token_B, drawn.support_BK, head_VD)), sampling, dtype
+            *jax.lax.stop_gradient((hidden_BD, drawn.token_B, drawn.support_BK, head_VD)),
+            sampling,
+            dtype,
+            softcap=softcap,
         )
         terms = terms._replace(message=compute_message_loss(objective, logp_B, drawn.is_drawn_B, terms, messages))
     loss_fn = functools.partial(compute_token_figures, objective)
-    return compute_token_loss(hidden_BD, head_VD, drawn, terms, loss_fn, sampling, dtype)
+    return compute_token_loss(hidden_BD, head_VD, drawn, terms, loss_fn, sampling, dtype, softcap=softcap)
 
 
 def compute_message_loss(

@@ -41,6 +41,7 @@ class _Fixed(NamedTuple):
     sampling: Sampling
     dtype: str
     chunk_floats: int
+    softcap: float | None
 
 
 class _Pass(NamedTuple):
@@ -52,7 +53,7 @@ class _Pass(NamedTuple):
     d_head_VD: jax.Array | None
 
 
-def compute_token_loss(
+def compute_token_loss(  # noqa: PLR0913
     hidden_BD: jax.Array,
     head_VD: jax.Array,
     drawn: DrawnTokens,
@@ -61,6 +62,7 @@ def compute_token_loss(
     sampling: Sampling,
     dtype: str,
     chunk_floats: int = sampling_lib.CHUNK_FLOATS,
+    softcap: float | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums over the drawn tokens of a loss and of its figures.
 
@@ -77,6 +79,7 @@ def compute_token_loss(
       sampling: how the tokens were drawn: log-probabilities are of that distribution.
       dtype: of the products.
       chunk_floats: most numbers of a chunk's logits.
+      softcap: of the logits, as the decoder has it.
 
     Returns:
       The loss and the figures, scalars, f32; figures have no gradient.
@@ -86,7 +89,7 @@ def compute_token_loss(
     """
     chex.assert_equal_shape_prefix([hidden_BD, drawn.token_B, drawn.is_drawn_B, *jax.tree.leaves(terms)], 1)
 
-    run = functools.partial(_run_chunks, _Fixed(loss_fn, sampling, dtype, chunk_floats))
+    run = functools.partial(_run_chunks, _Fixed(loss_fn, sampling, dtype, chunk_floats, softcap))
 
     @jax.custom_vjp
     def compute(hidden_BD, head_VD, data):
@@ -122,7 +125,7 @@ def _run_chunks(
     wants_head: bool,
 ) -> _Pass:
     (V, D), B = head_VD.shape, len(hidden_BD)
-    loss_fn, sampling, dtype, chunk_floats = fixed
+    loss_fn, sampling, dtype, chunk_floats, softcap = fixed
     size = sampling_lib.size_chunk(B, V, D, drawn.support_BK.shape[1], chunk_floats)
     chunks = -(-B // size)
     cast_VD = jnp.asarray(head_VD, dtype)
@@ -135,7 +138,7 @@ def _run_chunks(
         take = functools.partial(jnp.take, indices=row_C, axis=0, mode="fill", fill_value=0)
         hidden_CD, (drawn_C, terms_C) = take(hidden_BD).astype(dtype), jax.tree.map(take, (drawn, terms))
         scaled_CE, is_token_CE = sampling_lib.compute_scores(
-            hidden_CD, drawn_C.token_B, drawn_C.support_BK, cast_VD, sampling
+            hidden_CD, drawn_C.token_B, drawn_C.support_BK, cast_VD, sampling, softcap
         )
         lse_C = jax.nn.logsumexp(scaled_CE, axis=1)
         logp_C = jnp.sum(jnp.where(is_token_CE, scaled_CE, 0.0), axis=1) - lse_C
@@ -145,7 +148,11 @@ def _run_chunks(
         done = done._replace(loss=done.loss + loss, figures=jax.tree.map(jnp.add, done.figures, figures))
         # d loss / d logits = slope (1[entry is the token] - p) / t
         d_logits_CE = is_token_CE - jnp.exp(scaled_CE - lse_C[:, None])
-        d_logits_CE = (d_logits_CE * (slope_C / sampling.temperature)[:, None]).astype(dtype)
+        d_logits_CE = d_logits_CE * (slope_C / sampling.temperature)[:, None]
+        if softcap is not None:  # times the slope of tanh; entries out of the support are far below any cap
+            tanh_CE = jnp.maximum(scaled_CE * (sampling.temperature / softcap), -1.0)
+            d_logits_CE = d_logits_CE * (1.0 - jnp.square(tanh_CE))
+        d_logits_CE = d_logits_CE.astype(dtype)
         if done.d_hidden_BD is not None:
             d_hidden_CD = _multiply_head(d_logits_CE, drawn_C.support_BK, cast_VD)
             done = done._replace(d_hidden_BD=done.d_hidden_BD.at[row_C].set(d_hidden_CD, mode="drop"))

@@ -357,7 +357,8 @@ def _compute_loss(
         hidden_BD, drawn = forward.compute_drawn_tokens(model, step.plans, turn, batch.rollout, step.fan_out)
         terms = _make_terms(step, batch, turn, kl_coefficient, total)
         tokens = (hidden_BD, model.head_weight(), drawn, terms, len(batch.advantage[turn]))
-        parts.append(compute_turn_loss(step.objective, *tokens, step.sampling, model.spec.dtype))
+        how = (step.sampling, model.spec.dtype, model.spec.logit_softcap)
+        parts.append(compute_turn_loss(step.objective, *tokens, *how))
     return jax.tree.map(lambda *sums: sum(sums), *parts)
 
 

@@ -112,6 +112,11 @@ def _attend_from(rows: Rows, form: _Form, queries: _Queries, frame: Keys) -> tup
     return out[rows.index_N], lse[rows.index_N]
 
 
+def cap_softly(x: jax.Array, softcap: float | None) -> jax.Array:
+    """softcap tanh(x / softcap), for scores and logits; x itself without a cap."""
+    return x if softcap is None else softcap * jnp.tanh(x / softcap)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(form: _Form, queries: _Queries, past: tuple[Keys, ...], own: Keys) -> jax.Array:
     return _attend_frames(form, queries, past, own)[0]
@@ -262,7 +267,7 @@ def _find_seen(queries: _Queries, block: _Block, is_own: bool) -> jax.Array:
 
 def _compute_scores(query_MGQD: jax.Array, block: _Block, softcap: float | None) -> jax.Array:
     score_MGQW = jnp.einsum("mgqd,mgwd->mgqw", query_MGQD, block.key_MGWD, preferred_element_type=jnp.float32)
-    return score_MGQW if softcap is None else softcap * jnp.tanh(score_MGQW / softcap)
+    return cap_softly(score_MGQW, softcap)
 
 
 def _softmax_product(score_MGQW: jax.Array, value_MGWD: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -231,8 +231,7 @@ class Decoder(nnx.Module):
         logits = jnp.einsum(
             "...d,vd->...v", hidden.astype(self.spec.dtype), weight_VD, preferred_element_type=jnp.float32
         )
-        cap = self.spec.logit_softcap
-        return logits if cap is None else cap * jnp.tanh(logits / cap)
+        return attention.cap_softly(logits, self.spec.logit_softcap)
 
     def head_weight(self) -> jax.Array:
         """Output weights [V, D], f32: row v gives token v's logit, before a softcap."""

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from c3jax.config.run import Sampling
+from c3jax.models.attention import cap_softly
 
 GREEDY = Sampling(temperature=1.0, top_k=1, top_p=1.0)  # a support of one token: the likeliest, lowest id on a tie
 
@@ -63,6 +64,7 @@ def compute_token_logp(
     sampling: Sampling,
     dtype: str,
     chunk_floats: int = CHUNK_FLOATS,
+    softcap: float | None = None,
 ) -> jax.Array:
     """Log-probability of each drawn token under a policy's hidden states, over the recorded support.
 
@@ -78,6 +80,7 @@ def compute_token_logp(
       sampling: how the tokens were drawn.
       dtype: of the products.
       chunk_floats: most numbers of a chunk's logits.
+      softcap: of the logits, as the decoder has it.
 
     Returns:
       logp_B, f32, nats.
@@ -86,7 +89,9 @@ def compute_token_logp(
 
     def compute_one(token: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         hidden_CD, token_C, support_CK = (array[None] for array in token)
-        scaled_CE, is_token_CE = compute_scores(hidden_CD.astype(dtype), token_C, support_CK, cast_VD, sampling)
+        scaled_CE, is_token_CE = compute_scores(
+            hidden_CD.astype(dtype), token_C, support_CK, cast_VD, sampling, softcap
+        )
         logp_CE = jax.nn.log_softmax(scaled_CE)
         return jnp.sum(jnp.where(is_token_CE, logp_CE, 0.0))
 
@@ -95,7 +100,12 @@ def compute_token_logp(
 
 
 def compute_scores(
-    hidden_BD: jax.Array, token_B: jax.Array, support_BK: jax.Array, head_VD: jax.Array, sampling: Sampling
+    hidden_BD: jax.Array,
+    token_B: jax.Array,
+    support_BK: jax.Array,
+    head_VD: jax.Array,
+    sampling: Sampling,
+    softcap: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """z / t of every entry that a token may be, and whether the entry is the token.
 
@@ -103,16 +113,18 @@ def compute_scores(
 
     Args:
       hidden_BD, head_VD: of the type of the products.
-      token_B, support_BK, sampling: as for `compute_token_logp`.
+      token_B, support_BK, sampling, softcap: as for `compute_token_logp`.
 
     Returns:
       scaled_BE, f32, and is_token_BE.
     """
     if support_BK.shape[1] == 0:
         logits_BV = jnp.einsum("bd,vd->bv", hidden_BD, head_VD, preferred_element_type=jnp.float32)
+        logits_BV = cap_softly(logits_BV, softcap)
         return logits_BV / sampling.temperature, jnp.arange(head_VD.shape[0]) == token_B[:, None]
     rows_BKD = head_VD[jnp.maximum(support_BK, 0)]
     logits_BK = jnp.einsum("bd,bkd->bk", hidden_BD, rows_BKD, preferred_element_type=jnp.float32)
+    logits_BK = cap_softly(logits_BK, softcap)
     is_in_BK = support_BK >= 0
     return jnp.where(is_in_BK, logits_BK / sampling.temperature, _OUT), is_in_BK & (support_BK == token_B[:, None])
 

@@ -157,3 +157,13 @@ def test_gradient_is_finite_and_leaves_excluded_tokens_alone():
     np.testing.assert_allclose(gradient_BV, expected_BV, atol=1e-6)
     hidden = jax.grad(lambda h: compute_token_logp(h, token_B, support_BK, logits_BV.T, sampling, "float32").sum())
     assert np.isfinite(hidden(jnp.eye(3))).all()
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_capped_logits_are_capped_for_the_learner_too(sampling):
+    random = np.random.default_rng(4)
+    hidden_BD, head_VD = (random.normal(size=(rows, 16)).astype(np.float32) for rows in (64, 30))
+    logits_BV = np.float32(3.0 * np.tanh(hidden_BD @ head_VD.T / 3.0))
+    token_B, drawn_B, support_BK = sample_jitted(logits_BV, random.random(64).astype(np.float32), sampling)
+    again_B = compute_token_logp(hidden_BD, token_B, support_BK, head_VD, sampling, "float32", softcap=3.0)
+    np.testing.assert_allclose(again_B, drawn_B, atol=2e-6)

@@ -60,6 +60,11 @@ FAMILIES = {
         rotated_layers="no_rope_layers",
     ),
 }
+_CHOICES = {
+    "norms": ("pre", "post", "both"),
+    "qk_norm": ("none", "head", "whole"),
+    "windows": ("none", "all", "by_layer"),
+}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
@@ -146,7 +151,11 @@ def _choose_family(path: Path, config: dict[str, Any], name: str) -> Family:
 
 
 def _explain_misfit(found: Any) -> str | None:
-    return None if isinstance(found, Family) else "a Family"
+    if not isinstance(found, Family):
+        return "a Family"
+    chosen = found._asdict()
+    misfit = next((name for name, values in _CHOICES.items() if chosen[name] not in values), None)
+    return None if misfit is None else f"a Family with {misfit} one of {', '.join(_CHOICES[misfit])}"
 
 
 def _describe(path: Path, config: dict[str, Any], family: Family) -> DecoderSpec:

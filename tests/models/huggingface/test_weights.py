@@ -336,6 +336,7 @@ MINE = FAMILIES["mistral"]._replace(
     model_type="ministral", architecture="MinistralForCausalLM", windows="by_layer"
 )
 NUMBER = 3
+MIDDLE = MINE._replace(norms="middle")
 """
 
 
@@ -356,6 +357,7 @@ def test_a_family_of_the_users_own_comes_from_a_file(tmp_path):
         ("auto", r"config\.json: expected model_type to be one of llama, .* module:NAME, got 'ministral'"),
         ("mamba", "model.family: expected one of llama, .*, got 'mamba'"),
         (f"{file}:NUMBER", "model.family: expected a Family at .*:NUMBER, got int"),
+        (f"{file}:MIDDLE", "model.family: expected a Family with norms one of pre, post, both at .*:MIDDLE"),
     ):
         with pytest.raises(ValueError, match=message):
             describe_model(section.model_copy(update={"family": family}), None)
