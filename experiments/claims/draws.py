@@ -69,16 +69,14 @@ def read_estimator(text: str, turns: int) -> tuple[str, Plan, Normalise]:
 
 def draw_sums(testbed: Testbed, estimator: str, samples: int, seed: int, decay: float = 1.0) -> Sums:
     """Sums over `samples` draws of an estimator in each batch, leading axes [G, B]."""
-    return _draw(
-        testbed, estimator, samples, split_key(jax.random.key(seed), BATCHES, testbed.count)[:, None], decay, 0
-    )[0]
+    key_BG = split_key(jax.random.key(seed), BATCHES, testbed.count)
+    return _draw(testbed, estimator, samples, key_BG[:, None], decay, kept=0)[0]
 
 
 def draw_messages(testbed: Testbed, estimator: str, samples: int, seed: int) -> Draws:
     """Contexts, messages and advantages of each turn, [G, S, N] each."""
-    return _draw(testbed, estimator, samples, split_key(jax.random.key(seed), testbed.count)[None, None], 1.0, samples)[
-        1
-    ]
+    key_G = split_key(jax.random.key(seed), testbed.count)
+    return _draw(testbed, estimator, samples, key_G[None, None], decay=1.0, kept=samples)[1]
 
 
 def _draw(
