@@ -98,7 +98,7 @@ def test_what_an_extra_brings_is_imported_where_it_is_used():
         (
             "grade math problems.jsonl answers.jsonl --out verdicts.jsonl",
             2,
-            "c3jax: task.kind: math needs the package math-verify (pip install 'c3jax[maths]'), found none\n",
+            "c3jax: task.kind: math needs the package mpmath (pip install 'c3jax[maths]'), found none\n",
         ),
         (
             f"study {ROOT / 'configs/studies/credit_bench.yaml'}",
@@ -110,7 +110,7 @@ def test_what_an_extra_brings_is_imported_where_it_is_used():
 def test_a_missing_extra_is_named_in_one_sentence(tmp_path: Path, words: str, status: int, sentence: str):
     """The command in interpreters that find no package of any extra, worker processes included."""
     imported = {name for name in third_party_imports() if not find_owners(name) & RUNTIME.keys()}
-    assert {"math_verify", "matplotlib", "sympy"} <= imported
+    assert {"mpmath", "matplotlib", "pint"} <= imported
     hidden = f"import sys; sys.modules.update(dict.fromkeys({sorted(imported)!r}))"
     (tmp_path / "sitecustomize.py").write_text(hidden)
     (tmp_path / "problems.jsonl").write_text('{"id": "1", "question": "How many?", "answer": "3"}\n')

@@ -41,8 +41,9 @@ def load_problems(path: str, limit: int | None = None) -> list[Problem]:
       TaskError: the file cannot be read, a line is not as above, two ids agree, the set is empty, or the extra `maths`
         is not installed.
     """
-    if importlib.util.find_spec("math_verify") is None:  # here, and not in every worker at its first formula
-        raise TaskError("task.kind: math needs the package math-verify (pip install 'c3jax[maths]'), found none")
+    for package in ("mpmath", "pint"):  # here, and not in every worker at its first formula
+        if importlib.util.find_spec(package) is None:
+            raise TaskError(f"task.kind: math needs the package {package} (pip install 'c3jax[maths]'), found none")
     check_limit(path, limit)
     problems = [read_problem(row) for row in read_rows(path)]
     check_distinct(path, [problem.id for problem in problems])
