@@ -54,8 +54,8 @@ def bench_sweep(is_small: bool) -> dict[str, Any]:
         "programs": outcome.programs,
         "seconds": {"compiling": outcome.compile_seconds, "running": outcome.run_seconds},
         "seconds_alone": {"compiling": compiling, "running": running},
-        "alone_per_together": runs * (compiling + running) / together,
-        "alone_compiled_once_per_together": (outcome.programs * compiling + runs * running) / together,
+        "alone_over_together": runs * (compiling + running) / together,
+        "alone_compiled_once_over_together": (outcome.programs * compiling + runs * running) / together,
     }
 
 
@@ -75,7 +75,7 @@ def time_run(block: chunks.Block, row: int, key: jax.Array) -> tuple[float, floa
 @contextmanager
 def without_compilation_cache() -> Iterator[None]:
     """Compile everything anew inside: a program found on disk would say nothing of what compiling takes."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.values["jax_enable_compilation_cache"]
     _use_compilation_cache(False)
     try:
         yield

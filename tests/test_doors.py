@@ -61,7 +61,7 @@ def test_a_run_of_ones_own_parts_trains_resumes_and_is_scored(tmp_path):
 
     shutil.copytree(whole, stopped)
     shutil.rmtree(stopped / "checkpoints" / "4")
-    assert "going on after step 2" in run(overrides, stopped)
+    assert "resumed after step 2" in run(overrides, stopped)
     assert [drop_times(row) for row in read_metrics(stopped)] == [drop_times(row) for row in rows]
 
     # Its own trees, scored by its own method: what the run recorded, and a second time in a file.

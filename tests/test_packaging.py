@@ -169,6 +169,14 @@ def test_every_folder_of_the_source_is_a_package_and_holds_only_python():
         assert (path.parent / "__init__.py").is_file(), f"{relative.parent} is no package"
 
 
+def test_a_wheel_holds_the_package_alone():
+    """Experiments, like tests, are run from a checkout: setuptools looks for packages by these patterns."""
+    find = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    assert (ROOT / "experiments" / "claims" / "__init__.py").is_file() and not find["namespaces"]
+    for name, is_in in (("c3jax", True), ("c3jax.lab", True), ("experiments", False), ("experiments.claims", False)):
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in find["include"]) is is_in
+
+
 def test_no_unanchored_ignore_pattern_matches_a_name_of_the_source():
     names = {part for path in SOURCE.rglob("*.py") for part in path.relative_to(ROOT).parts}
     lines = (ROOT / ".gitignore").read_text().split("\n")

@@ -115,7 +115,7 @@ def test_killed_and_resumed_equals_never_killed(unbroken, cache, tmp_path):
     wait_for_rows(process, run, 3)
     process.send_signal(signal.SIGTERM)  # a wish: the step ends and its checkpoint is written
     code, text = finish(process)
-    assert code == 130 and "the same command goes on" in text
+    assert code == 130 and "the same command resumes it" in text
     assert list_steps(run)[-1] == len(read_metrics(run))
 
     process = start(run, cache, SMALL)

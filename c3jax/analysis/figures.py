@@ -58,7 +58,15 @@ class Axis(NamedTuple):
 
 
 def plot_curves(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: str, panel: str | None = None) -> Figure:
-    """One line for each value of `group`, with its band, named at its end; one panel for each value of `panel`."""
+    """One line for each value of `group`, with its band, named at its end; one panel for each value of `panel`.
+
+    Args:
+      rows: one for each point.
+      group, panel: columns.
+
+    Raises:
+      UserError: without rows, or where a row lacks a column.
+    """
     _check_rows(rows, (x, y), (group, panel))
 
     def draw(axes: Axes, index: int, part: Sequence[Row]) -> None:
@@ -87,7 +95,15 @@ def plot_points(
     mark: Literal["point", "bar"] = "point",
     panel: str | None = None,
 ) -> Figure:
-    """A line of points, or bars from zero, for each value of `category`, a mark for each value of `group`."""
+    """A line of points, or bars from zero, for each value of `category`, a mark for each value of `group`.
+
+    Args:
+      rows: one for each point.
+      category, group, panel: columns.
+
+    Raises:
+      UserError: without rows, or where a row lacks a column.
+    """
     _check_rows(rows, (value,), (category, group, panel))
     categories, groups = _list_values(rows, category), _list_values(rows, group)
     step = 0.8 / len(groups)
@@ -119,7 +135,15 @@ def plot_points(
 
 
 def plot_scatter(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: str, panel: str | None = None) -> Figure:
-    """Measured (y) against predicted (x), in the same units, with the line on which they agree."""
+    """Measured (y) against predicted (x), in the same units, with the line on which they agree.
+
+    Args:
+      rows: one for each point.
+      group, panel: columns.
+
+    Raises:
+      UserError: without rows, or where a row lacks a column.
+    """
     _check_rows(rows, (x, y), (group, panel))
     groups = _list_values(rows, group)
 

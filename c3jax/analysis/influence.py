@@ -65,6 +65,10 @@ def compute_null_bias(messages: int, outcomes: int, draws: int) -> float:
     """Leading term of the plug-in's bias where there is no influence, (J - 1)(Y - 1) / (2 N), nats.
 
     4 messages with 2 continuations each and 2 outcomes have 3/16, whatever the policy.
+
+    Args:
+      messages, outcomes: how many there are, J and Y.
+      draws: N, of all messages of a context together.
     """
     return (messages - 1) * (outcomes - 1) / (2 * draws)
 

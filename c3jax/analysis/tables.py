@@ -57,7 +57,7 @@ def format_cell(value: Any, digits: int = SHOWN_DIGITS) -> str:
 
 
 def print_table(console: Console, rows: Sequence[Row], title: str) -> None:
-    """Print rows as a table no wider than the console.
+    """Print rows as a table no wider than the console, under a title.
 
     Columns that do not fit follow in further tables, each beginning with the leading text columns again.
     """
@@ -84,7 +84,11 @@ def save_table(stem: Path, rows: Sequence[Row], title: str) -> None:
 
 
 def load_table(path: Path) -> list[dict[str, Any]]:
-    """Read back the JSON that `save_table` wrote; null comes back as NaN. Raises UserError."""
+    """Read back the JSON that `save_table` wrote; null comes back as NaN.
+
+    Raises:
+      UserError: for a file that cannot be read, or that holds something else.
+    """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -44,7 +44,18 @@ class Field(NamedTuple):
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
-    """Read a YAML config, apply dotted overrides ({"credit.method": "rloo"}) and check it. Raises ConfigError."""
+    """Read a YAML config, apply overrides and check it.
+
+    Args:
+      path: of the file; a run's config.yaml is one too.
+      overrides: values by dotted path, as in {"credit.method": "rloo"}.
+
+    Returns:
+      The config, which is frozen.
+
+    Raises:
+      ConfigError: in one sentence: the field's path, what was expected and what was got.
+    """
     return parse_config(read_tree(path, overrides))
 
 

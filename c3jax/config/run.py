@@ -96,7 +96,7 @@ class HubModel(ModelSection):
     revision: Annotated[str, pydantic.Field(min_length=1)] = "main"
     """Branch, tag or commit; only a commit is sure to be the same model later."""
     family: Annotated[str, pydantic.Field(min_length=1)] = "auto"
-    """As for a folder."""
+    """auto: as model_type in config.json says; or a row of c3jax.models.huggingface.families, or module:NAME."""
 
 
 ProjectionName = Literal["query", "key", "value", "output", "gate", "up", "down"]

@@ -67,6 +67,9 @@ def compute_credit(method: str, inputs: CreditInputs, return_PL: jax.Array, *, n
 def find_apply(method: Method) -> ApplyFunction:
     """The function that makes a method's credit of its rows, the returns and what it carries.
 
+    Args:
+      method: a built-in row, or a user's own.
+
     Raises:
       ValueError: for a method that needs the value of every possible message, which only an enumerable game has.
     """

@@ -71,5 +71,13 @@ def make_credit_matrix(method: str, plan: Plan, trained: tuple[bool, ...] | None
 
 
 def compute_group_matrix(num_messages: int, size: int) -> np.ndarray:
-    """Mean over each message's group of `size` consecutive messages, its own included: [num_messages] squared."""
+    """Mean over each message's group, its own included.
+
+    Args:
+      num_messages: of one turn of one problem (N).
+      size: consecutive messages that are a group.
+
+    Returns:
+      group_NN, float64.
+    """
     return np.kron(np.eye(num_messages // size), np.full((size, size), 1.0 / size))

@@ -307,5 +307,6 @@ def choose_fan_out(
         return sum(error for error, on in zip(errors, trained, strict=True) if on)
 
     best = min(candidates, key=sum_errors)
-    keeps = current in candidates and sum_errors(best) > 0.95 * sum_errors(current)
-    return current if keeps else best
+    if current is not None and current in candidates and sum_errors(best) > 0.95 * sum_errors(current):
+        return current
+    return best

@@ -16,7 +16,7 @@ import pydantic
 
 from c3jax.config import file as config_file
 from c3jax.config.run import RunConfig
-from c3jax.credit.methods import METHODS, needs_critic
+from c3jax.credit.methods import find_method, needs_critic
 from c3jax.lab import sections
 from c3jax.lab.sections import AtLeastTwo, Estimator, Game, describe_estimator, expect
 from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, PositiveFloat, Section, Seed
@@ -214,7 +214,7 @@ def check_learning(config: LearningStudy) -> None:
         is_small = is_fresh or config.problems <= most
         expect(is_small, "problems", f"at most {most} ({path}.game.problems)", config.problems)
         for row, estimator in enumerate(case.estimators):
-            is_blind = METHODS[estimator.method].critic in ("none", "value")
+            is_blind = find_method(estimator.method).critic in ("none", "value")
             text = f"{estimator.method!r}, whose critic judges messages"
             expect(is_blind, f"{path}.estimators.{row}", "a method with no critic or one of contexts", text)
 

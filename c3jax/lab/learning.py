@@ -16,7 +16,7 @@ import optax
 from rich.console import Console
 
 from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.methods import METHODS
+from c3jax.credit.methods import find_method
 from c3jax.lab import sections, sweep
 from c3jax.lab.chunks import Block, Record
 from c3jax.lab.config import LearningStudy
@@ -74,15 +74,15 @@ def make_setting(config: LearningStudy, game: sections.Game, arm: Arm) -> Settin
         policy = make_tabular(family.shape, game.problems, config.policy_scale)
     else:
         policy = make_mlp(family.shape, family.features, config.policy_width)
-    has_critic = METHODS[estimator.method].critic != "none"
+    carries = find_method(estimator.method).carries
     return Setting(
         family=family,
         policy=policy,
         plan=arm.plan,
         trained=sections.choose_trained(sections.list_trained(game), estimator),
         normalise=estimator.normalise,
-        critic=Critic(estimator.discount, estimator.decay) if has_critic else None,
-        is_shrunk=estimator.method == "shrunk",
+        critic=Critic(estimator.discount, estimator.decay) if carries == "critic" else None,
+        is_shrunk=carries == "components",
         optimiser=optax.scale_by_adam() if config.optimiser == "adam" else optax.identity(),
         problems=game.problems,
         batch=config.problems,

@@ -71,7 +71,13 @@ class Sums(NamedTuple):
 
 
 def make_recipe(method: str, plan: Plan, normalise: Normalise, decay: float = 1.0, share: float = 1.0) -> Recipe:
-    """The recipe of a method on a plan."""
+    """The recipe of a method on a plan.
+
+    Args:
+      method: a row of `METHODS`.
+      decay: mappo's, of advantages over turns.
+      share: value_assisted's, of the baseline that is the critic's.
+    """
     has_critic = find_method(method).carries == "critic"
     return Recipe(method if has_critic else "matrix", plan, normalise, decay, share)
 
@@ -83,7 +89,9 @@ def make_target(
 
     Args:
       shape, policy: static; the game must be enumerable.
+      params: of the policy.
       critic_error: standard deviation of the critic's error, in units of return; 0 for an exact critic.
+      key: of the error.
     """
     exact = oracle.compute_oracle(shape, game, policy, params)
     turns = range(len(shape.messages))
@@ -114,7 +122,14 @@ def draw_credit(  # noqa: PLR0913
     weights: CreditWeights,
     key: jax.Array,
 ) -> Draws:
-    """Draw the plan of one problem many times and credit every draw; jit it, vmap it over problems."""
+    """Draw the plan of one problem many times and credit every draw; jit it, vmap it over problems.
+
+    Args:
+      shape, policy, recipe, samples: static, the last how many draws.
+      game, target: of one problem.
+      weights: of the recipe's method on its plan.
+      key: the same key gives the same draws of a plan, whatever the method.
+    """
     drawn = jax.vmap(lambda k: play.sample_plan(shape, game, policy, params, recipe.plan, k))(
         jax.random.split(key, samples)
     )

@@ -64,9 +64,12 @@ class Influence(NamedTuple):
 def compute_oracle(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> Oracle:
     """Exact Q, V, A* and visit probabilities of every turn.
 
+    The other functions here take the same arguments.
+
     Args:
       shape, policy: static.
       game: one problem; vmap for many.
+      params: of the policy.
 
     Raises:
       ValueError: if the game has too many transcripts to enumerate.
@@ -85,7 +88,10 @@ def compute_oracle(shape: GameShape, game: Game, policy: GamePolicy, params: Par
 def compute_policy_gradient(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> tuple[jax.Array, ...]:
     """Gradient of the expected return with respect to the logits at each context: visit(h) pi(a | h) A*(h, a).
 
-    A tuple of [C_u, M], f32, in units of return. Raises as `compute_oracle`.
+    Returns:
+      An entry a turn, [C_u, M], f32, in units of return.
+
+    Raises as `compute_oracle`.
     """
     oracle = compute_oracle(shape, game, policy, params)
     chance = _tabulate_policy(shape, game, policy, params)

@@ -37,9 +37,14 @@ def count_contexts(shape: GameShape, turn: int) -> int:
 
 
 def context_index(shape: GameShape, turn: int, prefix_NK: jax.Array) -> jax.Array:
-    """Each row's context, numbered in mixed radix over the messages it reads, the last one fastest.
+    """Each row's context, numbered in mixed radix over the messages that the turn reads, the last one fastest.
 
-    [N, K] int32 to [N] int32, below `count_contexts`.
+    Args:
+      shape, turn: static.
+      prefix_NK: int32, messages before the turn; others are not read.
+
+    Returns:
+      [N] int32, below `count_contexts`.
     """
     index_N = jnp.zeros(prefix_NK.shape[0], jnp.int32)
     for seen in shape.sees[turn]:
@@ -50,7 +55,8 @@ def context_index(shape: GameShape, turn: int, prefix_NK: jax.Array) -> jax.Arra
 def list_contexts(shape: GameShape, turn: int) -> np.ndarray:
     """A prefix for every context of a turn, numbered as `context_index` does; messages not read are 0.
 
-    [C_u, K] int32, on the host.
+    Returns:
+      [C_u, K] int32, on the host.
     """
     count = count_contexts(shape, turn)
     prefix_CK = np.zeros((count, len(shape.messages)), np.int32)
@@ -98,6 +104,10 @@ def make_mlp(shape: GameShape, features: int, width: int) -> GamePolicy:
     """A network with one hidden layer for each turn, on the problem's features and the messages read, one-hot.
 
     params[u] is a `Layers`. The output starts at zero, so the policy starts uniform.
+
+    Args:
+      features: F, of the problems.
+      width: hidden units.
     """
     M = max(shape.messages)
 

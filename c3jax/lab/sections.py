@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from c3jax.credit import plans
 from c3jax.credit.method import Normalise, Sampling
-from c3jax.credit.methods import METHODS, check_auto, check_normalise, check_pairing
+from c3jax.credit.methods import METHODS, check_auto, check_normalise, check_pairing, find_method
 from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, Section
 
 MAX_TRANSCRIPTS = 65_536  # joint messages that the oracle enumerates for a problem
@@ -154,7 +154,7 @@ class Auto(NamedTuple):
 class Estimator(NamedTuple):
     """A credit method on a sampling plan."""
 
-    method: str  # a row of c3jax.credit.methods.METHODS
+    method: str  # a row of c3jax.credit.methods.METHODS, or the user's own as module:NAME
     plan: Sizes | Auto
     normalise: Normalise = "none"  # scope of the standard deviation that advantages are divided by
     untrained: tuple[int, ...] = ()  # turns, from 0, that are left untrained beside the game's own
@@ -187,12 +187,16 @@ def parse_estimator(text: object) -> Estimator:
     if found is None:
         raise _expect("an estimator in one line, as in c3 2x4, rloo 8 group, c3_replay 4+4 or shrunk auto 8 calls")
     method, part = found[1], cast(dict[str, Any], found.groupdict())
-    if method not in METHODS:
-        raise _expect(f"one of {', '.join(METHODS)} and its sizes")
+    if method not in METHODS and ":" not in method:
+        raise _expect(f"one of {', '.join(METHODS)}, or your own as module:NAME, and its sizes")
+    try:
+        sampling = find_method(method).sampling
+    except ConfigError as error:
+        raise _expect(f"a method that can be loaded ({error})") from error
     if part["sizes"] is None:
         plan = Auto("auto", int(part["budget"]), part["unit"], "credit" if part["credit"] else "gradient")
     else:
-        plan = _read_sizes(method, part["sizes"])
+        plan = _read_sizes(method, sampling, part["sizes"])
         if part["credit"]:
             raise _expect("credit, a criterion, only where auto chooses the sizes")
     untrained = tuple(int(turn) for turn in re.findall("[0-9]+", part["untrained"]))
@@ -202,8 +206,7 @@ def parse_estimator(text: object) -> Estimator:
     return Estimator(method, plan, part["normalise"] or "none", untrained, **amounts)
 
 
-def _read_sizes(method: str, text: str) -> Sizes:
-    sampling = METHODS[method].sampling
+def _read_sizes(method: str, sampling: Sampling, text: str) -> Sizes:
     mark = "x" if sampling in ("tree", "flat") else "+"
     numbers = text.split(mark)
     count = {"auxiliary": 2, "removal": 1, "masked": 1, "coalition": 1}.get(sampling, len(numbers))
@@ -276,6 +279,8 @@ def check_estimators(
         expect(plan.kind != "tree" or len(plan.numbers) == turns, where, f"{turns} sizes, one a turn", repr(text))
         latest, on = max(estimator.untrained, default=0), choose_trained(trained, estimator)
         expect(latest < turns, where, f"untrained turns below {turns}", latest)
+        has_rows = not callable(find_method(estimator.method).apply)
+        expect(has_rows, where, "a method whose credit is made as a built-in one's", repr(text))
         try:
             if plan.kind == "auto":
                 check_auto(estimator.method, on, plan.budget, plan.unit, tokens)

@@ -19,7 +19,7 @@ from rich.console import Console
 from c3jax.analysis.figures import Axis, plot_curves, save_figure
 from c3jax.analysis.statistics import compute_paired, compute_student_interval, correct_holm
 from c3jax.analysis.tables import make_columns, print_table, save_table
-from c3jax.credit.methods import METHODS
+from c3jax.credit.methods import find_method
 from c3jax.credit.plans import Plan
 from c3jax.lab.chunks import Block, Lanes, Record, Train, run_blocks
 from c3jax.lab.sections import Estimator, count_costs, describe_estimator, make_plan
@@ -133,8 +133,7 @@ def make_blocks(
     groups: dict[tuple, list[int]] = {}
     for row, arm in enumerate(arms):
         chosen = arm.estimator
-        has_matrix = METHODS[chosen.method].critic == "none" and chosen.method != "shrunk"
-        program = "matrix" if has_matrix else chosen.method
+        program = "matrix" if find_method(chosen.method).carries == "nothing" else chosen.method
         same = (arm.case, arm.plan, program, chosen.normalise, chosen.untrained, chosen.discount, chosen.decay)
         groups.setdefault(same, []).append(row)
     blocks = []

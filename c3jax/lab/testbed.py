@@ -18,6 +18,7 @@ from c3jax.analysis.fidelity import compute_spearman
 from c3jax.analysis.statistics import Interval
 from c3jax.credit import shrink
 from c3jax.credit.matrix import make_credit_matrix
+from c3jax.credit.methods import find_method
 from c3jax.credit.plans import Plan, make_tree
 from c3jax.lab import analyse, measure, oracle, play, policies
 from c3jax.lab.chunks import list_quick_options
@@ -73,7 +74,12 @@ _make_policy = functools.lru_cache(policies.make_tabular)
 
 
 def make_testbed(shape: GameShape, policy: GamePolicy, params: Params, games: Game) -> Testbed:
-    """The testbed of given problems [G] under a given policy, with a critic that is exact.
+    """The testbed of given problems under a given policy, with a critic that is exact.
+
+    Args:
+      shape, policy: static.
+      params: of the policy.
+      games: [G].
 
     Raises:
       ValueError: if the games have too many transcripts to enumerate.
@@ -123,7 +129,7 @@ def compile_quickly(function: Callable[..., Any], statics: int) -> Callable[...,
 
 
 def split_key(key: jax.Array, *counts: int) -> jax.Array:
-    """Keys with an axis for each count, every axis split from the one before it."""
+    """Keys of shape [*counts], every axis split from the one before it."""
     if not counts:
         return key
     return jax.vmap(lambda each: split_key(each, *counts[1:]))(jax.random.split(key, counts[0]))
@@ -138,7 +144,7 @@ def make_weights(
       trained: per turn.
       components: of earlier draws; what the shrunk baseline is made of, and no other method reads.
     """
-    if method == "shrunk":
+    if find_method(method).carries == "components":
         assert components is not None
         matrix, mean = shrink.make_shrunk_matrix(components, plan.fan_out, trained), jnp.asarray(components.mean)
     else:
@@ -259,7 +265,11 @@ def make_bench_testbed(config: BenchStudy, case: Case, key: jax.Array) -> BenchT
 
 
 def draw_components(testbed: Testbed, steps: int, key: jax.Array) -> shrink.Components:
-    """Variance components of so many steps, each a draw of a tree 2x2x... of every problem; on the host."""
+    """Variance components of earlier draws, on the host.
+
+    Args:
+      steps: how many, each a draw of a tree 2x2x... of every problem.
+    """
     fan_out = (2,) * len(testbed.shape.messages)
     plan = make_tree(fan_out)
 
@@ -316,7 +326,15 @@ def choose_plan(
 def rank_within_contexts(
     context_GSN: np.ndarray, message_GSN: np.ndarray, advantage_GSN: np.ndarray, exact_GCM: np.ndarray
 ) -> np.ndarray:
-    """Mean over a problem's contexts of Spearman's correlation of advantages with A*; [G], NaN where there is none."""
+    """Mean over a problem's contexts of Spearman's correlation of advantages with A*.
+
+    Args:
+      context_GSN, message_GSN, advantage_GSN: of credited messages.
+      exact_GCM: A*.
+
+    Returns:
+      [G]; NaN where no context of a problem has a correlation.
+    """
     problems, contexts, _ = exact_GCM.shape
     estimate, target, keep = (np.zeros((problems, contexts, _RANKED), kind) for kind in (float, float, bool))
     for problem in range(problems):

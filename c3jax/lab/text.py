@@ -88,7 +88,7 @@ def make_run(config: RunConfig, plan: Plan, setup: Setup) -> Callable[[Lane], tu
     Args:
       config: of its method only what a lane's matrix leaves open is read: whether it has a critic, or is shrunk.
       plan: what a step samples for a problem; that of the config.
-      team: of any seed; its tokenizer and the model's definition are read.
+      setup: of any seed; its tokenizer and the model's definition are read.
 
     Returns:
       run(lane), which gives the last state and the curve; pure, to be jitted and vmapped over lanes.

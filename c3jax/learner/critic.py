@@ -9,7 +9,7 @@ Dimension key beside types.py: U update, C micro-batch, B problem of a micro-bat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,7 @@ def compute_critic_credit(
     hidden = _read_all(program, critic, weights, rollout, micro)
     old_score = tuple(compute_score(critic, hidden_ND) for hidden_ND in hidden)
     value = tuple(_as_value(program, score_N).reshape(len(return_PL), -1) for score_N in old_score)
-    options = {"discount": section.discount, "decay": section.decay, "share": section.share}
+    options: dict[str, Any] = {"discount": section.discount, "decay": section.decay, "share": section.share}
     inputs = CreditInputs(program.matrix, program.fan_out, critic=value, **options)
     credit = compute_credit(program.credit.method, inputs, return_PL, normalise=normalise)
     learnt = apply_credit(program.matrix, return_PL, normalise="none") if program.is_action_value else credit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,7 @@ def make_imitation(
     def update(state: ImitationState, rollout: Rollout) -> tuple[ImitationState, jax.Array]:
         loss, gradient = jax.value_and_grad(compute_loss)(state.params, rollout)
         changes, opt_state = optimiser.update(gradient, state.opt_state, state.params)
-        return ImitationState(optax.apply_updates(state.params, changes), opt_state), loss
+        params: Any = optax.apply_updates(state.params, changes)
+        return ImitationState(params, opt_state), loss
 
     return lambda params: ImitationState(params, optimiser.init(params)), jax.jit(update, donate_argnums=0)

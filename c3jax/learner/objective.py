@@ -58,7 +58,11 @@ class TokenTerms(NamedTuple):
 
 
 def make_objective(loss: PolicyLoss, kl: KL) -> Objective:
-    """The objective that a config asks for; what it leaves open is the row's.
+    """The objective that a config asks for.
+
+    Args:
+      loss: section of the config; the numbers that it leaves open are the row's.
+      kl: section of the config.
 
     Raises:
       ConfigError: as `loss_table.find_loss`, and where a user's formula raises or gives no losses.

@@ -6,8 +6,9 @@ Dimension key: C micro-batch, B problem of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -38,7 +39,7 @@ def make_optimiser(
     updates = steps * learner.epochs * learner.minibatches
     rise = learner.warmup_updates
 
-    def schedule(count: jax.Array) -> jax.Array:
+    def schedule(count: chex.Numeric) -> chex.Numeric:
         warm = learner.learning_rate * (count + 1) / max(rise, 1)
         return jnp.where(count < rise, warm, after(count - rise))
 
@@ -57,14 +58,12 @@ def make_optimiser(
 def _separate_roles(chain: optax.GradientTransformation) -> optax.GradientTransformation:
     """The same optimiser for each role by itself: the clip of one must not see the gradient of another."""
 
-    def init(params: Params) -> dict[str, optax.OptState]:
+    def init(params: Any) -> dict[str, optax.OptState]:
         return {role: chain.init(part) for role, part in params.items()}
 
-    def update(
-        gradient: Params, state: dict[str, optax.OptState], params: Params | None = None
-    ) -> tuple[Params, dict[str, optax.OptState]]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Params, dict[str, optax.OptState]]:
         assert params is not None  # AdamW decays them
-        moved = {role: chain.update(part, state[role], params[role]) for role, part in gradient.items()}
+        moved = {role: chain.update(part, state[role], params[role]) for role, part in updates.items()}
         return {role: change for role, (change, _) in moved.items()}, {role: new for role, (_, new) in moved.items()}
 
     return optax.GradientTransformation(init, update)

@@ -158,7 +158,7 @@ def _run_chunks(
     _, figures = jax.eval_shape(loss_fn, jax.ShapeDtypeStruct((B,), jnp.float32), terms)
     start = _Pass(
         jnp.float32(0.0),
-        dict.fromkeys(figures, jnp.float32(0.0)),
+        {name: jnp.float32(0.0) for name in figures},
         jnp.zeros_like(hidden_BD) if wants_hidden else None,
         jnp.zeros_like(head_VD) if wants_head else None,
     )

@@ -163,12 +163,20 @@ def pack_state(state: TrainState, fan_out: FanOut | None) -> dict[str, Any]:
 
 
 def unpack_state(saved: dict[str, Any]) -> tuple[TrainState, FanOut | None]:
-    """The state and the fan-out in force that a checkpoint holds; None where it holds none, or none was chosen."""
+    """The state and the fan-out in force that a checkpoint holds.
+
+    Args:
+      saved: as `pack_state` made it.
+
+    Returns:
+      The state; and the fan-out, None where none is kept or none was chosen yet.
+    """
     adaptive = saved["adaptive"]
     if adaptive is None:
         return TrainState(**saved), None
     fan_out = tuple(np.asarray(adaptive["fan_out_K"]).tolist())
-    state = TrainState(**saved | {"adaptive": AdaptiveState(adaptive["components"], adaptive["tokens_K"])})
+    fields: dict[str, Any] = saved | {"adaptive": AdaptiveState(adaptive["components"], adaptive["tokens_K"])}
+    state = TrainState(**fields)
     return state, fan_out if all(fan_out) else None
 
 
@@ -218,7 +226,7 @@ def make_update(
         step = _Step(credit, learner, sampling, policy, tuple(plans), objective, *fixed)
         return _take_step(step, state, frozen, reference, rollout, return_PL, key)
 
-    return jax.jit(update, donate_argnums=0, static_argnames="fan_out")
+    return jax.jit(update, donate_argnums=0, static_argnames="fan_out")  # pyright: ignore[reportReturnType]
 
 
 def _take_step(
@@ -325,7 +333,7 @@ def _compute_gradient(
 ) -> tuple[Params, Figures]:
     """Gradient and figures of one minibatch, summed over its micro-batches."""
     chosen = tree.take_problems(batch.rollout, step.problems, problem_CB.reshape(-1))
-    total = sum(_weigh(step, chosen, turn).sum() for turn in step.trained)
+    total: Any = sum(_weigh(step, chosen, turn).sum() for turn in step.trained)
 
     def compute_gradient(problem_B: jax.Array) -> tuple[Params, Figures]:
         part = tree.take_problems(batch, step.problems, problem_B)

@@ -90,7 +90,7 @@ def make_tree_sampler(
         total = jnp.int32(sum(messages.truncated_N.size for messages in turns))
         return Rollout(question, turns), RolloutCounts(prefilled, generated, truncated, total)
 
-    return jax.jit(sample_tree, static_argnames="fan_out")
+    return jax.jit(sample_tree, static_argnames="fan_out")  # pyright: ignore[reportReturnType]
 
 
 def trim_messages(rollout: Rollout, lengths: int) -> Rollout:

@@ -50,8 +50,8 @@ class CheckpointStore:
     killed are removed on opening. Raises CheckpointError when the folder cannot be made.
     """
 
-    def __init__(self, run_dir: Path, keep: int, say: Callable[[str], None]) -> None:
-        self._run_dir, self._keep, self._say = run_dir, keep, say
+    def __init__(self, run_dir: Path, keep: int, print_line: Callable[[str], None]) -> None:
+        self._run_dir, self._keep, self._print_line = run_dir, keep, print_line
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
         try:
@@ -117,7 +117,7 @@ class CheckpointStore:
                 continue
             for bad_step, reason in damaged.items():
                 name = _move_aside(self._run_dir, bad_step)
-                self._say(
+                self._print_line(
                     f"checkpoint {bad_step} is damaged ({reason}); it was moved to {name}, an earlier one is used"
                 )
             return step, state

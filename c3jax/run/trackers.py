@@ -139,7 +139,10 @@ def _open_tensorboard(run: TrackedRun) -> Tracker:
         events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         events.flush()
 
-    return Tracker(write, events.close)
+    def close() -> None:
+        events.close()
+
+    return Tracker(write, close)
 
 
 def _open_wandb(run: TrackedRun) -> Tracker:

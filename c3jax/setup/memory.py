@@ -244,6 +244,7 @@ def _list_activations(
 
     A critic's own network reads, and differentiates, the turns that are not trained too.
     """
+    assert config.credit.fan_out != "auto"
     every = _list_paths(config, plans, micro, config.credit.fan_out)
     trained = [path for path, plan in zip(every, plans, strict=True) if plan.is_trained]
     paths = every if has_critic else trained

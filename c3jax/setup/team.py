@@ -61,6 +61,9 @@ def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_train
       is_training: the suites that the run will be evaluated on must be there, with no training problem among theirs,
         and the run must fit the device's memory.
 
+    Returns:
+      Everything fixed that acting takes, and the weights that the run starts from.
+
     Raises:
       UserError: in one sentence for the user.
     """
@@ -107,9 +110,16 @@ def choose_slots(setup: Setup, problem_set: ProblemSet, indices: Sequence[int]) 
 def make_questions(
     setup: Setup, problem_set: ProblemSet, indices: Sequence[int], slots: int | None = None
 ) -> tuple[Frame, jax.Array]:
-    """The questions' frame [P, S] and the problems' indices [P], by which their draws are addressed.
+    """What a tree sampler is given of problems.
 
-    The frame has protocol.question_tokens slots where no other number is given.
+    Args:
+      setup: of the run.
+      problem_set: training or held-out problems.
+      indices: of the problems asked for, in the set.
+      slots: of the frame; None takes protocol.question_tokens.
+
+    Returns:
+      The questions' frame [P, S], and the problems' own indices [P], by which their draws are addressed.
     """
     rows = [problem_set.tokens[index] for index in indices]
     frame = context.make_frame(rows, slots or setup.config.protocol.question_tokens)
@@ -117,7 +127,15 @@ def make_questions(
 
 
 def decode_turns(setup: Setup, rollout: Rollout) -> list[list[str]]:
-    """Every message's text, a list a turn, in path order."""
+    """Every message's text.
+
+    Args:
+      setup: whose tokenizer wrote them.
+      rollout: of a tree sampler.
+
+    Returns:
+      A list a turn, in path order.
+    """
     return [decode_messages(setup.tokenizer, messages) for messages in rollout.turns]
 
 

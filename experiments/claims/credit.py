@@ -32,7 +32,7 @@ GRID = [(n, c) for n in (2, 4, 8) for c in (1, 2, 4)]  # alternatives, and conti
 
 def measure_bias(scale: Scale) -> Rows:
     """Claim 1: squared bias against A* of leave-one-out on 10 plans, and of four faults, for both roles."""
-    bed, seed = draws.make_survey_bed(scale.games, scale.seed), scale.seed
+    testbed, seed = draws.make_survey_testbed(scale.games, scale.seed), scale.seed
     sound = {f"replay n={n} c={c}": _name_replay(n, c) for n, c in GRID if c != 2}
     sound["replay counts 1+2+4"] = "c3_replay 1+2+4"
     sound |= {f"tree {size}": f"c3 {size}" for size in ("2x4", "4x2", "8x2")}
@@ -42,14 +42,14 @@ def measure_bias(scale: Scale) -> Rows:
         "removal by masking": "difference_masked 4",
     }
     sums = {
-        (label, "leave-one-out"): draws.draw_sums(bed, estimator, scale.samples, seed + number)
+        (label, "leave-one-out"): draws.draw_sums(testbed, estimator, scale.samples, seed + number)
         for number, (label, estimator) in enumerate(sound.items())
     }
-    sums |= {(label, "fault"): draws.draw_sums(bed, name, scale.samples, seed) for label, name in faults.items()}
-    adaptive = draws.draw_adaptive_sums(bed, make_replay((4,) * 4, 2), scale.samples, seed)
+    sums |= {(label, "fault"): draws.draw_sums(testbed, name, scale.samples, seed) for label, name in faults.items()}
+    adaptive = draws.draw_adaptive_sums(testbed, make_replay((4,) * 4, 2), scale.samples, seed)
     sums["counts up to first success", "fault"] = adaptive
     return [
-        {"estimator": label, "kind": kind, "role": role, **draws.describe_bias(bed, each, turn)}
+        {"estimator": label, "kind": kind, "role": role, **draws.describe_bias(testbed, each, turn)}
         for (label, kind), each in sums.items()
         for turn, role in enumerate(ROLES)
     ]
@@ -61,11 +61,11 @@ def _name_replay(n: int, c: int) -> str:
 
 def measure_offset(scale: Scale) -> Rows:
     """Claim 2: slope of the second role's bias on V(h) - V(x), and the squared error of the mean gradient."""
-    bed, rows = draws.make_survey_bed(scale.games, scale.seed), []
+    testbed, rows = draws.make_survey_testbed(scale.games, scale.seed), []
     for estimator, predicted in (("rloo 8", 1.0), ("no_replay 2x4", 4 / 7), ("c3 2x4", 0.0)):
-        sums = draws.draw_sums(bed, estimator, scale.samples, scale.seed)
-        found = {"slope, second role": (predicted, _regress_bias(bed, sums))}
-        for role, figures in zip(ROLES, list_figures(bed, sums, scale.samples), strict=True):
+        sums = draws.draw_sums(testbed, estimator, scale.samples, scale.seed)
+        found = {"slope, second role": (predicted, _regress_bias(testbed, sums))}
+        for role, figures in zip(ROLES, list_figures(testbed, sums, scale.samples), strict=True):
             error_G = (figures.signal_G + figures.truth_G - 2 * figures.along_G) / figures.truth_G.mean()
             found[f"gradient error, {role} role"] = 0.0, draws.average(error_G, BIAS_LEVEL)
         for quantity, (expected, interval) in found.items():
@@ -75,23 +75,23 @@ def measure_offset(scale: Scale) -> Rows:
     return rows
 
 
-def _regress_bias(bed: Testbed, sums: Sums) -> Interval:
+def _regress_bias(testbed: Testbed, sums: Sums) -> Interval:
     """Slope through zero of E[credit | h, a] - A* on V(h) - V(x), cells weighted by their draws, of the second role."""
     count_GCM, total_GCM = (np.asarray(x[1], np.float64).sum(axis=1) for x in (sums.count, sums.advantage))
-    off_GCM = total_GCM - count_GCM * np.asarray(bed.target.advantage[1], np.float64)
-    offset_GC = np.asarray(bed.oracle.v[1] - bed.oracle.value[:, None], np.float64)
+    off_GCM = total_GCM - count_GCM * np.asarray(testbed.target.advantage[1], np.float64)
+    offset_GC = np.asarray(testbed.oracle.v[1] - testbed.oracle.value[:, None], np.float64)
     product_G = (off_GCM.sum(axis=2) * offset_GC).sum(axis=1)
     return divide_sums(product_G, (count_GCM.sum(axis=2) * offset_GC**2).sum(axis=1), BIAS_LEVEL)
 
 
 def measure_variance_law(scale: Scale) -> Rows:
     """Claim 3: variance of leave-one-out credit over a grid of alternatives and continuations."""
-    bed, rows = draws.make_survey_bed(scale.games, scale.seed), []
-    compute = partial(oracle.compute_variance, bed.shape, policy=bed.policy, params=bed.params)
-    exact = compile_quickly(jax.vmap(compute), 0)(bed.games)
+    testbed, rows = draws.make_survey_testbed(scale.games, scale.seed), []
+    compute = partial(oracle.compute_variance, testbed.shape, policy=testbed.policy, params=testbed.params)
+    exact = compile_quickly(jax.vmap(compute), 0)(testbed.games)
     noise_GK, spread_GK = (np.asarray(x, np.float64) for x in (exact.noise_K, exact.spread_K))
     for n, c in GRID:
-        found = draws.draw_figures(bed, _name_replay(n, c), scale.samples, scale.seed + 10 * n + c)
+        found = draws.draw_figures(testbed, _name_replay(n, c), scale.samples, scale.seed + 10 * n + c)
         for turn, figures in enumerate(found):
             predicted_G = (noise_GK[:, turn] * n / c + spread_GK[:, turn]) / (n - 1)
             ratio = divide_sums(figures.variance_G, predicted_G)
@@ -129,7 +129,7 @@ def _apply(method: str, n: int, c: int, return_PL: jax.Array, normalise: Any) ->
 
 def measure_arms(scale: Scale) -> Rows:
     """Claim 7: the four arms on the same draws, and the rows of flat leave-one-out against rloo's."""
-    bed = draws.make_survey_bed(scale.games, scale.seed)
+    testbed = draws.make_survey_testbed(scale.games, scale.seed)
     mine, theirs = (make_credit_matrix(method, make_flat(8, 2)) for method in ("no_replay", "rloo"))
     pairs = zip(mine.value + mine.baseline, theirs.value + theirs.baseline, strict=True)
     difference = max(float(np.abs(a - b).max()) for a, b in pairs)
@@ -138,8 +138,8 @@ def measure_arms(scale: Scale) -> Rows:
         ("tree", "c3 2x4", "no_loo 2x4", (1 / 4, 9 / 16)),
         ("flat", "rloo 8", "magrpo 8", (49 / 64, 49 / 64)),
     ):
-        sums = [draws.draw_sums(bed, estimator, scale.samples, scale.seed) for estimator in (loo, mean)]
-        found = [list_figures(bed, each, scale.samples) for each in sums]
+        sums = [draws.draw_sums(testbed, estimator, scale.samples, scale.seed) for estimator in (loo, mean)]
+        found = [list_figures(testbed, each, scale.samples) for each in sums]
         for turn, role in enumerate(ROLES):
             variance = [of_turns[turn].variance_G.sum() for of_turns in found]
             noise = [of_turns[turn].noise_G.sum() / of_turns[turn].signal_G.sum() for of_turns in found]
@@ -148,7 +148,7 @@ def measure_arms(scale: Scale) -> Rows:
             row |= {"predicted": predicted[turn], "variance_ratio": ratio, "over_predicted": ratio / predicted[turn]}
             rows.append(row | {"noise_ratio": noise[1] / noise[0]})
             for kind, each in zip(("leave-one-out", "mean"), sums, strict=True):
-                rows.append({"arm": f"{name}, {kind}", "role": role, **draws.describe_bias(bed, each, turn)})
+                rows.append({"arm": f"{name}, {kind}", "role": role, **draws.describe_bias(testbed, each, turn)})
     return rows
 
 
@@ -164,16 +164,21 @@ DIRECTIONS = (
 
 def measure_removal(scale: Scale) -> Rows:
     """Claim 8: the distance of removal's estimand from A* as the null message grows likely, and directions."""
-    survey, rows = draws.make_survey_bed(scale.games, scale.seed), []
+    survey, rows = draws.make_survey_testbed(scale.games, scale.seed), []
     for turn, role in enumerate(ROLES):
         for shift in (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0):  # of the null message's logit
             params = list(survey.params)
             params[turn] = params[turn] + shift * (jnp.arange(params[turn].shape[-1]) == 0)
-            bed = make_testbed(survey.shape, survey.policy, tuple(params), survey.games)
-            row = {"quantity": "distance", "what": f"logit {shift:+g}", "role": role, **_measure_distance(bed, turn)}
+            testbed = make_testbed(survey.shape, survey.policy, tuple(params), survey.games)
+            row = {
+                "quantity": "distance",
+                "what": f"logit {shift:+g}",
+                "role": role,
+                **_measure_distance(testbed, turn),
+            }
             if shift in (-4.0, 0.0, 2.0):
-                sums = draws.draw_sums(bed, "difference 2", scale.samples, scale.seed)
-                bias = draws.describe_bias(bed, sums, turn)
+                sums = draws.draw_sums(testbed, "difference 2", scale.samples, scale.seed)
+                bias = draws.describe_bias(testbed, sums, turn)
                 row |= {f"drawn_square{bound}": bias[f"squared_bias{bound}"] for bound in ("", "_low", "_high")}
             rows.append(row)
     for label, estimator, turns, low, high in DIRECTIONS:
@@ -184,15 +189,15 @@ def measure_removal(scale: Scale) -> Rows:
     return rows
 
 
-def _measure_distance(bed: Testbed, turn: int) -> dict[str, float]:
+def _measure_distance(testbed: Testbed, turn: int) -> dict[str, float]:
     """Distances in units of return, averaged over contexts with their visits and over problems.
 
     E credit - A* = V(h) - Q(h, null) is the same for all messages of a context, and its predicted size is
     TV |E[Q | not null] - Q(h, null)|.
     """
-    q_GCM, chance_GCM = (np.asarray(x[turn], np.float64) for x in (bed.oracle.q, bed.target.policy))
-    visit_GC = np.asarray(bed.oracle.visit[turn], np.float64) / bed.count
-    off_GC = np.asarray(bed.oracle.v[turn], np.float64) - q_GCM[..., 0]
+    q_GCM, chance_GCM = (np.asarray(x[turn], np.float64) for x in (testbed.oracle.q, testbed.target.policy))
+    visit_GC = np.asarray(testbed.oracle.visit[turn], np.float64) / testbed.count
+    off_GC = np.asarray(testbed.oracle.v[turn], np.float64) - q_GCM[..., 0]
     variation_GC = 1 - chance_GCM[..., 0]
     others_GC = (chance_GCM[..., 1:] * q_GCM[..., 1:]).sum(axis=2) / chance_GCM[..., 1:].sum(axis=2)
     predicted_GC = variation_GC * np.abs(others_GC - q_GCM[..., 0])

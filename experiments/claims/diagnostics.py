@@ -39,14 +39,14 @@ PERMUTATIONS, TRIALS = 99, 40
 
 def measure_influence(scale: Scale) -> Rows:
     """Claim 14: influence of a message on the next, exact and estimated, as the policy reads more of it."""
-    bed = draws.make_bed(_make_pair(MESSAGES, OUTCOMES, "none"), 1.0, scale.games, scale.seed)
+    testbed = draws.make_family_testbed(_make_pair(MESSAGES, OUTCOMES, "none"), 1.0, scale.games, scale.seed)
     random, rows = np.random.default_rng(scale.seed), []
-    uniform, second = jnp.zeros_like(bed.params[0]), bed.params[1]
+    uniform, second = jnp.zeros_like(testbed.params[0]), testbed.params[1]
     for reading in (0.0, 0.5, 1.0, 2.0, 4.0):  # times what the second role's logits hang on of what it reads
         params = (uniform, 0.5 * second[:, :1] + reading * (second - second[:, :1]))
-        changed = make_testbed(bed.shape, bed.policy, params, bed.games)
+        changed = make_testbed(testbed.shape, testbed.policy, params, testbed.games)
         program = compile_quickly(_compute_influence, 2)
-        exact_G = np.asarray(program(bed.shape, bed.policy, params, bed.games), np.float64)
+        exact_G = np.asarray(program(testbed.shape, testbed.policy, params, testbed.games), np.float64)
         chance_GJ = np.asarray(changed.target.policy[1], np.float64)[:, :, 1]
         for c in (2, 8, 32):
             second_GRJ = random.binomial(c, chance_GJ[:, None, :], (scale.games, max(2, scale.samples // 4), MESSAGES))
@@ -89,19 +89,19 @@ PLAN = make_tree((4, 2))
 
 def measure_confound(scale: Scale) -> Rows:
     """Claim 15: the released diagnostics of an untrained policy as problems become easier."""
-    base = draws.make_bed(_make_pair(6, 6, "bernoulli"), 0.0, scale.games, scale.seed)
+    base = draws.make_family_testbed(_make_pair(6, 6, "bernoulli"), 0.0, scale.games, scale.seed)
     rows = []
     for bias in (-6.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 6.0):
         problems = base.games._replace(bias=base.games.bias + bias)
-        bed = make_testbed(base.shape, base.policy, base.params, problems)
-        rows.append({"bias": bias, **_diagnose(bed, scale.samples, scale.seed)})
+        testbed = make_testbed(base.shape, base.policy, base.params, problems)
+        rows.append({"bias": bias, **_diagnose(testbed, scale.samples, scale.seed)})
     return _add_comparisons(rows)
 
 
-def _diagnose(bed: Testbed, samples: int, seed: int) -> dict[str, Any]:
+def _diagnose(testbed: Testbed, samples: int, seed: int) -> dict[str, Any]:
     """What the released diagnostics say of the first role's credit under c3 4x2."""
-    key_GS = split_key(jax.random.key(seed), bed.count, samples)
-    return_GSL = compile_quickly(_draw_returns, 2)(bed.shape, bed.policy, bed.params, bed.games, key_GS)
+    key_GS = split_key(jax.random.key(seed), testbed.count, samples)
+    return_GSL = compile_quickly(_draw_returns, 2)(testbed.shape, testbed.policy, testbed.params, testbed.games, key_GS)
     return_CL = return_GSL.reshape(-1, 8)
     matrix = jax.tree.map(jnp.asarray, make_credit_matrix("c3", PLAN))
     credit = apply_credit(matrix, return_CL, normalise="none")
@@ -113,9 +113,9 @@ def _diagnose(bed: Testbed, samples: int, seed: int) -> dict[str, Any]:
         "influence": compute_plugin_influence(np.stack([2 - success_CJ, success_CJ], axis=2)),
         "defined_share": np.isfinite(own_C),
     }
-    columns = make_columns("mean_return", average(np.asarray(bed.oracle.value)))
+    columns = make_columns("mean_return", average(np.asarray(testbed.oracle.value)))
     for name, value_C in found.items():
-        columns |= make_columns(name, average(value_C.reshape(bed.count, samples).mean(axis=1)))
+        columns |= make_columns(name, average(value_C.reshape(testbed.count, samples).mean(axis=1)))
     return columns | {"own_fidelity": float(np.nanmean(own_C))}
 
 
@@ -148,13 +148,13 @@ def measure_zero_groups(scale: Scale) -> Rows:
     rows = []
     kinds: dict[str, games.Noise] = {"0/1": "bernoulli", "noiseless": "none"}
     for returns, noise in kinds.items():
-        base = draws.make_bed(_make_pair(6, 6, noise, coupling=2.0), 1.0, scale.games, scale.seed)
+        base = draws.make_family_testbed(_make_pair(6, 6, noise, coupling=2.0), 1.0, scale.games, scale.seed)
         for temperature in (4.0, 2.0, 1.0, 0.5, 0.25, 0.125):
             params = tuple(table / temperature for table in base.params)
-            bed = make_testbed(base.shape, base.policy, params, base.games)
-            row = {"returns": returns, "temperature": temperature, "entropy": _average_entropy(bed)}
+            testbed = make_testbed(base.shape, base.policy, params, base.games)
+            row = {"returns": returns, "temperature": temperature, "entropy": _average_entropy(testbed)}
             tree, flat = (
-                draws.draw_messages(bed, estimator, scale.samples, scale.seed).advantage
+                draws.draw_messages(testbed, estimator, scale.samples, scale.seed).advantage
                 for estimator in ("c3 2x4", "rloo 8")
             )
             flat_G = _find_zero_share(flat[0], 8)
@@ -163,18 +163,18 @@ def measure_zero_groups(scale: Scale) -> Rows:
                 share_G = _find_zero_share(tree[turn], size)
                 above = average(share_G - flat_G)
                 columns = make_columns("share", average(share_G)) | make_columns("above", above)
-                rows.append({**row, "groups": name, **columns, "p": compute_p(above, bed.count)})
+                rows.append({**row, "groups": name, **columns, "p": compute_p(above, testbed.count)})
     return rows
 
 
-def _average_entropy(bed: Testbed) -> float:
+def _average_entropy(testbed: Testbed) -> float:
     """Mean entropy of a message over roles and problems, nats."""
     total = 0.0
-    for policy_GCM, visit_GC in zip(bed.target.policy, bed.oracle.visit, strict=True):
+    for policy_GCM, visit_GC in zip(testbed.target.policy, testbed.oracle.visit, strict=True):
         chance_GCM = np.asarray(policy_GCM, np.float64)
         entropy_GC = -(chance_GCM * np.log(np.maximum(chance_GCM, 1e-30))).sum(axis=2)
         total += float((np.asarray(visit_GC) * entropy_GC).sum(axis=1).mean())
-    return total / len(bed.target.policy)
+    return total / len(testbed.target.policy)
 
 
 def _find_zero_share(advantage_GSN: jax.Array, size: int) -> np.ndarray:

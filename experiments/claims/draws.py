@@ -39,15 +39,15 @@ LEVEL = 0.95  # coverage of intervals, except of biases
 BATCHES = 16  # independent batches of an estimate; a squared bias is a mean over pairs of them
 
 
-def make_bed(family: games.Family, scale: float, count: int, seed: int) -> Testbed:
+def make_family_testbed(family: games.Family, scale: float, count: int, seed: int) -> Testbed:
     """Problems of a family under a random tabular policy, its logits of a standard deviation of `scale`."""
     return draw_testbed(family, count, scale, *jax.random.split(jax.random.key(seed)))
 
 
 @functools.cache
-def make_survey_bed(count: int, seed: int) -> Testbed:
+def make_survey_testbed(count: int, seed: int) -> Testbed:
     """The two-role survey, once a process: claims that draw on the same problems share compiled programs."""
-    return make_bed(games.make_survey(), games.SURVEY_LOGIT_SCALE, count, seed)
+    return make_family_testbed(games.make_survey(), games.SURVEY_LOGIT_SCALE, count, seed)
 
 
 def read_estimator(text: str, turns: int) -> tuple[str, Plan, Normalise]:
@@ -67,32 +67,36 @@ def read_estimator(text: str, turns: int) -> tuple[str, Plan, Normalise]:
     return method, plan, cast(Normalise, scope)
 
 
-def draw_sums(bed: Testbed, estimator: str, samples: int, seed: int, decay: float = 1.0) -> Sums:
+def draw_sums(testbed: Testbed, estimator: str, samples: int, seed: int, decay: float = 1.0) -> Sums:
     """Sums over `samples` draws of an estimator in each batch, leading axes [G, B]."""
-    return _draw(bed, estimator, samples, split_key(jax.random.key(seed), BATCHES, bed.count)[:, None], decay, 0)[0]
+    return _draw(
+        testbed, estimator, samples, split_key(jax.random.key(seed), BATCHES, testbed.count)[:, None], decay, 0
+    )[0]
 
 
-def draw_messages(bed: Testbed, estimator: str, samples: int, seed: int) -> Draws:
+def draw_messages(testbed: Testbed, estimator: str, samples: int, seed: int) -> Draws:
     """Contexts, messages and advantages of each turn, [G, S, N] each."""
-    return _draw(bed, estimator, samples, split_key(jax.random.key(seed), bed.count)[None, None], 1.0, samples)[1]
+    return _draw(testbed, estimator, samples, split_key(jax.random.key(seed), testbed.count)[None, None], 1.0, samples)[
+        1
+    ]
 
 
 def _draw(
-    bed: Testbed, estimator: str, samples: int, key_BXG: jax.Array, decay: float, kept: int
+    testbed: Testbed, estimator: str, samples: int, key_BXG: jax.Array, decay: float, kept: int
 ) -> tuple[Sums, Draws]:
-    method, plan, normalise = read_estimator(estimator, len(bed.shape.messages))
-    recipe, weights = make_recipe(method, plan, normalise, decay), make_weights(method, plan, bed.shape.trained)
-    return sum_estimator(bed, recipe, weights, samples, key_BXG, kept)
+    method, plan, normalise = read_estimator(estimator, len(testbed.shape.messages))
+    recipe, weights = make_recipe(method, plan, normalise, decay), make_weights(method, plan, testbed.shape.trained)
+    return sum_estimator(testbed, recipe, weights, samples, key_BXG, kept)
 
 
-def draw_figures(bed: Testbed, estimator: str, samples: int, seed: int, decay: float = 1.0) -> list[Figures]:
+def draw_figures(testbed: Testbed, estimator: str, samples: int, seed: int, decay: float = 1.0) -> list[Figures]:
     """Figures of every turn, by role in the order of the turns."""
-    return list_figures(bed, draw_sums(bed, estimator, samples, seed, decay), samples)
+    return list_figures(testbed, draw_sums(testbed, estimator, samples, seed, decay), samples)
 
 
-def describe_bias(bed: Testbed, sums: Sums, turn: int) -> dict[str, float]:
+def describe_bias(testbed: Testbed, sums: Sums, turn: int) -> dict[str, float]:
     """Columns of the squared bias with its 99.9 % interval, and the one-sided p-value that it is zero, over batches."""
-    interval = compute_bias(sums, turn, np.asarray(bed.target.advantage[turn], np.float64), BIAS_LEVEL)
+    interval = compute_bias(sums, turn, np.asarray(testbed.target.advantage[turn], np.float64), BIAS_LEVEL)
     error = (interval.estimate - interval.low) / stats.t.isf((1 - BIAS_LEVEL) / 2, BATCHES - 1)
     p = stats.t.sf(interval.estimate / error, BATCHES - 1) if error > 0 else float(interval.estimate <= 0)
     return {**make_columns("squared_bias", interval), "p": float(p)}
@@ -134,17 +138,17 @@ def give_adaptive_credit(return_SNC: jax.Array) -> jax.Array:
     return total_SN / count_SN - rest_total_SN / rest_count_SN
 
 
-def draw_adaptive_sums(bed: Testbed, plan: Plan, samples: int, seed: int) -> Sums:
+def draw_adaptive_sums(testbed: Testbed, plan: Plan, samples: int, seed: int) -> Sums:
     """As `draw_sums`, of `give_adaptive_credit` on a replay form of equal counts."""
 
     def draw(game: games.Game, target: Target, key: jax.Array) -> Draws:
         keys = jax.random.split(key, samples)
-        drawn = jax.vmap(lambda k: play.sample_plan(bed.shape, game, bed.policy, bed.params, plan, k))(keys)
+        drawn = jax.vmap(lambda k: play.sample_plan(testbed.shape, game, testbed.policy, testbed.params, plan, k))(keys)
         return_SKNC = drawn.return_L.reshape(samples, plan.turns, len(plan.counts), plan.counts[0])
         turns = range(plan.turns)
-        context = tuple(jax.vmap(partial(policies.context_index, bed.shape, k))(drawn.prefix[k]) for k in turns)
+        context = tuple(jax.vmap(partial(policies.context_index, testbed.shape, k))(drawn.prefix[k]) for k in turns)
         return Draws(context, drawn.message, tuple(give_adaptive_credit(return_SKNC[:, turn]) for turn in turns))
 
     program = jax.jit(partial(sum_batches, draw), compiler_options=list_quick_options())
-    key_BXG = split_key(jax.random.key(seed), BATCHES, bed.count)[:, None]
-    return jax.device_get(program(bed.games, bed.target, key_BXG))[0]
+    key_BXG = split_key(jax.random.key(seed), BATCHES, testbed.count)[:, None]
+    return jax.device_get(program(testbed.games, testbed.target, key_BXG))[0]

@@ -38,16 +38,16 @@ SURVEY = {
 
 def measure_fidelity(scale: Scale) -> Rows:
     """Claim 5: noise/signal at equal calls and messages, error and fidelity of four estimators, for both roles."""
-    bed, rows = draws.make_survey_bed(scale.games, scale.seed), []
+    testbed, rows = draws.make_survey_testbed(scale.games, scale.seed), []
     for label, survey in SURVEY.items():
         estimator = "mappo 8" if label == "exact V 8" else label
-        drawn = draws.draw_messages(bed, estimator, scale.samples, scale.seed)
+        drawn = draws.draw_messages(testbed, estimator, scale.samples, scale.seed)
         messages = sum(count_generated(draws.read_estimator(estimator, 2)[1])) / 16
-        for turn, figures in enumerate(draws.draw_figures(bed, estimator, scale.samples, scale.seed)):
+        for turn, figures in enumerate(draws.draw_figures(testbed, estimator, scale.samples, scale.seed)):
             found = {
                 "noise_signal": compute_noise(figures, LEVEL),
                 "error": average(figures.error_G),
-                "fidelity": average(_correlate(bed, turn, drawn)),
+                "fidelity": average(_correlate(testbed, turn, drawn)),
             }
             for quantity, interval in found.items():
                 surveyed = survey[quantity][turn] if quantity in survey else math.nan
@@ -64,12 +64,14 @@ def measure_fidelity(scale: Scale) -> Rows:
     return _add_rank_gaps(rows)
 
 
-def _correlate(bed: Testbed, turn: int, drawn: Draws) -> np.ndarray:
+def _correlate(testbed: Testbed, turn: int, drawn: Draws) -> np.ndarray:
     """Mean rank correlation with A* within the contexts of each draw, [G]; contexts that have none are left out."""
     context_GSN, message_GSN = drawn.context[turn], drawn.message[turn]
-    exact_GSN = np.asarray(bed.target.advantage[turn])[np.arange(bed.count)[:, None, None], context_GSN, message_GSN]
+    exact_GSN = np.asarray(testbed.target.advantage[turn])[
+        np.arange(testbed.count)[:, None, None], context_GSN, message_GSN
+    ]
     program = compile_quickly(_correlate_game, 1)
-    contexts = policies.count_contexts(bed.shape, turn)
+    contexts = policies.count_contexts(testbed.shape, turn)
     parts = zip(context_GSN, drawn.advantage[turn], exact_GSN, strict=True)
     return np.array([program(contexts, *part) for part in parts])
 
@@ -94,9 +96,10 @@ RANKED = (*SURVEY, "no_loo 2x4", "no_replay 2x4", "tree_rl 2x4", "magrpo 8", "re
 
 def measure_rankings(scale: Scale) -> Rows:
     """Claim 6: variance of credit and noise/signal of the gradient, as ratios to rloo's, for nine estimators."""
-    bed, rows = draws.make_survey_bed(scale.games, scale.seed), []
+    testbed, rows = draws.make_survey_testbed(scale.games, scale.seed), []
     found = {
-        label: draws.draw_figures(bed, label.replace("exact V", "mappo"), scale.samples, scale.seed) for label in RANKED
+        label: draws.draw_figures(testbed, label.replace("exact V", "mappo"), scale.samples, scale.seed)
+        for label in RANKED
     }
     for label, turn in itertools.product(RANKED, range(2)):
         mine, base = found[label][turn], found["rloo 8"][turn]
@@ -118,16 +121,16 @@ PLANS = {  # as rows call them, and an estimator that samples so
 
 def measure_tokens(scale: Scale) -> Rows:
     """Claim 10: messages that the sampler draws, counted as it asks the policy, and tokens of what was drawn."""
-    bed, rows = draws.make_survey_bed(scale.games, scale.seed), []
+    testbed, rows = draws.make_survey_testbed(scale.games, scale.seed), []
     for label, estimator in PLANS.items():
         plan = draws.read_estimator(estimator, 2)[1]
-        counts = {"drawn": _count_drawn(bed, plan), "closed_form": sum(count_generated(plan))}
+        counts = {"drawn": _count_drawn(testbed, plan), "closed_form": sum(count_generated(plan))}
         rows.append({"quantity": "messages", "what": label, "calls": count_calls(plan), **counts})
     c3, rloo = (
-        draws.draw_messages(bed, estimator, scale.samples, scale.seed).message for estimator in ("c3 2x4", "rloo 8")
+        draws.draw_messages(testbed, estimator, scale.samples, scale.seed).message for estimator in ("c3 2x4", "rloo 8")
     )
     for rho in (0.25, 0.5, 1.0, 2.0, 4.0):
-        c3_G, rloo_G = (_count_tokens(bed, messages, rho, scale.seed) for messages in (c3, rloo))
+        c3_G, rloo_G = (_count_tokens(testbed, messages, rho, scale.seed) for messages in (c3, rloo))
         ratio = divide_sums(c3_G, rloo_G)
         predicted = (2 * rho + 8) / (8 * rho + 8)
         row = {"quantity": "tokens", "what": f"first messages {rho:g} times as long", "length_ratio": rho}
@@ -136,28 +139,32 @@ def measure_tokens(scale: Scale) -> Rows:
     return rows
 
 
-def _count_drawn(bed: Testbed, plan: Plan) -> int:
+def _count_drawn(testbed: Testbed, plan: Plan) -> int:
     """Messages that the sampler asks the policy for, read off while it is traced."""
     drawn = []
 
     def logits(params: Any, game: Any, turn: int, prefix_NK: jax.Array) -> jax.Array:
         drawn.append(prefix_NK.shape[0])
-        return bed.policy.logits(params, game, turn, prefix_NK)
+        return testbed.policy.logits(params, game, turn, prefix_NK)
 
-    counting, game = bed.policy._replace(logits=logits), jax.tree.map(lambda leaf: leaf[0], bed.games)
-    jax.eval_shape(lambda key: play.sample_plan(bed.shape, game, counting, bed.params, plan, key), jax.random.key(0))
+    counting, game = testbed.policy._replace(logits=logits), jax.tree.map(lambda leaf: leaf[0], testbed.games)
+    jax.eval_shape(
+        lambda key: play.sample_plan(testbed.shape, game, counting, testbed.params, plan, key), jax.random.key(0)
+    )
     return sum(drawn)
 
 
-def _count_tokens(bed: Testbed, messages: tuple[jax.Array, ...], rho: float, seed: int) -> np.ndarray:
+def _count_tokens(testbed: Testbed, messages: tuple[jax.Array, ...], rho: float, seed: int) -> np.ndarray:
     """Tokens of all messages on each problem, [G]; each message has its own length, of mean 1 under the policy."""
     random = np.random.default_rng(seed)
-    total_G = np.zeros(bed.count)
+    total_G = np.zeros(testbed.count)
     for turn, message_GSN in enumerate(messages):
-        length_GM = random.uniform(0.5, 1.5, (bed.count, bed.shape.messages[turn]))
-        chance_GM = np.einsum("gc,gcm->gm", np.asarray(bed.oracle.visit[turn]), np.asarray(bed.target.policy[turn]))
+        length_GM = random.uniform(0.5, 1.5, (testbed.count, testbed.shape.messages[turn]))
+        chance_GM = np.einsum(
+            "gc,gcm->gm", np.asarray(testbed.oracle.visit[turn]), np.asarray(testbed.target.policy[turn])
+        )
         length_GM /= (chance_GM * length_GM).sum(axis=1, keepdims=True)
-        length_GX = np.take_along_axis(length_GM, np.asarray(message_GSN).reshape(bed.count, -1), axis=1)
+        length_GX = np.take_along_axis(length_GM, np.asarray(message_GSN).reshape(testbed.count, -1), axis=1)
         total_G += (rho if turn == 0 else 1.0) * length_GX.sum(axis=1)
     return total_G
 
@@ -167,13 +174,13 @@ ERRORS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 
 def measure_critic(scale: Scale) -> Rows:
     """Claim 16: noise/signal and direction of mappo against its critic's error, and the noise of its rivals."""
-    bed, rows = draws.make_survey_bed(scale.games, scale.seed), []
+    testbed, rows = draws.make_survey_testbed(scale.games, scale.seed), []
     for decay, error in itertools.product((1.0, 0.0), ERRORS):
-        wrong = set_critic_error(bed, error, jax.random.key(scale.seed + 1))
+        wrong = set_critic_error(testbed, error, jax.random.key(scale.seed + 1))
         found = draws.draw_figures(wrong, "mappo 8", scale.samples, scale.seed, decay)
         rows += [_describe_gradient(f"mappo, decay {decay:g}", turn, error, found[turn]) for turn in range(2)]
     for arm in ("rloo 8", "c3 2x4", "c3 4x2"):
-        for turn, figures in enumerate(draws.draw_figures(bed, arm, scale.samples, scale.seed)):
+        for turn, figures in enumerate(draws.draw_figures(testbed, arm, scale.samples, scale.seed)):
             rows += [_describe_gradient(arm, turn, error, figures) for error in (ERRORS[0], ERRORS[-1])]
     return _add_crossings(rows)
 
@@ -205,12 +212,12 @@ def find_crossing(error_E: list[float], noise_E: list[float], level: float) -> f
 
 def measure_stale(scale: Scale) -> Rows:
     """Claim 17: direction of the expected gradient that a stale policy's draws give, with and without the ratio."""
-    old, rows = draws.make_survey_bed(scale.games, scale.seed), []
+    old, rows = draws.make_survey_testbed(scale.games, scale.seed), []
     for step in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0):  # of logits along the advantage, in 1 / units of return
         params = tuple(table + step * move for table, move in zip(old.params, old.oracle.advantage, strict=True))
         new = make_testbed(old.shape, old.policy, params, old.games)
         for turn, role in enumerate(ROLES):
-            was_GCM, is_GCM = (np.asarray(bed.target.policy[turn], np.float64) for bed in (old, new))
+            was_GCM, is_GCM = (np.asarray(testbed.target.policy[turn], np.float64) for testbed in (old, new))
             visit_GC = np.asarray(old.oracle.visit[turn], np.float64)
             distance_G = (visit_GC * np.abs(was_GCM - is_GCM).sum(axis=2) / 2).sum(axis=1)
             # The old policy's draws, weighted by w = pi_new / pi_old or 1.
@@ -223,10 +230,10 @@ def measure_stale(scale: Scale) -> Rows:
     return _add_nearest(rows)
 
 
-def _expect_gradient(bed: Testbed, turn: int, weight_GCM: np.ndarray, policy_GCM: np.ndarray) -> np.ndarray:
+def _expect_gradient(testbed: Testbed, turn: int, weight_GCM: np.ndarray, policy_GCM: np.ndarray) -> np.ndarray:
     """E over contexts of sum_a w(a) A*(h, a) (e_a - policy(. | h)), [G, C, M]."""
-    weight_GCM = weight_GCM * np.asarray(bed.oracle.advantage[turn], np.float64)
-    visit_GC1 = np.asarray(bed.oracle.visit[turn], np.float64)[..., None]
+    weight_GCM = weight_GCM * np.asarray(testbed.oracle.advantage[turn], np.float64)
+    visit_GC1 = np.asarray(testbed.oracle.visit[turn], np.float64)[..., None]
     return visit_GC1 * (weight_GCM - policy_GCM * weight_GCM.sum(axis=2, keepdims=True))
 
 
@@ -253,19 +260,19 @@ MEAN_TOKENS, MOST_TOKENS = 8.0, 512
 
 def measure_length(scale: Scale) -> Rows:
     """Claim 19: direction of the expected gradient where messages differ in length, by how losses are averaged."""
-    bed, rows = draws.make_survey_bed(scale.games, scale.seed), []
+    testbed, rows = draws.make_survey_testbed(scale.games, scale.seed), []
     random = np.random.default_rng(scale.seed)
     for turn, role in enumerate(ROLES):
-        normal_GCM = random.normal(size=bed.gradient[turn].shape)
-        chance_GCM = np.asarray(bed.target.policy[turn], np.float64)
+        normal_GCM = random.normal(size=testbed.gradient[turn].shape)
+        chance_GCM = np.asarray(testbed.target.policy[turn], np.float64)
         for spread, aggregation in itertools.product((0.0, 0.25, 0.5, 1.0, 1.5, 2.0), ("token", "message")):
             length_GCM = np.clip(np.rint(MEAN_TOKENS * np.exp(spread * normal_GCM)), 1, MOST_TOKENS).astype(int)
             sampled_NT = np.arange(length_GCM.max()) < length_GCM.reshape(-1, 1)
             token_NT = np.asarray(compute_weights(jnp.asarray(sampled_NT), aggregation), np.float64)
             # Tokens of a message weigh the same and their scores sum to the message's: one token's weight says it all.
             weight_GCM = token_NT[:, 0].reshape(length_GCM.shape) * chance_GCM
-            gradient_GCM = _expect_gradient(bed, turn, weight_GCM, chance_GCM)
-            cosine = _compare_cosines([gradient_GCM], bed.gradient[turn])
+            gradient_GCM = _expect_gradient(testbed, turn, weight_GCM, chance_GCM)
+            cosine = _compare_cosines([gradient_GCM], testbed.gradient[turn])
             row = {"role": role, "average": f"by {aggregation}", "spread": spread, **make_columns("cosine", cosine)}
             is_test = aggregation == "message" and spread == 1.0
             rows.append({**row, "p": compute_p(cosine, scale.games, LEVEL, 1.0) if is_test else math.nan})

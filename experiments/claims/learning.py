@@ -153,12 +153,14 @@ def measure_depth(scale: Scale) -> Rows:
     rows: Rows = []
     for depth in DEPTHS:
         # A draw has some 64 leaves, so fewer games will do.
-        bed = draws.make_bed(_make_chain(depth), games.SURVEY_LOGIT_SCALE, max(2, scale.games // 3), scale.seed)
+        testbed = draws.make_family_testbed(
+            _make_chain(depth), games.SURVEY_LOGIT_SCALE, max(2, scale.games // 3), scale.seed
+        )
         noise: dict[str, list[float]] = {}
         for form, estimator in _list_forms(depth).items():
             share = count_calls(draws.read_estimator(estimator, depth)[1]) / 64
             samples = scale.samples // 4 if form == "tree" else scale.samples
-            found = draws.draw_figures(bed, estimator, samples, scale.seed)
+            found = draws.draw_figures(testbed, estimator, samples, scale.seed)
             noise[form] = [figures.noise_G.sum() / figures.signal_G.sum() * share for figures in found]
             for turn, figures in enumerate(found):
                 interval = Interval(*(bound * share for bound in compute_noise(figures, LEVEL)))
@@ -204,9 +206,9 @@ def measure_mates(scale: Scale) -> Rows:
         base: dict[str, float] = {}
         for mates in MATES:
             family = _make_team(mates, position)
-            bed = draws.make_bed(family, 0.5, scale.games, scale.seed)
+            testbed = draws.make_family_testbed(family, 0.5, scale.games, scale.seed)
             for arm, estimator in _list_arms(mates, position).items():
-                found = draws.draw_figures(bed, estimator, samples, scale.seed)
+                found = draws.draw_figures(testbed, estimator, samples, scale.seed)
                 trained = [found[turn] for turn, is_on in enumerate(family.shape.trained) if is_on]
                 # Noise over signal of the trained roles' gradients laid end to end.
                 noise_G, signal_G = sum(each.noise_G for each in trained), sum(each.signal_G for each in trained)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ Each claim has a prediction that was written before anything was measured and is
 measured on small games whose truth is known by enumeration. Bounds in parentheses are 95 % intervals (99.9 % for
 checks of bias) over problems or over paired seeds.
 {tests}
-A claim *holds* if every part of its prediction is met, *fails* if a part without which it means nothing is not, and
-else *holds only under* the conditions that were met. Tests are of the columns of the recorded rows: `holds` asks
-whether an interval holds a value, `near` for a value and the slack round it, `surely-above` and `surely-below` for an
-interval beyond a value and a test that rejects after Holm's correction.
+A claim *holds* if every part of its prediction is met, *fails* if a core part, without which it means nothing, is not,
+and else *holds only under* the conditions that were met. Tests are of the columns of the
+recorded rows: `holds` asks whether an interval holds a value, `near` for a value and the slack round it, `surely-above`
+and `surely-below` for an interval beyond a value and a test that rejects after Holm's correction.
 
 """
 
@@ -93,19 +93,19 @@ def _describe_checks(claim: Claim, judged: Sequence[Judged]) -> list[dict[str, s
             words = part
             continue
         each = next(left)
-        unmet = [name for name, is_met in each.conditions.items() if not is_met]
-        count = len(each.conditions)
-        met = ("no" if unmet else "yes") if count < 2 else f"{count - len(unmet)} of {count}"
-        rows.append(
-            {
-                "predicted": words,
-                "test": f"`{part.test}`" if part.test else part.check,
-                "measured": _describe_rows(part, part.label or claim.label, each.rows),
-                "met": (met if part.test else "") + (f", not {'; '.join(unmet)}" if unmet and count > 1 else ""),
-            }
-        )
+        test = f"`{part.test}`{', core' if part.core else ''}" if part.test else part.check
+        measured = _describe_rows(part, part.label or claim.label, each.rows)
+        rows.append({"predicted": words, "test": test, "measured": measured, "met": _describe_met(each.conditions)})
         words = ""
     return rows
+
+
+def _describe_met(conditions: Mapping[str, bool]) -> str:
+    unmet = [name for name, is_met in conditions.items() if not is_met]
+    if len(conditions) < 2:
+        return "no" if unmet else "yes" if conditions else ""
+    left = f", not {'; '.join(unmet)}" if unmet else ""
+    return f"{len(conditions) - len(unmet)} of {len(conditions)}{left}"
 
 
 def _describe_rows(check: Check, label: str, rows: Sequence[Row]) -> str:

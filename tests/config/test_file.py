@@ -302,6 +302,7 @@ ANOTHER = {
     "model.path": ("elsewhere", PRETRAINED),
     "model.name": ("somebody/other", HUB),
     "model.revision": ("0123abc", HUB),
+    "model.family": ("qwen2", PRETRAINED),
     "model.heads": (8, {}),
     "model.key_value_heads": (1, {}),
     "protocol.turns": (THREE_TURNS, {"credit.fan_out": [2, 2, 2]}),

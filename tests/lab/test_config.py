@@ -114,6 +114,12 @@ def test_every_shipped_estimator_is_written_as_tables_print_it():
             assert parse_estimator(text) == estimator and text in words, (path.name, text)
 
 
+def test_a_method_of_ones_own_is_written_as_any_other():
+    text = f"{Path(__file__).parents[2] / 'examples' / 'own_method.py'}:BLENDED 2x4 batch"
+    estimator = parse_estimator(text)
+    assert estimator.plan == Sizes("tree", (2, 4)) and describe_estimator(estimator) == text
+
+
 def test_space_is_free():
     assert parse_estimator("  c3   2x4  group ") == parse_estimator("c3 2x4 group")
 
@@ -139,7 +145,11 @@ def test_a_plan_is_what_its_sizes_say(text, turns, plan):
 @pytest.mark.parametrize(
     ("estimator", "words"),
     [
-        ("c4 2x4", ["expected one of c3, no_loo", "coma and its sizes", '"c4 2x4"']),
+        (
+            "nowhere.py:MINE 2x4",
+            ["expected a method that can be loaded (credit.method: expected a file, found none at"],
+        ),
+        ("c4 2x4", ["expected one of c3, no_loo", "coma, or your own as module:NAME, and its sizes", '"c4 2x4"']),
         ("c3", ["expected an estimator in one line, as in c3 2x4", '"c3"']),
         ("c3 2x0", ["expected an estimator in one line"]),
         ("c3 2x4 grupp", ["expected an estimator in one line"]),
@@ -335,7 +345,8 @@ def test_estimators_differ_by_all_that_their_names_say():
         ({"ours": ["shrunk 2x4", "shrunk 2x2"]}, "ours.1: expected an estimator of a case, got 'shrunk 2x2'"),
         (
             {"cases": [make_case(CHAIN, "c5 auto 8 calls")]},
-            f'cases.0.estimators.0: expected one of {", ".join(METHODS)} and its sizes, got "c5 auto 8 calls"',
+            f"cases.0.estimators.0: expected one of {', '.join(METHODS)}, or your own as module:NAME, and its"
+            ' sizes, got "c5 auto 8 calls"',
         ),
         (
             {"cases": [make_case(CHAIN | {"tokens": [9, 1]}, "c3 auto 21 tokens")]},

@@ -31,7 +31,7 @@ from c3jax.run.checkpoint import restore_step
 from c3jax.run.metrics import read_metrics
 from c3jax.schema import ConfigError
 from c3jax.setup.team import make_setup
-from c3jax.tasks import arithmetic
+from c3jax.tasks import arithmetic, numeric
 from c3jax.types import Messages, Problem, UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -91,7 +91,7 @@ def check_against_grader(tokens_NT: np.ndarray, content_NT: np.ndarray, answer_P
     expected = []
     for row, (tokens, keep) in enumerate(zip(tokens_NT, content_NT, strict=True)):
         problem = Problem(0, "train-0", "", str(answer_P[row // leaves]))
-        expected.append(arithmetic.grade(problem, TOKENIZER.decode(tokens[keep].tolist())).score)
+        expected.append(numeric.grade(problem, TOKENIZER.decode(tokens[keep].tolist())).score)
     arguments = (list_digits(TOKENIZER), make_messages(tokens_NT, content_NT), jnp.asarray(answer_P))
     for compute in (compute_returns, jax.jit(compute_returns)):
         np.testing.assert_array_equal(compute(*arguments), np.reshape(expected, (len(answer_P), leaves)))
@@ -175,7 +175,7 @@ def test_a_lane_is_the_run_of_the_train_command(tmp_path):
     like = jax.eval_shape(lambda: init_state(setup.policy, setup.weights, *sections)._asdict())
     saved = restore_step(tmp_path / "run", STEPS, like)
     state, curve = take_lane(run_together(*ROWS), 0)
-    assert_equal_trees(state, jax.device_get(saved))
+    assert_equal_trees(state._asdict(), jax.device_get(saved))
     first = setup.weights.trained
     moved = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, first)))
     assert moved > 1e-3  # there was credit, and it was learnt from

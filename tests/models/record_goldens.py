@@ -86,7 +86,7 @@ TINY = {
             "rope_scaling": {"rope_type": "linear", "factor": 8.0},
         },
     ),
-    "smollm3": ("SmolLM3", {"num_hidden_layers": 5, "num_key_value_heads": 2, "pad_token_id": 0}),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "num_key_value_heads": 2, "pad_token_id": 0}),
 }
 _CONFIGS = {"Gemma3": "Gemma3TextConfig"}  # where they are not called as the model
 PROMPTS = (

@@ -1,5 +1,6 @@
 """Attention over frames against softmax attention over repeated prompts, and cases worked out by hand."""
 
+import functools
 import itertools
 
 import jax
@@ -64,8 +65,7 @@ def _attend_eagerly(query, keys, values, keep, form=(None, None), **options):
     return attention.attend_path(query, frames[:-1], frames[-1], window, softcap, **options)
 
 
-def _attend_path(query, keys, values, keep, form=(None, None)):
-    return jax.jit(lambda *arrays: _attend_eagerly(*arrays, keep, form))(query, keys, values)
+_attend_path = jax.jit(lambda *arrays: _attend_eagerly(*arrays))
 
 
 def _attend_repeated(query, keys, values, keep, form, xp):
@@ -88,10 +88,11 @@ def _attend_repeated(query, keys, values, keep, form, xp):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("attend", [_attend_eagerly, _attend_path], ids=["eager", "jit"])
-def test_values_equal_repeated_prompts(attend, form):
+@pytest.mark.parametrize("is_jitted", [False, True], ids=["eager", "jit"])
+def test_values_equal_repeated_prompts(is_jitted, form):
     query, keys, values, keep = _make_case()
-    got = attend(query, keys, values, keep, form)
+    attend = functools.partial(_attend_eagerly, keep=keep, form=form)
+    got = (jax.jit(attend) if is_jitted else attend)(query, keys, values)
     double = [np.float64(query), [np.float64(key) for key in keys], [np.float64(value) for value in values]]
     np.testing.assert_allclose(got, _attend_repeated(*double, keep, form, np), atol=1e-6)
 
@@ -106,13 +107,17 @@ def test_some_rows_of_a_batch_are_as_in_the_whole(form):
     new = [random.normal(size=(6, G, 1, D)).astype(np.float32) for _ in range(2)]
     keys, values, keep = [*keys, new[0]], [*values, new[1]], [*keep, np.ones((6, 1), bool)]
     query, index = query[:, :, :, :1], np.array([4, 1, 3])
-    whole = _attend_eagerly(query, keys, values, keep, form)
+    whole = jax.jit(functools.partial(_attend_eagerly, keep=keep, form=form))(query, keys, values)
     positions = [None] * 4 if window is None else _find_positions(keep, 6)
     frames = [attention.Keys(*parts) for parts in zip(keys, values, keep, positions, strict=True)]
     last, own = (attention.Keys(*(None if part is None else part[index] for part in frame)) for frame in frames[2:])
     window = None if window is None else jnp.int32(window)
-    rows = attention.Rows(jnp.array(index), 6)
-    some = attention.attend_path(query[index], [*frames[:2], last], own, window, softcap, rows)
+
+    @jax.jit
+    def attend(query, past, own):
+        return attention.attend_path(query, past, own, window, softcap, attention.Rows(jnp.array(index), 6))
+
+    some = attend(query[index], [*frames[:2], last], own)
     np.testing.assert_allclose(some, whole[index], atol=1e-6)
 
 

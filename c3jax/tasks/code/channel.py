@@ -68,45 +68,45 @@ def encode(value: Any, wrap: Wrap) -> Any:
     if kind is list:
         return [encode(item, wrap) for item in value]
     if kind in _SPELLINGS:
-        tag, spell = _SPELLINGS[kind]
-        return {tag: spell(value, wrap)}
+        tag, write = _SPELLINGS[kind]
+        return {tag: write(value, wrap)}
     if kind.__module__ in _SPELLED_BY_NAME and kind.__qualname__ in _SPELLED_BY_NAME[kind.__module__]:
-        tag, spell = _SPELLED_BY_NAME[kind.__module__][kind.__qualname__]
-        return {tag: spell(value, wrap)}
+        tag, write = _SPELLED_BY_NAME[kind.__module__][kind.__qualname__]
+        return {tag: write(value, wrap)}
     if kind is type and vars(builtins).get(value.__name__) is value:
         return {"type": value.__name__}
     for base in _BASES:
         if isinstance(value, base):
-            return encode(base(value), wrap)
+            return encode(base(value), wrap)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if kind.__module__ == "numpy" and kind.__name__ != "ndarray" and hasattr(value, "item"):
         return encode(value.item(), wrap)
     return wrap(value)
 
 
-def _spell_items(value: Any, wrap: Wrap) -> list[Any]:
+def _encode_items(value: Any, wrap: Wrap) -> list[Any]:
     return [encode(item, wrap) for item in value]
 
 
-def _spell_pairs(value: Any, wrap: Wrap) -> list[Any]:
+def _encode_pairs(value: Any, wrap: Wrap) -> list[Any]:
     return [[encode(key, wrap), encode(item, wrap)] for key, item in value.items()]
 
 
 _SPELLINGS: dict[type, tuple[str, Callable[[Any, Wrap], Any]]] = {
-    tuple: ("tuple", _spell_items),
-    dict: ("dict", _spell_pairs),
-    set: ("set", _spell_items),
-    frozenset: ("frozenset", _spell_items),
+    tuple: ("tuple", _encode_items),
+    dict: ("dict", _encode_pairs),
+    set: ("set", _encode_items),
+    frozenset: ("frozenset", _encode_items),
     complex: ("complex", lambda value, wrap: [value.real, value.imag]),
     bytes: ("bytes", lambda value, wrap: value.hex()),
     bytearray: ("bytearray", lambda value, wrap: value.hex()),
     range: ("range", lambda value, wrap: [encode(end, wrap) for end in (value.start, value.stop, value.step)]),
-    type({}.keys()): ("keys", _spell_items),
-    type({}.values()): ("values", _spell_items),
-    type({}.items()): ("items", _spell_items),
+    type({}.keys()): ("keys", _encode_items),
+    type({}.values()): ("values", _encode_items),
+    type({}.items()): ("items", _encode_items),
 }
 # By name, so that none of these modules is imported before it is needed.
 _SPELLED_BY_NAME: dict[str, dict[str, tuple[str, Callable[[Any, Wrap], Any]]]] = {
-    "collections": {"deque": ("deque", _spell_items)},
+    "collections": {"deque": ("deque", _encode_items)},
     "fractions": {"Fraction": ("fraction", lambda value, wrap: [hex(value.numerator), hex(value.denominator)])},
     "decimal": {"Decimal": ("decimal", lambda value, wrap: str(value))},
 }
@@ -213,12 +213,12 @@ def _refuse(value: Any) -> Any:
 
 
 _scan = make_scanner(_Reading)  # type: ignore[arg-type]
-_spell = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, True)
+_encode_by = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, True)
 
 
 def write(message: Any) -> str:
     """Spell a message as one line of ASCII: JSON, with NaN and Infinity."""
-    return "".join(_spell(message, 0))
+    return "".join(_encode_by(message, 0))
 
 
 def read(line: str) -> Any:

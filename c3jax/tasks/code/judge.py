@@ -250,13 +250,13 @@ def _attempt(link: _Link, action: Any) -> list[str] | None:
     except AssertionError as error:
         failure = ["wrong", f"AssertionError: {error}"]
     except BaseException as error:  # tests are code, and what they meet comes from the program
-        failure = ["error", f"{type(error).__name__.lstrip('_')}: {_say(error)}"]
+        failure = ["error", f"{type(error).__name__.lstrip('_')}: {_report(error)}"]
     if link.lost is not None:  # a test that catches everything cannot hide this
         failure = list(link.lost)
     return None if failure is None else [failure[0], failure[1][:_LONGEST_DETAIL]]
 
 
-def _say(error: BaseException) -> str:
+def _report(error: BaseException) -> str:
     try:
         return str(error)
     except (ValueError, RecursionError):  # of a number with too many digits, of something too deep

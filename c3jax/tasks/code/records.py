@@ -165,7 +165,7 @@ def _read_tests(row: Row, name: str) -> list[str]:
     tests = row.fields.get(name)
     if not isinstance(tests, list) or not tests:
         raise TaskError(f"{row.where}: the field {name!r} must be a list of at least one test")
-    return [_check_test(row, f"{name}.{place}", test) for place, test in enumerate(tests)]
+    return [_check_test(row, f"{name}.{where}", test) for where, test in enumerate(tests)]
 
 
 # Faults of MBPP+'s and HumanEval+'s own tests, and their mending. By the first two a program is paid for nothing.
@@ -196,11 +196,11 @@ def _read_optional(row: Row, name: str) -> str:
     return "" if text is None or text == "" else check_text(row.where, name, text).replace("\r\n", "\n")
 
 
-def _parse(place: str, what: str, text: str) -> ast.Module:
+def _parse(where: str, what: str, text: str) -> ast.Module:
     try:
         return ast.parse(text.replace("\r\n", "\n"))
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise TaskError(f"{place}: {what} is no Python ({error})") from error
+        raise TaskError(f"{where}: {what} is no Python ({error})") from error
 
 
 def _find_definitions(module: ast.Module) -> dict[str, str]:

@@ -12,7 +12,7 @@ import functools
 import json
 import re
 import time
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from c3jax.tasks.code import candidate as code_candidate
 from c3jax.tasks.code import channel as code_channel
@@ -81,8 +81,9 @@ def grade(problem: Problem, text: str) -> Verdict:
 @functools.lru_cache(maxsize=64)
 def read_check(answer: str) -> Check:
     """Read a check out of a problem's answer."""
-    fields = json.loads(answer)
-    return Check(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    fields: dict[str, Any] = json.loads(answer)
+    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return Check(**fields)
 
 
 def write_check(check: Check) -> str:
@@ -119,7 +120,7 @@ def read_program(text: str, entry_point: str) -> Program | None:
     blocks = _read_blocks(text)
     if blocks:
         defines = re.compile(rf"^(?:async +def|def|class)[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
-        last = max((place for place, block in enumerate(blocks) if defines.search(block)), default=len(blocks) - 1)
+        last = max((index for index, block in enumerate(blocks) if defines.search(block)), default=len(blocks) - 1)
         return Program(tuple(blocks[: last + 1]), True)
     start = _CODE_LINE.search(text)
     if start is not None:

@@ -24,6 +24,8 @@ _RELATION = re.compile(r"(=|\\le(?![a-z])|\\ge(?![a-z])|<|>)")
 
 
 class Equation(NamedTuple):
+    """An answer that is written as an equation, taken apart."""
+
     name: str | None  # of the value, before or behind it
     chains: tuple[tuple[str, ...], ...]  # the other sides, equal in a chain; the next chain rounds the one before
 
@@ -63,11 +65,11 @@ def is_constant(text: str) -> bool:
 
 def is_rounded(exact: str, rounded: str) -> bool:
     """Whether a decimal is a number rounded, or cut, to the digits that it has."""
-    value, places = formula.compute_somewhere(exact), len(rounded.partition(".")[2])
+    value, decimals = formula.compute_somewhere(exact), len(rounded.partition(".")[2])
     number = latex.parse_number(rounded)
     if value is None or number is None or not values.is_real(value):
         return False
-    return abs(values.to_real(value) - values.to_real(number.value)) < values.to_real(Fraction(1, 10**places))
+    return abs(values.to_real(value) - values.to_real(number.value)) < values.to_real(Fraction(1, 10**decimals))
 
 
 def is_same_relation(expected: str, answer: str) -> bool:

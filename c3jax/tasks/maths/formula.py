@@ -114,7 +114,7 @@ def _make_points(names: Sequence[str], is_discrete: bool) -> list[Point]:
 
 def _tokenize(text: str) -> list[str]:
     text = re.sub(r"\^ ?(?:\\circ|\{ ?\\circ ?\})", r"\\circ ", text)
-    text = re.sub(r"[0-9]*\.[0-9]*\\overline ?\{[0-9]+\}", _spell_repeating, text)
+    text = re.sub(r"[0-9]*\.[0-9]*\\overline ?\{[0-9]+\}", _write_repeating, text)
     is_large = len(text) > LONGEST or latex.measure_depth(text) > _DEEPEST or text.count("|") > _DEEPEST
     if is_large or _WORD.search(text) or _TOKEN.sub("", text).strip():
         raise NoFormula(text)
@@ -130,7 +130,7 @@ def _tokenize(text: str) -> list[str]:
     return tokens[::-1]
 
 
-def _spell_repeating(found: re.Match[str]) -> str:
+def _write_repeating(found: re.Match[str]) -> str:
     number = latex.parse_number(found[0])
     return rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}" if number else found[0]
 

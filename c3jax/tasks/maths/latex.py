@@ -117,7 +117,7 @@ def tidy(text: str) -> str:
     if r"\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # some write every stroke twice
     rows = text.split(r"\\")  # between the rows of a matrix; a command must not begin with its second stroke
-    rows = [_COMMAND.sub(_spell_command, _SPACING.sub(_space, row)) for row in rows]
+    rows = [_COMMAND.sub(_write_command, _SPACING.sub(_space, row)) for row in rows]
     text = strip_braces(re.sub(r"\s+", " ", _take_off_dollars(r"\\".join(rows))).strip())
     text = words.to_digits(text)
     for pattern, plain in _AFTER:
@@ -137,7 +137,7 @@ def _take_off_dollars(text: str) -> str:
     return re.sub(r"(?<!\\)\$", "", text)
 
 
-def _spell_command(found: re.Match[str]) -> str:
+def _write_command(found: re.Match[str]) -> str:
     spelled = _COMMANDS.get(found[1])
     if spelled is None:
         return f"\\{found[1]} " if found[0][-1].isspace() else found[0]
@@ -173,10 +173,10 @@ _OPENS, _CLOSES = "([{⟨", ")]}⟩"
 def _find_close(text: str, start: int) -> int:
     """The place of the bracket that closes the one at `start`, whatever its shape, or -1."""
     depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] in _OPENS) - (text[place] in _CLOSES)
+    for index in range(start, len(text)):
+        depth += (text[index] in _OPENS) - (text[index] in _CLOSES)
         if depth == 0:
-            return place
+            return index
     return -1
 
 
@@ -191,14 +191,14 @@ def measure_depth(text: str) -> int:
 
 def split_top(text: str, mark: str) -> list[str]:
     """Split at a mark, where it stands in no bracket of any shape ([1,2) is one)."""
-    parts, depth, start, place = [], 0, 0, 0
-    while place < len(text):
-        depth += (text[place] in _OPENS) - (text[place] in _CLOSES)
-        if depth == 0 and text.startswith(mark, place):
-            parts.append(text[start:place].strip())
-            start = place = place + len(mark)
+    parts, depth, start, index = [], 0, 0, 0
+    while index < len(text):
+        depth += (text[index] in _OPENS) - (text[index] in _CLOSES)
+        if depth == 0 and text.startswith(mark, index):
+            parts.append(text[start:index].strip())
+            start = index = index + len(mark)
         else:
-            place += 1
+            index += 1
     return [*parts, text[start:].strip()]
 
 
@@ -273,8 +273,8 @@ def parse_number(text: str) -> ExactNumber | None:
     if under is not None and (int(under) == 0 or (whole and not 0 <= int(over) < int(under))):
         return None
     if found["repeat"] is not None:
-        start, places = Fraction("0" + found["start"]), len(found["start"].partition(".")[2])
-        value = start + Fraction(int(found["repeat"]), (10 ** len(found["repeat"]) - 1) * 10**places)
+        start, decimals = Fraction("0" + found["start"]), len(found["start"].partition(".")[2])
+        value = start + Fraction(int(found["repeat"]), (10 ** len(found["repeat"]) - 1) * 10**decimals)
     elif over is not None and under is not None:
         value = int(whole or 0) + Fraction(int(over), int(under))
     else:

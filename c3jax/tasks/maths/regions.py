@@ -19,6 +19,8 @@ class Piece(NamedTuple):
 
 
 class Region(NamedTuple):
+    """A set of real numbers: pieces of the line, of a variable where one is named."""
+
     variable: str | None
     pieces: tuple[Piece, ...]  # that do not touch, from left to right
 

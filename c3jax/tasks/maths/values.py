@@ -38,6 +38,7 @@ def _reals() -> Any:
 
 
 def is_integer(value: Value) -> bool:
+    """Whether a value is exactly an integer."""
     return isinstance(value, Fraction) and value.denominator == 1
 
 
@@ -52,6 +53,7 @@ def to_real(value: Value | float) -> Value:
 
 
 def is_negative(value: Value) -> bool:
+    """Whether a value, of a complex one its real part, is below zero."""
     return (value if isinstance(value, Fraction) else value.real) < 0
 
 
@@ -76,6 +78,7 @@ def check(value: Value) -> Value:
 
 
 def divide(over: Value, under: Value) -> Value:
+    """The quotient. Raises Undefined for a division by zero."""
     if under == 0:
         raise Undefined("/ 0")
     # mpmath takes fractions on the right alone.
@@ -84,6 +87,7 @@ def divide(over: Value, under: Value) -> Value:
 
 
 def power(base: Value, exponent: Value) -> Value:
+    """The power, exact where it can be. Raises Undefined where there is none."""
     if base == 0:
         if not isinstance(exponent, Fraction) or exponent <= 0:
             raise Undefined("0 ^ 0")
@@ -120,6 +124,7 @@ def root(value: Value, index: Value) -> Value:
 
 
 def factorial(value: Value) -> Value:
+    """The factorial of an integer. Raises NoFormula for anything else, or a large one."""
     if not is_integer(value) or value > _LARGEST_FACTORIAL:
         raise NoFormula("a factorial of no integer, or of one that is too large")
     if value < 0:
@@ -128,6 +133,7 @@ def factorial(value: Value) -> Value:
 
 
 def binomial(total: Value, chosen: Value) -> Value:
+    """The binomial coefficient of integers. Raises NoFormula for anything else, or large ones."""
     if not (is_integer(total) and is_integer(chosen) and max(total, chosen) <= _LARGEST_FACTORIAL):
         raise NoFormula("a binomial coefficient of no integers, or of ones that are too large")
     if not total >= 0 <= chosen:
@@ -136,6 +142,7 @@ def binomial(total: Value, chosen: Value) -> Value:
 
 
 def floor(value: Value) -> Value:
+    """The largest integer that is not above. Raises NoFormula for a complex value."""
     if not is_real(value):
         raise NoFormula("a complex number is not rounded")
     real = _reals().convert(value).real
@@ -144,6 +151,7 @@ def floor(value: Value) -> Value:
 
 
 def ceil(value: Value) -> Value:
+    """The smallest integer that is not below. Raises NoFormula for a complex value."""
     return -floor(-value)
 
 

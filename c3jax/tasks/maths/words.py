@@ -84,6 +84,8 @@ def name_saying(text: str) -> str | None:
 
 
 class Option(NamedTuple):
+    """An answer that chooses among lettered options."""
+
     letter: str
     text: str  # what is written after it
 

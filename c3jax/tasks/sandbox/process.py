@@ -28,7 +28,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from c3jax.types import UserError
 
@@ -94,19 +94,19 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
     if not is_contained:
         process = subprocess.Popen(python, env=_ENVIRONMENT, start_new_session=True, **_pipes(subprocess.DEVNULL))
         return _make_child(process, process.pid, limits)
-    said = os.memfd_create("said")
-    told, tells = os.pipe()
+    errors = os.memfd_create("errors")
+    info_read, info_write = os.pipe()
     rules = os.memfd_create("rules")
     try:
         os.write(rules, _system_call_rules())
         os.lseek(rules, 0, os.SEEK_SET)
-        command = _bubblewrap(limits.tmp_mb, rules, tells) + python
-        process = subprocess.Popen(command, env=_ENVIRONMENT, pass_fds=(rules, tells), **_pipes(said))
-        os.close(tells)
-        tells = -1
-        return _make_child(process, _read_first_pid(process, told, said), limits)
+        command = _bubblewrap(limits.tmp_mb, rules, info_write) + python
+        process = subprocess.Popen(command, env=_ENVIRONMENT, pass_fds=(rules, info_write), **_pipes(errors))
+        os.close(info_write)
+        info_write = -1
+        return _make_child(process, _read_first_pid(process, info_read, errors), limits)
     finally:
-        for descriptor in (said, told, rules, tells):
+        for descriptor in (errors, info_read, rules, info_write):
             if descriptor >= 0:
                 os.close(descriptor)
 
@@ -195,7 +195,7 @@ def _resource_limits(limits: Limits, seconds: int) -> list[tuple[str, int]]:
     ]
 
 
-def _pipes(errors: int) -> dict[str, int]:
+def _pipes(errors: int) -> dict[str, Any]:
     return {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
 
 
@@ -208,14 +208,14 @@ def _make_child(process: subprocess.Popen[bytes], first_pid: int, limits: Limits
     return Child(process, first_pid, os.pidfd_open(first_pid), requests, replies, limits.output_mb << 20)
 
 
-def _read_first_pid(process: subprocess.Popen[bytes], told: int, said: int) -> int:
+def _read_first_pid(process: subprocess.Popen[bytes], info_read: int, errors: int) -> int:
     """Read what bubblewrap tells of the sandbox it has made, or say what it said instead."""
     text = b""
     deadline = time.monotonic() + _START_S
     with contextlib.suppress(Lost):
         while b"}" not in text:
-            _await(told, select.POLLIN, deadline)
-            received = os.read(told, 4096)
+            _await(info_read, select.POLLIN, deadline)
+            received = os.read(info_read, 4096)
             if not received:
                 break
             text += received
@@ -223,7 +223,7 @@ def _read_first_pid(process: subprocess.Popen[bytes], told: int, said: int) -> i
         return json.loads(text)["child-pid"]
     process.kill()
     process.wait()
-    reason = os.pread(said, 500, 0).decode(errors="replace").strip().removeprefix("bwrap: ")
+    reason = os.pread(errors, 500, 0).decode(errors="replace").strip().removeprefix("bwrap: ")
     raise UserError(f"the sandbox: bubblewrap cannot make one on this machine ({reason or 'it gave no reason'})")
 
 
@@ -234,9 +234,9 @@ def _await(descriptor: int, event: int, deadline: float) -> None:
         raise Lost("time")
 
 
-def _bubblewrap(tmp_mb: int, rules: int, tells: int) -> list[str]:
+def _bubblewrap(tmp_mb: int, rules: int, info_write: int) -> list[str]:
     changing = ["--size", str(tmp_mb << 20), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
-    descriptors = ["--seccomp", str(rules), "--info-fd", str(tells)]
+    descriptors = ["--seccomp", str(rules), "--info-fd", str(info_write)]
     if os.geteuid() != 0:
         user = ["--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, "--disable-userns", "--cap-drop", "ALL", "--"]
     else:
@@ -316,7 +316,7 @@ def _system_call_rules() -> bytes:
         (give, 0, 0, 0x80000000),  # kill
         (load, 0, 0, 0),  # the number of the call
         (at_least, count + 1, 0, 0x40000000),  # x86's second table of calls
-        *((equal, count - place, 0, number) for place, number in enumerate(refused)),
+        *((equal, count - index, 0, number) for index, number in enumerate(refused)),
         (give, 0, 0, 0x7FFF0000),  # allow
         (give, 0, 0, 0x00050001),  # fail with EPERM
     ]

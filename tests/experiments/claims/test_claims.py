@@ -22,7 +22,6 @@ from c3jax.credit.plans import make_replay
 from c3jax.types import UserError
 from experiments.claims import __main__ as command
 from experiments.claims import claim, credit, draws, gradients, learning, page, records
-from experiments.claims.measures import MEASURES
 
 ROOT = Path(__file__).resolve().parents[3]
 CLAIMS = {each.number: each for each in claim.load_claims()}
@@ -50,7 +49,7 @@ def has_rows(rows: list[dict[str, Any]], check: claim.Check) -> bool:
 
 def test_the_claims_are_as_they_were_written():
     """Nineteen, numbered, each measured; no word of a prediction has changed since it was first measured."""
-    assert list(CLAIMS) == list(range(1, 20)) and list(MEASURES) == [each.name for each in CLAIMS.values()]
+    assert list(CLAIMS) == list(range(1, 20)) and list(command.MEASURES) == [each.name for each in CLAIMS.values()]
     predictions = [" ".join(part for part in each.parts if isinstance(part, str)) for each in CLAIMS.values()]
     assert hashlib.sha256("\n".join(predictions).encode()).hexdigest() == PREDICTIONS
 
@@ -231,22 +230,22 @@ def test_adaptive_counts_by_hand():
 
 
 def test_planted_faults_are_caught_and_leave_one_out_is_not():
-    bed = draws.make_survey_bed(8, 0)
+    testbed = draws.make_survey_testbed(8, 0)
     sums = {
-        "sound": draws.draw_sums(bed, "c3 2x4", 400, 1),
-        "std": draws.draw_sums(bed, "c3 2x4 group", 400, 1),
-        "own mean": draws.draw_sums(bed, "no_loo 2x4", 400, 1),
-        "adaptive": draws.draw_adaptive_sums(bed, make_replay((4,) * 4, 2), 400, 1),
+        "sound": draws.draw_sums(testbed, "c3 2x4", 400, 1),
+        "std": draws.draw_sums(testbed, "c3 2x4 group", 400, 1),
+        "own mean": draws.draw_sums(testbed, "no_loo 2x4", 400, 1),
+        "adaptive": draws.draw_adaptive_sums(testbed, make_replay((4,) * 4, 2), 400, 1),
     }
     for turn in range(2):
-        bias = {name: draws.describe_bias(bed, each, turn) for name, each in sums.items()}
+        bias = {name: draws.describe_bias(testbed, each, turn) for name, each in sums.items()}
         assert bias["sound"]["squared_bias_low"] <= 0 <= bias["sound"]["squared_bias_high"]
         assert all(bias[name]["squared_bias_low"] > 0 for name in ("std", "own mean", "adaptive"))
         # The own-including mean shrinks A* by 1/n, whose square is the bias: exactly known.
         share = np.square(1 / (2, 4)[turn])
-        exact_GCM, chance_GCM = (np.asarray(x[turn]) for x in (bed.target.advantage, bed.target.policy))
-        visit_GC = np.asarray(bed.oracle.visit[turn])
-        expected = share * (visit_GC[..., None] * chance_GCM * exact_GCM**2).sum() / bed.count
+        exact_GCM, chance_GCM = (np.asarray(x[turn]) for x in (testbed.target.advantage, testbed.target.policy))
+        visit_GC = np.asarray(testbed.oracle.visit[turn])
+        expected = share * (visit_GC[..., None] * chance_GCM * exact_GCM**2).sum() / testbed.count
         assert bias["own mean"]["squared_bias_low"] <= expected <= bias["own mean"]["squared_bias_high"]
 
 

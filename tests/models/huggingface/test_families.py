@@ -281,7 +281,7 @@ def _yarn():
         (
             "smollm3",
             {"no_rope_layers": [1, 0]},
-            r"expected no_rope_layers to be a list of 5, one a layer, got \[1, 0\]",
+            r"expected no_rope_layers to be a list of 4, one a layer, got \[1, 0\]",
         ),
         (
             "gemma3",

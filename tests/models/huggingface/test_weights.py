@@ -108,7 +108,7 @@ def test_gradients_equal_torch(name, tmp_path):
     golden = np.load(GOLDENS / f"{name}.npz")
     assert {f"gradient/{key}" for key in gradients} == {key for key in golden if key.startswith("gradient/")}
     for key, gradient in gradients.items():
-        np.testing.assert_allclose(gradient, golden[f"gradient/{key}"], atol=2e-6, err_msg=key)
+        np.testing.assert_allclose(gradient, golden[f"gradient/{key}"], atol=1e-5, err_msg=key)
         assert np.abs(gradient).max() > 1e-3 or key.endswith("k_proj.bias"), key  # a bias of keys changes no softmax
 
 
@@ -408,8 +408,7 @@ BESIDE = {
     "qwen2": ("Qwen2", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
     "qwen3": ("Qwen3", {"tie_word_embeddings": True, "num_key_value_heads": 2, "head_dim": 10}),
     "qwen3_window": (
-        "Qwen3",
-        {"head_dim": 10, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2},
+        "Qwen3", {"head_dim": 10, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2}
     ),
     "olmo2": ("Olmo2", {"num_key_value_heads": 2, "attention_bias": True}),
     "gemma2": ("Gemma2", {"num_key_value_heads": 2, "head_dim": 10, "sliding_window": 3, "query_pre_attn_scalar": 7}),

@@ -99,8 +99,8 @@ def write_products(rng: random.Random) -> Rows:
 
 def write_thousands(rng: random.Random) -> Rows:
     n = rng.randrange(1, 999)
-    m, l = rng.randrange(0, 1000), rng.randrange(0, 1000)
-    number, longer = 1000 * n + m, 10**6 * n + 1000 * m + l
+    m, last = rng.randrange(0, 1000), rng.randrange(0, 1000)
+    number, longer = 1000 * n + m, 10**6 * n + 1000 * m + last
     yield True, f"{number:,}", str(number)
     yield True, str(longer), f"{longer:,}".replace(",", rng.choice(("{,}", r"\,", r"{\,}", "~", r"\ ", r",\!", r"\;")))
     yield True, f"{longer:,}", f"{longer}.0"
@@ -110,9 +110,9 @@ def write_thousands(rng: random.Random) -> Rows:
     yield False, f"{number:,}", f"{m}, {n}"
     yield False, f"{number:,}", rf"{n} \text{{ and }} {m}"
     yield False, str(number), rf"\{{{n}, {m}\}}"
-    yield False, f"{longer:,}", f"{n}, {m}, {l}"
+    yield False, f"{longer:,}", f"{n}, {m}, {last}"
     yield False, str(n + m), f"{n},{m:03}"
-    yield False, f"{n},{m:03},{l:03}", f"{n},{m:03}"
+    yield False, f"{n},{m:03},{last:03}", f"{n},{m:03}"
     yield False, str(number), f"{n}.{m:03}"
     x, y = rng.sample(range(2, 99), 2)
     yield True, f"{x}, {y}", f"{y},{x}"
@@ -130,11 +130,11 @@ def write_equations(rng: random.Random) -> Rows:
             f"x+{k}",
             f"{k}-y",
             "-x",
-            rf"\sqrt{{x}}",
+            r"\sqrt{x}",
             "2^x",
             f"x/{k}",
             f"{k}(x+1)",
-            rf"\frac{{1}}{{n}}",
+            r"\frac{1}{n}",
             "x^{-1}",
             "xy",
             "n!",
@@ -207,12 +207,21 @@ def write_equations(rng: random.Random) -> Rows:
     yield True, f"{k}x + {v}", f"f(x) = {v} + {k}x"
 
 
+_NUMERALS = "zero one two three four five six seven eight nine ten eleven".split()
+# What no number may be followed by unread.
+_TRAILING = tuple(
+    "negative,lakh,hundredths,thousand,million,tenths,dozen,crore,squared,or more,at least,to the "
+    "fourth,below zero,billion,and a half,percent,cubed,factorial,minus one,plus two,thousandths,is "
+    "wrong,not,times ten,mod 7,or so,or less,more than that".split(",")
+)
+
+
 def write_units(rng: random.Random) -> Rows:
     v = rng.randrange(2, 90)
     yield (
         False,
         str(v),
-        rf"{v}\text{{ {rng.choice(('negative', 'lakh', 'hundredths', 'thousand', 'million', 'tenths', 'dozen', 'crore', 'squared', 'or more', 'at least', 'to the fourth', 'below zero', 'billion', 'and a half', 'percent', 'cubed', 'factorial', 'minus one', 'plus two', 'thousandths', 'is wrong', 'not', 'times ten', 'mod 7', 'or so', 'or less', 'more than that'))}}}",
+        rf"{v}\text{{ {rng.choice(_TRAILING)}}}",
     )
     for left, right in rng.sample(
         [
@@ -434,7 +443,7 @@ def write_options(rng: random.Random) -> Rows:
                 f"$\\textbf{{({a})}}\\ {v}$",
             )
         )
-        for a, v in zip(letters, values)
+        for a, v in zip(letters, values, strict=False)
     )
     index, other = rng.sample(range(5), 2)
     a, v, b, w = letters[index], values[index], letters[other], values[other]
@@ -551,7 +560,7 @@ def write_notation(rng: random.Random) -> Rows:
     yield False, f"{v}", rf"\text{{{v + 1} {noun}}}"
     yield True, f"{v}", rf"\text{{The answer is }} {v}"
     yield True, "0", r"\text{zero}"
-    yield True, f"{w}", r"\text{%s}" % "zero one two three four five six seven eight nine ten eleven".split()[w]
+    yield True, f"{w}", r"\text{" + _NUMERALS[w] + "}"
     yield True, r"\frac{1}{\sqrt{n}}", r"\sqrt{\frac{1}{n}}"
     yield True, rf"\log_{{10}} {w}", rf"\lg {w}"
     yield True, str(w * (w + 1) // 2), rf"\sum_{{k=1}}^{{{w}}} k"
