@@ -22,8 +22,11 @@ def is_equal(expected: str, answer: str, question: str) -> bool:
         decision = rule(expected, answer, question)
         if decision is not None:
             return decision
-    expected, answer = latex.join_thousands(expected), latex.join_thousands(answer)
+    expected, answer = (_EXPONENT.sub(r"\1 \\cdot 10^{\2}", latex.join_thousands(text)) for text in (expected, answer))
     return formula.is_equal(expected, answer) or _is_same_text(expected, answer)
+
+
+_EXPONENT = re.compile(r"^(-?[0-9.]+)[eE]\+?(-?[0-9]{1,2})$")  # as Python writes a number
 
 
 def _squeeze(text: str) -> str:
@@ -188,7 +191,7 @@ def _match_enclosed(expected: str, answer: str, question: str) -> bool | None:
 
 
 _MATRIX = re.compile(
-    r"(?P<left>[(\[]?) ?\\begin ?\{(?P<kind>[pb]?matrix|smallmatrix|array)\}(?: ?\{[clr| ]*\})?"
+    r"(?P<left>[(\[]?) ?\\begin ?\{(?P<kind>[pbB]?matrix|smallmatrix|array)\}(?: ?\{[clr| ]*\})?"
     r"(?P<inside>.*)\\end ?\{(?P=kind)\} ?(?P<right>[)\]]?)"
 )
 
@@ -216,7 +219,7 @@ def _match_matrices(expected: str, answer: str, question: str) -> bool | None:
 
 _BASED = re.compile(r"(?P<digits>[0-9A-F]+(?:\.[0-9A-F]+)?) ?(?:_|base) ?(?P<base>[0-9]{1,2}|[a-z]+)")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
-_ASKED_BASE = re.compile(r"(?i)base[- ]\$?([0-9]{1,2}|[a-z]+)|[0-9)]_ ?\{?(?:\\text\{)?([0-9]{1,2}|[a-z]{3,})")
+_ASKED_BASE = re.compile(r"(?i)(?:in|to) base[- ]\$?([0-9]{1,2}|[a-z]+)")
 
 
 def _match_bases(expected: str, answer: str, question: str) -> bool | None:
@@ -228,7 +231,7 @@ def _match_bases(expected: str, answer: str, question: str) -> bool | None:
         if given is None:
             return digits[0] == digits[1]
         words_of_bases = (("binary", "2"), ("octal", "8"), ("hexadecimal", "16"))
-        asked = {first or second for first, second in _ASKED_BASE.findall(question)}
+        asked = {*_ASKED_BASE.findall(question)}
         asked |= {base for word, base in words_of_bases if word in question.lower()}
         return digits[0] == digits[1] and _BASES.get(given["base"], given["base"]) in {_BASES.get(b, b) for b in asked}
     bases = {_BASES.get(part["base"], part["base"]) for part in (wanted, given)}

@@ -15,7 +15,7 @@ _TUPLE = rf"\( ?{formula.NAME}(?: ?, ?{formula.NAME})+ ?\)"
 _DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}"
 _NAME = re.compile(
     rf"(?:{_WORDS} ?)?(?:{_FUNCTION}|{_POINTS}|{_TUPLE}|{_DERIVATIVE}|[A-Za-z][a-z]{{3,}}(?: [a-z]+)*|{formula.NAME}'*)"
-    rf"|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
+    rf"|{_WORDS} ?\([A-Z]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
 )
 _ASKED = re.compile(
     r"(?i)(?:find|compute|evaluate|determine|calculate|what is|value of)(?: the)?(?: [a-z]+ of)? ?\$([^$]+)\$"

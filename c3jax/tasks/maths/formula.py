@@ -183,15 +183,13 @@ def _read_term(tokens: list[str], point: Point) -> Value:
     mixed = _read_mixed(tokens)
     product = _read_factor(tokens, point) if mixed is None else mixed
     while _peek(tokens) in (*_TIMES, *_OVER) or _peek(tokens) not in _ENDS:
-        if mixed is not None:
-            raise NoFormula("a mixed number, or a product")
-        if _peek(tokens) in _OVER:
+        is_divided = _peek(tokens) in _OVER
+        if is_divided or _peek(tokens) in _TIMES:
             tokens.pop()
-            product = values.divide(product, _read_factor(tokens, point))
-        else:
-            if _peek(tokens) in _TIMES:
-                tokens.pop()
-            product = values.check(product * _read_factor(tokens, point))
+        if mixed is not None or _read_mixed(tokens) is not None:
+            raise NoFormula("a mixed number, or a product")
+        factor = _read_factor(tokens, point)
+        product = values.divide(product, factor) if is_divided else values.check(product * factor)
     return product
 
 

@@ -41,7 +41,7 @@ _SYMBOLS = {
     **{"∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in "},
     **{"±": r"\pm ", "√": r"\sqrt ", "≈": r"\approx ", "∅": r"\emptyset ", "ℝ": r"\reals ", "℃": r"^\circ C "},
     **{"²": "^2", "³": "^3"},
-    **{"。": ".", "、": ",", **dict.fromkeys("\n\t\xa0\u2009\u202f\u3000", " ")},
+    **{"。": ".", "、": ",", "￥": "¥", **dict.fromkeys("\n\t\xa0\u2009\u202f\u3000", " ")},
     # The wide letters, digits and signs of Chinese fonts.
     **{chr(code + 0xFEE0): chr(code) for code in range(ord("!"), ord("~") + 1)},
 }
@@ -49,7 +49,7 @@ _COMMANDS = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
     **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
     **dict.fromkeys(("mbox", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt", "mathrm"), r"\text"),
-    **dict.fromkeys("mathbf mathit mathsf mathtt boldsymbol bm pmb underline emph ensuremath".split(), ""),
+    **dict.fromkeys("mathbf mathit mathsf mathtt boldsymbol bm pmb underline emph ensuremath mathop".split(), ""),
     **dict.fromkeys(("boxed", "fbox", "framebox", "hbox"), ""),
     **dict.fromkeys("left right middle big Big bigl bigr Bigl Bigr bigg Bigg biggl biggr Biggl Biggr".split(), ""),
     **dict.fromkeys("rm bf it tt bfseries small normalsize large Large LARGE huge therefore checkmark".split(), ""),
@@ -64,9 +64,11 @@ _COMMANDS = {
 }
 _COMMAND = re.compile(r"\\([A-Za-z]+)\s*")
 _SPACING = re.compile(r"\\([,;:!> ()\[\]])|(?<!\\)~")
-_SPACED_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:,\\!|\{,\}|\{?\\[,;: ]\}?|[~ ])[0-9]{3})+(?![0-9])")
+_SPACED_THOUSANDS = re.compile(
+    r"(?<![0-9.,])[0-9]{1,3}(?:(?:,\\!|\{,\}|\{?\\[,;: ]\}?|\\thinspace ?|[~ ])[0-9]{3})+(?![0-9])"
+)
 _DIGIT_ARGUMENT = re.compile(
-    r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt|\\pmod)\s*([0-9A-Za-z])"
+    r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt|\\pmod|\\overline)\s*([0-9A-Za-z])"
 )
 _LEAD = (
     r"(?i:(?:the )?(?:final |correct )?answer(?: is)? ?:?|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is"
@@ -83,7 +85,8 @@ _BEFORE = (
     (r"<=", r"\\le "),
     (r">=", r"\\ge "),
     (r"\\math(?:bb|bf) ?(?:\{ ?R ?\}|R(?![A-Za-z]))", r"\\reals "),
-    (r"\\mathrm ?\{ ?([ei]) ?\}", r"\1 "),
+    (r"\\(?:mathrm|text) ?(?:\{ ?([ei]) ?\}|([ei])(?![A-Za-z]))", r"\1\2 "),
+    (r"\\begin ?\{cases\}(.*)\\end ?\{cases\}", lambda found: re.sub(r" ?,? ?\\\\", ", ", found[1])),
     (r"\\operatorname\*? ?\{ ?([A-Za-z]+) ?\}", r"\\\1 "),
 )
 _AFTER = (
@@ -93,6 +96,7 @@ _AFTER = (
     (r"(?<=[0-9]\.)\(([0-9]+)\)", r"\\overline{\1}"),
     (r"\\text ?\{ ?[.,;:]? ?\}", ""),
     (r"\\text \{", r"\\text{"),
+    (r"[a-z] ?\\in ?\\reals ?, ?", ""),
     (r" ?\((?:%|percent)\)", "%"),
     (r" ?; ?", ", "),
     (r"(?<=[0-9])\{(\\frac\{[^{}]*\}\{[^{}]*\})\}", r"\1"),
@@ -102,6 +106,7 @@ _AFTER = (
     (r"^\*\*(.*)\*\*$", r"\1"),
     (rf"^(?:\\text\{{ ?{_LEAD} ?\}}|{_LEAD}) ?(?=.)", ""),
     (r"^(?:=|\\approx) ?(?=.)", ""),
+    (r"\\text\{([^{}]*)\} ?\\text\{", r"\\text{\1 "),
 )
 
 
@@ -241,7 +246,7 @@ _NUMBER = re.compile(
     r"(?P<sign>[-+]?) ?(?:"
     rf"(?:(?P<whole>{_INTEGER}) ?)?\\frac ?\{{ ?(?P<over>-?{_INTEGER}) ?\}} ?\{{ ?(?P<under>-?{_INTEGER}) ?\}}"
     rf"|(?:(?P<mixed>{_INTEGER}) )?(?P<top>{_INTEGER}) ?/ ?(?P<bottom>{_INTEGER})"
-    rf"|(?P<start>{_INTEGER}?\.[0-9]*)\\overline ?\{{ ?(?P<repeat>{_INTEGER}) ?\}}"
+    rf"|(?P<start>[0-9]*\.[0-9]*)\\overline ?\{{ ?(?P<repeat>{_INTEGER}) ?\}}"
     rf"|(?P<decimal>{_DECIMAL})"
     r"(?: ?\\(?:times|cdot) ?10 ?\^ ?(?:\{ ?(?P<power>-?[0-9]{1,2}) ?\}|(?P<digit>[0-9])))?"
     r"(?:[eE](?P<exponent>[-+]?[0-9]{1,2}))?"

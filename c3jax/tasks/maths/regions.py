@@ -28,7 +28,9 @@ class Region(NamedTuple):
 _LOWEST, _HIGHEST = r"-\infty", r"\infty"
 _RELATION = re.compile(r"(\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>)")
 _VARIABLE = re.compile(r"[A-Za-z]|\\(?:theta|alpha|beta|lambda|phi)|f ?\([a-z]\)")
-_EXCEPT = re.compile(r"(?i)^(?:\\text\{)?all real numbers (?:except|other than) ?\}? ?(.*)$")
+_DISTANCE = re.compile(r"\| ?([A-Za-z]) ?\| ?(<|>|\\[lg]e(?![a-z])) ?([^<>]+)")
+_WITHIN = {">": r"\le", r"\ge": "<"}  # the numbers that are not so far away
+_EXCEPT = re.compile(r"(?i)^(?:\\text\{)?all real(?: number)?s? (?:except|other than) ?\}? ?(.*)$")
 _BUILDER = re.compile(r"\\\{ ?(?P<variable>[A-Za-z])(?: ?\\in ?(?:\\reals|R))? ?[|:](?P<condition>.*)\\\}")
 
 
@@ -100,6 +102,13 @@ def _read_conditions(text: str) -> Region | None:
 
 
 def _read_inequality(text: str) -> Region | None:
+    distance = _DISTANCE.fullmatch(text)
+    if distance:  # |x| < 3 is -3 < x < 3, |x| > 3 what is beyond
+        variable, relation, end = distance.groups()
+        inside = _read_inequality(
+            rf"-({end}) {_WITHIN.get(relation, relation)} {variable} {_WITHIN.get(relation, relation)} {end}"
+        )
+        return inside._replace(pieces=_complement(inside.pieces)) if inside and relation in _WITHIN else inside
     first, *rest = (piece.strip() for piece in _RELATION.split(text))
     relations, sides = rest[0::2], [first, *rest[1::2]]
     indices = [index for index, side in enumerate(sides) if _VARIABLE.fullmatch(side)]

@@ -21,7 +21,9 @@ class Measure(NamedTuple):
 # are a product of names.
 _TEXT = r"\\text\{(?:[^{}]|\{[^{}]*\})*+\}"
 _SHORT = "[cdkm]m|[km]g|m[lL]|ft|in|yd|mi|lbs?|oz|hrs?|mins?|sec|[mk]ph|rad|deg|days?|men|cups?|tons?|sq|cu|USD|[ap]m"
-_BARE = rf"(?:(?<=[0-9)}}i ])(?:{_SHORT})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{4,}}+)\.?"
+_BARE = (
+    rf"(?:(?<=[0-9)}}i ])(?:{_SHORT})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{4,}}+|(?<= )[a-z]{{2,3}}(?= [a-z]{{3}}))\.?"
+)
 _WORD = rf"(?:{_TEXT}|[\u4e00-\u9fff]++|{_BARE})"
 _POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
 _TAIL = rf"{_WORD}(?:{_POWER} ?(?:(?:/|\\cdot|\*) ?(?:{_TEXT}|[A-Za-z]++)|{_WORD}))*{_POWER}"
@@ -33,10 +35,31 @@ _DEGREES = re.compile(r"(?P<head>.*[0-9)}]) ?\^ ?\{? ?\\circ ?\}? ?(?:(?:\\text 
 _QUOTIENT = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?\}")
 _PART = rf"[0-9]+(?:\.[0-9]+)? ?{_WORD}"
 _COMPOUND = re.compile(rf"{_PART}(?: ?,? ?{_PART})+")
-_MONEY = re.compile(r"(?P<before>[-+]?) ?(?:US ?)?(?P<sign>\\\$|[€£¥₹]|Rs)\.? ?(?P<head>[-+]?[0-9.].*)")
-_CURRENCIES = {r"\$": "dollars", "€": "euros", "£": "pounds", "¥": "yuan", "₹": "rupees", "Rs": "rupees"}
+_MONEY = re.compile(
+    r"(?P<before>[-+]?) ?(?:US ?)?(?:\\text\{)?(?P<sign>\\\$|[€£¥₹]|Rs|USD)\.? ?\}? ?(?P<head>[-+]?[0-9.].*)"
+)
+_CURRENCIES = {
+    r"\$": "dollars",
+    "€": "euros",
+    "£": "pounds",
+    "¥": "yuan",
+    "₹": "rupees",
+    "Rs": "rupees",
+    "USD": "dollars",
+}
 _POWERS = {"ten": 1, "hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "crore": 7, "billion": 9, "trillion": 12}
-_POWERS |= {"十": 1, "百": 2, "千": 3, "万": 4, "亿": 8, "hundredth": -2, "thousandth": -3, "millionth": -6}
+_POWERS |= {
+    "十": 1,
+    "百": 2,
+    "千": 3,
+    "万": 4,
+    "亿": 8,
+    "hundredth": -2,
+    "thousandth": -3,
+    "millionth": -6,
+    "k": 3,
+    "M": 6,
+}
 _MAGNITUDES = {word: Fraction(10) ** power for word, power in _POWERS.items()} | {"dozen": Fraction(12)}
 _PARTS = "half halve third fourth quarter fifth sixth seventh eighth ninth tenth".split()
 _MAGNITUDES |= {word: Fraction(1, part) for word, part in zip(_PARTS, (2, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10), strict=True)}
@@ -100,12 +123,12 @@ def _read_words(head: str, unit: str, question: str) -> Measure | None:
 
 
 def _split_magnitude(unit: str) -> tuple[str, str] | None:
-    """Split a magnitude word off the front of a unit."""
+    """Split a magnitude word off the front of a unit; k and M are ones as they are, K is a kelvin."""
     if re.match("千[克米卡瓦]", unit):
         return None
     first, _, rest = unit.partition(" ") if unit[:1].isascii() else (unit[:1], "", unit[1:])
-    singular = first.lower() if first.lower() in _MAGNITUDES else first.lower().removesuffix("s")
-    return (singular, rest) if singular in _MAGNITUDES else None
+    spelled = (first,) if len(first) == 1 else (first.lower(), first.lower().removesuffix("s"))
+    return next(((word, rest) for word in spelled if word in _MAGNITUDES), None)
 
 
 def _find_counted(question: str) -> set[str]:
@@ -119,7 +142,9 @@ def _find_counted(question: str) -> set[str]:
 
 def read_letters(text: str) -> Measure | None:
     """Read 5 m and 5 m/s, whose units are letters, as names are; None where they are no known unit."""
-    found = re.fullmatch(r"(?P<head>-?[0-9.,]*[0-9]) ?(?P<unit>[A-Za-z]{1,2}(?:[ /*^A-Za-z0-9{}-]*))", text)
+    found = re.fullmatch(
+        r"(?P<head>-?[0-9.,]*[0-9]) ?(?P<unit>[A-Za-z]{1,2}(?:[ /*]?[A-Za-z]{1,3}| ?\^ ?\{?-?[1-9]\}?)*)", text
+    )
     unit = re.sub("[{}]", "", found["unit"]) if found else ""
     return Measure(found["head"], unit) if found and _parse(unit) else None
 

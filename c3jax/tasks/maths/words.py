@@ -91,8 +91,8 @@ class Option(NamedTuple):
 
 
 _OPTION = re.compile(
-    r"(?:(?i:option|choice)|(?:故|应|所以)?选[项择]?)?:? ?"
-    r"(?:\( ?(?P<inner>[A-J]) ?\)|(?P<bare>[A-J])(?:[).:项]|(?=\s*$)))(?P<text>.*)"
+    r"(?:(?i:option|choice)|(?:答案|故|应|所以)?(?:选[项择]?)?)?:? ?"
+    r"(?:\( ?(?P<inner>[A-J]) ?\)|(?P<bare>[A-J])(?:[).:]|选?项|(?=\s*$)))(?P<text>.*)"
 )
 
 
@@ -114,4 +114,5 @@ def find_options(question: str) -> dict[str, str]:
 
 def is_remark(text: str) -> bool:
     """Whether what stands after an option's letter could be its text: it names no other one, and denies nothing."""
-    return not re.search(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])", text) and not DENIAL.search(text)
+    is_other = re.search(r"^[^\w\\-]|(?<![A-Za-z\\])[A-J](?![A-Za-z])", text) is not None
+    return not is_other and not DENIAL.search(text)
