@@ -84,7 +84,6 @@ def test_a_protocol_of_ones_own_trains(run, tmp_path):
 
 
 def test_a_method_a_loss_and_a_tracker_of_ones_own_train(run, tmp_path):
-<<<<<<< HEAD
     files = ("own_task.py", "own_task.yaml", "own_method.py", "own_loss.py", "own_tracker.py")
     names = ("own_method:BLENDED", "./own_loss.py:SOFT_CLIP", "own_tracker:open_csv")
     overrides = ("--credit.method", names[0], "--learner.loss.kind", names[1], "--trackers", f"[{names[2]!r}]")
@@ -92,26 +91,11 @@ def test_a_method_a_loss_and_a_tracker_of_ones_own_train(run, tmp_path):
     assert len(read_metrics(path)) == 2  # the record is written whether it is named or not
     assert (path / "figures.csv").read_text().splitlines()[0] == "step,return,kl,tokens_per_second"
     assert list(json.loads((path / "manifest.json").read_text())["modules"]) == ["own_task:RIDDLES", *names]
-=======
-    """All three at once; then the recorded trees are scored by the method, and the figures are the record's."""
-    shutil.copy(ROOT / "configs" / "quickstart.yaml", tmp_path)
-    files = ("own_method.py", "own_loss.py", "own_tracker.py")
-    own = ("--credit.method", "own_method:BLENDED", "--learner.loss.kind", "own_loss:SOFT_CLIP")
-    path = train(run, tmp_path, "quickstart.yaml", files, *own, "--trackers", "[own_tracker:open_csv]")
-    rows = read_metrics(path)
-    lines = (path / "figures.csv").read_text().splitlines()
-    assert [line.split(",")[:2] for line in lines] == [
-        ["step", "return"],
-        *([str(r["step"]), str(r["return"])] for r in rows),
-    ]
-    named = ["own_method:BLENDED", "own_loss:SOFT_CLIP", "own_tracker:open_csv"]
-    assert list(json.loads((path / "manifest.json").read_text())["modules"]) == named
-    run("-m", "c3jax.cli", "score", str(path), "--method", "own_method:BLENDED", "--out", "scored.jsonl")
+    run("-m", "c3jax.cli", "score", str(path), "--method", names[0], "--out", "scored.jsonl")
     scored = json.loads((tmp_path / "scored.jsonl").read_text().splitlines()[0])
     recorded = json.loads((path / "rollouts" / "step-000000.jsonl").read_text().splitlines()[0])
     for node, other in zip(scored["nodes"], recorded["nodes"], strict=True):
         assert abs(node["advantage"] - other["advantage"]) < 1e-6
->>>>>>> 56b0924 (Let studies take a method of one's own, run the examples of the doors against the wheel, and say how each is written)
 
 
 def test_the_library_takes_a_step_by_hand(run):

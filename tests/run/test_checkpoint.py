@@ -215,13 +215,8 @@ def test_damage_is_said_and_the_one_before_is_used(tmp_path, name, spoil, reason
     save_steps(tmp_path, [10, 20])
     newest = tmp_path / "checkpoints" / "20"
     spoil(newest / name if name else largest(newest))
-<<<<<<< HEAD
-    said: list[str] = []
-    with CheckpointStore(tmp_path, keep=2, print_line=said.append) as store:
-=======
     printed: list[str] = []
     with CheckpointStore(tmp_path, keep=2, print_line=printed.append) as store:
->>>>>>> 56b0924 (Let studies take a method of one's own, run the examples of the doors against the wheel, and say how each is written)
         step, restored = store.restore_newest(abstract(make_state(0)))
         assert step == 10 and bits(restored) == bits(make_state(10))
         [sentence] = printed
@@ -274,11 +269,7 @@ def test_all_damaged_is_an_error_and_moves_nothing(tmp_path):
 def test_damaged_twice_is_kept_twice(tmp_path):
     printed: list[str] = []
     for _ in range(2):
-<<<<<<< HEAD
-        with CheckpointStore(tmp_path, keep=2, print_line=said.append) as store:
-=======
         with CheckpointStore(tmp_path, keep=2, print_line=printed.append) as store:
->>>>>>> 56b0924 (Let studies take a method of one's own, run the examples of the doors against the wheel, and say how each is written)
             for step in {10, 20} - set(store.steps()):
                 store.save(step, make_state(step))
             store.wait()
