@@ -1,4 +1,4 @@
-"""Scoring recorded trees again: what another method would have said of the messages that a run has recorded.
+"""Scoring recorded trees again: what credit another method would have given to the messages that a run has recorded.
 
 The trees are those of records.py, of any shapes. A method whose sampling a tree holds needs nothing but its returns, so
 its credit is that of the training run, by the same code. Normalised over `turn` or `batch`, a batch is what it was in

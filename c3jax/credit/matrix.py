@@ -1,8 +1,8 @@
 """Credit as matrices: from the returns of a problem's leaves to the advantages of all its messages.
 
 Without a critic and before any division by a standard deviation, every method is one linear map
-advantage = (value - baseline) r of the leaf returns r. What leaves and messages a problem has, and in which order, is
-said by its sampling plan (`plans.py`); the rows are made by `rows.py`. Built once a run, on the host, in float64.
+advantage = (value - baseline) r of the leaf returns r. The sampling plan (`plans.py`) has what leaves and messages a
+problem has, and their order; the rows are made by `rows.py`. Built once a plan, on the host, in float64.
 
 Dimension key: N message of one turn of one problem    L leaf of one problem
 """

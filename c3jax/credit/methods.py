@@ -210,7 +210,7 @@ METHODS: dict[str, Method] = {
         gradient_bias="reweighted",
         condition="a gradient of scale at the first turn; later contexts are those that the best alternative leads to",
         source="arXiv:2510.11062",
-        doc="Value minus the mean of the alternatives at the decisions of a transcript that goes on with the best one.",
+        doc="Value minus the mean of the alternatives at the decisions of a transcript that keeps to the best one.",
     ),
     "vine_ppo": Method(
         sampling="auxiliary",
@@ -238,7 +238,7 @@ METHODS: dict[str, Method] = {
         sampling="masked",
         value=rows.own_episode,
         baseline=rows.removed,
-        estimand="Q(h, a) minus the expected return of null followed by what is said after a",
+        estimand="Q(h, a) minus the expected return of null followed by the messages after a",
         advantage_bias="other",
         gradient_bias="other",
         condition="at the last turn as difference",

@@ -12,7 +12,7 @@ Forms, their leaves in order, and the messages they credit, for K turns:
                  times by all later turns. Leaves: turn by turn, alternative by alternative. Credited: the
                  alternatives. The first one of a turn becomes the reference's own message. At the last turn
                  counts[j] calls score one message.
-    best_branch  As replay, but the reference goes on with the alternative of highest mean return.
+    best_branch  As replay, but the reference continues with the alternative of highest mean return.
     auxiliary    `episodes` transcripts; `repeats` fresh continuations of the problem itself and of every context
                  that an episode reached after its first turn. Leaves: the episodes, the problem's, then turn by
                  turn, episode by episode. Credited: the episodes' messages.
@@ -73,7 +73,7 @@ def make_replay(counts: tuple[int, ...], turns: int, *, continues_best: bool = F
     Args:
       counts: continuations of each alternative, at every turn.
       turns: of the transcript.
-      continues_best: whether the reference goes on with the alternative of highest mean return.
+      continues_best: whether the reference continues with the alternative of highest mean return.
     """
     return Plan("best_branch" if continues_best else "replay", turns, counts=tuple(counts))
 

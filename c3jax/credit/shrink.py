@@ -77,7 +77,7 @@ def update_components(running: Components, return_PL: jax.Array, fan_out: FanOut
     """Take a step's returns into the running components; call it after the step's credit, never before.
 
     A moving average of the analysis-of-variance estimates, the plain mean until 1 / (1 - decay) steps are in. A turn
-    with fan-out 1 cannot be told from the turn (or the problem) above it: such turns share what was measured for them
+    with fan-out 1 looks like a part of the turn (or the problem) above it: such turns share what was measured for them
     together in their running proportions.
 
     Args:

@@ -114,7 +114,7 @@ def _open_jsonl(run: TrackedRun) -> Tracker:
 
 
 def _open_tensorboard(run: TrackedRun) -> Tracker:
-    """The finite numbers as TensorBoard events, which is told to forget what earlier starts wrote of steps to come."""
+    """The finite numbers as TensorBoard events; what earlier starts wrote of steps to come is voided."""
     # Imported here because it takes a second. SummaryWriter, which puts a thread and a queue between the program and
     # the file, would lose the last steps in a kill and hang on a full disk.
     try:

@@ -91,6 +91,11 @@ def test_a_method_a_loss_and_a_tracker_of_ones_own_train(run, tmp_path):
     assert len(read_metrics(path)) == 2  # the record is written whether it is named or not
     assert (path / "figures.csv").read_text().splitlines()[0] == "step,return,kl,tokens_per_second"
     assert list(json.loads((path / "manifest.json").read_text())["modules"]) == ["own_task:RIDDLES", *names]
+    run("-m", "c3jax.cli", "score", str(path), "--method", names[0], "--out", "scored.jsonl")
+    scored = json.loads((tmp_path / "scored.jsonl").read_text().splitlines()[0])
+    recorded = json.loads((path / "rollouts" / "step-000000.jsonl").read_text().splitlines()[0])
+    for node, other in zip(scored["nodes"], recorded["nodes"], strict=True):
+        assert abs(node["advantage"] - other["advantage"]) < 1e-6
 
 
 def test_the_library_takes_a_step_by_hand(run):

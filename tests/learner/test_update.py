@@ -320,7 +320,7 @@ def test_broken_parameters_are_not_made_worse(tiny, get_program):
 
 @pytest.mark.parametrize("problem", range(4))
 def test_every_epoch_takes_every_problem_once(tiny, get_program, problem):
-    """One spoilt problem spoils one of the two updates of each epoch; the others go on."""
+    """One spoilt problem spoils one of the two updates of each epoch; the others are taken."""
     program = get_program("minibatches")
     state, _ = run(program, tiny, rollout=spoil(program.rollout, [2 * problem], np.nan), key=problem)
     assert (int(state.updates), int(state.bad_updates)) == (4, 2)

@@ -28,7 +28,7 @@ def decode_plainly(tiny, stop_tokens: tuple[int, ...]) -> list[list[int]]:
 
 
 def list_passes(lengths: list[int], sizes: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(rows, slots) of each token's pass after the first: in the smallest batch that holds the rows that go on."""
+    """(rows, slots) of each token's pass after the first: in the smallest batch for the rows not stopped."""
     passes = []
     for drawn in range(1, max(lengths)):
         alive = sum(length > drawn for length in lengths)

@@ -121,7 +121,7 @@ def test_alternatives_differ_from_the_first_token_on(tiny):
 
 
 def test_alternatives_of_parallel_turns_are_not_copies(tiny):
-    """Turn 1 has the problem's context whatever turn 0 said, yet four messages of its own."""
+    """Turn 1 has the problem's context whatever turn 0 wrote, yet four messages of its own."""
     tree = tiny.get_tree("parallel")
     seconds = [each for each in tree.sequences if each.turn == 1]
     for problem in range(4):

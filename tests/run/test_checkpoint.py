@@ -41,7 +41,7 @@ def abstract(tree: Any) -> Any:
 
 
 def refuse(sentence: str) -> None:
-    raise AssertionError(f"nothing was to be said, but: {sentence}")
+    raise AssertionError(f"nothing was to be printed, but: {sentence}")
 
 
 def save_steps(run_dir: Path, steps: list[int]) -> None:
@@ -96,16 +96,16 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path):
 
 
 def test_restored_arrays_can_be_donated(tmp_path):
-    state = [jnp.arange(4096.0) + place for place in range(30)]  # many, because memory is shared by chance of alignment
+    state = [jnp.arange(4096.0) + index for index in range(30)]  # many, because memory is shared by chance of alignment
     add = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
     with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store, warnings.catch_warnings():
         warnings.simplefilter("error")
         store.save(1, state)
         _, first = store.restore_newest(state)
-        places = {leaf.unsafe_buffer_pointer() for leaf in first}
+        pointers = {leaf.unsafe_buffer_pointer() for leaf in first}
         changed = add(first)
-        assert {leaf.unsafe_buffer_pointer() for leaf in changed} == places
-        assert all(np.array_equal(leaf, np.arange(4096.0) + place + 1) for place, leaf in enumerate(changed))
+        assert {leaf.unsafe_buffer_pointer() for leaf in changed} == pointers
+        assert all(np.array_equal(leaf, np.arange(4096.0) + index + 1) for index, leaf in enumerate(changed))
         _, second = store.restore_newest(state)
         assert bits(second) == bits(state)
 
@@ -215,11 +215,11 @@ def test_damage_is_said_and_the_one_before_is_used(tmp_path, name, spoil, reason
     save_steps(tmp_path, [10, 20])
     newest = tmp_path / "checkpoints" / "20"
     spoil(newest / name if name else largest(newest))
-    said: list[str] = []
-    with CheckpointStore(tmp_path, keep=2, print_line=said.append) as store:
+    printed: list[str] = []
+    with CheckpointStore(tmp_path, keep=2, print_line=printed.append) as store:
         step, restored = store.restore_newest(abstract(make_state(0)))
         assert step == 10 and bits(restored) == bits(make_state(10))
-        [sentence] = said
+        [sentence] = printed
         pattern = rf"checkpoint 20 is damaged \({reason}\); it was moved to damaged-20-0, an earlier one is used"
         assert re.fullmatch(pattern, sentence)
         assert (tmp_path / "checkpoints" / "damaged-20-0").is_dir()
@@ -247,7 +247,7 @@ def test_arrays_are_checked_beside_files(tmp_path):
     save_steps(tmp_path, [20])
     path = tmp_path / "checkpoints" / "20" / "record.json"
     record = json.loads(path.read_text())["record"]
-    # The CRC-32 of int32 21 in the place of int32 20, in a record that is whole.
+    # The CRC-32 of int32 21 instead of int32 20, in a record that is whole.
     record["arrays"]["updates"]["crc32"] = zlib.crc32((21).to_bytes(4, "little"))
     path.write_text(json.dumps({"crc32": zlib.crc32(json.dumps(record).encode()), "record": record}))
     with pytest.raises(CheckpointError, match="got a damaged one .the array at updates is not what was saved"):
@@ -267,15 +267,15 @@ def test_all_damaged_is_an_error_and_moves_nothing(tmp_path):
 
 
 def test_damaged_twice_is_kept_twice(tmp_path):
-    said: list[str] = []
+    printed: list[str] = []
     for _ in range(2):
-        with CheckpointStore(tmp_path, keep=2, print_line=said.append) as store:
+        with CheckpointStore(tmp_path, keep=2, print_line=printed.append) as store:
             for step in {10, 20} - set(store.steps()):
                 store.save(step, make_state(step))
             store.wait()
             (tmp_path / "checkpoints" / "20" / "record.json").unlink()
             assert store.restore_newest(abstract(make_state(0)))[0] == 10
-    assert ["damaged-20-0" in said[0], "damaged-20-1" in said[1], len(said)] == [True, True, 2]
+    assert ["damaged-20-0" in printed[0], "damaged-20-1" in printed[1], len(printed)] == [True, True, 2]
 
 
 @pytest.mark.parametrize(
