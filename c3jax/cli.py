@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import sys
@@ -30,8 +31,11 @@ Values are written as in YAML. `c3jax fields` lists every field."""
 _OPTIONS = (
     *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript"),
     *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
-    *("--unsafe-no-sandbox", "--format"),
+    *("--unsafe-no-sandbox", "--accept-changes", "--format"),
 )
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)  # of standard output: disk full, nobody reads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,13 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overrides and not arguments.takes_overrides:
             parser.error(f"unrecognised argument --{next(iter(overrides))}")
         arguments.words = words
-        return arguments.run(arguments, overrides)
+        code = arguments.run(arguments, overrides)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"c3jax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("c3jax: stopped", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds goes nowhere
+        print(f"c3jax: the output cannot be written ({error.strerror})", file=sys.stderr)
+        return 1
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -67,6 +79,8 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         name, has_value, text = word.partition("=")
         if word == "--":
             return [*kept, word, *rest], overrides
+        if name not in _OPTIONS and name.replace("_", "-") in _OPTIONS:
+            raise ConfigError(f"{name}: expected {name.replace('_', '-')}")
         if not name.startswith("--") or name in _OPTIONS:
             kept.append(word)
             continue
@@ -98,9 +112,10 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _add_run_commands(commands: Any) -> None:
     train = _add(commands, "train", _train, "train a team, or go on with a run", overrides=True)
-    train.add_argument("config", help="YAML file; a run's saved config.yaml is one too")
+    train.add_argument("config", help="YAML file, or the name of one that c3jax brings: quickstart, trio, ...")
     train.add_argument("--run-dir", metavar="DIR", help="where the run is kept (default: runs/<name of the config>)")
     _add_unsafe(train)
+    _add_accept(train)
 
     evaluate = _add(
         commands,
@@ -113,6 +128,7 @@ def _add_run_commands(commands: Any) -> None:
     evaluate.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_unsafe(evaluate)
+    _add_accept(evaluate)
 
     compare = _add(commands, "compare", _compare, "tables of evaluations across runs and seeds")
     compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; configs equal but for the seed group")
@@ -129,6 +145,7 @@ def _add_run_commands(commands: Any) -> None:
     ask.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
     ask.add_argument("--sample", action="store_true", help="sample as in training (default: greedy)")
     ask.add_argument("--transcript", action="store_true", help="print JSON with every context and message")
+    _add_accept(ask)
 
     export = _add(commands, "export", _export, "write a policy as a Hugging Face folder")
     export.add_argument("source", help="a run directory, or a config for its model as it is before training")
@@ -143,11 +160,12 @@ def _add_run_commands(commands: Any) -> None:
         default="merged",
         help="where roles have adapters: a whole model each (merged, the default), or a folder for PEFT each",
     )
+    _add_accept(export)
 
 
 def _add_measuring_commands(commands: Any) -> None:
     study = _add(commands, "study", _study, "compare credit methods on games with a known truth", overrides=True)
-    study.add_argument("config", help="YAML file of a study; a study's saved config.yaml is one too")
+    study.add_argument("config", help="YAML file of a study, or the name of one that c3jax brings: credit_bench, ...")
     study.add_argument("--run-dir", metavar="DIR", help="where it is kept (default: runs/<name of the config>)")
 
     score = _add(
@@ -201,19 +219,44 @@ def _add_unsafe(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_accept(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="use a run whose problems, model or modules of your own are not what they were when it was last started",
+    )
+
+
 # Rooms that need JAX are imported by the command that uses them: help and a wrong config answer at once.
 
 
 def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    config = config_file.load_config(arguments.config, overrides)
-    run_dir = Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
+    config, run_dir = config_file.load_config(arguments.config, overrides), _choose_run_dir(arguments)
     from c3jax import train
 
     console = _set_up_process()
-    return train.train(config, run_dir, ["c3jax", *arguments.words], console, not arguments.unsafe_no_sandbox)
+    command, is_contained = ["c3jax", *arguments.words], not arguments.unsafe_no_sandbox
+    return train.train(config, run_dir, command, console, is_contained, arguments.accept_changes)
+
+
+def _choose_run_dir(arguments: argparse.Namespace) -> Path:
+    if arguments.run_dir == "":
+        raise UserError("--run-dir: expected a folder, got an empty name")
+    return Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
+
+
+def _check_source(source: str, overrides: dict[str, Any]) -> None:
+    """Refuse at once what needs no model to be refused."""
+    if Path(source).is_dir():
+        from c3jax.run.directory import load_run_config
+
+        load_run_config(source, overrides)
+    else:
+        config_file.load_config(config_file.find_config(source, "a run directory, a config file"), overrides)
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    _check_source(arguments.source, overrides)
     from c3jax.commands import ask
 
     return ask.evaluate_source(
@@ -223,6 +266,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         _set_up_process(),
         as_json=arguments.json,
         is_contained=not arguments.unsafe_no_sandbox,
+        accepts_changes=arguments.accept_changes,
     )
 
 
@@ -235,6 +279,7 @@ def _compare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    _check_source(arguments.source, overrides)
     from c3jax.commands import ask
 
     return ask.ask_source(
@@ -245,19 +290,21 @@ def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         _set_up_process(),
         is_sampled=arguments.sample,
         as_json=arguments.transcript,
+        accepts_changes=arguments.accept_changes,
     )
 
 
 def _export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    _check_source(arguments.source, overrides)
     from c3jax.commands import export
 
     form = export.Form(arguments.dtype, is_peft=arguments.adapters == "peft")
-    return export.export_source(arguments.source, arguments.checkpoint, Path(arguments.to), form, _set_up_process())
+    target, console = Path(arguments.to), _set_up_process()
+    return export.export_source(arguments.source, arguments.checkpoint, target, form, console, arguments.accept_changes)
 
 
 def _study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    config = study_config.load_study(arguments.config, overrides)
-    run_dir = Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
+    config, run_dir = study_config.load_study(arguments.config, overrides), _choose_run_dir(arguments)
     from c3jax.lab import chunks, run
     from c3jax.run import directory as rundir
 
@@ -323,11 +370,17 @@ def _set_up_process() -> Console:
 
     # float32 means float32 on every device: accelerators would otherwise round the factors of a product.
     jax.config.update("jax_default_matmul_precision", "float32")
+    # A cache that grows for ever fills the disk; what was not used for longest goes first.
+    jax.config.update("jax_compilation_cache_max_size", 4 << 30)
     # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "c3jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
     return Console(highlight=False, markup=False)
 
 

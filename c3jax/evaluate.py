@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -242,7 +243,7 @@ def print_results(console: Console, results: Sequence[Result | Missing], title: 
             str(result.problems),
             str(result.samples),
             f"{result.accuracy:.3f}",
-            f"{result.low:.3f}-{result.high:.3f}",
+            f"{result.low:.3f}-{result.high:.3f}" if result.problems > 1 else "n = 1",
             *(f"{share:.1%}" for share in shares),
         )
     console.print(table)
@@ -316,7 +317,7 @@ def print_summary(console: Console, run: Path) -> None:
     for name in ("profile", "before", "after"):
         table.add_column(name, no_wrap=True)
     for old, new in zip(before, after, strict=True):
-        table.add_row(old["profile"], *(f"{r['accuracy']:.3f}  ({r['low']:.3f}-{r['high']:.3f})" for r in (old, new)))
+        table.add_row(old["profile"], *map(_format_accuracy, (old, new)))
     console.print(table)
     totals = sum_ledger(read_metrics(run))
     seconds = sum(totals.get(f"seconds_{part}", 0.0) for part in ("rollout", "score", "update"))
@@ -326,4 +327,9 @@ def print_summary(console: Console, run: Path) -> None:
         soft_wrap=True,
     )
     console.print(f"Trees: {run}/rollouts   figures: {run}/metrics.jsonl", soft_wrap=True, markup=False)
-    console.print(f'Next: c3jax ask {run} "..."   tensorboard --logdir {run}', soft_wrap=True, markup=False)
+    console.print(f'Next: c3jax ask {shlex.quote(str(run))} "..."', soft_wrap=True, markup=False)
+
+
+def _format_accuracy(result: dict[str, Any]) -> str:
+    interval = f"{result['low']:.3f}-{result['high']:.3f}" if result["problems"] > 1 else "n = 1"
+    return f"{result['accuracy']:.3f}  ({interval})"

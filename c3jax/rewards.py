@@ -40,9 +40,20 @@ Grade = Callable[[Problem, str], Any]  # a Verdict, or a number in [0, 1]
 _START_S = 60.0  # seconds for a worker to import what it needs, on a machine that is busy with other things
 _LARGEST_CHUNK = 32  # cases
 _MEMORY_BYTES = 2 << 30  # address space of a worker, where the system limits it (Linux)
+_WORKER_BYTES = 64 << 20  # that a worker takes, by its own code and a usual task's
 # A worker is one of several: thread pools of its own would slow the others, and their stacks count as its memory.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from c3jax.rewards import serve_worker; serve_worker()"
+
+
+def check_workers(workers: int) -> None:
+    """Check that a machine can hold so many worker processes. Raises UserError with the number that it can hold."""
+    cores, memory = os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    most = min(max(64, 8 * cores), max(1, memory // 2 // _WORKER_BYTES))
+    if workers > most:
+        raise UserError(
+            f"workers: expected at most {most} on {cores} cores and {memory / 2**30:.0f} GiB of memory, got {workers:,}"
+        )
 
 
 class Evaluator:

@@ -80,11 +80,9 @@ def load_named(field: str, name: str, table: Mapping[str, Any], is_fitting: Call
 
 
 def find_origin(name: str) -> Origin | None:
-    """The file behind a name with a colon that `load_named` has loaded; None for a row of a table."""
-    if ":" not in name:
-        return None
-    file = sys.modules[_name_module(name.rpartition(":")[0])].__file__
-    return None if file is None else Origin(name, Path(file))
+    """The file behind a name with a colon; None for a row of a table, and for what `load_named` has not loaded."""
+    module = sys.modules.get(_name_module(name.rpartition(":")[0])) if ":" in name else None
+    return None if module is None or module.__file__ is None else Origin(name, Path(module.__file__))
 
 
 def _load_object(field: str, name: str) -> Any:

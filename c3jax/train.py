@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-import signal
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -18,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from c3jax import evaluate
-from c3jax.config.run import RunConfig, list_own_names, uses_reference
+from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
 from c3jax.evaluate import print_summary
 from c3jax.learner import update as update_lib
@@ -30,8 +29,9 @@ from c3jax.rollout import address, tree
 from c3jax.rollout.collect import wait_for
 from c3jax.run import records
 from c3jax.run.checkpoint import CheckpointStore
-from c3jax.run.directory import hash_origins, open_run_dir, record_start
-from c3jax.run.metrics import Progress, read_metrics
+from c3jax.run.directory import open_run_dir, record_start
+from c3jax.run.interrupt import catch_signals
+from c3jax.run.metrics import Progress, announce, read_metrics
 from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
 from c3jax.setup.contamination import describe_hits
 from c3jax.setup.imitation import warm_up
@@ -75,6 +75,7 @@ def train(
     command: Sequence[str] = (),
     console: Console | None = None,
     is_contained: bool = True,
+    accepts_changes: bool = False,
 ) -> int:
     """Run, or resume, the training run in a directory.
 
@@ -84,6 +85,7 @@ def train(
       command: the command line, for the manifest.
       console: where progress is printed; None prints to the terminal.
       is_contained: False runs the programs of a code task without their sandbox; the manifest says so.
+      accepts_changes: resume a run whose problems, model or modules are not what they were; the manifest says so.
 
     Returns:
       The exit code: DONE, FAILED or STOPPED.
@@ -92,37 +94,45 @@ def train(
       UserError: before anything is written, where the config, its files or the directory cannot be used.
     """
     console = console or Console(highlight=False, markup=False)
-    openers = find_openers(config.trackers)
-    setup = make_setup(config, is_contained, is_training=True)
-    sample_tree, update = _make_step(setup)
-    _print_problems(setup, console)
-    modules = hash_origins(list_own_names(config))
-    facts = {"data": setup.data, "modules": modules, "unsafe_no_sandbox": not is_contained}
     with ExitStack() as stack:
-        run_dir = stack.enter_context(open_run_dir(path, config, list(command), facts=facts))
+        interrupts = stack.enter_context(catch_signals(lambda line: console.print(line, highlight=False)))
+        openers = find_openers(config.trackers)
+        setup = make_setup(config, is_contained, is_training=True)
+        sample_tree, update = _make_step(setup)
+        _print_problems(setup, console)
+        if jax.local_device_count() > 1:
+            console.print(f"of the {jax.local_device_count()} devices here this run uses one", highlight=False)
+        facts = {"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained}
+        interrupts.check()
+        opening = open_run_dir(path, config, list(command), facts=facts, accepts_changes=accepts_changes)
+        run_dir = stack.enter_context(opening)
+        interrupts.is_gentle = True
+        if run_dir.extended is not None:
+            console.print(_describe_extension(config, run_dir.extended), soft_wrap=True, highlight=False)
         run = run_dir.path
         assert setup.memory is not None  # it is one to train
         print_fit(setup.memory, console)
-        is_stopping = stack.enter_context(_catch_signals(console))
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
         evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, config.grade_timeout))
         evaluations = tuple(evaluate.make_evaluation(setup, profile) for profile in evaluate.list_profiles(setup))
         compiled = _Compiled(sample_tree, update, evaluations, evaluator)
-        started = _start(setup, store, console, is_stopping)
+        started = _start(setup, store, console, interrupts.is_stopping, run)
         if started is None:
             return STOPPED
         state, fan_out, first = started
-        _print_changes(record_start(run_dir, first), console)
+        record_start(run_dir, first)
         tracked = TrackedRun(run, first, config.model_dump(mode="json"))
         write = stack.enter_context(open_trackers(openers, tracked, console.print))
         if first == 0 and not (run / "eval" / "before.json").exists():
-            _evaluate(setup, compiled, state, run / "eval" / "before.json", 0)
-        opened = _Open(run, console, store, write, is_stopping)
+            with announce(console, "evaluating before the first step"):
+                _evaluate(setup, compiled, state, run / "eval" / "before.json", 0)
+        opened = _Open(run, console, store, write, interrupts.is_stopping)
         state, code = _take_steps(setup, compiled, opened, state, fan_out, first)
         if code != DONE:
             return code
         if not (run / "eval" / "after.json").exists():
-            _evaluate(setup, compiled, state, run / "eval" / "after.json", config.steps)
+            with announce(console, "evaluating after the last step"):
+                _evaluate(setup, compiled, state, run / "eval" / "after.json", config.steps)
         print_summary(console, run)
     return DONE
 
@@ -301,7 +311,7 @@ def _make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update]:
 
 
 def _start(
-    setup: Setup, store: CheckpointStore, console: Console, is_stopping: Callable[[], bool]
+    setup: Setup, store: CheckpointStore, console: Console, is_stopping: Callable[[], bool], run: Path
 ) -> tuple[TrainState, FanOut | None, int] | None:
     """The state to go on from, the fan-out in force and the step: of the newest checkpoint, or of the warmed-up policy,
     saved as step 0.
@@ -315,11 +325,13 @@ def _start(
         step, saved = found
         console.print(f"resumed after step {step}", highlight=False)
         return *unpack_state(saved), step
-    trained = warm_up(setup, console, is_stopping)
+    trained = warm_up(setup, console, is_stopping, run / "imitation")
     if trained is None:
         return None
     state = init(setup.weights._replace(trained=trained))
     store.save(0, pack_state(state, None), None)
+    store.wait()
+    shutil.rmtree(run / "imitation", ignore_errors=True)  # it is in checkpoint 0
     return state, None, 0
 
 
@@ -363,11 +375,11 @@ def _print_problems(setup: Setup, console: Console) -> None:
             )
 
 
-def _print_changes(changes: dict[str, Any], console: Console) -> None:
-    """What a resumed run reads that is not what it began with; the manifest has the hashes."""
-    for name, what in (("data", "its problems"), ("modules", "a module of your own")):
-        if name in changes:
-            console.print(f"warning: {what} changed since the run began (manifest.json: starts)", style="yellow")
+def _describe_extension(config: RunConfig, steps: int) -> str:
+    text = f"the run of {steps} steps goes on to step {config.steps}"
+    if config.learner.schedule == "cosine":
+        text += f"; the cosine of its rate, which ended at step {steps}, ends there now, so the rate rises again"
+    return text
 
 
 def _describe_bad(row: dict[str, Any], step: int, run: Path) -> str:
@@ -379,22 +391,3 @@ def _describe_bad(row: dict[str, Any], step: int, run: Path) -> str:
         f" skipped; look at {figures} in {run / 'metrics.jsonl'}, and try a lower"
         f" {section}.learning_rate"
     )
-
-
-@contextmanager
-def _catch_signals(console: Console) -> Iterator[Callable[[], bool]]:
-    """SIGTERM and the first Ctrl-C stop the run after the step and its checkpoint; a second Ctrl-C is heard at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        console.print("stopping after this step, with a checkpoint (Ctrl-C again: at once)", highlight=False)
-
-    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, action in old.items():
-            signal.signal(number, action)

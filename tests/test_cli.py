@@ -106,8 +106,8 @@ def test_the_module_runs_as_the_command_does():
     answer = run_module("--version")
     assert (answer.returncode, answer.stdout) == (0, f"c3jax {__version__}\n")
     answer = run_module("train", "missing.yaml")
-    sentence = "c3jax: config missing.yaml: cannot be read (No such file or directory)\n"
-    assert (answer.returncode, answer.stdout, answer.stderr) == (2, "", sentence)
+    sentence = "c3jax: missing.yaml: expected a YAML file, or one of debate, gsm8k_smollm2, math_qwen, quickstart,"
+    assert (answer.returncode, answer.stdout) == (2, "") and answer.stderr.startswith(sentence)
 
 
 def test_fields_lists_every_field_with_its_meaning(capsys, monkeypatch):
@@ -220,7 +220,15 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
             "train tiny.yaml --unsafe_no_sandbox true",
             "unsafe_no_sandbox: expected a field of the config, got an unknown one",
         ),
-        ("train tiny.yaml --run_dir x", "run_dir: expected a field of the config, got an unknown one"),
+        ("train tiny.yaml --run_dir x", "--run_dir: expected --run-dir"),
+        ("train tiny.yaml --run-dir=", "--run-dir: expected a folder, got an empty name"),
+        ("train tiny.yaml --workers 100000", "workers: expected at most .* cores and .* GiB of memory, got 100,000"),
+        ("train tin", "tin: expected a YAML file, or one of debate, .*, trio, found none"),
+        (
+            "train credit_bench",
+            r"config credit_bench: expected that of a run, got that of a study \(c3jax study credit_bench\)",
+        ),
+        ("study trio", r"config trio: expected that of a study, got that of a run \(c3jax train trio\)"),
         ("train tiny.yaml --credit.fan_out [1,4]", "credit.fan_out: method c3 would give turn 0 zero credit: .*"),
         ("train tiny.yaml --problems 3 --learner.minibatches 2", "learner.minibatches: expected a divisor .*"),
         (
@@ -234,7 +242,7 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
         ),
         ("train tiny.yaml --run-dir tiny.yaml", "run directory tiny.yaml: expected a directory, got a file"),
         ("train .", r"config .: cannot be read \(Is a directory\)"),
-        ("evaluate nothing", "nothing: expected a run directory or a config file, got neither"),
+        ("evaluate nothing", "nothing: expected a run directory, a config file, or one of debate, .*, found none"),
         ("evaluate .", "run directory .: expected a run with a config.yaml, found none"),
         ("evaluate begun", "begun: expected a run with a checkpoint, got none yet"),
         ("evaluate tiny.yaml --checkpoint 3", "--checkpoint: expected a run directory to take '3' from, got a config"),

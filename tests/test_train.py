@@ -111,17 +111,17 @@ def unbroken(tmp_path_factory, cache):
 
 def test_killed_and_resumed_equals_never_killed(unbroken, cache, tmp_path):
     run = tmp_path / "run"
-    process = start(run, cache, SMALL)
+    process = start(run, cache, SMALL | {"steps": 5})
     wait_for_rows(process, run, 3)
     process.send_signal(signal.SIGTERM)  # a wish: the step ends and its checkpoint is written
     code, text = finish(process)
     assert code == 130 and "the same command resumes it" in text
     assert list_steps(run)[-1] == len(read_metrics(run))
 
-    process = start(run, cache, SMALL)
+    process = start(run, cache, SMALL)  # of more steps
     wait_for_rows(process, run, 6)
     process.kill()  # no warning at all
-    finish(process)
+    assert "the run of 5 steps goes on to step 8" in finish(process)[1]
     assert list_steps(run)[-1] < STEPS
 
     newest = run / "checkpoints" / str(list_steps(run)[-1])

@@ -17,6 +17,7 @@ from c3jax.models.policy import Weights
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, context_tokens
 from c3jax.rollout import address, context, sampling, tree
 from c3jax.run.checkpoint import restore_step
+from c3jax.run.directory import check_inputs
 from c3jax.run.source import SourceError, open_source
 from c3jax.setup.team import Setup, decode_turns, make_setup
 from c3jax.tasks.task import find_task
@@ -30,12 +31,13 @@ def evaluate_source(
     console: Console,
     as_json: bool,
     is_contained: bool = True,
+    accepts_changes: bool = False,
 ) -> int:
     """Evaluate a run's policy, or a config's model before training, on the held-out problems and the config's suites.
 
     A run keeps the results, in eval/suites-STEP.json. Returns the exit code: 1 where a suite is missing.
     """
-    setup, weights, step = load_source(source, checkpoint, overrides, is_contained)
+    setup, weights, step = load_source(source, checkpoint, overrides, is_contained, accepts_changes)
     kinds = {setup.config.task.kind, *(suite.kind for suite in setup.config.evaluation.suites)}
     if not is_contained and all(find_task(kind).bind is None for kind in kinds):
         raise SourceError(f"--unsafe-no-sandbox: expected a task or suite that runs programs, got {sorted(kinds)}")
@@ -58,11 +60,13 @@ def ask_source(
     console: Console,
     is_sampled: bool,
     as_json: bool,
+    accepts_changes: bool = False,
 ) -> int:
     """Put one question to a team and print every role's message, or the transcript as JSON."""
     if not question.strip():
         raise SourceError("question: expected some text, got none")
-    setup, weights, step = load_source(source, checkpoint, overrides, is_contained=False)  # no program is run here
+    # No program is run here.
+    setup, weights, step = load_source(source, checkpoint, overrides, False, accepts_changes)
     texts, contexts = answer(setup, weights, question, is_sampled)
     # Nothing is graded here: the answer that would be judged is read out of the last message.
     answer_read = setup.task.read_answer(texts[-1])
@@ -99,17 +103,24 @@ def answer(setup: Setup, weights: Weights, question: str, is_sampled: bool) -> t
 
 
 def load_source(
-    source: str, checkpoint: str, overrides: dict[str, Any], is_contained: bool = False
+    source: str,
+    checkpoint: str,
+    overrides: dict[str, Any],
+    is_contained: bool = False,
+    accepts_changes: bool = False,
 ) -> tuple[Setup, Weights, int]:
     """A team and its weights: of a run's checkpoint, or as a config's model is before training (step 0).
 
     `is_contained` false lets programs of a code task run without their sandbox. Raises UserError where the source, the
-    checkpoint or an override cannot be used.
+    checkpoint or an override cannot be used, or, but with `accepts_changes`, where what the run reads from outside is
+    not what it was.
     """
     opened = open_source(source, checkpoint, overrides)
     setup = make_setup(opened.config, is_contained)
     if opened.run is None:
         return setup, setup.weights, 0
+    if not accepts_changes:
+        check_inputs(opened.run, setup.inputs)
     trained = restore_step(opened.run, opened.step, jax.eval_shape(lambda: setup.weights.trained), part="params")
     return setup, setup.weights._replace(trained=trained), opened.step
 

@@ -27,8 +27,9 @@ from c3jax.models.huggingface import peft as peft_folder
 from c3jax.models.huggingface import weights as hf_weights
 from c3jax.rollout import address
 from c3jax.run.checkpoint import restore_step
+from c3jax.run.directory import check_inputs
 from c3jax.run.source import open_source
-from c3jax.setup.team import list_words
+from c3jax.setup.team import hash_inputs, list_words
 from c3jax.tasks.task import find_task
 from c3jax.types import UserError
 
@@ -49,7 +50,9 @@ class _Source(NamedTuple):
     model: load.Description
 
 
-def export_source(source: str, checkpoint: str, target: Path, form: Form, console: Console) -> int:
+def export_source(
+    source: str, checkpoint: str, target: Path, form: Form, console: Console, accepts_changes: bool = False
+) -> int:
     """Write the policy of a run's checkpoint, or a config's model before training, to the folder `target`.
 
     Raises UserError, in one sentence, where the source or the checkpoint cannot be used, the folder has something in it
@@ -57,6 +60,8 @@ def export_source(source: str, checkpoint: str, target: Path, form: Form, consol
     """
     _check_target(target)
     opened = _open_source(Path(source), checkpoint)
+    if opened.run is not None and not accepts_changes:
+        check_inputs(opened.run, hash_inputs(opened.config, None, opened.model))
     roles = _list_roles(opened, form)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,8 @@ RENAMED = {
     "credit.critic.solo_steps": "credit.critic.critic_only_steps",
 }
 
+_CONFIGS = Path(__file__).parents[1] / "configs"  # a link in a checkout, files in a wheel
+
 SectionType = TypeVar("SectionType", bound=Section)
 
 
@@ -56,13 +58,35 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
     Raises:
       ConfigError: in one sentence: the field's path, what was expected and what was got.
     """
-    return parse_config(read_tree(path, overrides))
+    tree = read_tree(path, overrides)
+    if "kind" in tree and "task" not in tree:
+        raise ConfigError(f"config {path}: expected that of a run, got that of a study (c3jax study {path})")
+    return parse_config(tree)
+
+
+def find_config(path: str | Path, wanted: str = "a YAML file") -> Path:
+    """The file of a config: one there is, or, by its name alone, one that comes with the package.
+
+    Args:
+      path: of the file, or its name.
+      wanted: what is said to be expected where there is neither.
+
+    Raises:
+      ConfigError: there is neither.
+    """
+    given = Path(path)
+    if given.exists():
+        return given
+    shipped = {file.stem: file for file in sorted(_CONFIGS.rglob("*.yaml"))}
+    if str(path) not in shipped:
+        raise ConfigError(f"{path}: expected {wanted}, or one of {', '.join(shipped)}, found none")
+    return shipped[str(path)]
 
 
 def read_tree(path: str | Path, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """Read a YAML config as plain mappings and lists, dotted overrides applied, unchecked. Raises ConfigError."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = find_config(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise ConfigError(f"config {path}: cannot be read ({reason})") from None

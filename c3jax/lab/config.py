@@ -151,11 +151,15 @@ _RENAMED = {
 def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> StudyConfig:
     """Read a study's YAML, apply dotted overrides and check it. Raises ConfigError."""
     tree = config_file.read_tree(path, overrides)
+    if "task" in tree and "kind" not in tree:
+        raise ConfigError(f"config {path}: expected that of a study, got that of a run (c3jax train {path})")
     run = tree.get("run")
     if isinstance(run, dict) and "base" in run:
         base = run.pop("base")
         expect(isinstance(base, str), "run.base", "the path of a run's YAML", repr(base))
-        tree["run"] = config_file.read_tree(Path(path).parent / base, dict(_list_leaves(run, (dict,))))
+        tree["run"] = config_file.read_tree(
+            config_file.find_config(path).parent / base, dict(_list_leaves(run, (dict,)))
+        )
     return parse_study(tree)
 
 

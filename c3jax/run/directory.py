@@ -21,9 +21,11 @@ from typing import Any, NamedTuple, TextIO
 from c3jax import __version__
 from c3jax.config.file import dump_config, load_config
 from c3jax.config.run import RunConfig
-from c3jax.run.files import PARTIAL, compute_sha256, save_whole
+from c3jax.run.files import PARTIAL, hash_file, save_whole
 from c3jax.schema import Section, find_origin
 from c3jax.types import UserError
+
+Inputs = Mapping[str, Mapping[str, str]]  # SHA-256 by kind and name
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "chex", "numpy")
 _LOCK, _CONFIG, _MANIFEST = ".lock", "config.yaml", "manifest.json"
@@ -39,6 +41,7 @@ class RunDir(NamedTuple):
 
     path: Path
     is_resumed: bool  # the run was there already
+    extended: int | None  # the steps that it had, where it is to have more now
     command: list[str]
     lock: TextIO
     facts: Mapping[str, Any]  # what else the manifest says
@@ -58,6 +61,7 @@ def open_run_dir(
     command: list[str],
     load: Callable[[Path], Section] = load_config,
     facts: Mapping[str, Any] = {},
+    accepts_changes: bool = False,
 ) -> RunDir:
     """Make the directory of a new run, or take up the run that is there, if its config is equal.
 
@@ -66,11 +70,12 @@ def open_run_dir(
       config: of the run.
       command: the command line, for the manifest.
       load: reads the kind of config that is to be there.
-      facts: what else the manifest says: of the data, of the user's own modules, of the sandbox.
+      facts: what else the manifest says; its `inputs` are the SHA-256 of what is read from outside, by kind and name.
+      accepts_changes: whether a run is taken up whose inputs are not those that it was last started with.
 
     Raises:
       RunDirError: with nothing written, when the path holds another config's run or something else, when another
-        process has the run, or when the disk does not take it.
+        process has the run, when an input changed, or when the disk does not take it.
     """
     path = Path(path)
     try:
@@ -78,7 +83,8 @@ def open_run_dir(
         path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as on_error:
             lock = on_error.enter_context(_lock(path))
-            is_resumed = _check_contents(path, config, load)  # again: before the lock another process could write here
+            # Again: before the lock another process could write here.
+            is_resumed, extended = _check_contents(path, config, load)
             for partial in path.glob(f".*{PARTIAL}"):  # of a process that was killed
                 partial.unlink()
             if not is_resumed:
@@ -86,23 +92,28 @@ def open_run_dir(
                 manifest = _describe_program() | {"seed": seed, "command": command, **facts, "starts": []}
                 save_whole(path / _MANIFEST, _to_json(manifest))
                 save_whole(path / _CONFIG, dump_config(config))
+            elif not accepts_changes:
+                check_inputs(path, facts.get("inputs", {}))
+            if extended is not None:
+                after = path / "eval" / "after.json"  # it is of a step on the way now
+                if after.exists():
+                    after.rename(after.with_name(f"step-{extended}.json"))
+                save_whole(path / _CONFIG, dump_config(config))
             on_error.pop_all()
     except OSError as error:
         raise RunDirError(f"run directory {path}: cannot be used ({error.strerror})") from None
-    return RunDir(path, is_resumed, command, lock, facts)
+    return RunDir(path, is_resumed, extended, command, lock, facts)
 
 
-def record_start(run: RunDir, step: int) -> dict[str, Any]:
+def record_start(run: RunDir, step: int) -> None:
     """Add to the manifest that the run starts from `step` now, and what differs from the start that began it.
-
-    Returns:
-      What differs, by its name in the manifest, as it is now.
 
     Raises:
       RunDirError: the manifest cannot be read or written.
     """
     path = run.path / _MANIFEST
     facts = _describe_program() | {"command": run.command, **run.facts}
+    facts |= {} if run.extended is None else {"extended_from": run.extended}
     try:
         manifest = _load_manifest(path)
         changes = {name: value for name, value in facts.items() if manifest.get(name) != value}
@@ -111,7 +122,28 @@ def record_start(run: RunDir, step: int) -> dict[str, Any]:
         save_whole(path, _to_json(manifest))
     except OSError as error:
         raise RunDirError(f"manifest {path}: cannot be used ({error.strerror})") from None
-    return changes
+
+
+def check_inputs(path: Path, inputs: Inputs) -> None:
+    """Check what is read again from outside against what a run was last started with.
+
+    Args:
+      path: of the run.
+      inputs: the SHA-256 by name, by kind; what only one of the two has is not looked at.
+
+    Raises:
+      RunDirError: something is not what it was.
+    """
+    manifest = _load_manifest(path / _MANIFEST)
+    newest = manifest["starts"][-1]["changes"] if manifest["starts"] else {}
+    known = newest.get("inputs", manifest.get("inputs", {}))
+    for kind, hashes in inputs.items():
+        for name, value in hashes.items():
+            if known.get(kind, {}).get(name, value) != value:
+                raise RunDirError(
+                    f"run directory {path}: expected {kind} {name} as the run was last started with, got another"
+                    " content (--accept-changes takes it)"
+                )
 
 
 def load_run_config(path: str | Path, overrides: Mapping[str, Any] = {}) -> RunConfig:
@@ -124,34 +156,38 @@ def load_run_config(path: str | Path, overrides: Mapping[str, Any] = {}) -> RunC
 def hash_origins(names: Sequence[str]) -> dict[str, str]:
     """The SHA-256 of the files that a config's `module:NAME`s are from, by name; rows of a table have none."""
     origins = (find_origin(name) for name in dict.fromkeys(names))
-    return {origin.name: compute_sha256(origin.path.read_bytes()) for origin in origins if origin is not None}
+    return {origin.name: hash_file(origin.path) for origin in origins if origin is not None}
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # What is there
 
 
-def _check_contents(path: Path, config: Section, load: Callable[[Path], Section]) -> bool:
-    """Whether the run is there. Raises RunDirError when anything else is."""
+def _check_contents(path: Path, config: Section, load: Callable[[Path], Section]) -> tuple[bool, int | None]:
+    """Whether the run is there, and its steps where the config has more of them and differs in nothing else.
+
+    Raises RunDirError when anything else is there.
+    """
     if path.is_symlink() and not path.exists():
         raise RunDirError(f"run directory {path}: expected a directory, got a link to nothing")
     if not path.exists():
-        return False
+        return False, None
     if not path.is_dir():
         raise RunDirError(f"run directory {path}: expected a directory, got a file")
     if (path / _CONFIG).exists():
         there, here = (part.model_dump(mode="json") for part in (load(path / _CONFIG), config))
-        difference = _find_difference(there, here, "")
+        is_longer = isinstance(config, RunConfig) and here["steps"] > there["steps"]
+        difference = _find_difference(there, here | {"steps": there["steps"]} if is_longer else here, "")
         if difference is not None:
             raise RunDirError(f"run directory {path}: holds the run of another config, where {difference} here")
-        return True
+        return True, there["steps"] if is_longer else None
     names = {entry.name for entry in path.iterdir() if entry.suffix != PARTIAL}
     others = sorted(names - _UNFINISHED)
     if others:
         raise RunDirError(
             f"run directory {path}: expected a run or nothing, got a directory with {others[0]} and no run"
         )
-    return False
+    return False, None
 
 
 def _find_difference(there: Any, here: Any, name: str) -> str | None:

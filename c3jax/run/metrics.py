@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from rich import progress as rich_progress
 from rich.console import Console
+from rich.text import Text
 
 from c3jax.run.files import save_whole
 from c3jax.types import UserError
@@ -171,34 +173,69 @@ def _from_json(value: Any) -> Any:
 # What a person watches
 
 
+def announce(console: Console, text: str) -> AbstractContextManager[object]:
+    """Show what a block does while it runs: with the time it takes on a terminal, as a line where it goes to a file."""
+    if console.is_terminal:
+        columns = (rich_progress.SpinnerColumn(), rich_progress.TextColumn("{task.description}"))
+        shown = rich_progress.Progress(*columns, rich_progress.TimeElapsedColumn(), console=console, transient=True)
+        shown.add_task(text, total=None)
+        return shown
+    console.print(text, soft_wrap=True)
+    return nullcontext()
+
+
+_SILENT_STEPS = 10
+COMPILING = "compiling the first step (later starts find it cached)"
+
+
+class _Time(rich_progress.TimeRemainingColumn):
+    """The time that is left, or, before the first step is there to tell by, the time that has passed."""
+
+    def render(self, task: rich_progress.Task) -> Text:
+        """The column of a task."""
+        return super().render(task) if task.fields["is_timed"] else rich_progress.TimeElapsedColumn().render(task)
+
+
 class Progress:
     """A bar on a terminal; a plain line now and then where output goes to a file."""
 
     def __init__(self, console: Console, steps: int, first: int) -> None:
-        self._console, self._steps = console, steps
+        self._console, self._steps, self._first = console, steps, first
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.completed}/{task.total}"),
             rich_progress.BarColumn(6),
             rich_progress.TextColumn("{task.fields[figures]}"),
-            rich_progress.TimeRemainingColumn(compact=True),
+            _Time(compact=True),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=steps, completed=first, figures="")
+        self._silent = 0  # steps in a row without any credit
+        self._task = self._bar.add_task("", total=steps, completed=first, figures=COMPILING, is_timed=False)
 
     def __enter__(self) -> Progress:
         self._bar.start()
+        if not self._console.is_terminal and self._first < self._steps:
+            self._console.print(COMPILING)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
 
     def show(self, step: int, row: dict[str, Any]) -> None:
-        """Show a finished step's figures."""
+        """Show a finished step's figures, and say, once, when there has been nothing to learn from."""
+        self._silent = self._silent + 1 if row["zero_credit_share"] == 1.0 else 0
+        if self._silent == _SILENT_STEPS:
+            self._console.print(
+                f"no message has had any credit for {_SILENT_STEPS} steps: in every tree all answers score the same"
+                f" (mean return {row['return']:.2f})",
+                style="yellow",
+                soft_wrap=True,
+            )
         figures = describe_step(row)
-        self._bar.update(self._task, completed=step + 1, figures=figures)
+        self._bar.update(self._task, completed=step + 1, figures=figures, is_timed=True)
         every = max(1, self._steps // 20)
-        if not self._console.is_terminal and ((step + 1) % every == 0 or step + 1 == self._steps):
+        is_due = step == self._first or (step + 1) % every == 0 or step + 1 == self._steps
+        if not self._console.is_terminal and is_due:
             self._console.print(f"{step + 1}/{self._steps} {figures}", soft_wrap=True)
 
 

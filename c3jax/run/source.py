@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from c3jax.config.file import load_config
+from c3jax.config.file import find_config, load_config
 from c3jax.config.run import RunConfig
 from c3jax.run.checkpoint import find_best_step, list_steps
 from c3jax.run.directory import load_run_config
@@ -37,6 +37,8 @@ def open_source(source: str | Path, checkpoint: str, overrides: Mapping[str, Any
       UserError: it is neither, the checkpoint is not there, or an override cannot be used.
     """
     path = Path(source)
+    if not path.is_dir():
+        path = find_config(source, "a run directory, a config file")
     if path.is_file():
         if checkpoint != "newest":
             raise SourceError(f"--checkpoint: expected a run directory to take {checkpoint!r} from, got a config")

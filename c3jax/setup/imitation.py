@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,34 +13,59 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from c3jax.learner import imitate
 from c3jax.rollout import address
+from c3jax.run.checkpoint import CheckpointStore
 from c3jax.setup.team import Setup, make_questions
 from c3jax.tasks.task import DemonstratedTurn
-from c3jax.types import Rollout
+from c3jax.types import Params, Rollout
 
 
-def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], bool]) -> dict | None:
-    """Parameters after the imitation that the config asks for; None where the run was told to stop meanwhile."""
+def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], bool], path: Path) -> Params | None:
+    """Imitate as the config asks.
+
+    Args:
+      setup: of the run.
+      console: where the progress is shown.
+      is_stopping: whether the run was told to stop.
+      path: where it is saved when it stops before its end, and taken up again.
+
+    Returns:
+      The parameters after it, or None where the run was told to stop meanwhile.
+    """
     section = setup.config.imitation
     if section is None:
         return setup.weights.trained
     init, update = imitate.make_imitation(section, setup.policy, setup.plans)
-    state = init(jax.tree.map(jnp.copy, setup.weights.trained))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(None),
-        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[status]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("imitation", total=section.updates, loss=float("nan"))
-        for done in range(section.updates):
+    with (
+        CheckpointStore(path, 1, console.print) as store,
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+    ):
+        first, state = store.restore_newest(jax.eval_shape(init, setup.weights.trained)) or (0, None)
+        if state is None:
+            state = init(jax.tree.map(jnp.copy, setup.weights.trained))
+        bar = progress.add_task("imitation", total=section.updates, completed=first, status="compiling")
+        if not console.is_terminal:
+            console.print(f"imitation: {section.updates - first} updates (the first compiles them)", soft_wrap=True)
+        for done in range(first, section.updates):
             if is_stopping():
+                if done > first:
+                    store.save(done, state)
+                console.print(
+                    f"stopped after {done} of {section.updates} updates of imitation; the same command resumes it",
+                    highlight=False,
+                    soft_wrap=True,
+                )
                 return None
             state, loss = update(state, make_demonstrations(setup, done))
-            if done % 10 == 9 or done + 1 == section.updates:
-                progress.update(bar, completed=done + 1, loss=float(loss))
+            if done % 10 == 9 or done == first or done + 1 == section.updates:
+                progress.update(bar, completed=done + 1, status=f"loss {float(loss):.3f}")
     if not console.is_terminal:
-        console.print(f"imitation: {section.updates} updates, loss {float(loss):.3f}")
+        console.print(f"imitation: loss {float(loss):.3f}")
     return state.params
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from c3jax.config.run import ConfigError, Data, SuiteSection
-from c3jax.run.files import compute_sha256
+from c3jax.run.files import hash_file
 from c3jax.schema import Section
 from c3jax.setup import contamination, mixing
 from c3jax.tasks.sections import FileTask, list_training_sets
@@ -133,4 +132,4 @@ def describe_data(
 
 
 def _describe_file(path: str | None) -> dict[str, str]:
-    return {} if path is None else {"path": path, "sha256": compute_sha256(Path(path).read_bytes())}
+    return {} if path is None else {"path": path, "sha256": hash_file(path)}

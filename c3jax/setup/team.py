@@ -7,6 +7,7 @@ here, before anything is compiled or written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,13 +18,18 @@ from c3jax import protocol as protocol_lib
 from c3jax.config import run as config_lib
 from c3jax.models import load as load_lib
 from c3jax.models.critic import count_network
+from c3jax.models.huggingface import hub
 from c3jax.models.policy import Policy, Weights, count_weights, make_policy
 from c3jax.models.spec import DecoderSpec
+from c3jax.rewards import check_workers
 from c3jax.rollout import address, context
+from c3jax.run.directory import hash_origins
+from c3jax.run.files import hash_file
 from c3jax.setup import contamination, memory, mixing
 from c3jax.setup.problems import (
     Mixture,
     ProblemSet,
+    Sources,
     describe_data,
     encode_problems,
     keep_apart,
@@ -44,6 +50,7 @@ class Setup(NamedTuple):
     overlap: contamination.Passed  # what training and held-out problems had in common
     heldout: ProblemSet
     data: dict[str, Any]  # what the problems are, for the manifest
+    inputs: dict[str, dict[str, str]]  # SHA-256 of what is read from outside, by kind and name
     tokenizer: Tokenizer
     plans: tuple[protocol_lib.TurnPlan, ...]
     spec: DecoderSpec
@@ -68,6 +75,7 @@ def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_train
       UserError: in one sentence for the user.
     """
     question_tokens = config.protocol.question_tokens
+    check_workers(config.workers)
     task = open_task(config.task.kind, config.task, config.grade_timeout, is_contained)
     if is_training and not is_contained and task.bind is None:
         raise config_lib.ConfigError(f"--unsafe-no-sandbox: expected a task that runs programs, got {config.task.kind}")
@@ -86,8 +94,30 @@ def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_train
         )
     needs = _check_memory(config, spec, plans) if is_training else None
     policy, weights = _load_policy(config, model)
-    data = describe_data(sources, mixture, overlap, heldout)
-    return Setup(config, task, train, mixture, overlap, heldout, data, tokenizer, plans, spec, needs, policy, weights)
+    data, inputs = describe_data(sources, mixture, overlap, heldout), hash_inputs(config, sources, model)
+    problems = (train, mixture, overlap, heldout, data, inputs)
+    return Setup(config, task, *problems, tokenizer, plans, spec, needs, policy, weights)
+
+
+def hash_inputs(
+    config: config_lib.RunConfig, sources: Sources | None, model: load_lib.Description
+) -> dict[str, dict[str, str]]:
+    """The SHA-256 of what a config reads from outside, by kind and name.
+
+    Args:
+      config: of the run.
+      sources: its problems; None where they are not read.
+      model: its model. SmolLM2's folder is made from a file whose hash is known.
+    """
+    paths = [] if sources is None else [*sources.paths, sources.heldout_path]
+    paths += [suite.path for suite in config.evaluation.suites if Path(suite.path).is_file()]
+    is_outside = isinstance(config.model, config_lib.FolderModel | config_lib.HubModel)
+    files = hub.list_files(model.folder) if is_outside and model.folder is not None else []
+    return {
+        "problems": {path: hash_file(path) for path in paths if path is not None},
+        "model": {path.name: hash_file(path) for path in files},
+        "modules": hash_origins(config_lib.list_own_names(config)),
+    }
 
 
 def choose_problems(setup: Setup, step: int) -> list[int]:

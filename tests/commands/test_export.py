@@ -58,7 +58,8 @@ def make_run(path: Path, tree: dict[str, Any]) -> Setup:
     setup = make_setup(config)
     random = np.random.default_rng(0)
     trained = jax.tree.map(lambda leaf: jnp.float32(0.3 * random.normal(size=leaf.shape)), setup.weights.trained)
-    with open_run_dir(path, config, ["c3jax"]), CheckpointStore(path, 2, print) as store:
+    facts = {"inputs": setup.inputs}
+    with open_run_dir(path, config, ["c3jax"], facts=facts), CheckpointStore(path, 2, print) as store:
         store.save(4, {"params": jax.tree.map(lambda leaf: leaf / 2, trained), "other": jnp.zeros(2)})
         store.save(7, {"params": trained, "other": jnp.zeros(2)})
     return setup._replace(weights=setup.weights._replace(trained=trained))
@@ -70,6 +71,7 @@ def settings(tmp_path_factory) -> Iterator[None]:
     before = {
         "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
         "jax_compilation_cache_dir": jax.config.jax_compilation_cache_dir,
+        "jax_compilation_cache_max_size": jax.config.jax_compilation_cache_max_size,
         "jax_persistent_cache_min_compile_time_secs": jax.config.jax_persistent_cache_min_compile_time_secs,
         "jax_disable_most_optimizations": jax.config.read("jax_disable_most_optimizations"),
     }
@@ -250,7 +252,7 @@ def test_what_cannot_be_exported_is_one_sentence(shared, tmp_path, capsys):
     out = ["--to", str(tmp_path / "out")]
     assert "expected newest, best or one of [4, 7], got '5'" in refuse(capsys, str(run), *out, "--checkpoint", "5")
     assert "expected a run with a config.yaml, found none" in refuse(capsys, str(full), *out)
-    assert "expected a run directory or a config file, got neither" in refuse(capsys, str(tmp_path / "none"), *out)
+    assert "expected a run directory, a config file, or one of debate, " in refuse(capsys, str(tmp_path / "none"), *out)
     got = refuse(capsys, str(run), *out, "--adapters", "peft")
     assert "--adapters: expected a run with policy.kind adapters for peft, got policy.kind 'shared'" in got
     assert not (tmp_path / "out").exists()
@@ -273,3 +275,26 @@ def test_a_folder_that_cannot_be_written_whole_is_not_written(shared, tmp_path, 
         said = refuse(capsys, str(run), "--to", str(tmp_path / "deep" / "out"))
     assert "out: cannot be written (File too large)" in said
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_a_base_that_was_exchanged_is_refused_wherever_it_is_read(adapted, tmp_path, capsys):
+    run, _, base = adapted
+    weights = base / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # one bit of one weight
+    commands = (
+        ["ask", str(run), "up"],
+        ["evaluate", str(run)],
+        ["export", str(run), "--to", str(tmp_path / "out")],
+        ["train", str(run / "config.yaml"), "--run-dir", str(run)],
+    )
+    sentence = (
+        f"c3jax: run directory {run}: expected model model.safetensors as the run was last started with, got another"
+        " content (--accept-changes takes it)\n"
+    )
+    try:
+        for words in commands:
+            assert main(words) == 2 and capsys.readouterr().err == sentence
+        assert main([*commands[2], "--accept-changes"]) == 0
+    finally:
+        weights.write_bytes(content)

@@ -61,7 +61,7 @@ def test_a_task_of_ones_own_trains(run, tmp_path):
     path = train(run, tmp_path, "own_task.yaml", ("own_task.py", "own_task.yaml"))
     rows = read_metrics(path)
     assert len(rows) == 2 and all(row["error_share"] == 0.0 for row in rows)
-    assert list(json.loads((path / "manifest.json").read_text())["modules"]) == ["own_task:RIDDLES"]
+    assert list(json.loads((path / "manifest.json").read_text())["inputs"]["modules"]) == ["own_task:RIDDLES"]
 
 
 def test_a_plain_function_grades(run, tmp_path):
@@ -90,7 +90,7 @@ def test_a_method_a_loss_and_a_tracker_of_ones_own_train(run, tmp_path):
     path = train(run, tmp_path, "own_task.yaml", files, *overrides)
     assert len(read_metrics(path)) == 2  # the record is written whether it is named or not
     assert (path / "figures.csv").read_text().splitlines()[0] == "step,return,kl,tokens_per_second"
-    assert list(json.loads((path / "manifest.json").read_text())["modules"]) == ["own_task:RIDDLES", *names]
+    assert list(json.loads((path / "manifest.json").read_text())["inputs"]["modules"]) == ["own_task:RIDDLES", *names]
     run("-m", "c3jax.cli", "score", str(path), "--method", names[0], "--out", "scored.jsonl")
     scored = json.loads((tmp_path / "scored.jsonl").read_text().splitlines()[0])
     recorded = json.loads((path / "rollouts" / "step-000000.jsonl").read_text().splitlines()[0])

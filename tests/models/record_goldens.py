@@ -123,7 +123,7 @@ def compute_logits(model: transformers.PreTrainedModel, tokens: np.ndarray) -> n
 
 
 def compute_gradient(model: transformers.PreTrainedModel, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """The gradient of the next tokens' mean cross-entropy in float64, and torch's own error in float32 (root mean square).
+    """The gradient of the next tokens' mean cross-entropy in float64, and torch's error in float32 (root mean square).
 
     A tied head has none of its own. torch gives the embedding of the token that pads no gradient; where such a token is
     one of the text, as here, that is none of the loss's gradient, so it is told of no padding.

@@ -18,6 +18,7 @@ import c3jax
 from c3jax.config.file import parse_config
 from c3jax.config.run import ConfigError, RunConfig
 from c3jax.run.directory import RunDirError, load_run_config, open_run_dir, record_start
+from c3jax.run.files import save_whole
 
 COMMAND = ["c3jax", "train", "grün.yaml"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +95,43 @@ def test_every_start_is_recorded_with_what_changed(tmp_path):
     assert timedelta(0) <= datetime.now(UTC) - times[0] < timedelta(minutes=5) and times[0] <= times[1]
 
 
+def test_a_run_is_extended_by_more_steps_alone(tmp_path):
+    open_run_dir(tmp_path, make_config(), COMMAND).lock.close()
+    save_whole(tmp_path / "eval" / "after.json", "{}")
+    with open_run_dir(tmp_path, make_config(steps=9), COMMAND) as run:
+        assert run.is_resumed and run.extended == 5
+        record_start(run, 5)
+    assert load_run_config(tmp_path) == make_config(steps=9)
+    assert sorted(listing(tmp_path / "eval")) == ["step-5.json"]  # after the last step is another step now
+    (start,) = json.loads((tmp_path / "manifest.json").read_text())["starts"]
+    assert start["changes"] == {"extended_from": 5}
+    with open_run_dir(tmp_path, make_config(steps=9), COMMAND) as run:
+        assert run.extended is None
+
+
+def test_what_is_read_again_is_what_the_run_was_last_started_with(tmp_path):
+    def open_with(accepts_changes: bool = False, **problems: str) -> None:
+        facts = {"inputs": {"problems": problems}}
+        with open_run_dir(tmp_path, make_config(), COMMAND, facts=facts, accepts_changes=accepts_changes) as run:
+            record_start(run, 0)
+
+    open_with(train="a", test="b")
+    open_with(train="a")  # what is not read now is not looked at
+    refused = (
+        f"run directory {tmp_path}: expected problems train as the run was last started with, got another content"
+        " (--accept-changes takes it)"
+    )
+    with pytest.raises(RunDirError, match="^" + re.escape(refused) + "$"):
+        open_with(train="c")
+    open_with(accepts_changes=True, train="c")
+    assert json.loads((tmp_path / "manifest.json").read_text())["starts"][-1]["changes"] == {
+        "inputs": {"problems": {"train": "c"}}
+    }
+    open_with(train="c")
+    with pytest.raises(RunDirError, match="^" + re.escape(refused) + "$"):
+        open_with(train="a")
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"starts": 3}', '{"seed": 1}'])
 def test_a_broken_manifest_is_said(tmp_path, content):
     with open_run_dir(tmp_path, make_config(), COMMAND) as run:
@@ -105,7 +143,8 @@ def test_a_broken_manifest_is_said(tmp_path, content):
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"steps": 6}, "steps is 5 and not 6"),
+        ({"steps": 4}, "steps is 5 and not 4"),
+        ({"steps": 6, "seed": 12}, "seed is 11 and not 12"),
         ({"learner": {"learning_rate": 1e-3}}, "learner.learning_rate is 0.004 and not 0.001"),
         ({"learner": {"learning_rate": 4e-3, "kl": {"coefficient": 0.5}}}, "learner.kl.coefficient is 0.0 and not 0.5"),
         ({"model": {"kind": "random", "layers": 3}, "seed": 12}, "seed is 11 and not 12"),
@@ -165,6 +204,7 @@ def test_a_run_killed_in_its_making_is_made_again(tmp_path, left):
 def test_a_second_process_is_refused_until_the_first_is_done(tmp_path):
     program = """
 import sys
+from c3jax.run.files import save_whole
 from c3jax.run.directory import RunDirError, load_run_config, open_run_dir
 try:
     open_run_dir(sys.argv[1], load_run_config(sys.argv[1]), [])
@@ -205,6 +245,7 @@ def test_a_disk_that_takes_nothing_is_said(tmp_path):
 import resource, signal, sys
 import jax
 from c3jax.config.file import load_config
+from c3jax.run.files import save_whole
 from c3jax.run.directory import RunDirError, open_run_dir
 config = load_config(sys.argv[1])
 jax.devices()

@@ -1,13 +1,24 @@
 """Metrics: whole lines, exact resumption, and the clock kept apart."""
 
+import io
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from c3jax.run.metrics import MetricsError, drop_times, is_time_figure, open_metrics, read_metrics, sum_ledger
+from c3jax.run.metrics import (
+    MetricsError,
+    Progress,
+    announce,
+    drop_times,
+    is_time_figure,
+    open_metrics,
+    read_metrics,
+    sum_ledger,
+)
 
 
 def figures(step: int, seconds: float) -> dict:
@@ -136,3 +147,20 @@ def test_ledger_sums_calls_tokens_messages_and_seconds():
         "seconds_update": 2.0,
     }
     assert sum_ledger([]) == {"evaluator_calls": 0, "generated_tokens": 0, "prefilled_tokens": 0, "messages": 0}
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_what_takes_long_is_announced_and_a_run_without_signal_is_said(is_terminal):
+    row = {"return": 0.0, "kl": 0.0, "message_tokens": 5.0, "truncated_share": 0.0, "tokens_per_second": 9.0}
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=80, highlight=False)
+    with announce(console, "evaluating"):
+        pass
+    with Progress(console, 40, 3) as progress:
+        for step in range(3, 40):
+            progress.show(step, row | {"zero_credit_share": float(step != 5), "bad_updates": 0})
+    text = console.file.getvalue()
+    if not is_terminal:
+        lines = text.splitlines()
+        assert lines[:2] == ["evaluating", "compiling the first step (later starts find it cached)"]
+        assert lines[2].startswith("4/40 ") and lines[3].startswith("6/40 ")
+    assert text.count("no message has had any credit for 10 steps: in every tree all answers score the same") == 1

@@ -12,6 +12,11 @@ _FILES += ["model.safetensors.index.json", "tokenizer.json", "tokenizer_config.j
 _FILES += ["chat_template.jinja"]
 
 
+def list_files(folder: Path) -> list[Path]:
+    """The files of a model's folder that are read."""
+    return sorted(path for path in folder.iterdir() if any(path.match(pattern) for pattern in _FILES))
+
+
 def fetch_folder(name: str, revision: str) -> Path:
     """The folder of a repository in the hub's local cache, fetched where it is not there yet.
 
