@@ -218,7 +218,7 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
         ),
         (
             "train tiny.yaml --unsafe_no_sandbox true",
-            "unsafe_no_sandbox: expected a field of the config, got an unknown one",
+            "--unsafe_no_sandbox: expected --unsafe-no-sandbox",
         ),
         ("train tiny.yaml --run_dir x", "--run_dir: expected --run-dir"),
         ("train tiny.yaml --run-dir=", "--run-dir: expected a folder, got an empty name"),
