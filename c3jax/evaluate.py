@@ -25,7 +25,7 @@ from c3jax.rollout.collect import wait_for
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger
 from c3jax.setup.team import ProblemSet, Team, decode_messages, encode_problems, make_questions
-from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.task import TASKS, load_problems
 from c3jax.types import Problem, Rollout, UserError, Verdict, VerdictName
 
@@ -298,7 +298,7 @@ def evaluate_suites(team: Team, weights: Weights, is_contained: bool) -> list[Re
 def _load_suite(team: Team, section: SuiteSection, is_contained: bool) -> Suite:
     if section.kind == "code":
         if is_contained:
-            check_walls()
+            check_isolation()
         if team.config.grade_timeout < _CODE_S:
             raise UserError(f"grade_timeout: expected at least {_CODE_S:g} for a suite of programs")
     problems = load_problems(section.kind, section.path, is_contained or section.kind != "code")[: section.problems]

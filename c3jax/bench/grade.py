@@ -17,7 +17,7 @@ from typing import Any
 
 from c3jax.rewards import Evaluator
 from c3jax.tasks.code.task import Check, write_check
-from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.sandbox.process import find_bubblewrap
 from c3jax.tasks.task import TASKS
 from c3jax.types import Problem
@@ -49,7 +49,7 @@ _ANSWERS = (("\\frac{1}{2}", "0.5"), ("(1, 2)", "(1,2)"), ("x^2 + 2x + 1", "(x+1
 
 def run(is_small: bool) -> int:
     """Measure, print the figures as one JSON object and return the exit code. Raises UserError without a sandbox."""
-    check_walls()
+    check_isolation()
     workers = max(2, os.cpu_count() or 1)
     count, rounds = (4, 1) if is_small else (120, 3)
     load = [os.getloadavg()[0]]

@@ -11,7 +11,7 @@ from typing import get_args
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.run.files import save_whole
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, read_id, read_rows
-from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.task import TASKS, load_problems
 from c3jax.types import Problem, UserError, Verdict, VerdictName
 
@@ -42,7 +42,7 @@ def grade_files(task: str, problems_path: str, answers_path: str, out_path: str,
     if not Path(out_path).absolute().parent.is_dir():
         raise UserError(f"--out: expected a file in a folder that exists, got {out_path}")
     if task == "code" and is_contained:
-        check_walls()
+        check_isolation()
     with Evaluator(TASKS[task].grade, min(_MOST_WORKERS, os.cpu_count() or 1)) as evaluator:
         verdicts = evaluator.score(problems, answers, budget=len(answers))
     rows = [

@@ -28,7 +28,7 @@ from c3jax.setup import memory, mixing
 from c3jax.tasks import arithmetic, reasoning, stories
 from c3jax.tasks import sections as task_sections
 from c3jax.tasks.code import records as code_records
-from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.task import TASKS
 from c3jax.tasks.task import load_problems as load_task_problems
 from c3jax.types import Frame, Messages, Problem, Rollout, Tokenizer
@@ -271,7 +271,7 @@ def _make_code_loader(
             f"task.timeout: expected at most grade_timeout ({grade_timeout:g}) less 2 seconds, got {task.timeout:g}"
         )
     if is_contained:
-        check_walls()
+        check_isolation()
     spec = code_records.CodeSpec(task.reward, task.timeout, task.memory, is_contained=is_contained)
     return lambda path: code_records.load_problems(path, None, spec)
 

