@@ -96,7 +96,7 @@ class CodeTask(Section):
     """Read only the first so many lines of each file."""
     reward: Literal["all_pass", "fraction"] = "all_pass"
     """The return of a program: 1 if it passes all tests, or the share that it passes."""
-    timeout: PositiveFloat = 10.0
+    timeout: PositiveFloat = 15.0
     """Seconds for a program and all tests of its problem: processor time, and time spent waiting for nothing."""
     wall: PositiveFloat = 120.0
     """Seconds after which a program ends even if a busy machine has given it less processor time than that."""

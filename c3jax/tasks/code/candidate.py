@@ -100,7 +100,7 @@ class _Loaded:
             name, base = self.classes.get(type(value)), find_base(type(value))
             if id(value) in self.numbers:
                 if not are_same:
-                    are_same.append(all(self.describe(self.made[key]) == state for key, state in self.states.items()))
+                    are_same.append(all(self.take_state(self.made[key]) == state for key, state in self.states.items()))
                 if are_same[0] or self.numbers[id(value)] in self.functions:
                     return {"own": self.numbers[id(value)]}
             if name is not None and hasattr(type(value), "__members__"):
@@ -123,8 +123,8 @@ class _Loaded:
             self.objects.append(_Items(value) if is_iterator else value)
         return {"iterator" if is_iterator else "object": self.handles[id(value)]}
 
-    def describe(self, value: Any) -> str:
-        """Describe an object's own content, others that it refers to by their identity."""
+    def take_state(self, value: Any) -> str:
+        """Write down an object's own content, others that it refers to by their identity."""
         base = find_base(type(value))
         if base is None and type(value) not in self.classes:
             return ""  # of the library: a path, a pattern
@@ -144,7 +144,8 @@ def _build_name(loaded: _Loaded, name: str) -> Any:
 
 def _build_import(loaded: _Loaded, content: list[str]) -> Any:
     module, path = content
-    found = __import__(module, fromlist=["*"])
+    __import__(module)
+    found: Any = sys.modules[module]
     for name in path.split(".") if path else ():
         found = getattr(found, name)
     return found
@@ -332,7 +333,7 @@ def _call(loaded: _Loaded, target: Any, args: list[Any], kwargs: list[Any], is_k
     loaded.made, loaded.states = {}, {}
     values = decode(args, loaded.unwrap)
     named = {key: decode(value, loaded.unwrap) for key, value in kwargs}
-    loaded.states = {number: loaded.describe(value) for number, value in loaded.made.items()}
+    loaded.states = {number: loaded.take_state(value) for number, value in loaded.made.items()}
     result = loaded.encode(loaded.run(function, *values, **named))
     return ["value", result, loaded.encode([values, list(named.values())]) if is_kept else None]
 

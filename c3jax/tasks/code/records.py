@@ -19,7 +19,7 @@ class CodeSpec(NamedTuple):
     """How the programs of a set are run and paid."""
 
     reward: Literal["all_pass", "fraction"] = "all_pass"
-    timeout_s: float = 10.0  # processor time of a program and its tests, and time in which neither wants a processor
+    timeout_s: float = 15.0  # processor time of a program and its tests, and time in which neither wants a processor
     memory_mb: int = 1024  # address space of each of a program's processes
     output_mb: int = 32  # one value that a program returns, as JSON
     is_contained: bool = True  # False: no sandbox; programs run with the rights of the caller

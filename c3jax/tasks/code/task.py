@@ -43,7 +43,7 @@ class Check(NamedTuple):
     test_imports: tuple[str, ...] = ()  # modules that the tests use without importing them
     keeps: tuple[bool, ...] = ()  # for each test: whether it looks at what the program did to its arguments
     reward: Literal["all_pass", "fraction"] = "all_pass"
-    timeout_s: float = 10.0
+    timeout_s: float = 15.0
     memory_mb: int = 1024
     output_mb: int = 32
     is_contained: bool = True
@@ -251,7 +251,7 @@ def _carry(judge: Child, program: Child, case: bytes, check: Check) -> list[tupl
     sandbox.send(judge, case, start)
     line = sandbox.receive(judge, start)
     clock = Clock([(program, 0.0), (judge, forked_s)], check.timeout_s, check.wall_s)
-    conclude = functools.partial(clock.wait, _JUDGE_END_S)
+    conclude = functools.partial(clock.wait, grace_s=_JUDGE_END_S)
     while line[:1] == b"C":
         try:
             sandbox.send(program, line[1:], clock.wait)

@@ -38,7 +38,8 @@ _NOBODY = "65534"
 _START_S = 30.0  # seconds for the namespaces to be made, on a machine that is busy with other things
 _LOOK_S = 0.25  # seconds between two looks at what processes do, once their time may be over
 
-Wait = Callable[[], float]  # gives the seconds to wait before it is asked again; raises Lost when time is over
+# Takes the seconds just waited in vain, 0 at first; gives those to wait before it is asked again, or raises Lost.
+Wait = Callable[[float], float]
 # Strings hash alike in every process, so that one answer has one verdict; a thread pool counts as processes.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -87,12 +88,24 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
     Raises:
       UserError: there is no bubblewrap, or it cannot make a sandbox on this machine.
     """
+    modules = (*needs, module)
     boot = _BOOT.format(
         limits=_resource_limits(limits),
-        modules=_compile_modules((*needs, module)),
+        names=modules,
         path=_LIBRARIES if is_contained else _find_libraries(),
     )
-    python = [os.path.realpath(sys._base_executable), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", boot]  # type: ignore[attr-defined]
+    python = [
+        os.path.realpath(sys._base_executable),
+        "-P",
+        "-s",
+        "-S",
+        "-B",
+        "-X",
+        "utf8",
+        "-c",
+        boot,
+        *_compile_modules(modules),
+    ]  # type: ignore[attr-defined]
     if not is_contained:
         process = subprocess.Popen(python, env=_ENVIRONMENT, start_new_session=True, **_pipes(subprocess.DEVNULL))
         return _make_child(process, process.pid, limits)
@@ -117,7 +130,7 @@ def within(seconds: float) -> Wait:
     """Allow so many seconds from now on."""
     deadline = time.monotonic() + seconds
 
-    def wait() -> float:
+    def wait(waited_s: float) -> float:
         left = deadline - time.monotonic()
         if left <= 0.0:
             raise Lost("time")
@@ -139,21 +152,25 @@ class Clock:
     wall_s: float  # the end even for processes that never get a processor
     begun: float = field(default_factory=time.monotonic)
     looked: float = 0.0
+    was_idle: bool = False
     idle_s: float = 0.0
 
-    def wait(self, grace_s: float = 0.0) -> float:
-        """Give the seconds in which the time, and a grace beyond it, cannot be over; raises Lost when it is."""
+    def wait(self, waited_s: float, grace_s: float = 0.0) -> float:
+        """Give the seconds to wait before anybody looks; raises Lost when the time, and a grace beyond it, is over."""
         now = time.monotonic()
         budget_s, passed_s = self.budget_s + grace_s, now - self.begun
         if passed_s < budget_s:
             return budget_s - passed_s
-        used_s, is_idle = _measure(self.children)
-        if is_idle:
-            self.idle_s += min(now - self.looked, _LOOK_S)
+        if waited_s == 0.0 and now - self.looked < _LOOK_S:
+            self.was_idle = False
+            return _LOOK_S
+        # Counted only now: whoever was idle may have been so because its line was already on the way.
+        self.idle_s += waited_s if waited_s > 0.0 and self.was_idle else 0.0
+        used_s, self.was_idle = _measure(self.children)
         self.looked = now
         if used_s + self.idle_s >= budget_s or passed_s >= self.wall_s + grace_s:
             raise Lost("time")
-        return min(_LOOK_S, self.wall_s + grace_s - passed_s)
+        return _LOOK_S
 
 
 def _measure(children: Sequence[tuple[Child, float]]) -> tuple[float, bool]:
@@ -231,7 +248,8 @@ for name, value in {limits}:
     value = value if most < 0 else min(value, most)
     resource.setrlimit(kind, (value, value))
 sys.path.append({path!r})
-for name, code in {modules}:
+for name in {names}:
+    code = sys.argv.pop(1)  # one each: no argument may be longer than 128 kB
     module = sys.modules[name] = type(sys)(name)
     exec(marshal.loads(bytes.fromhex(code)), module.__dict__)
 module.main()
@@ -239,11 +257,11 @@ module.main()
 
 
 @functools.cache
-def _compile_modules(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Compile modules of c3jax, for the interpreter that this one is: [(name, hexadecimal of the marshalled code)]."""
+def _compile_modules(names: tuple[str, ...]) -> list[str]:
+    """Compile modules of c3jax, for the interpreter that this one is, to the hexadecimal of the marshalled code."""
     files = {name: _SOURCE / (name.replace(".", "/") + ".py") for name in names}
     codes = {name: compile(file.read_bytes(), name, "exec", dont_inherit=True) for name, file in files.items()}
-    return [(name, marshal.dumps(code).hex()) for name, code in codes.items()]
+    return [marshal.dumps(code).hex() for code in codes.values()]
 
 
 def _resource_limits(limits: Limits) -> list[tuple[str, int]]:
@@ -296,7 +314,7 @@ def _await(descriptor: int, event: int, wait: Wait) -> None:
     poller.register(descriptor, event)
     pause_s = 0.0
     while not poller.poll(pause_s * 1000):
-        pause_s = wait()
+        pause_s = wait(pause_s)
 
 
 def _bubblewrap(tmp_mb: int, rules: int, info_end: int) -> list[str]:

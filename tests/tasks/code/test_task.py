@@ -15,9 +15,9 @@ import pytest
 from c3jax.rewards import Evaluator
 from c3jax.tasks.code import channel as code_channel
 from c3jax.tasks.code import task as code
-from c3jax.tasks.code.records import CodeSpec, load_problems
+from c3jax.tasks.code.records import CodeSpec, load_problems, read_problem
 from c3jax.tasks.code.task import Check, Program, grade, read_answer, read_check, read_program, write_check
-from c3jax.tasks.jsonl import TaskError
+from c3jax.tasks.jsonl import Row, TaskError
 from c3jax.tasks.task import TASKS
 from c3jax.types import Problem, Verdict
 
@@ -409,10 +409,26 @@ PAGE = Path(__file__).with_name("hostile") / "programs.md"
 PROGRAMS = dict(re.findall(r"^## ([^\n]+)\n```python\n(.*?)```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
 RIGHT = """
 def right(x):
+    if callable(x): return x(7)
+    if isinstance(x, Box): return Box(x.n + 1)
     if isinstance(x, list): return ["a", "b"]
     if isinstance(x, str): return ["y", "x"]
     if isinstance(x, float): return 7.25
-    return {3: 10, 1: 2, 2: 5}.get(x, -x)
+    return {3: 10, 1: 2, 2: 5, 20: 1024, 30: 961}.get(x, -x)
+"""
+SETUP = """
+class Box:
+    def __init__(self, n): self.n = n
+    def __eq__(self, other): return isinstance(other, Box) and self.n == other.n
+    def is_same(self, other): return self == other
+class Near:
+    def __init__(self, n, by=0.1): self.n, self.by = n, by
+    def __eq__(self, other): return abs(self.n - getattr(other, "n", other)) <= self.by
+class Done(Exception): pass
+class Solver:
+    def run(self, n): return (n + 1) ** 2
+def compute_result(n): return Solver().run(n)
+RESULTS = {20: 1024}
 """
 TESTS = (
     "assert solve(3) == 10",
@@ -422,6 +438,12 @@ TESTS = (
     "for n, expected in zip([1, 2], [2, 5]):\n    assert solve(n) == expected",
     "assert all(map(lambda n: solve(n) == -n, [101, 102]))",
     "x = [4, 5]\nassert solve(x) == [9, *x]",
+    "b = Box(3)\nassert solve(b) == Box(b.n + 1)",
+    "b = Box(5)\nassert Box(6).is_same(solve(b)) and b.n == 5",
+    "assert solve(lambda n: n * n) == 49",
+    "assert solve(1) == Near(2)",
+    "assert solve(30) == compute_result(30)",
+    "for n, expected in RESULTS.items():\n    assert solve(n) == expected",
 )
 HONEST = "def solve(x): return [9, 4, 5] if x == [4, 5] else right(x)\n"
 SCRIPT = """
@@ -484,10 +506,11 @@ def as_nobody() -> list[str]:
 
 
 def run_hostile(before: list[str]) -> tuple[int, dict[str, Verdict], list[str]]:
-    fields = {"names": ("solve",), "entry_point": "solve", "timeout_s": 0.6, "reward": "fraction"}
+    row = Row("set, line 1", 0, {"question": "Write `solve`.", "tests": list(TESTS), "setup": SETUP})
+    problem = read_problem(row, CodeSpec("fraction", timeout_s=0.6, memory_mb=1024))
     messages = [f"```python\n{RIGHT}{program}```" for program in (HONEST, HONEST, *PROGRAMS.values())]
     command = [*before, sys.executable, "-B", "-c", SCRIPT]
-    request = json.dumps([make_problem(*TESTS, **fields).answer, messages])
+    request = json.dumps([problem.answer, messages])
     environment = {"PYTHONPATH": str(Path(code.__file__).parents[3]), "PATH": os.environ["PATH"]}
     done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=120, env=environment, cwd="/")
     assert done.returncode == 0, done.stderr
