@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from c3jax.tasks.sandbox import probe as sandbox_probe
 from c3jax.tasks.sandbox import process as sandbox
 from c3jax.tasks.sandbox.isolation import check_isolation
-from c3jax.tasks.sandbox.process import Limits, Lost
+from c3jax.tasks.sandbox.process import Clock, Limits, Lost
 
 ROOT = str(Path(sandbox.__file__).parents[3])
 PROBE = ("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"])
@@ -111,3 +112,73 @@ def test_the_message_of_bubblewrap_is_passed_on(tmp_path):
     fake.chmod(0o755)
     message = run_without(str(tmp_path), START)
     assert message.endswith("cannot make one on this machine (No permissions to create new namespace)")
+
+
+def run_out(order: bytes, budget_s: float, wall_s: float) -> tuple[float, float, float]:
+    """Processor seconds, idle seconds and seconds on the wall's clock, until a program's time is over."""
+    child = sandbox.start(*PROBE, Limits())
+    try:
+        sandbox.send(child, order, sandbox.within(30.0))
+        clock = Clock([(child, 0.0)], budget_s, wall_s)
+        with pytest.raises(Lost) as lost:
+            while True:
+                sandbox.receive(child, clock.wait)
+        assert lost.value.reason == "time"
+        return sandbox._measure(clock.children)[0], clock.idle_s, time.monotonic() - clock.begun
+    finally:
+        sandbox.stop(child)
+
+
+@pytest.fixture
+def crowded():
+    """This process and all that it starts share one core with four others."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    others = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(4)]
+    yield
+    os.sched_setaffinity(0, cores)
+    for other in others:
+        other.kill()
+        other.wait()
+
+
+def test_time_is_processor_time_on_a_machine_that_is_busy(crowded):
+    used_s, idle_s, passed_s = run_out(b'{"spin": 0}', 1.0, 60.0)
+    assert 0.8 < used_s + idle_s < 2.0 and used_s > 0.8
+    assert passed_s > 2.0  # a fifth of a core is its share
+
+
+def test_a_program_that_wants_no_processor_runs_out_of_time_too():
+    used_s, idle_s, passed_s = run_out(b'{"stay": 0}', 0.5, 60.0)
+    assert used_s < 0.5 <= used_s + idle_s and passed_s < 20.0
+
+
+def test_a_machine_that_gives_nothing_ends_a_program_in_the_end(crowded):
+    _, _, passed_s = run_out(b'{"spin": 0}', 1.0, 1.5)
+    assert 1.5 <= passed_s < 20.0
+
+
+def test_time_is_the_sum_over_all_that_a_program_starts():
+    child = sandbox.start("c3jax.tasks.code.candidate", ["c3jax.tasks.code.channel"], Limits())
+    try:
+        spin = "import os\nfor _ in range(3):\n    if os.fork() == 0: os._exit(min(0, sum(range(4_000_000))))"
+        request = ["load", "", "", [f"{spin}\nfor _ in range(3): os.wait()"], True, True]
+        sandbox.send(child, json.dumps(request).encode(), sandbox.within(30.0))
+        assert json.loads(sandbox.receive(child, sandbox.within(60.0))) == ["value", None, None]
+        with_children_s, is_idle = sandbox._measure([(child, 0.0)])
+        alone_s = time.clock_gettime((~find_last(child.process.pid) << 3) | 2)  # CLOCK_PROCESS_CPUTIME_ID of a process
+        assert is_idle and with_children_s > alone_s + 0.05
+    finally:
+        sandbox.stop(child)
+
+
+def find_last(pid: int) -> int:
+    """The process that a chain of processes ends with."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            parent = int(Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            return find_last(int(name))
+    return pid
