@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from c3jax.types import UserError
 
@@ -110,18 +110,18 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
         process = subprocess.Popen(python, env=_ENVIRONMENT, start_new_session=True, **_pipes(subprocess.DEVNULL))
         return _make_child(process, process.pid, limits)
     errors = os.memfd_create("errors")
-    info_pipe, info_end = os.pipe()
+    info_read, info_write = os.pipe()
     rules = os.memfd_create("rules")
     try:
         os.write(rules, _system_call_rules())
         os.lseek(rules, 0, os.SEEK_SET)
-        command = _bubblewrap(limits.tmp_mb, rules, info_end) + python
-        process = subprocess.Popen(command, env=_ENVIRONMENT, pass_fds=(rules, info_end), **_pipes(errors))
-        os.close(info_end)
-        info_end = -1
-        return _make_child(process, _read_first_pid(process, info_pipe, errors), limits)
+        command = _bubblewrap(limits.tmp_mb, rules, info_write) + python
+        process = subprocess.Popen(command, env=_ENVIRONMENT, pass_fds=(rules, info_write), **_pipes(errors))
+        os.close(info_write)
+        info_write = -1
+        return _make_child(process, _read_first_pid(process, info_read, errors), limits)
     finally:
-        for descriptor in (errors, info_pipe, rules, info_end):
+        for descriptor in (errors, info_read, rules, info_write):
             if descriptor >= 0:
                 os.close(descriptor)
 
@@ -277,7 +277,7 @@ def _resource_limits(limits: Limits) -> list[tuple[str, int]]:
     ]
 
 
-def _pipes(errors: int) -> dict[str, int]:
+def _pipes(errors: int) -> dict[str, Any]:
     return {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
 
 
@@ -290,14 +290,14 @@ def _make_child(process: subprocess.Popen[bytes], first_pid: int, limits: Limits
     return Child(process, first_pid, os.pidfd_open(first_pid), requests, replies, limits.output_mb << 20)
 
 
-def _read_first_pid(process: subprocess.Popen[bytes], info_pipe: int, errors: int) -> int:
+def _read_first_pid(process: subprocess.Popen[bytes], info_read: int, errors: int) -> int:
     """Read bubblewrap's information on the sandbox that it has made, or raise with its message."""
     text = b""
     wait = within(_START_S)
     with contextlib.suppress(Lost):
         while b"}" not in text:
-            _await(info_pipe, select.POLLIN, wait)
-            received = os.read(info_pipe, 4096)
+            _await(info_read, select.POLLIN, wait)
+            received = os.read(info_read, 4096)
             if not received:
                 break
             text += received
@@ -317,9 +317,9 @@ def _await(descriptor: int, event: int, wait: Wait) -> None:
         pause_s = wait(pause_s)
 
 
-def _bubblewrap(tmp_mb: int, rules: int, info_end: int) -> list[str]:
+def _bubblewrap(tmp_mb: int, rules: int, info_write: int) -> list[str]:
     changing = ["--size", str(tmp_mb << 20), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
-    descriptors = ["--seccomp", str(rules), "--info-fd", str(info_end)]
+    descriptors = ["--seccomp", str(rules), "--info-fd", str(info_write)]
     if os.geteuid() != 0:
         user = ["--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, "--disable-userns", "--cap-drop", "ALL", "--"]
     else:
