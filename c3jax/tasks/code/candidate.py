@@ -88,7 +88,7 @@ class _Loaded:
             pass
         if answer[0] == "answer":
             return decode(answer[1], self.unwrap)
-        kind = vars(builtins).get(answer[1])
+        kind = vars(builtins).get(answer[1], self.given.get(answer[1]))
         raise (kind if isinstance(kind, type) else RuntimeError)(answer[2])
 
     def encode(self, value: Any) -> Any:

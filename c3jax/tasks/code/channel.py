@@ -124,7 +124,7 @@ _ENCODERS: dict[type, tuple[str, Callable[[Any, Wrap], Any]]] = {
 }
 # By name, so that none of these modules is imported before it is needed.
 _ENCODERS_BY_NAME: dict[str, dict[str, tuple[str, Callable[[Any, Wrap], Any]]]] = {
-    "collections": {"deque": ("deque", _encode_items)},
+    "collections": {"deque": ("deque", lambda value, wrap: [value.maxlen, *_encode_items(value, wrap)])},
     "fractions": {"Fraction": ("fraction", lambda value, wrap: [hex(value.numerator), hex(value.denominator)])},
     "decimal": {"Decimal": ("decimal", lambda value, wrap: str(value))},
     "datetime": dict.fromkeys(_DATES, ("date", _encode_date)),
@@ -167,7 +167,7 @@ def _build_range(items: list[Any]) -> range:
 def _build_deque(items: list[Any]) -> Any:
     from collections import deque
 
-    return deque(items)
+    return deque(items[1:], items[0])
 
 
 def _build_fraction(items: list[Any]) -> Any:

@@ -30,7 +30,8 @@ def find_undefined(modules: Sequence[ast.Module]) -> list[str]:
     """
     nodes = [node for module in modules for node in ast.walk(module)]
     dotted = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
-    known = set(dir(builtins)) | _find_bound(nodes)
+    methods = {id(method) for node in nodes if isinstance(node, ast.ClassDef) for method in node.body}
+    known = set(dir(builtins)) | _find_bound(node for node in nodes if id(node) not in methods)
     read: dict[str, bool] = {}
     for node in nodes:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):

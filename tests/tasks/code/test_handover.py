@@ -87,6 +87,8 @@ CASES = [
     ("from pathlib import Path", "def f(p): return p.suffix", "assert f(Path('a/b.txt')) == '.txt'"),
     ("import re", "def f(p, s): return p.findall(s)", "assert f(re.compile('a+'), 'aabab') == ['aa', 'a']"),
     ("from collections import Counter", "def f(c): return c.most_common(1)", "assert f(Counter('aab')) == [('a', 2)]"),
+    ("from collections import deque", "def f(d): return d + d", "assert f(deque([1, 2], 3)) == deque([2, 1, 2])"),
+    (TOO_MUCH, "def f(g):\n    try: g()\n    except TooMuch: return 1", "def g(): raise TooMuch\nassert f(g) == 1"),
     ("from collections import defaultdict", "def f(d): return d['x']", "assert f(defaultdict(lambda: 7)) == 7"),
     # Functions of the setup, of the test, of the library.
     ("def square(x): return x * x", "def f(g, x): return g(g(x))", "assert f(square, 3) == 81"),

@@ -18,6 +18,7 @@ from c3jax.tasks.code.names import find_modules, find_undefined, is_mentioned, s
         ("import copy\nassert f(copy.copy([])) == []", ["f"]),
         ("queue = f()\nassert queue.pop() == 1", ["f"]),
         ("assert code.encode('a') == 'b'", []),  # a dotted name starts with a module, if there is one
+        ("class P:\n    def area(self): return 1\nassert area(P()) == P().area()", ["area"]),
         ("for n in range(3):\n    assert g(n, key=lambda x: x) == [h for h in 'a']", ["g"]),
     ],
 )
