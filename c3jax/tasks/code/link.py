@@ -187,9 +187,9 @@ class Link:
             return self.classes[content[0]].__members__[content[1]]  # type: ignore[attr-defined]
         if tag != "instance":
             raise ValueError(tag)
-        return self._build_instance(*content, seen)
+        return self._build_instance(content, seen)
 
-    def _build_instance(self, name: str, handle: Any, content: Any, state: Any, seen: list[Any]) -> Any:
+    def _build_instance(self, parts: list[Any], seen: list[Any]) -> Any:
         """Build an instance of a class of the setup or the tests, out of plain data and without calling the class.
 
         A class with an idea of its own of what equals what may have an instance that equals everything. It stays in
@@ -197,6 +197,7 @@ class Link:
         """
         index = len(seen)
         seen.append(None)
+        name, handle, content, state = parts
         kind = self.classes[name]
         base = find_base(kind)
         plain = self._decode(content, seen)
@@ -274,7 +275,7 @@ def _reduce(value: Any) -> tuple[Any, ...] | None:
     """
     try:
         reduce = copyreg.dispatch_table.get(type(value))
-        reduced = value.__reduce_ex__(2) if reduce is None else reduce(value)
+        reduced: Any = value.__reduce_ex__(2) if reduce is None else reduce(value)
     except Exception as error:  # each type has its own way to say no
         raise NotCovered(f"a test hands the program a {type(value).__name__}") from error
     if isinstance(reduced, tuple):
@@ -323,6 +324,7 @@ def _replace_content(before: Any, after: Any) -> None:
 
 
 def format_error(error: BaseException) -> str:
+    """The message of an exception; none where it cannot be written."""
     try:
         return str(error)
     except (ValueError, RecursionError):  # of a number with too many digits, of something too deep

@@ -13,7 +13,7 @@ import json
 import re
 import textwrap
 import time
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from c3jax.tasks.code import candidate as code_candidate
 from c3jax.tasks.code import channel as code_channel
@@ -86,8 +86,9 @@ def grade(problem: Problem, text: str) -> Verdict:
 @functools.lru_cache(maxsize=64)
 def read_check(answer: str) -> Check:
     """Read a check out of a problem's answer."""
-    fields = json.loads(answer)
-    return Check(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    fields: dict[str, Any] = json.loads(answer)
+    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return Check(**fields)
 
 
 def write_check(check: Check) -> str:
