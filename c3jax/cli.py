@@ -28,7 +28,7 @@ Values are written as in YAML. `c3jax fields` lists every field."""
 
 # The commands' own options; every other --name sets a field of the config.
 _OPTIONS = (
-    *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript", "--small"),
+    *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript"),
     *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
     *("--unsafe-no-sandbox", "--format"),
 )
@@ -146,12 +146,6 @@ def _add_run_commands(commands: Any) -> None:
 
 
 def _add_measuring_commands(commands: Any) -> None:
-    bench = _add(commands, "bench", _bench, "measure the program on this machine")
-    bench.add_argument("what", choices=("rollout", "update", "credit", "grade"))
-    bench.add_argument(
-        "--small", action="store_true", help="tiny sizes: checks that the benchmark runs, measures nothing"
-    )
-
     study = _add(commands, "study", _study, "compare credit methods on games with a known truth", overrides=True)
     study.add_argument("config", help="YAML file of a study; a study's saved config.yaml is one too")
     study.add_argument("--run-dir", metavar="DIR", help="where it is kept (default: runs/<name of the config>)")
@@ -216,9 +210,7 @@ def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax import train
 
     console = _set_up_process()
-    return train.train(
-        config, run_dir, ["c3jax", *arguments.words], console, is_contained=not arguments.unsafe_no_sandbox
-    )
+    return train.train(config, run_dir, ["c3jax", *arguments.words], console, not arguments.unsafe_no_sandbox)
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
@@ -261,17 +253,6 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
     form = export.Form(arguments.dtype, is_peft=arguments.adapters == "peft")
     return export.export_source(arguments.source, arguments.checkpoint, Path(arguments.to), form, _set_up_process())
-
-
-def _bench(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    if arguments.what == "grade":  # needs no JAX
-        from c3jax.bench import grade
-
-        return grade.run(arguments.small)
-    from c3jax.bench import run
-
-    _set_up_process()
-    return run.run(arguments.what, is_small=arguments.small)
 
 
 def _study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

@@ -24,9 +24,9 @@ from c3jax.rollout import address, sampling, tree
 from c3jax.rollout.collect import wait_for
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger
-from c3jax.setup.team import ProblemSet, Team, decode_messages, encode_problems, make_questions
-from c3jax.tasks.sandbox.isolation import check_isolation
-from c3jax.tasks.task import TASKS, load_problems
+from c3jax.setup.problems import ProblemSet, encode_problems
+from c3jax.setup.team import Setup, decode_messages, make_questions
+from c3jax.tasks.task import Task, open_task
 from c3jax.types import Problem, Rollout, UserError, Verdict, VerdictName
 
 HELDOUT = "heldout"  # the suite of the task's own held-out problems
@@ -45,7 +45,7 @@ class Suite(NamedTuple):
     """Problems to answer, under the name that tables call them by."""
 
     name: str
-    kind: str  # of their task
+    task: Task  # that grades them
     problems: ProblemSet
 
 
@@ -78,57 +78,57 @@ class Missing(NamedTuple):
     missing: str
 
 
-def list_profiles(team: Team, samples: int | None = None) -> list[Profile]:
+def list_profiles(setup: Setup, samples: int | None = None) -> list[Profile]:
     """The profiles that a config asks for: greedy, and sampled, as in training where it says nothing else."""
-    section = team.config.evaluation
+    section = setup.config.evaluation
     count = section.samples if samples is None else samples
     profiles = [Profile("greedy", 1, sampling.GREEDY)]
     if count:
-        profiles.append(Profile("sampled", count, section.sampling or team.config.sampling))
+        profiles.append(Profile("sampled", count, section.sampling or setup.config.sampling))
     return profiles
 
 
-def make_heldout(team: Team) -> Suite:
+def make_heldout(setup: Setup) -> Suite:
     """The first `evaluation.problems` of the task's own held-out problems."""
-    count, held = team.config.evaluation.problems, team.heldout
-    return Suite(HELDOUT, team.config.task.kind, ProblemSet(held.problems[:count], held.tokens[:count], held.left_out))
+    count, held = setup.config.evaluation.problems, setup.heldout
+    return Suite(HELDOUT, setup.task, ProblemSet(held.problems[:count], held.tokens[:count], held.left_out))
 
 
-def make_evaluation(team: Team, profile: Profile) -> Callable[[Weights, Evaluator, Suite], Result]:
+def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evaluator, Suite], Result]:
     """Make evaluate(weights, evaluator, suite), compiled once for the profile and each size of batch.
 
     Draws are addressed by the run's seed and the problem, so two policies are compared on the same random numbers. The
     answers of a batch are graded while the device writes those of the next.
     """
-    fan_out = (profile.samples,) + (1,) * (len(team.plans) - 1)
-    stop_tokens, batches = team.tokenizer.stop_tokens, team.config.shapes.batches
-    sample_tree = tree.make_tree_sampler(team.policy, team.plans, fan_out, profile.sampling, stop_tokens, batches)
-    key = address.make_stream(team.config.seed, address.EVALUATE)
+    fan_out = (profile.samples,) + (1,) * (len(setup.plans) - 1)
+    stop_tokens, batches = setup.tokenizer.stop_tokens, setup.config.shapes.batches
+    sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, profile.sampling, stop_tokens, batches)
+    key = address.make_stream(setup.config.seed, address.EVALUATE)
 
     def evaluate(weights: Weights, evaluator: Evaluator, suite: Suite) -> Result:
         count = len(suite.problems.problems)
-        batch = min(team.config.evaluation.batch, count)
+        batch = min(setup.config.evaluation.batch, count)
         chunks = [list(range(first, min(first + batch, count))) for first in range(0, count, batch)]
 
         def begin(chunk: list[int]) -> Rollout:
             # The last chunk is filled up to the one compiled shape; what fills it is not scored.
             filled = chunk + [chunk[-1]] * (batch - len(chunk))
-            question, problem_P = make_questions(team, suite.problems, filled)
-            return sample_tree(weights, question, key, problem_P)[0]
+            question, problem_P = make_questions(setup, suite.problems, filled)
+            return sample_tree(weights, question, key, problem_P, fan_out)[0]
 
         truncated: list[bool] = []
         generated = 0
         begun = begin(chunks[0])
-        for place, chunk in enumerate(chunks):
+        for number, chunk in enumerate(chunks):
             wait_for(begun, evaluator)
-            rollout, begun = begun, begin(chunks[place + 1]) if place + 1 < len(chunks) else begun
+            rollout, begun = begun, begin(chunks[number + 1]) if number + 1 < len(chunks) else begun
             rollout = _keep_first(jax.device_get(rollout), batch, len(chunk))
-            answers = decode_messages(team.tokenizer, rollout.turns[-1])
+            answers = decode_messages(setup.tokenizer, rollout.turns[-1])
             asked = [suite.problems.problems[index] for index in chunk for _ in range(profile.samples)]
             evaluator.submit(asked, answers, budget=len(asked))
             truncated += rollout.turns[-1].truncated_N.tolist()
             generated += sum(int(turn.sampled_NT.sum()) for turn in rollout.turns)
-        return summarise(suite, profile, evaluator.collect(), truncated, generated)
+        return compute_result(suite, profile, evaluator.collect(), truncated, generated)
 
     return evaluate
 
@@ -137,7 +137,7 @@ def _keep_first(rollout: Rollout, problems: int, kept: int) -> Rollout:
     return jax.tree.map(lambda array: array[: len(array) // problems * kept], rollout)  # rows are in path order
 
 
-def summarise(
+def compute_result(
     suite: Suite, profile: Profile, verdicts: Sequence[Verdict], truncated: Sequence[bool], tokens: int
 ) -> Result:
     """Figures of one profile on a suite from its verdicts, samples of a problem side by side."""
@@ -161,7 +161,7 @@ def summarise(
         low=accuracy.low,
         high=accuracy.high,
         pass_at=pass_at,
-        majority=_find_majority(suite.kind, verdicts, score_PS),
+        majority=_find_majority(suite.task, verdicts, score_PS),
         truncated=float(np.mean(truncated)),
         verdicts={name: names.count(name) / len(names) for name in get_args(VerdictName) if name in names},
         tokens=tokens,
@@ -175,13 +175,13 @@ def _make_digest(problem: Problem) -> str:
     return hashlib.sha256(f"{problem.question}\0{problem.answer}".encode()).hexdigest()[:12]
 
 
-def _find_majority(kind: str, verdicts: Sequence[Verdict], score_PS: np.ndarray) -> Interval | None:
-    canonical = TASKS[kind].canonical
+def _find_majority(task: Task, verdicts: Sequence[Verdict], score_PS: np.ndarray) -> Interval | None:
+    canonical = task.canonical
     problems, samples = score_PS.shape
     if canonical is None or samples == 1:
         return None
     answers = [None if verdict.answer is None else canonical(verdict.answer) for verdict in verdicts]
-    rows = [answers[place * samples : (place + 1) * samples] for place in range(problems)]
+    rows = [answers[index * samples : (index + 1) * samples] for index in range(problems)]
     return compute_interval(np.array([[score_majority(*row)] for row in zip(rows, score_PS.tolist(), strict=True)]))
 
 
@@ -247,11 +247,11 @@ def print_results(console: Console, results: Sequence[Result | Missing], title: 
         )
     console.print(table)
     for result in results:
-        for line in _say_more(result):
+        for line in _format_more(result):
             console.print(line, soft_wrap=True)
 
 
-def _say_more(result: Result | Missing) -> list[str]:
+def _format_more(result: Result | Missing) -> list[str]:
     if isinstance(result, Missing):
         return [f"{result.suite} is missing: {result.missing}"]
     lines = []
@@ -260,7 +260,7 @@ def _say_more(result: Result | Missing) -> list[str]:
         shown += [(f"maj@{result.samples}", result.majority)] if result.majority else []
         texts = [f"{name} {value.estimate:.3f} ({value.low:.3f}-{value.high:.3f})" for name, value in shown]
         lines.append(f"{result.suite}, {result.samples} samples a problem")
-        lines += ["  " + "  ".join(texts[place : place + 2]) for place in range(0, len(texts), 2)]
+        lines += ["  " + "  ".join(texts[first : first + 2]) for first in range(0, len(texts), 2)]
     if result.left_out:
         lines.append(f"{result.suite}: {result.left_out} further problems are too long to be asked")
     return lines
@@ -269,46 +269,40 @@ def _say_more(result: Result | Missing) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------------
 # Several benchmarks in one command
 
-_CODE_S = 7.0  # a program's own limit, and what judging it takes besides
 
-
-def evaluate_suites(team: Team, weights: Weights, is_contained: bool) -> list[Result | Missing]:
+def evaluate_suites(setup: Setup, weights: Weights) -> list[Result | Missing]:
     """Evaluate a policy on the held-out problems and on every suite of the config, each with its profiles.
 
     A suite that cannot be had stands in its place with the reason.
     """
-    config = team.config
+    config = setup.config
     results: list[Result | Missing] = []
     programs: dict[str, Any] = {}  # by sampling and samples: suites share what is compiled
     for section in (None, *config.evaluation.suites):
         try:
-            suite = make_heldout(team) if section is None else _load_suite(team, section, is_contained)
+            suite = make_heldout(setup) if section is None else _load_suite(setup, section)
         except UserError as error:
             results.append(Missing(HELDOUT if section is None else section.name, str(error)))
             continue
-        with Evaluator(TASKS[suite.kind].grade, config.workers, config.grade_timeout) as evaluator:
-            for profile in list_profiles(team, None if section is None else section.samples):
+        with Evaluator(suite.task.grade, config.workers, suite.task.timeout_s) as evaluator:
+            for profile in list_profiles(setup, None if section is None else section.samples):
                 name = f"{profile.samples} {profile.sampling.model_dump_json()}"
                 if name not in programs:
-                    programs[name] = make_evaluation(team, profile)
+                    programs[name] = make_evaluation(setup, profile)
                 results.append(programs[name](weights, evaluator, suite))
     return results
 
 
-def _load_suite(team: Team, section: SuiteSection, is_contained: bool) -> Suite:
-    if section.kind == "code":
-        if is_contained:
-            check_isolation()
-        if team.config.grade_timeout < _CODE_S:
-            raise UserError(f"grade_timeout: expected at least {_CODE_S:g} for a suite of programs")
-    problems = load_problems(section.kind, section.path, is_contained or section.kind != "code")[: section.problems]
-    question_tokens = team.config.protocol.question_tokens
-    encoded = encode_problems(problems, team.tokenizer, question_tokens)
+def _load_suite(setup: Setup, section: SuiteSection) -> Suite:
+    task = open_task(section.kind, None, setup.config.grade_timeout, setup.task.is_contained)
+    problems = task.load(section.path)[: section.problems]
+    question_tokens = setup.config.protocol.question_tokens
+    encoded = encode_problems(problems, setup.tokenizer, question_tokens)
     if not encoded.problems:
         raise UserError(
             f"protocol.question_tokens: expected room for one of its questions at least, got {question_tokens}"
         )
-    return Suite(section.name, section.kind, encoded)
+    return Suite(section.name, task, encoded)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -66,11 +66,11 @@ def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[Tur
     """
     names = [turn.name for turn in protocol.turns]
     plans = []
-    for place, turn in enumerate(protocol.turns):
-        pieces = _cut_prompt(turn, place, names, tokenizer)
+    for turn_index, turn in enumerate(protocol.turns):
+        pieces = _cut_prompt(turn, turn_index, names, tokenizer)
         if not pieces or isinstance(pieces[-1], Slot):
             raise config_lib.ConfigError(
-                f"protocol.turns.{place}: expected prompt text after the last slot (the chat template adds none),"
+                f"protocol.turns.{turn_index}: expected prompt text after the last slot (the chat template adds none),"
                 " got a slot"
             )
         plans.append(TurnPlan(turn.name, turn.role, _group_pieces(pieces), turn.max_tokens, turn.trained))
@@ -105,15 +105,15 @@ def context_tokens(plans: tuple[TurnPlan, ...], question_tokens: int) -> tuple[i
 
 def check_lengths(plans: tuple[TurnPlan, ...], question_tokens: int, model_context: int) -> None:
     """Raise ConfigError where a turn's context and message can be longer than the model's context."""
-    for place, length in enumerate(context_tokens(plans, question_tokens)):
+    for turn_index, length in enumerate(context_tokens(plans, question_tokens)):
         if length > model_context:
             raise config_lib.ConfigError(
-                f"protocol.turns.{place}: expected a context and message of at most {model_context} tokens"
+                f"protocol.turns.{turn_index}: expected a context and message of at most {model_context} tokens"
                 f" (the model's), got up to {length}"
             )
 
 
-def _cut_prompt(turn: config_lib.Turn, place: int, names: list[str], tokenizer: Tokenizer) -> list[Literal | Slot]:
+def _cut_prompt(turn: config_lib.Turn, turn_index: int, names: list[str], tokenizer: Tokenizer) -> list[Literal | Slot]:
     slots: list[str] = []
 
     def mark(text: str) -> str:
@@ -127,11 +127,11 @@ def _cut_prompt(turn: config_lib.Turn, place: int, names: list[str], tokenizer: 
 
     system = mark(turn.system)
     rendered = tokenizer.render(system, mark(turn.user))
-    _check_shown(turn, place, rendered)
+    _check_shown(turn, turn_index, rendered)
     parts = re.split("\ue000([0-9]+)\ue001", rendered)
     if [int(part) for part in parts[1::2]] != list(range(len(slots))):
         raise config_lib.ConfigError(
-            f"protocol.turns.{place}: expected a chat template that shows every slot once and in order, got slots"
+            f"protocol.turns.{turn_index}: expected a chat template that shows every slot once and in order, got slots"
             f" {[slots[int(part)] for part in parts[1::2]]} of {slots}"
         )
     pieces: list[Literal | Slot] = []
@@ -145,13 +145,13 @@ def _cut_prompt(turn: config_lib.Turn, place: int, names: list[str], tokenizer: 
     return [piece for piece in pieces if isinstance(piece, Slot) or piece.tokens]
 
 
-def _check_shown(turn: config_lib.Turn, place: int, rendered: str) -> None:
+def _check_shown(turn: config_lib.Turn, turn_index: int, rendered: str) -> None:
     for field, text in (("system", turn.system), ("user", turn.user)):
         for literal, _, _, _ in string.Formatter().parse(text):
             if literal.strip() not in rendered:  # templates may trim
                 raise config_lib.ConfigError(
-                    f"protocol.turns.{place}.{field}: expected a chat template that shows this prompt whole, got one"
-                    f" that leaves out {literal.strip()[:40]!r}"
+                    f"protocol.turns.{turn_index}.{field}: expected a chat template that shows this prompt whole,"
+                    f" got one that leaves out {literal.strip()[:40]!r}"
                 )
 
 

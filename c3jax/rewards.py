@@ -30,11 +30,12 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal, get_args
+from typing import IO, Any, Literal
 
-from c3jax.types import Problem, Verdict, VerdictName
+from c3jax.tasks.task import make_verdict
+from c3jax.types import Problem, UserError, Verdict
 
-Grade = Callable[[Problem, str], Verdict]
+Grade = Callable[[Problem, str], Any]  # a Verdict, or a number in [0, 1]
 
 _START_S = 60.0  # seconds for a worker to import what it needs, on a machine that is busy with other things
 _LARGEST_CHUNK = 32  # cases
@@ -47,7 +48,7 @@ _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from c3jax.rewards import serve
 class Evaluator:
     """A pool of grading processes, open inside a `with` block.
 
-        with Evaluator(TASKS["numeric"].grade, workers=2) as evaluator:
+        with Evaluator(find_task("numeric").grade, workers=2) as evaluator:
             verdicts = evaluator.score(problems, answers, budget=len(answers))
 
     A caller with other work meanwhile submits answers as they come, pumps now and then, and collects in the end.
@@ -61,11 +62,15 @@ class Evaluator:
 
         Raises:
           ValueError: there is no worker, or no time.
+          UserError: the function cannot be sent by name.
         """
         if workers < 1 or not timeout_s > 0.0:
             raise ValueError(f"expected at least 1 worker and a timeout above 0 s, got {workers} and {timeout_s}")
         self.calls = 0
-        self._grade = pickle.dumps(grade)
+        try:
+            self._grade = pickle.dumps(grade)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(f"the grader: expected a function at the top level of a module, got {grade!r}") from error
         self._worker_count = workers
         self._timeout_s = timeout_s
         self._workers: list[_Worker] = []
@@ -95,7 +100,7 @@ class Evaluator:
         self._work = _Work()
 
     def score(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> list[Verdict]:
-        """Grade each answer against the problem in its place: one evaluator call an answer, verdicts in order.
+        """Grade each answer against the problem beside it: one evaluator call an answer, verdicts in order.
 
         A call that raises, runs out of memory or whose worker dies is an "error", one that takes longer than
         the timeout a "timeout"; both score 0. An exception out of the grading, Ctrl-C included, closes the evaluator.
@@ -145,7 +150,7 @@ class Evaluator:
         while self.pump(_START_S):
             pass
         work, self._work = self._work, _Work()
-        return [work.verdicts[place] for place in range(len(work.answers))]
+        return [work.verdicts[index] for index in range(len(work.answers))]
 
     def _hand_out(self) -> None:
         for worker in self._workers:
@@ -159,11 +164,11 @@ class Evaluator:
         worker.cases.extend(work.waiting.popleft() for _ in range(size))
         worker.has_begun = False
         worker.deadline = time.monotonic() + self._timeout_s
-        cases = [(work.problems[place], work.answers[place]) for place in worker.cases]
+        cases = [(work.problems[index], work.answers[index]) for index in worker.cases]
         _send(worker, pickle.dumps((cases, size * self._timeout_s + _START_S)))
 
     def _receive(self, seconds: float) -> None:
-        """Wait for replies, the next deadline or so long; put verdicts in place, and replace workers that are lost."""
+        """Wait for replies, the next deadline or so long; put verdicts in order, and replace workers that are lost."""
         busy = [worker for worker in self._workers if worker.cases]
         patience_s = min(seconds, min(worker.deadline for worker in busy) - time.monotonic())
         ready = wait([worker.replies.fileno() for worker in busy], timeout=max(0.0, patience_s))
@@ -212,7 +217,7 @@ def compute_disagreement(verdicts: Sequence[Verdict]) -> float:
 
 @dataclass(eq=False)
 class _Work:
-    """Answers that were submitted and not collected yet; an answer is known by its place among them."""
+    """Answers that were submitted and not collected yet; an answer is known by its index among them."""
 
     problems: list[Problem] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
@@ -227,7 +232,7 @@ class _Worker:
     replies: IO[bytes]
     partial_line: bytes = b""
     calls: int = 0  # evaluator calls that it says it has begun
-    cases: deque[int] = field(default_factory=deque)  # places of the answers it was sent and has not returned
+    cases: deque[int] = field(default_factory=deque)  # indices of the answers it was sent and has not returned
     has_begun: bool = False  # the first case of its chunk
     deadline: float = 0.0  # for the first of its cases, on the monotonic clock
 
@@ -330,11 +335,11 @@ def _reply(replies: IO[bytes], calls: int, verdict: Verdict | None) -> None:
 
 
 def _call_grader(grade: Grade, problem: Problem, answer: str) -> Verdict:
+    caller = os.getpid()
     try:
-        verdict = grade(problem, answer)
-        is_sound = isinstance(verdict, Verdict) and verdict.verdict in get_args(VerdictName)
-        if not is_sound or not 0.0 <= verdict.score <= 1.0:
-            raise TypeError(f"the grader returned {verdict!r:.200}")
-        return verdict
-    except (Exception, SystemExit) as error:  # whatever an untrusted answer sets off in a grader is that answer's own
+        return make_verdict(grade(problem, answer))
+    except BaseException as error:  # whatever an answer sets off in a grader, of a user's own too, is that answer's own
         return Verdict(0.0, "error", None, f"{type(error).__name__}: {error}"[:500])
+    finally:
+        if os.getpid() != caller:
+            os._exit(0)  # a child that the grader forked and let run on into this function

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,149 +18,188 @@ import numpy as np
 from rich.console import Console
 
 from c3jax import evaluate
-from c3jax.config.run import RunConfig, uses_reference
+from c3jax.config.run import RunConfig, list_own_names, uses_reference
 from c3jax.credit.apply import zero_credit_share
-from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.plans import FanOut, make_tree
 from c3jax.evaluate import print_summary
 from c3jax.learner import update as update_lib
-from c3jax.learner.adapt import choose_fan_out, fix_fan_out
-from c3jax.learner.update import TrainState
+from c3jax.learner.adapt import choose_fan_out
+from c3jax.learner.update import TrainState, pack_state, unpack_state
 from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
 from c3jax.rollout.collect import wait_for
 from c3jax.run import records
 from c3jax.run.checkpoint import CheckpointStore
-from c3jax.run.directory import open_run_dir, record_start
-from c3jax.run.metrics import Progress, open_metrics, read_metrics
+from c3jax.run.directory import hash_origins, open_run_dir, record_start
+from c3jax.run.metrics import Progress, read_metrics
+from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
 from c3jax.setup.contamination import describe_hits
 from c3jax.setup.imitation import warm_up
-from c3jax.setup.memory import make_table, say_bytes
+from c3jax.setup.memory import print_fit
 from c3jax.setup.team import (
-    Team,
+    Setup,
     choose_problems,
     choose_slots,
     decode_messages,
-    describe_data,
     find_sets,
     make_questions,
-    make_team,
+    make_setup,
 )
-from c3jax.tasks.task import TASKS
-from c3jax.types import Frame, Rollout, UserError, Verdict, VerdictName
+from c3jax.types import FanOut, Frame, Params, Rollout, Verdict, VerdictName
 
 DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
-_LARGE_SHARE = 0.1  # of the memory: from here on it is worth saying what takes it
 
 
-class _StepPrograms(NamedTuple):
-    """The compiled functions of a step with one fan-out."""
+class _Compiled(NamedTuple):
+    """The jitted functions of a run, and the processes that score."""
 
-    config: RunConfig  # with that fan-out
-    sample_tree: Callable[..., Any]
-    update: Callable[..., Any]
-
-
-class _Programs(NamedTuple):
-    """The compiled functions of a run, and the processes that score."""
-
-    steps: dict[FanOut, _StepPrograms]  # one, where the fan-out is fixed
+    sample_tree: tree.TreeSampler
+    update: update_lib.Update
     evaluations: tuple[Callable[..., evaluate.Result], ...]
     evaluator: Evaluator
 
 
-def train(config: RunConfig, path: Path, command: list[str], console: Console, is_contained: bool = True) -> int:
-    """Run, or go on with, the training run in a directory. Returns the exit code.
+class _Open(NamedTuple):
+    """What a run has open while it takes its steps."""
 
-    `is_contained` false runs the programs of a code task without their sandbox; the manifest says so. Raises
-    UserError, before anything is written, where the config, its files or the directory cannot be used.
+    path: Path
+    console: Console
+    store: CheckpointStore
+    write: Callable[[int, dict[str, Any]], None]  # a step's figures
+    is_stopping: Callable[[], bool]
+
+
+def train(
+    config: RunConfig,
+    path: Path,
+    command: Sequence[str] = (),
+    console: Console | None = None,
+    is_contained: bool = True,
+) -> int:
+    """Run, or resume, the training run in a directory.
+
+    Args:
+      config: of the run.
+      path: the run directory; where it holds the run already, that is resumed.
+      command: the command line, for the manifest.
+      console: where progress is printed; None prints to the terminal.
+      is_contained: False runs the programs of a code task without their sandbox; the manifest says so.
+
+    Returns:
+      The exit code: DONE, FAILED or STOPPED.
+
+    Raises:
+      UserError: before anything is written, where the config, its files or the directory cannot be used.
     """
-    if not is_contained and config.task.kind != "code":
-        raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {config.task.kind}")
-    team = make_team(config, is_contained, is_training=True)
-    _say_problems(team, console)
+    console = console or Console(highlight=False, markup=False)
+    openers = find_openers(config.trackers)
+    setup = make_setup(config, is_contained, is_training=True)
+    sample_tree, update = _make_step(setup)
+    _print_problems(setup, console)
+    modules = hash_origins(list_own_names(config))
+    facts = {"data": setup.data, "modules": modules, "unsafe_no_sandbox": not is_contained}
     with ExitStack() as stack:
-        run_dir = stack.enter_context(
-            open_run_dir(path, config, command, data=describe_data(team), is_contained=is_contained)
-        )
+        run_dir = stack.enter_context(open_run_dir(path, config, list(command), facts=facts))
         run = run_dir.path
-        _say_memory(team, console)
+        assert setup.memory is not None  # it is one to train
+        print_fit(setup.memory, console)
         is_stopping = stack.enter_context(_catch_signals(console))
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
-        evaluator = stack.enter_context(Evaluator(TASKS[config.task.kind].grade, config.workers, config.grade_timeout))
-        programs = _make_programs(team, evaluator)
-        started = _start(team, store, console, is_stopping)
+        evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, setup.task.timeout_s))
+        evaluations = tuple(evaluate.make_evaluation(setup, profile) for profile in evaluate.list_profiles(setup))
+        compiled = _Compiled(sample_tree, update, evaluations, evaluator)
+        started = _start(setup, store, console, is_stopping)
         if started is None:
             return STOPPED
-        state, first = started
-        record_start(run_dir, first)
-        reference = _find_reference(team, store, state, first)
-        writer = stack.enter_context(open_metrics(run, first))
+        state, fan_out, first = started
+        _print_changes(record_start(run_dir, first), console)
+        tracked = TrackedRun(run, first, config.model_dump(mode="json"))
+        write = stack.enter_context(open_trackers(openers, tracked, console.print))
         if first == 0 and not (run / "eval" / "before.json").exists():
-            _evaluate(team, programs, state, run / "eval" / "before.json", 0)
-        with Progress(console, config.steps, first) as progress:
-            for step in range(first, config.steps):
-                state = state._replace(adaptive=choose_fan_out(config, state.adaptive, step))
-                state, row = _run_step(team, programs, state, reference, step, run)
-                done = step + 1
-                if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
-                    row |= _evaluate(team, programs, state, run / "eval" / f"step-{done}.json", done)
-                writer.write(step, row)
-                progress.show(step, row)
-                if max(row["bad_in_row"], row.get("critic_bad_in_row", 0)) >= config.learner.max_bad_updates:
-                    console.print(_describe_bad(row, done, run), style="red", soft_wrap=True)
-                    return FAILED
-                if done == config.steps or is_stopping() or done % config.checkpoint.every == 0:
-                    store.save(done, state, _find_best_value(config, run, row))
-                if is_stopping() and done < config.steps:
-                    console.print(f"stopped after step {done}; the same command goes on from there", highlight=False)
-                    return STOPPED
+            _evaluate(setup, compiled, state, run / "eval" / "before.json", 0)
+        opened = _Open(run, console, store, write, is_stopping)
+        state, code = _take_steps(setup, compiled, opened, state, fan_out, first)
+        if code != DONE:
+            return code
         if not (run / "eval" / "after.json").exists():
-            _evaluate(team, programs, state, run / "eval" / "after.json", config.steps)
+            _evaluate(setup, compiled, state, run / "eval" / "after.json", config.steps)
         print_summary(console, run)
     return DONE
 
 
+def _take_steps(
+    setup: Setup, compiled: _Compiled, opened: _Open, state: TrainState, fan_out: FanOut | None, first: int
+) -> tuple[TrainState, int]:
+    """The steps that are left, each written, shown and now and then saved. Gives the last state and an exit code."""
+    config, run = setup.config, opened.path
+    reference = _find_reference(setup, opened.store, state, first)
+    with Progress(opened.console, config.steps, first) as progress:
+        for step in range(first, config.steps):
+            fan_out = choose_fan_out(config.credit, setup.plans, state.adaptive, step, fan_out)
+            state, row = _run_step(setup, compiled, state, fan_out, reference, step, run)
+            done = step + 1
+            if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
+                row |= _evaluate(setup, compiled, state, run / "eval" / f"step-{done}.json", done)
+            opened.write(step, row)
+            progress.show(step, row)
+            if max(row["bad_in_row"], row.get("critic_bad_in_row", 0)) >= config.learner.max_bad_updates:
+                opened.console.print(_describe_bad(row, done, run), style="red", soft_wrap=True)
+                return state, FAILED
+            if done == config.steps or opened.is_stopping() or done % config.checkpoint.every == 0:
+                opened.store.save(done, pack_state(state, fan_out), _find_best_value(config, run, row))
+            if opened.is_stopping() and done < config.steps:
+                opened.console.print(f"stopped after step {done}; the same command resumes it", highlight=False)
+                return state, STOPPED
+    return state, DONE
+
+
 def _run_step(
-    team: Team, programs: _Programs, state: TrainState, reference: dict | None, step: int, run: Path
+    setup: Setup,
+    compiled: _Compiled,
+    state: TrainState,
+    fan_out: FanOut,
+    reference: Params | None,
+    step: int,
+    run: Path,
 ) -> tuple[TrainState, dict[str, Any]]:
     """One step: trees, evaluator calls, credit and update. Returns the next state and the metrics row."""
-    began = time.perf_counter()
-    config, sample_tree, update = _find_step_programs(team, programs, state)
-    places = choose_problems(team, step)
-    problems = [team.train.problems[place] for place in places]
+    began, config = time.perf_counter(), setup.config
+    sample_tree, update, evaluator = compiled.sample_tree, compiled.update, compiled.evaluator
+    indices = choose_problems(setup, step)
+    problems = [setup.train.problems[index] for index in indices]
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
-    calls_before = programs.evaluator.calls
-    weights = Weights(state.params, team.weights.frozen)
-    sample = functools.partial(_sample_and_submit, team, config, programs.evaluator, places)
-    rollout, counts, answers = sample(lambda question, problem_P: sample_tree(weights, question, key, problem_P))
+    calls_before = evaluator.calls
+    weights = Weights(state.params, setup.weights.frozen)
+    sample = functools.partial(_sample_and_submit, setup, fan_out, evaluator, indices)
+    rollout, counts, answers = sample(
+        lambda question, problem_P: sample_tree(weights, question, key, problem_P, fan_out)
+    )
     sampled = time.perf_counter()
 
     # The other turns' texts are only for the records: they are decoded while the last answers are graded.
-    texts = [decode_messages(team.tokenizer, messages) for messages in rollout.turns[:-1]] + [answers]
-    verdicts = programs.evaluator.collect()
+    texts = [decode_messages(setup.tokenizer, messages) for messages in rollout.turns[:-1]] + [answers]
+    verdicts = evaluator.collect()
     return_PL = jnp.array([verdict.score for verdict in verdicts], jnp.float32).reshape(config.problems, -1)
     scored = time.perf_counter()
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
     trimmed = tree.trim_messages(rollout, config.shapes.lengths)
-    state, credit, figures = update(state, weights.frozen, reference, trimmed, return_PL, order_key)
+    state, credit, figures = update(state, weights.frozen, reference, trimmed, return_PL, order_key, fan_out)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
 
     if config.record_every and step % config.record_every == 0:
-        made = records.make_records(config, step, problems, rollout, texts, credit, verdicts)
+        made = records.make_records(config, fan_out, step, problems, rollout, texts, credit, verdicts)
         records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
-    row |= _describe_rollout(team, verdicts, counts, np.asarray(zero_credit_share(credit)))
-    row |= _describe_sets(team, places, np.asarray(return_PL))
+    row |= _describe_rollout(setup, verdicts, counts, np.asarray(zero_credit_share(credit)))
+    row |= _describe_sets(setup, indices, np.asarray(return_PL))
     row |= {
         "bad_updates": int(state.bad_updates),
         "bad_in_row": int(state.bad_in_row),
         **_describe_critic(state),
         "traces": sample_tree._cache_size() + update._cache_size(),
-        **({"fan_out": list(config.credit.fan_out)} if team.config.credit.fan_out == "auto" else {}),
-        "evaluator_calls": programs.evaluator.calls - calls_before,
+        **({"fan_out": list(fan_out)} if config.credit.fan_out == "auto" else {}),
+        "evaluator_calls": evaluator.calls - calls_before,
         "seconds_rollout": sampled - began,
         "seconds_score": scored - sampled,
         "seconds_update": updated - scored,
@@ -169,31 +209,31 @@ def _run_step(
 
 
 def _sample_and_submit(
-    team: Team,
-    config: RunConfig,
+    setup: Setup,
+    fan_out: FanOut,
     evaluator: Evaluator,
-    places: list[int],
+    indices: list[int],
     sample: Callable[[Frame, jax.Array], tuple[Rollout, tree.RolloutCounts]],
 ) -> tuple[Rollout, tree.RolloutCounts, list[str]]:
     """The trees of a step, made call by call; a call's answers go to the evaluator while the next call runs.
 
     Messages are drawn by the address of their problem and all from one policy: in how many calls changes nothing.
     """
-    size = config.rollout_problems or config.problems
-    chunks = [places[first : first + size] for first in range(0, len(places), size)]
+    size, leaves = setup.config.rollout_problems or setup.config.problems, math.prod(fan_out)
+    chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
     made: list[tuple[Rollout, tree.RolloutCounts]] = []
     answers: list[str] = []
-    slots = choose_slots(team, team.train, places)
-    begun = sample(*make_questions(team, team.train, chunks[0], slots))
+    slots = choose_slots(setup, setup.train, indices)
+    begun = sample(*make_questions(setup, setup.train, chunks[0], slots))
     for number, chunk in enumerate(chunks):
         wait_for(begun, evaluator)
         made.append(begun)
         if number + 1 < len(chunks):
-            begun = sample(*make_questions(team, team.train, chunks[number + 1], slots))
-        said = decode_messages(team.tokenizer, made[-1][0].turns[-1])
-        asked = [team.train.problems[place] for place in chunk for _ in range(config.credit.budget)]
-        evaluator.submit(asked, said, budget=config.credit.budget * len(chunk))
-        answers += said
+            begun = sample(*make_questions(setup, setup.train, chunks[number + 1], slots))
+        written = decode_messages(setup.tokenizer, made[-1][0].turns[-1])
+        asked = [setup.train.problems[index] for index in chunk for _ in range(leaves)]
+        evaluator.submit(asked, written, budget=leaves * len(chunk))
+        answers += written
     rollouts, counts = zip(*made, strict=True)
     if len(made) == 1:
         return rollouts[0], counts[0], answers
@@ -205,7 +245,7 @@ def _add(*parts: jax.Array) -> jax.Array:
 
 
 def _describe_rollout(
-    team: Team, verdicts: list[Verdict], counts: tree.RolloutCounts, zero_share: np.ndarray
+    setup: Setup, verdicts: list[Verdict], counts: tree.RolloutCounts, zero_share: np.ndarray
 ) -> dict[str, Any]:
     messages, generated = int(counts.messages), int(counts.generated)
     names = [verdict.verdict for verdict in verdicts]
@@ -223,16 +263,16 @@ def _describe_rollout(
     }
     if any(verdict.second is not None for verdict in verdicts):
         row["grader_disagreement"] = compute_disagreement(verdicts)
-    return row | {f"zero_credit_share_{plan.name}": float(z) for plan, z in zip(team.plans, zero_share, strict=True)}
+    return row | {f"zero_credit_share_{plan.name}": float(z) for plan, z in zip(setup.plans, zero_share, strict=True)}
 
 
-def _describe_sets(team: Team, places: list[int], return_PL: np.ndarray) -> dict[str, float]:
+def _describe_sets(setup: Setup, indices: list[int], return_PL: np.ndarray) -> dict[str, float]:
     """Where several sets are mixed: how many problems of each the step had, and their mean return."""
-    if len(team.mixture.names) == 1:
+    if len(setup.mixture.names) == 1:
         return {}
-    set_P, row = np.array(find_sets(team, places)), {}
-    for place, name in enumerate(team.mixture.names):
-        return_SL = return_PL[set_P == place]
+    set_P, row = np.array(find_sets(setup, indices)), {}
+    for index, name in enumerate(setup.mixture.names):
+        return_SL = return_PL[set_P == index]
         row |= {f"problems_{name}": len(return_SL)} | ({f"return_{name}": return_SL.mean()} if len(return_SL) else {})
     return row
 
@@ -243,67 +283,55 @@ def _describe_critic(state: TrainState) -> dict[str, int]:
     return {"critic_bad_updates": int(state.critic.bad_updates), "critic_bad_in_row": int(state.critic.bad_in_row)}
 
 
-def _evaluate(team: Team, programs: _Programs, state: TrainState, path: Path, step: int) -> dict[str, float]:
+def _evaluate(setup: Setup, compiled: _Compiled, state: TrainState, path: Path, step: int) -> dict[str, float]:
     """Evaluate on the held-out problems, write the file and give the accuracies for the metrics row."""
-    heldout, weights = evaluate.make_heldout(team), Weights(state.params, team.weights.frozen)
-    results = [run_profile(weights, programs.evaluator, heldout) for run_profile in programs.evaluations]
+    heldout, weights = evaluate.make_heldout(setup), Weights(state.params, setup.weights.frozen)
+    results = [run_profile(weights, compiled.evaluator, heldout) for run_profile in compiled.evaluations]
     evaluate.save_results(path, step, results)
     return {f"{result.profile}_accuracy": result.accuracy for result in results}
 
 
-def _find_step_programs(team: Team, programs: _Programs, state: TrainState) -> _StepPrograms:
-    """The functions for the fan-out in force, made where it is met for the first time."""
-    config = fix_fan_out(team.config, state.adaptive)
-    fan_out = config.credit.fan_out
-    if fan_out not in programs.steps:
-        trained = tuple(plan.is_trained for plan in team.plans)
-        matrix = make_credit_matrix(config.credit.method, make_tree(fan_out), trained)
-        stop_tokens = team.tokenizer.stop_tokens
-        programs.steps[fan_out] = _StepPrograms(
-            config,
-            tree.make_tree_sampler(
-                team.policy, team.plans, fan_out, config.sampling, stop_tokens, config.shapes.batches
-            ),
-            update_lib.make_update(config, team.policy, team.plans, matrix),
-        )
-    return programs.steps[fan_out]
-
-
-def _make_programs(team: Team, evaluator: Evaluator) -> _Programs:
-    return _Programs(
-        {},
-        tuple(evaluate.make_evaluation(team, profile) for profile in evaluate.list_profiles(team)),
-        evaluator,
+def _make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update]:
+    """What draws a step's trees, and what learns from them."""
+    config, policy, plans = setup.config, setup.policy, setup.plans
+    return (
+        tree.make_tree_sampler(policy, plans, config.sampling, setup.tokenizer.stop_tokens, config.shapes.batches),
+        update_lib.make_update(config.credit, config.learner, config.sampling, config.steps, policy, plans),
     )
 
 
 def _start(
-    team: Team, store: CheckpointStore, console: Console, is_stopping: Callable[[], bool]
-) -> tuple[TrainState, int] | None:
-    """The state to go on from and its step: the newest checkpoint's, or the warmed-up policy's, saved as step 0."""
-    like = jax.eval_shape(lambda weights: update_lib.init_state(team.policy, weights, team.config), team.weights)
-    found = store.restore_newest(like)
+    setup: Setup, store: CheckpointStore, console: Console, is_stopping: Callable[[], bool]
+) -> tuple[TrainState, FanOut | None, int] | None:
+    """The state to go on from, the fan-out in force and the step: of the newest checkpoint, or of the warmed-up policy,
+    saved as step 0.
+    """
+
+    def init(weights: Weights) -> TrainState:
+        return update_lib.init_state(setup.policy, weights, setup.plans, setup.config.credit, setup.config.learner)
+
+    found = store.restore_newest(jax.eval_shape(lambda weights: pack_state(init(weights), None), setup.weights))
     if found is not None:
-        step, state = found
-        console.print(f"going on after step {step}", highlight=False)
-        return state, step
-    trained = warm_up(team, console, is_stopping)
+        step, saved = found
+        console.print(f"resumed after step {step}", highlight=False)
+        return *unpack_state(saved), step
+    trained = warm_up(setup, console, is_stopping)
     if trained is None:
         return None
-    state = update_lib.init_state(team.policy, team.weights._replace(trained=trained), team.config)
-    store.save(0, state, None)
-    return state, 0
+    state = init(setup.weights._replace(trained=trained))
+    store.save(0, pack_state(state, None), None)
+    return state, None, 0
 
 
-def _find_reference(team: Team, store: CheckpointStore, state: TrainState, first: int) -> dict | None:
+def _find_reference(setup: Setup, store: CheckpointStore, state: TrainState, first: int) -> Params | None:
     """What stands for the trained weights in the policy at the start of the run, where the loss compares with it."""
-    if not uses_reference(team.config.learner):
+    if not uses_reference(setup.config.learner):
         return None
-    if team.policy.kind == "adapters":
+    if setup.policy.kind == "adapters":
         return {}  # it is the frozen network, without an adapter
     if first == 0:
         return jax.tree.map(jnp.copy, state.params)  # the state's own buffers are given up by the first update
-    return store.restore_step(0, jax.eval_shape(lambda: state)).params
+    return store.restore_step(0, jax.eval_shape(lambda: state.params), part="params")
 
 
 def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float | None:
@@ -318,31 +346,28 @@ def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float
     return next(result["accuracy"] for result in before if f"{result['profile']}_accuracy" == name)
 
 
-def _say_memory(team: Team, console: Console) -> None:
-    """What the run takes of what there is: a line, or, where it is much of it, the table."""
-    assert team.memory is not None  # the team is one to train
-    estimate, limit = team.memory
-    if estimate.peak > _LARGE_SHARE * limit.bytes:
-        console.print(make_table(team.memory))
-    else:
-        console.print(f"memory: about {say_bytes(estimate.peak)}, of {say_bytes(limit.bytes)} ({limit.device})")
-
-
-def _say_problems(team: Team, console: Console) -> None:
-    if team.overlap.hits:
-        dropped = f", of which {len(team.overlap.dropped):,} are dropped" if team.overlap.dropped else ""
+def _print_problems(setup: Setup, console: Console) -> None:
+    if setup.overlap.hits:
+        dropped = f", of which {len(setup.overlap.dropped):,} are dropped" if setup.overlap.dropped else ""
         console.print(
-            f"training problems that share something with a held-out set: {describe_hits(team.overlap.hits)}{dropped}",
+            f"training problems that share something with a held-out set: {describe_hits(setup.overlap.hits)}{dropped}",
             soft_wrap=True,
             highlight=False,
         )
-    for name, problems in (("training", team.train), ("held-out", team.heldout)):
+    for name, problems in (("training", setup.train), ("held-out", setup.heldout)):
         if problems.left_out:
             console.print(
                 f"{problems.left_out} of {problems.left_out + len(problems.problems)} {name} problems are left out:"
-                f" the question is longer than protocol.question_tokens ({team.config.protocol.question_tokens})",
+                f" the question is longer than protocol.question_tokens ({setup.config.protocol.question_tokens})",
                 soft_wrap=True,
             )
+
+
+def _print_changes(changes: dict[str, Any], console: Console) -> None:
+    """What a resumed run reads that is not what it began with; the manifest has the hashes."""
+    for name, what in (("data", "its problems"), ("modules", "a module of your own")):
+        if name in changes:
+            console.print(f"warning: {what} changed since the run began (manifest.json: starts)", style="yellow")
 
 
 def _describe_bad(row: dict[str, Any], step: int, run: Path) -> str:

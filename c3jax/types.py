@@ -15,11 +15,14 @@ n // (N_fine / N_coarse) of a coarser one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import jax
+
+FanOut = tuple[int, ...]  # alternatives that each turn draws at each context
+Params = dict[str, Any]  # a network's parameters, or their gradient: a tree of arrays by the names of its parts
 
 VerdictName = Literal["correct", "partial", "wrong", "unparsable", "timeout", "error", "unsafe"]
 
@@ -31,10 +34,11 @@ class UserError(ValueError):
 class Problem(NamedTuple):
     """One problem of a task. `answer` never reaches a policy."""
 
-    index: int  # its place in the set it came from: part of every draw's address
+    index: int  # its row in the set it came from: part of every draw's address
     id: str
     question: str
     answer: str
+    columns: Mapping[str, Any] = {}  # what else its row holds, for a grader of a user's own; read only
 
 
 class Verdict(NamedTuple):

@@ -143,9 +143,9 @@ def tiny() -> Tiny:
     @functools.cache
     def get_tree(name: str) -> Tree:
         plans, fan_out, sampling = PLANS[name], FAN_OUT[name], SAMPLING[name]
-        sampler = tree.make_tree_sampler(policy, plans, fan_out, sampling, STOP_TOKENS)
+        sampler = tree.make_tree_sampler(policy, plans, sampling, STOP_TOKENS)
         key = jax.random.key(1)
-        rollout, counts = jax.device_get(sampler(Weights(params, {}), question, key, problem_P))
+        rollout, counts = jax.device_get(sampler(Weights(params, {}), question, key, problem_P, fan_out))
         sequences = _write_out(plans, fan_out, rollout)
         supports = _write_supports(rollout, sequences) if sampling.top_k else {}
         return Tree(plans, fan_out, sampling, sampler, key, rollout, counts, sequences, supports)

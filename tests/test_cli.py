@@ -22,7 +22,7 @@ from c3jax.config.run import ConfigError
 from c3jax.run.directory import open_run_dir
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "evaluate", "compare", "ask", "export", "bench", "score", "prepare", "overlap", "fields")
+COMMANDS = ("train", "evaluate", "compare", "ask", "export", "score", "prepare", "overlap", "fields")
 QUESTION = "the dial shows 3 . mia up 4 ."
 TREE = {
     "seed": 0,
@@ -117,8 +117,8 @@ def test_fields_lists_every_field_with_its_meaning(capsys, monkeypatch):
     assert [line.split()[0] for line in lines if line.startswith("--")] == [
         f"--{field.path}" for field in list_fields()
     ]
-    assert "--learner.clip  number  [0.2]" in lines and max(map(len, lines)) <= 80
-    assert lines[lines.index("--learner.clip  number  [0.2]") + 1] == "    PPO's bound on the ratio."
+    assert "--learner.epochs  integer  [1]" in lines and max(map(len, lines)) <= 80
+    assert lines[lines.index("--learner.epochs  integer  [1]") + 1] == "    Passes over a step's messages."
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
@@ -148,12 +148,12 @@ def test_a_reader_that_has_seen_enough_is_no_error():
             "train a",
             {"task.path": "a=b", "task.heldout_path": "c=d"},
         ),
-        ("train a --seed -1 --learner.clip -2.5e-1", "train a", {"seed": -1, "learner.clip": -0.25}),
+        ("train a --seed -1 --sampling.top_p -2.5e-1", "train a", {"seed": -1, "sampling.top_p": -0.25}),
         ("train a --seed=", "train a", {"seed": None}),
         ("train a --protocol.turns.0.role=--x", "train a", {"protocol.turns.0.role": "--x"}),
         ("train a --seed 1 --seed 2", "train a", {"seed": 2}),
         ("ask run --seed 1 -- --seed 2", "ask run -- --seed 2", {"seed": 1}),
-        ("bench rollout --small -h", "bench rollout --small -h", {}),
+        ("compare a b --format csv -h", "compare a b --format csv -h", {}),
     ],
 )
 def test_overrides_are_told_from_the_commands_own_words(words, kept, overrides):
@@ -181,8 +181,8 @@ def test_an_override_without_a_value_is_said(words, message):
         (["train", "a", "b"], "unrecognized arguments: b"),
         (["train", "a", "-x"], "unrecognized arguments: -x"),
         (["ask", "run"], "the following arguments are required: question"),
-        (["bench", "speed"], "invalid choice: 'speed'"),
-        (["bench", "rollout", "--seed", "3"], "unrecognised argument --seed"),
+        (["compare", "a", "--format", "word"], "invalid choice: 'word'"),
+        (["compare", "a", "--seed", "3"], "unrecognised argument --seed"),
         (["fields", "--seed=3"], "unrecognised argument --seed"),
     ],
 )

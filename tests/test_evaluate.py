@@ -21,6 +21,7 @@ from c3jax.evaluate import (
     Suite,
     compute_interval,
     compute_pass_at,
+    compute_result,
     list_profiles,
     load_results,
     make_evaluation,
@@ -28,11 +29,10 @@ from c3jax.evaluate import (
     print_results,
     save_results,
     score_majority,
-    summarise,
 )
 from c3jax.rewards import Evaluator
-from c3jax.setup.team import ProblemSet, Team, make_team
-from c3jax.tasks.task import TASKS
+from c3jax.setup.team import ProblemSet, Setup, make_setup
+from c3jax.tasks.task import find_task
 from c3jax.types import Problem, Verdict
 
 SAMPLED = Profile("sampled", 4, Sampling())
@@ -99,9 +99,9 @@ def test_a_profile_is_summarised_by_hand():
     answers = ["1", "2", None, None, "5", "5.0", "7", None]
     verdicts = [Verdict(*row) for row in zip(scores, names, answers, strict=True)]
     problems = tuple(Problem(index, name, "", "") for index, name in enumerate("ab"))
-    suite = Suite("two", "numeric", ProblemSet(problems, ((), ()), left_out=3))
+    suite = Suite("two", find_task("numeric"), ProblemSet(problems, ((), ()), left_out=3))
     cut = [True, False, False, True, False, False, False, False]
-    result = summarise(suite, SAMPLED, verdicts, cut, tokens=99)
+    result = compute_result(suite, SAMPLED, verdicts, cut, tokens=99)
     assert (result.suite, result.profile, result.problems, result.samples) == ("two", "sampled", 2, 4)
     assert (result.left_out, result.tokens, result.ids) == (3, 99, ("a", "b"))
     assert result.scores == (tuple(scores[:4]), tuple(scores[4:]))
@@ -116,7 +116,7 @@ def test_a_profile_is_summarised_by_hand():
     assert result.verdicts == {
         **{"correct": 3 / 8, "partial": 1 / 8, "wrong": 1 / 8, "unparsable": 1 / 8, "timeout": 1 / 8, "error": 1 / 8}
     }
-    assert summarise(suite._replace(kind="code"), SAMPLED, verdicts, cut, tokens=99).majority is None
+    assert compute_result(suite._replace(task=find_task("code")), SAMPLED, verdicts, cut, tokens=99).majority is None
 
 
 @pytest.mark.parametrize(
@@ -222,28 +222,28 @@ class Recorder(Evaluator):
 
 
 @pytest.fixture(scope="module")
-def team() -> Iterator[Team]:
+def setup() -> Iterator[Setup]:
     """A tiny team, compiled without the costly passes: its programs run for milliseconds."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    yield make_team(parse_config(CONFIG))
+    yield make_setup(parse_config(CONFIG))
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-def test_a_team_is_evaluated_the_same_in_any_batches(team):
+def test_a_team_is_evaluated_the_same_in_any_batches(setup):
     """Seven problems in batches of four (the second is filled up) and, twice, in one batch of seven."""
-    profile = list_profiles(team)[1]
+    profile = list_profiles(setup)[1]
     in_one = parse_config(CONFIG | {"evaluation": {"batch": 9, "samples": 2}})
-    evaluations = [make_evaluation(team, profile), make_evaluation(team._replace(config=in_one), profile)]
+    evaluations = [make_evaluation(setup, profile), make_evaluation(setup._replace(config=in_one), profile)]
     results, said = [], []
-    with Recorder(TASKS["arithmetic"].grade, workers=1) as evaluator:
+    with Recorder(find_task("arithmetic").grade, workers=1) as evaluator:
         for evaluate in (evaluations[0], evaluations[1], evaluations[1]):
             evaluator.asked = []
-            results.append(evaluate(team.weights, evaluator, make_heldout(team)))
+            results.append(evaluate(setup.weights, evaluator, make_heldout(setup)))
             said.append(evaluator.said)
         assert evaluator.calls == 3 * 7 * 2
     assert results[0] == results[1] == results[2] and said[0] == said[1] == said[2]
-    assert [problem for problem, _, _ in said[0]] == [p for p in team.heldout.problems for _ in range(2)]
+    assert [problem for problem, _, _ in said[0]] == [p for p in setup.heldout.problems for _ in range(2)]
     assert len({answer for _, answer, _ in said[0]}) > 7  # samples differ
     shown = [verdict.score for _, _, verdict in said[0]]
     assert results[0].accuracy == sum(shown) / 14 and results[0].problems == 7
@@ -252,11 +252,11 @@ def test_a_team_is_evaluated_the_same_in_any_batches(team):
     assert results[0].truncated == sum(len(answer.split()) == 2 for _, answer, _ in said[0]) / 14
 
 
-def test_profiles_are_those_of_the_config(team):
-    assert [(profile.name, profile.samples) for profile in list_profiles(team)] == [("greedy", 1), ("sampled", 2)]
-    assert list_profiles(team)[0].sampling.top_k == 1 and list_profiles(team)[1].sampling == team.config.sampling
-    greedy_only = team._replace(config=parse_config(CONFIG | {"evaluation": {"samples": 0}}))
+def test_profiles_are_those_of_the_config(setup):
+    assert [(profile.name, profile.samples) for profile in list_profiles(setup)] == [("greedy", 1), ("sampled", 2)]
+    assert list_profiles(setup)[0].sampling.top_k == 1 and list_profiles(setup)[1].sampling == setup.config.sampling
+    greedy_only = setup._replace(config=parse_config(CONFIG | {"evaluation": {"samples": 0}}))
     assert [profile.name for profile in list_profiles(greedy_only)] == ["greedy"]
     assert list_profiles(greedy_only, samples=3)[1].samples == 3
     own = parse_config(CONFIG | {"evaluation": {"sampling": {"temperature": 0.5}}})
-    assert list_profiles(team._replace(config=own))[1].sampling.temperature == 0.5
+    assert list_profiles(setup._replace(config=own))[1].sampling.temperature == 0.5

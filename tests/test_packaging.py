@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import c3jax
+from launch.environment import read_extras
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "c3jax"
@@ -31,14 +33,18 @@ def declared(lines: list[str]) -> dict[str, Requirement]:
 
 
 RUNTIME = declared(PROJECT["dependencies"])
+# What launch/test.sh installs; `reasoning` is one exact version, and jax's own packages follow from jax.
+TESTED_EXTRAS = ("maths", "code", "lab", "tensorboard", "wandb", "smollm2")
+TESTED = declared([line for extra in TESTED_EXTRAS for line in PROJECT["optional-dependencies"][extra]])
 EXTRAS = declared([line for lines in PROJECT["optional-dependencies"].values() for line in lines])
 
 
-def third_party_imports() -> dict[str, set[str]]:
-    """Top-level name -> files of c3jax that import it, anywhere in the file."""
+def third_party_imports(is_at_top: bool = False) -> dict[str, set[str]]:
+    """Top-level name -> files of c3jax that import it, anywhere in the file or outside of functions alone."""
     found: dict[str, set[str]] = {}
     for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        tree = ast.parse(path.read_text(), str(path))
+        for node in tree.body if is_at_top else ast.walk(tree):
             modules: list[str] = []
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
@@ -47,6 +53,11 @@ def third_party_imports() -> dict[str, set[str]]:
             for name in {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"c3jax"}:
                 found.setdefault(name, set()).add(str(path.relative_to(ROOT)))
     return found
+
+
+def find_owners(name: str) -> set[str]:
+    """Distributions that an imported name may come from."""
+    return {canonicalize_name(owner) for owner in packages_distributions().get(name, [name])}
 
 
 def pins(python: str) -> dict[str, Requirement]:
@@ -69,10 +80,47 @@ def pinned_version(requirement: Requirement) -> str:
 
 
 def test_every_import_of_the_source_is_declared():
-    owners = packages_distributions()
     for name, paths in third_party_imports().items():
-        distributions = {canonicalize_name(owner) for owner in owners.get(name, [name])}
-        assert distributions & (RUNTIME.keys() | EXTRAS.keys()), f"{name}, imported in {paths}, is undeclared"
+        assert find_owners(name) & (RUNTIME.keys() | EXTRAS.keys()), f"{name}, imported in {paths}, is undeclared"
+
+
+def test_what_an_extra_brings_is_imported_where_it_is_used():
+    """So every module can be imported without any of them, but for the studies, which begin with their figures."""
+    for name, paths in third_party_imports(is_at_top=True).items():
+        paths = {path for path in paths if not path.startswith("c3jax/lab/")}
+        assert not paths or find_owners(name) & RUNTIME.keys(), f"{name} is imported at the top of {paths}"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ("grade numeric problems.jsonl answers.jsonl --out verdicts.jsonl", 0, ""),
+        (
+            "grade math problems.jsonl answers.jsonl --out verdicts.jsonl",
+            2,
+            "c3jax: task.kind: math needs the package mpmath (pip install 'c3jax[maths]'), found none\n",
+        ),
+        (
+            f"study {ROOT / 'configs/studies/credit_bench.yaml'}",
+            2,
+            "c3jax: figures: expected the package matplotlib (pip install 'c3jax[lab]'), found none\n",
+        ),
+    ],
+)
+def test_a_missing_extra_is_named_in_one_sentence(tmp_path: Path, words: str, status: int, sentence: str):
+    """The command in interpreters that find no package of any extra, worker processes included."""
+    imported = {name for name in third_party_imports() if not find_owners(name) & RUNTIME.keys()}
+    assert {"mpmath", "matplotlib", "pint"} <= imported
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({sorted(imported)!r}))"
+    (tmp_path / "sitecustomize.py").write_text(hidden)
+    (tmp_path / "problems.jsonl").write_text('{"id": "1", "question": "How many?", "answer": "3"}\n')
+    (tmp_path / "answers.jsonl").write_text('{"id": "1", "answer": "It is 3."}\n')
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "c3jax.cli", *words.split()]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (status, sentence)
+    if status == 0:
+        assert '"return": 1.0' in (tmp_path / "verdicts.jsonl").read_text()
 
 
 def test_torch_is_no_part_of_the_program():
@@ -81,9 +129,9 @@ def test_torch_is_no_part_of_the_program():
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_each_runtime_dependency_is_pinned_within_its_range(python: str):
+def test_each_dependency_is_pinned_within_its_range(python: str):
     pinned = pins(python)
-    for name, requirement in RUNTIME.items():
+    for name, requirement in (RUNTIME | TESTED).items():
         version = pinned_version(pinned[name])
         assert requirement.specifier.contains(version), f"{name}=={version} is outside {requirement} on {python}"
     assert pinned_version(pinned["jax"]) == pinned_version(pinned["jaxlib"])
@@ -91,7 +139,7 @@ def test_each_runtime_dependency_is_pinned_within_its_range(python: str):
 
 def test_what_the_dependencies_need_is_pinned_too():
     pinned = pins(f"{sys.version_info.major}.{sys.version_info.minor}")
-    waiting, seen = list(RUNTIME), set()
+    waiting, seen = [*RUNTIME, *TESTED], set()
     while waiting:
         name = waiting.pop()
         if name in seen:
@@ -119,6 +167,14 @@ def test_every_folder_of_the_source_is_a_package_and_holds_only_python():
         relative = path.relative_to(SOURCE)
         assert path.suffix == ".py" or any(relative.match(pattern) for pattern in data), f"{relative} is not shipped"
         assert (path.parent / "__init__.py").is_file(), f"{relative.parent} is no package"
+
+
+def test_a_wheel_holds_the_package_alone():
+    """Experiments, like tests, are run from a checkout: setuptools looks for packages by these patterns."""
+    find = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    assert (ROOT / "experiments" / "claims" / "__init__.py").is_file() and not find["namespaces"]
+    for name, is_in in (("c3jax", True), ("c3jax.lab", True), ("experiments", False), ("experiments.claims", False)):
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in find["include"]) is is_in
 
 
 def test_no_unanchored_ignore_pattern_matches_a_name_of_the_source():
@@ -161,3 +217,32 @@ def test_a_launch_does_not_take_any_folder_for_its_environment(tmp_path: Path):
     assert result.returncode == 2
     assert str(tmp_path / "letters") in result.stderr and len(result.stderr.splitlines()) == 1
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["draft"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "part"),
+    [
+        ("C3JAX_EXTRAS", "maths cudda", "expected extras of pyproject.toml, got cudda"),
+        ("C3JAX_VENV", "letter", "letter holds something other than a Python environment"),
+        ("C3JAX_VENV", "letter/venv", "the environment cannot be made: "),
+        ("PYTHON", "/no/python", "no Python of version 3.11 or newer"),
+    ],
+)
+def test_what_a_launch_cannot_do_is_one_sentence(tmp_path: Path, variable: str, value: str, part: str):
+    (tmp_path / "letter").write_text("Dear ...")
+    environment = {**os.environ, "PYTHON": sys.executable, "C3JAX_VENV": "venv", variable: value}
+    command = ["bash", str(ROOT / "launch" / "quickstart.sh")]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("c3jax: ") and part in result.stderr and len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["letter"] and (tmp_path / "letter").is_file()
+
+
+def test_an_environment_counts_only_as_it_was_made_from_what_stands_here_now(tmp_path: Path):
+    stamp = tmp_path / "c3jax-stamp"
+    assert read_extras(tmp_path, ["root", "pins"]) == set()
+    stamp.write_text(json.dumps([["root", "pins"], ["dev", "maths"]]))
+    assert read_extras(tmp_path, ["root", "pins"]) == {"dev", "maths"}
+    assert read_extras(tmp_path, ["root", "other pins"]) == set()
+    stamp.write_text("")  # as a killed launch leaves it
+    assert read_extras(tmp_path, ["root", "pins"]) == set()

@@ -23,14 +23,16 @@ from c3jax import train
 from c3jax.config import file as config_file
 from c3jax.config.run import RandomModel
 from c3jax.evaluate import load_results
-from c3jax.learner.update import init_state
-from c3jax.models.decoder import DecoderSpec, make_decoder
+from c3jax.learner.update import init_state, pack_state, unpack_state
+from c3jax.models.decoder import make_decoder
 from c3jax.models.huggingface import weights as hf_weights
+from c3jax.models.huggingface.families import FAMILIES
 from c3jax.models.load import describe_model, load_params
+from c3jax.models.spec import QKV, DecoderSpec
 from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.run.checkpoint import list_steps, restore_step
 from c3jax.run.metrics import drop_times, read_metrics
-from c3jax.setup.team import make_team
+from c3jax.setup.team import make_setup
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 STEPS = 8
@@ -87,11 +89,16 @@ def wait_for_rows(process: subprocess.Popen, run: Path, rows: int) -> None:
     raise AssertionError(f"no {rows} rows within two minutes")
 
 
+def describe_saved(setup):
+    """Shapes of what a checkpoint of the team's run holds."""
+    sections = (setup.plans, setup.config.credit, setup.config.learner)
+    return jax.eval_shape(lambda weights: pack_state(init_state(setup.policy, weights, *sections), None), setup.weights)
+
+
 def load_state(run: Path):
     config = config_file.load_config(run / "config.yaml")
-    team = make_team(config)
-    like = jax.eval_shape(lambda weights: init_state(team.policy, weights, config), team.weights)
-    return restore_step(run, STEPS, like)
+    setup = make_setup(config)
+    return restore_step(run, STEPS, describe_saved(setup))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +115,7 @@ def test_killed_and_resumed_equals_never_killed(unbroken, cache, tmp_path):
     wait_for_rows(process, run, 3)
     process.send_signal(signal.SIGTERM)  # a wish: the step ends and its checkpoint is written
     code, text = finish(process)
-    assert code == 130 and "the same command goes on" in text
+    assert code == 130 and "the same command resumes it" in text
     assert list_steps(run)[-1] == len(read_metrics(run))
 
     process = start(run, cache, SMALL)
@@ -244,7 +251,7 @@ def test_the_settings_for_qwen_run_with_a_small_one(tmp_path, monkeypatch):
     tokenizer = make_word_tokenizer([word for word in words if word not in ("{question}", "{reasoner}")])
     spec = DecoderSpec(
         vocab_size=tokenizer.vocab_size, layers=1, width=16, heads=4, kv_heads=2, head_dim=4, mlp_width=24, context=256,
-        rope_theta=1e6, norm_eps=1e-6, tied=True, qkv_bias=True,
+        rope_theta=1e6, norm_eps=1e-6, tied=True, family=FAMILIES["qwen2"], biases=QKV,
     )  # fmt: skip
     hf_weights.save_folder(tmp_path / "model", spec, make_decoder(spec, jax.random.key(0))[1], "bfloat16")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"] == ["Qwen2ForCausalLM"]
@@ -307,11 +314,10 @@ def run_stopped_and_whole(config, cache, tmp_path):
     for step in (4, 5):
         shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(step))
     again = start_here(tmp_path / "stopped")
-    team = make_team(config)
-    like = jax.eval_shape(lambda weights: init_state(team.policy, weights, config), team.weights)
-    states = [restore_step(tmp_path / name, 5, like) for name in ("whole", "stopped")]
+    setup = make_setup(config)
+    states = [restore_step(tmp_path / name, 5, describe_saved(setup)) for name in ("whole", "stopped")]
     jax.tree.map(np.testing.assert_array_equal, *states)
-    return rows, again, states[0]
+    return rows, again, unpack_state(states[0])
 
 
 def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_path):
@@ -325,20 +331,23 @@ def test_a_run_that_chooses_its_fan_outs_goes_on_as_if_never_stopped(cache, tmp_
             "imitation": None,
         }
     )
-    rows, again, state = run_stopped_and_whole(config, cache, tmp_path)
-    assert again == rows
+    rows, again, (state, fan_out) = run_stopped_and_whole(config, cache, tmp_path)
+    assert [row | {"traces": 0} for row in rows] == [row | {"traces": 0} for row in again]
+    met = set()
     for row in rows:
         assert row["evaluator_calls"] == 4 * np.prod(row["fan_out"]) <= 4 * 6
         assert row["messages"] == 4 * np.cumprod(row["fan_out"]).sum()
-        assert row["traces"] == 2
+        met.add(tuple(row["fan_out"]))
+        assert row["traces"] == 2 * len(met)  # one of sampling and one of the update for each fan-out
     assert rows[0]["fan_out"] == rows[1]["fan_out"] and rows[2]["fan_out"] == rows[3]["fan_out"]
+    assert list(fan_out) == rows[4]["fan_out"]
     assert int(state.adaptive.components.steps) == 5
 
 
 def test_roles_with_weights_of_their_own_go_on_as_if_never_stopped(cache, tmp_path):
     """In few shapes: of a question's and of the messages' lengths two each, so at most 2 + 4 traces."""
     config = load_short({"policy.kind": "per_role", "shapes.lengths": 2, "shapes.batches": 2})
-    rows, again, state = run_stopped_and_whole(config, cache, tmp_path)
+    rows, again, (state, _) = run_stopped_and_whole(config, cache, tmp_path)
     assert 2 <= rows[-1]["traces"] <= 6
     assert [row | {"traces": 0} for row in rows] == [row | {"traces": 0} for row in again]
     assert set(state.params) == {"reasoner", "actor"}

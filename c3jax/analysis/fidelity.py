@@ -41,8 +41,14 @@ class SplitHalf(NamedTuple):
 def compute_spearman(estimate_CN: jax.Array, target_CN: jax.Array, keep_CN: jax.Array) -> jax.Array:
     """Spearman's rank correlation within each context: Pearson's correlation of the ranks, ties averaged.
 
-    Returns [C], f32, in [-1, 1]; NaN, never 1, where fewer than two messages are kept or one side is constant.
-    Raises AssertionError if the shapes differ.
+    scipy's `spearmanr` takes no mask and no jit, and no share of rounding below which values are tied.
+
+    Args:
+      estimate_CN, target_CN: of each message.
+      keep_CN: bool, which entries are there.
+
+    Returns:
+      [C], f32, in [-1, 1]; NaN, never 1, where fewer than two messages are kept or one side is constant.
     """
     chex.assert_rank([estimate_CN, target_CN, keep_CN], 2)
     chex.assert_equal_shape([estimate_CN, target_CN, keep_CN])
@@ -64,8 +70,12 @@ def compute_split_half(
 ) -> SplitHalf:
     """Fidelity to a sampled target, its noise taken out: mean rho with a half / sqrt(mean rho of the halves).
 
-    first and second are estimates of the target from equally many draws, independent of each other and of the estimate.
     The correction is Spearman's; it is approximate for ranks. Means are over contexts, before the division.
+
+    Args:
+      first_CN, second_CN: estimates of the target from equally many draws, independent of each other and of the
+        estimate.
+      keep_CN: bool, which entries are there.
     """
     with_first_C = compute_spearman(estimate_CN, first_CN, keep_CN)
     with_second_C = compute_spearman(estimate_CN, second_CN, keep_CN)
@@ -80,8 +90,13 @@ def compute_split_half(
 def compute_within_context_variance(credit_CN: jax.Array, keep_CN: jax.Array) -> jax.Array:
     """Sample variance of the credit of each context's messages, sum (x - mean)^2 / (n - 1).
 
-    Returns [C], f32, in squared units of the credit; NaN where fewer than two messages are kept. Leave-one-out credit
-    has (n/(n - 1))^2 times the variance of mean-centred credit on the same returns.
+    Leave-one-out credit has (n/(n - 1))^2 times the variance of mean-centred credit on the same returns.
+
+    Args:
+      keep_CN: bool, which entries are there.
+
+    Returns:
+      [C], f32, in squared units of the credit; NaN where fewer than two messages are kept.
     """
     chex.assert_rank([credit_CN, keep_CN], 2)
     chex.assert_equal_shape([credit_CN, keep_CN])

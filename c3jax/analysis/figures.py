@@ -1,6 +1,6 @@
 """Figures made from recorded rows: curves with bands, points or bars with intervals, predicted against measured.
 
-Rows are those of diagnostics/tables.py, one for each point drawn. An axis with an interval reads its bounds from the
+Rows are those of analysis/tables.py, one for each point drawn. An axis with an interval reads its bounds from the
 columns `name_low` and `name_high` beside `name`; NaN is a gap. Nothing is drawn that was not recorded: no rows, or a
 row without a column that the figure needs, is a UserError. Colour-blind readers can tell the colours apart (Okabe and
 Ito 2008), and lines carry their names. Files depend on the rows alone: no date, no random ids.
@@ -13,17 +13,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis as Ruler
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from c3jax.analysis.tables import Row
 from c3jax.run.files import save_whole
 from c3jax.types import UserError
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis as Ruler
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+except ModuleNotFoundError:
+    raise UserError("figures: expected the package matplotlib (pip install 'c3jax[lab]'), found none") from None
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 _MARKERS = "osD^vP*X"
@@ -54,21 +58,29 @@ class Axis(NamedTuple):
 
 
 def plot_curves(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: str, panel: str | None = None) -> Figure:
-    """One line for each value of `group`, with its band, named at its end; one panel for each value of `panel`."""
+    """One line for each value of `group`, with its band, named at its end; one panel for each value of `panel`.
+
+    Args:
+      rows: one for each point.
+      group, panel: columns.
+
+    Raises:
+      UserError: without rows, or where a row lacks a column.
+    """
     _check_rows(rows, (x, y), (group, panel))
 
-    def draw(axes: Axes, place: int, part: Sequence[Row]) -> None:
+    def draw(axes: Axes, index: int, part: Sequence[Row]) -> None:
         part = sorted(part, key=lambda row: row[x.column])
         x_N, y_N, low_N, high_N = _read(part, x)[0], *_read(part, y)
-        axes.fill_between(x_N, low_N, high_N, color=_color(place), alpha=0.15, linewidth=0)
-        axes.plot(x_N, y_N, color=_color(place), linewidth=1.6, linestyle="-" if place < len(PALETTE) else "--")
+        axes.fill_between(x_N, low_N, high_N, color=_color(index), alpha=0.15, linewidth=0)
+        axes.plot(x_N, y_N, color=_color(index), linewidth=1.6, linestyle="-" if index < len(PALETTE) else "--")
 
     with matplotlib.rc_context(_STYLE):
         figure, shown = _make_panels(rows, group, panel, title, draw, width=4.4, height=3.2)
         for axes, parts in shown:
             _label_axes(axes, x, y)
             _label_ends(
-                axes, {place: _find_end(part, x, y) for place, part in parts.items()}, _list_values(rows, group)
+                axes, {index: _find_end(part, x, y) for index, part in parts.items()}, _list_values(rows, group)
             )
     return figure
 
@@ -83,19 +95,27 @@ def plot_points(
     mark: Literal["point", "bar"] = "point",
     panel: str | None = None,
 ) -> Figure:
-    """A line of points, or bars from zero, for each value of `category`, a mark for each value of `group`."""
+    """A line of points, or bars from zero, for each value of `category`, a mark for each value of `group`.
+
+    Args:
+      rows: one for each point.
+      category, group, panel: columns.
+
+    Raises:
+      UserError: without rows, or where a row lacks a column.
+    """
     _check_rows(rows, (value,), (category, group, panel))
     categories, groups = _list_values(rows, category), _list_values(rows, group)
     step = 0.8 / len(groups)
 
-    def draw(axes: Axes, place: int, part: Sequence[Row]) -> None:
-        at_N = [categories.index(row[category]) + step * (place - (len(groups) - 1) / 2) for row in part]
+    def draw(axes: Axes, index: int, part: Sequence[Row]) -> None:
+        at_N = [categories.index(row[category]) + step * (index - (len(groups) - 1) / 2) for row in part]
         value_N, low_N, high_N = _read(part, value)
         if mark == "bar":
-            axes.barh(at_N, value_N, height=0.9 * step, color=_color(place))
+            axes.barh(at_N, value_N, height=0.9 * step, color=_color(index))
         else:
-            axes.plot(value_N, at_N, _marker(place), color=_color(place), markersize=4.5)
-        axes.hlines(at_N, low_N, high_N, color="#444444" if mark == "bar" else _color(place), linewidth=1.2)
+            axes.plot(value_N, at_N, _marker(index), color=_color(index), markersize=4.5)
+        axes.hlines(at_N, low_N, high_N, color="#444444" if mark == "bar" else _color(index), linewidth=1.2)
 
     with matplotlib.rc_context(_STYLE):
         height = 1.3 + 0.22 * len(categories) * max(1.0, 0.55 * len(groups))
@@ -115,14 +135,22 @@ def plot_points(
 
 
 def plot_scatter(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: str, panel: str | None = None) -> Figure:
-    """Measured (y) against predicted (x), in the same units, with the line on which they agree."""
+    """Measured (y) against predicted (x), in the same units, with the line on which they agree.
+
+    Args:
+      rows: one for each point.
+      group, panel: columns.
+
+    Raises:
+      UserError: without rows, or where a row lacks a column.
+    """
     _check_rows(rows, (x, y), (group, panel))
     groups = _list_values(rows, group)
 
-    def draw(axes: Axes, place: int, part: Sequence[Row]) -> None:
+    def draw(axes: Axes, index: int, part: Sequence[Row]) -> None:
         x_N, y_N, low_N, high_N = _read(part, x)[0], *_read(part, y)
-        axes.vlines(x_N, low_N, high_N, color=_color(place), linewidth=1.0)
-        axes.plot(x_N, y_N, _marker(place), color=_color(place), markersize=4.5)
+        axes.vlines(x_N, low_N, high_N, color=_color(index), linewidth=1.0)
+        axes.plot(x_N, y_N, _marker(index), color=_color(index), markersize=4.5)
 
     with matplotlib.rc_context(_STYLE):
         figure, shown = _make_panels(rows, group, panel, title, draw, width=3.8, height=3.8)
@@ -152,13 +180,13 @@ def _check_rows(rows: Sequence[Row], axes: Sequence[Axis], names: Sequence[str |
     numbers = [
         f"{axis.column}{bound}" for axis in axes for bound in ("", *(("_low", "_high") if axis.has_interval else ()))
     ]
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         for name in (*numbers, *(name for name in names if name is not None)):
             if name not in row:
-                raise UserError(f"figure: expected column {name} in every row, row {place} lacks it")
+                raise UserError(f"figure: expected column {name} in every row, row {index} lacks it")
         for name in numbers:
             if isinstance(row[name], bool) or not isinstance(row[name], int | float | np.number):
-                raise UserError(f"figure: expected a number in column {name}, got {row[name]!r} in row {place}")
+                raise UserError(f"figure: expected a number in column {name}, got {row[name]!r} in row {index}")
 
 
 def _make_panels(
@@ -170,7 +198,7 @@ def _make_panels(
     width: float,
     height: float,
 ) -> tuple[Figure, list[tuple[Axes, dict[int, list[Row]]]]]:
-    """The figure, and each panel's axes with its rows by place of their group; a group looks the same everywhere."""
+    """The figure, and each panel's axes with its rows by index of their group; a group looks the same everywhere."""
     groups = _list_values(rows, group)
     panels: list[Any] = [None] if panel is None else _list_values(rows, panel)
     across = min(3, len(panels))
@@ -181,10 +209,10 @@ def _make_panels(
     for number, name in enumerate(panels):
         axes = figure.add_subplot(down, across, number + 1)
         inside = [row for row in rows if panel is None or row[panel] == name]
-        parts = {place: [row for row in inside if row[group] == value] for place, value in enumerate(groups)}
-        parts = {place: part for place, part in parts.items() if part}
-        for place, part in parts.items():
-            draw(axes, place, part)
+        parts = {index: [row for row in inside if row[group] == value] for index, value in enumerate(groups)}
+        parts = {index: part for index, part in parts.items() if part}
+        for index, part in parts.items():
+            draw(axes, index, part)
         if name is not None:
             axes.set_title(str(name))
         shown.append((axes, parts))
@@ -203,12 +231,12 @@ def _read(part: Sequence[Row], axis: Axis) -> tuple[np.ndarray, np.ndarray, np.n
     return value_N, low_N, high_N
 
 
-def _color(place: int) -> str:
-    return PALETTE[place % len(PALETTE)]
+def _color(index: int) -> str:
+    return PALETTE[index % len(PALETTE)]
 
 
-def _marker(place: int) -> str:
-    return _MARKERS[place % len(_MARKERS)]
+def _marker(index: int) -> str:
+    return _MARKERS[index % len(_MARKERS)]
 
 
 def _label_axes(axes: Axes, x: Axis, y: Axis) -> None:
@@ -237,9 +265,9 @@ def _label_ends(axes: Axes, ends: dict[int, tuple[float, float] | None], groups:
     """Name lines at the right edge, at the height where they end, moved apart where names would overlap."""
     axes.autoscale(enable=False)
     placed = []
-    for place, end in ends.items():
+    for index, end in ends.items():
         if end is not None:
-            placed.append((float(axes.transAxes.inverted().transform(axes.transData.transform(end))[1]), place))
+            placed.append((float(axes.transAxes.inverted().transform(axes.transData.transform(end))[1]), index))
     placed.sort()
     gap = 0.062
     floor = -gap
@@ -251,15 +279,15 @@ def _label_ends(axes: Axes, ends: dict[int, tuple[float, float] | None], groups:
     for number in range(len(heights) - 1, -1, -1):
         heights[number] = min(heights[number], ceiling)
         ceiling = heights[number] - gap
-    for height, (_, place) in zip(heights, placed, strict=True):
+    for height, (_, index) in zip(heights, placed, strict=True):
         axes.text(
-            1.02, height, str(groups[place]), color=_color(place), transform=axes.transAxes, verticalalignment="center"
+            1.02, height, str(groups[index]), color=_color(index), transform=axes.transAxes, verticalalignment="center"
         )
 
 
 def _name_groups(figure: Figure, groups: Sequence[Any], marker: str | None) -> None:
     handles = [
-        Line2D([], [], color=_color(place), marker=marker or _marker(place), linestyle="", label=str(name))
-        for place, name in enumerate(groups)
+        Line2D([], [], color=_color(index), marker=marker or _marker(index), linestyle="", label=str(name))
+        for index, name in enumerate(groups)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(groups)), handletextpad=0.2)

@@ -1,8 +1,8 @@
 """Influence: how much a message says about what comes after it, as mutual information I(J; Y) in nats.
 
-J is which of a context's messages was said, Y what was observed later: another message, or the return. From counts the
+J is which of a context's messages was drawn, Y what was observed later: another message, or the return. From counts the
 plug-in estimate is biased upwards by about (J - 1)(Y - 1) / (2 N) even where nothing is influenced, and cannot exceed
-log min(J, Y); so every estimate here stands beside its null. With one continuation a message nothing can be told apart.
+log min(J, Y); so every estimate here stands beside its null. One continuation a message shows nothing.
 
 Dimension key: C context    J message of a context    Y outcome    R resample
 Source: arXiv:2603.06859, section on diagnostics; Miller 1955, Information Theory in Psychology (correction).
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 
 class Null(NamedTuple):
@@ -25,22 +26,33 @@ class Null(NamedTuple):
 
 
 def compute_plugin_influence(count_CJY: np.ndarray) -> np.ndarray:
-    """Mutual information of the counts' own distribution, sum p_jy log(p_jy / (p_j p_y)): [C], nats.
+    """Mutual information of the counts' own distribution, sum p_jy log(p_jy / (p_j p_y)).
 
-    NaN where a context has no counts. Raises ValueError unless counts are [C, J, Y] and not negative.
+    Args:
+      count_CJY: how often each outcome followed each message, whole numbers.
+
+    Returns:
+      [C], nats; NaN where a context has no counts.
+
+    Raises:
+      ValueError: unless counts are whole, [C, J, Y] and not negative.
     """
     count_CJY = _check_counts(count_CJY)
-    total_C = count_CJY.sum(axis=(1, 2))
-    # With T = N H = N log N - sum n log n, the information is (T_J + T_Y - T_JY) / N.
-    information_C = _sum_n_log_n(count_CJY.reshape(len(count_CJY), -1)) + _n_log_n(total_C)
-    information_C -= _sum_n_log_n(count_CJY.sum(axis=2)) + _sum_n_log_n(count_CJY.sum(axis=1))
-    return np.maximum(0.0, _divide(information_C, total_C))
+    chance_CJY = _divide(count_CJY, count_CJY.sum(axis=(1, 2), keepdims=True))
+    product_CJY = chance_CJY.sum(axis=2, keepdims=True) * chance_CJY.sum(axis=1, keepdims=True)
+    return np.maximum(0.0, special.rel_entr(chance_CJY, product_CJY).sum(axis=(1, 2)))
 
 
 def compute_corrected_influence(count_CJY: np.ndarray) -> np.ndarray:
-    """Miller and Madow's correction: plug-in - (m_JY - m_J - m_Y + 1) / (2 N), m the outcomes that occurred: [C], nats.
+    """Miller and Madow's correction: plug-in - (m_JY - m_J - m_Y + 1) / (2 N), m the outcomes that occurred.
 
     It may come out below zero, and is then not evidence of anything; keep the sign when averaging over contexts.
+
+    Args:
+      count_CJY: how often each outcome followed each message, whole numbers.
+
+    Returns:
+      [C], nats; NaN where a context has no counts.
     """
     count_CJY = _check_counts(count_CJY)
     cells_C = (count_CJY > 0).sum(axis=(1, 2))
@@ -53,6 +65,10 @@ def compute_null_bias(messages: int, outcomes: int, draws: int) -> float:
     """Leading term of the plug-in's bias where there is no influence, (J - 1)(Y - 1) / (2 N), nats.
 
     4 messages with 2 continuations each and 2 outcomes have 3/16, whatever the policy.
+
+    Args:
+      messages, outcomes: how many there are, J and Y.
+      draws: N, of all messages of a context together.
     """
     return (messages - 1) * (outcomes - 1) / (2 * draws)
 
@@ -61,7 +77,15 @@ def sample_permutation_null(count_CJY: np.ndarray, permutations: int, level: flo
     """Distribution of the mean plug-in influence when outcomes are dealt out anew among the messages of each context.
 
     Margins stay as they are, so the null has exactly the bias of the estimate. Contexts without counts are left out.
-    Raises ValueError for fewer than one permutation or no counts at all.
+
+    Args:
+      count_CJY: how often each outcome followed each message, whole numbers.
+      permutations: one or more.
+      level: of the quantile that is reported.
+      seed: of the permutations.
+
+    Raises:
+      ValueError: for fewer than one permutation or no counts at all.
     """
     count_CJY = _check_counts(count_CJY)
     count_CJY = count_CJY[count_CJY.sum(axis=(1, 2)) > 0]
@@ -91,13 +115,5 @@ def _check_counts(count_CJY: np.ndarray) -> np.ndarray:
     return count_CJY
 
 
-def _sum_n_log_n(count_CK: np.ndarray) -> np.ndarray:
-    return _n_log_n(count_CK).sum(axis=1)
-
-
-def _n_log_n(count: np.ndarray) -> np.ndarray:
-    return count * np.log(np.maximum(count, 1))
-
-
-def _divide(sum_C: np.ndarray, total_C: np.ndarray) -> np.ndarray:
-    return np.where(total_C > 0, sum_C / np.maximum(total_C, 1), np.nan)
+def _divide(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return np.where(total > 0, part / np.maximum(total, 1), np.nan)

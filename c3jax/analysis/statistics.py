@@ -15,7 +15,6 @@ import numpy as np
 from scipy import stats
 
 _MOST_ENUMERATED = 20  # differences whose 2^n signs are all tried; of more, as many are sampled
-_CHUNK = 1000  # resamples at a time, for memory
 
 
 class Interval(NamedTuple):
@@ -36,34 +35,52 @@ class Paired(NamedTuple):
 
 
 def compute_student_interval(value_N: Sequence[float] | np.ndarray, level: float) -> Interval:
-    """Mean of independent, roughly normal values, mean +- t_{N-1} s / sqrt(N). Raises ValueError below two values."""
+    """Mean of independent, roughly normal values, mean +- t_{N-1} s / sqrt(N).
+
+    scipy's `ttest_1samp` inverts the distribution from below, which costs digits at high levels, and warns where all
+    values are equal; here they have an interval of no width.
+
+    Args:
+      value_N: two values or more.
+      level: coverage of the interval.
+
+    Raises:
+      ValueError: below two values, or for one that is not finite.
+    """
     value_N = _check_values(value_N, 2)
     mean, error = float(value_N.mean()), float(value_N.std(ddof=1)) / math.sqrt(len(value_N))
     half = float(stats.t.isf((1 - level) / 2, len(value_N) - 1)) * error
     return Interval(mean, mean - half, mean + half)
 
 
-def compute_normal_interval(value_N: Sequence[float] | np.ndarray, level: float) -> Interval:
-    """Mean of many independent values, mean +- z s / sqrt(N). Raises ValueError below two values."""
-    value_N = _check_values(value_N, 2)
-    mean, error = float(value_N.mean()), float(value_N.std(ddof=1)) / math.sqrt(len(value_N))
-    half = float(stats.norm.isf((1 - level) / 2)) * error
-    return Interval(mean, mean - half, mean + half)
-
-
 def compute_bootstrap_interval(value_N: Sequence[float] | np.ndarray, level: float, seed: int = 0) -> Interval:
-    """Mean with its percentile bootstrap interval: quantiles of the means of resamples drawn from `seed`.
+    """Mean with its percentile bootstrap interval, for values whose distribution is far from normal.
 
-    Resamples are so many that fifty lie beyond each bound: 2000 at level 0.95. For values whose distribution is far
-    from normal. With few values it is too narrow: use Student's below about twenty. Raises ValueError without values.
+    Resamples are so many that fifty lie beyond each bound: 2000 at level 0.95. With few values it is too narrow: use
+    Student's below about twenty.
+
+    Args:
+      value_N: a value or more; one alone has an interval of no width.
+      level: coverage of the interval.
+      seed: of the resamples.
+
+    Raises:
+      ValueError: without values, or for one that is not finite.
     """
     value_N = _check_values(value_N, 1)
-    random = np.random.default_rng(seed)
-    chunks = math.ceil(100 / (1 - level) / _CHUNK - 1e-9)
-    draws = (random.integers(len(value_N), size=(_CHUNK, len(value_N))) for _ in range(chunks))
-    mean_R = np.concatenate([value_N[draw_RN].mean(axis=1) for draw_RN in draws])
-    low, high = np.quantile(mean_R, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(float(value_N.mean()), float(low), float(high))
+    mean = float(value_N.mean())
+    if len(value_N) == 1:
+        return Interval(mean, mean, mean)
+    found = stats.bootstrap(
+        (value_N,),
+        np.mean,
+        n_resamples=math.ceil(100 / (1 - level) - 1e-6),
+        batch=1000,  # at a time, for memory
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return Interval(mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
 class Crossed(NamedTuple):
@@ -92,9 +109,11 @@ def compute_crossed_bootstrap(
       value_SN: value of each item in each run; NaN where a run does not have the item. Every item is in some run.
       other_SN: the other runs; None compares with zero.
       is_paired: row s of both sets is of one seed.
+      level: coverage of the interval.
+      resamples, seed: how many resamples, and of what seed.
 
     Returns:
-      p is twice the smaller share of resamples on either side of zero, the value seen counted in on both.
+      The interval, and p: twice the smaller share of resamples on either side of zero, the value seen counted in both.
 
     Source: Owen 2007, Annals of Applied Statistics 1 (the pigeonhole bootstrap, which errs on the cautious side).
     """
@@ -133,16 +152,20 @@ def compute_jackknife_interval(statistic: Callable[[np.ndarray], float], count: 
     """A statistic of independent items, a ratio of sums over them say, with its jackknife interval (Student's).
 
     Args:
-      statistic: takes the places of the items to use, [n] int.
+      statistic: takes the indices of the items to use, [n] int.
       count: number of items.
+      level: coverage of the interval.
 
-    Raises ValueError below two items. Source: Tukey 1958, Annals of Mathematical Statistics 29.
+    Raises:
+      ValueError: below two items.
+
+    Source: Tukey 1958, Annals of Mathematical Statistics 29.
     """
     if count < 2:
         raise ValueError(f"expected at least 2 items, got {count}")
-    places = np.arange(count)
-    estimate = float(statistic(places))
-    left_out_N = np.array([statistic(np.delete(places, place)) for place in places], np.float64)
+    indices = np.arange(count)
+    estimate = float(statistic(indices))
+    left_out_N = np.array([statistic(np.delete(indices, index)) for index in indices], np.float64)
     error = math.sqrt((count - 1) / count * np.square(left_out_N - left_out_N.mean()).sum())
     half = float(stats.t.isf((1 - level) / 2, count - 1)) * error
     return Interval(estimate, estimate - half, estimate + half)
@@ -151,15 +174,20 @@ def compute_jackknife_interval(statistic: Callable[[np.ndarray], float], count: 
 def compute_wilson_interval(successes: int, trials: int, level: float) -> Interval:
     """Wilson's score interval of a share of independent trials; sound for few trials and for shares of 0 and 1.
 
-    Raises ValueError unless 0 <= successes <= trials and trials > 0. Source: Wilson 1927, JASA 22.
+    Args:
+      successes: from 0 to `trials`.
+      trials: one or more.
+      level: coverage of the interval.
+
+    Raises:
+      ValueError: for counts that cannot be.
+
+    Source: Wilson 1927, JASA 22.
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"expected 0 <= successes <= trials and a trial, got {successes} of {trials}")
-    z, share = float(stats.norm.isf((1 - level) / 2)), successes / trials
-    centre = share + z * z / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
-    scale = 1 + z * z / trials
-    return Interval(share, max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+    bounds = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
+    return Interval(successes / trials, float(bounds.low), float(bounds.high))
 
 
 def compute_paired(
@@ -167,10 +195,18 @@ def compute_paired(
 ) -> Paired:
     """Compare two methods on the same seeds: the mean of value - other, its interval, and whether it is zero.
 
-    p_student is the paired t-test's, p_signs the share of sign flips of the differences whose |mean| is at least the
-    one seen (exact up to 20 pairs, else 2^17 flips drawn from seed 0, with the seen one counted in).
+    Args:
+      value_N, other_N: of the two methods, entry n of both of one seed; two seeds or more.
+      level: coverage of the interval.
 
-    Raises ValueError if the two are not equally long or fewer than two. Source: Fisher 1935, section 21.
+    Returns:
+      p_student is the paired t-test's. p_signs is the share of sign flips of the differences whose |mean| is at least
+      the one seen: exact up to 20 pairs, else of 2^17 flips drawn from seed 0, with the seen one counted in.
+
+    Raises:
+      ValueError: if the two are not equally long, or fewer than two.
+
+    Source: Fisher 1935, section 21.
     """
     value_N, other_N = _check_values(value_N, 2), _check_values(other_N, 2)
     if len(value_N) != len(other_N):
@@ -186,6 +222,7 @@ def compute_paired(
 
 
 def _permute_signs(difference_N: np.ndarray) -> float:
+    # scipy's permutation_test is the same test; it takes flips one by one, a minute for the 2^20 of twenty pairs.
     seen = abs(difference_N.sum())
     if len(difference_N) <= _MOST_ENUMERATED:
         total_F = np.zeros(1)
@@ -202,8 +239,12 @@ def _permute_signs(difference_N: np.ndarray) -> float:
 def correct_holm(p_M: Sequence[float] | np.ndarray) -> np.ndarray:
     """Holm's adjusted p-values, in the order given: in ascending order max_{j <= i} min(1, (M - j) p_j), j from 0.
 
-    Rejecting where they are at most alpha keeps the chance of any false rejection at most alpha. Raises ValueError
-    for a p-value outside [0, 1]. Source: Holm 1979, Scandinavian Journal of Statistics 6.
+    Rejecting where they are at most alpha keeps the chance of any false rejection at most alpha.
+
+    Raises:
+      ValueError: for a p-value outside [0, 1].
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6.
     """
     p_M = np.asarray(p_M, np.float64)
     if p_M.ndim != 1 or not np.all((p_M >= 0) & (p_M <= 1)):
@@ -230,6 +271,7 @@ def compute_squared_bias(mean_BG: np.ndarray, target_G: np.ndarray, weight_G: np
       mean_BG: the estimator's mean in every batch. Batches must be independent and identically distributed.
       target_G: what it should be.
       weight_G: non-negative weights; they are scaled to sum to 1.
+      level: coverage of the interval.
 
     Raises:
       ValueError: for fewer than three batches, or shapes and weights that do not fit.

@@ -57,7 +57,7 @@ def format_cell(value: Any, digits: int = SHOWN_DIGITS) -> str:
 
 
 def print_table(console: Console, rows: Sequence[Row], title: str) -> None:
-    """Print rows as a table no wider than the console.
+    """Print rows as a table no wider than the console, under a title.
 
     Columns that do not fit follow in further tables, each beginning with the leading text columns again.
     """
@@ -65,8 +65,8 @@ def print_table(console: Console, rows: Sequence[Row], title: str) -> None:
     cells = {name: [format_cell(row.get(name)) for row in rows] for name in columns}
     is_text = {name: _is_text(rows, name) for name in columns}
     need = {name: _measure(name, cells[name], is_text[name]) for name in columns}
-    for place, part in enumerate(_split_columns(columns, is_text, need, console.width)):
-        console.print(Text(title if place == 0 else f"{title} (continued)", style="italic"))
+    for index, part in enumerate(_split_columns(columns, is_text, need, console.width)):
+        console.print(Text(title if index == 0 else f"{title} (continued)", style="italic"))
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, _GAP - 1, 0, 0))
         for name in part:
             heading = Text(textwrap.fill(name.replace("_", " "), need[name]))
@@ -84,7 +84,11 @@ def save_table(stem: Path, rows: Sequence[Row], title: str) -> None:
 
 
 def load_table(path: Path) -> list[dict[str, Any]]:
-    """Read back the JSON that `save_table` wrote; null comes back as NaN. Raises UserError."""
+    """Read back the JSON that `save_table` wrote; null comes back as NaN.
+
+    Raises:
+      UserError: for a file that cannot be read, or that holds something else.
+    """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -12,20 +12,15 @@ from rich.console import Console
 from rich.text import Text
 
 from c3jax import evaluate
-from c3jax.config import file as config_file
 from c3jax.evaluate import evaluate_suites
 from c3jax.models.policy import Weights
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, context_tokens
 from c3jax.rollout import address, context, sampling, tree
-from c3jax.run import directory as rundir
-from c3jax.run.checkpoint import find_best_step, list_steps, restore_step
-from c3jax.setup.team import Team, decode_turns, make_team
-from c3jax.tasks.task import TASKS
+from c3jax.run.checkpoint import restore_step
+from c3jax.run.source import SourceError, open_source
+from c3jax.setup.team import Setup, decode_turns, make_setup
+from c3jax.tasks.task import find_task
 from c3jax.types import UserError
-
-
-class SourceError(UserError):
-    """A run directory or config that holds no policy to use."""
 
 
 def evaluate_source(
@@ -40,11 +35,11 @@ def evaluate_source(
 
     A run keeps the results, in eval/suites-STEP.json. Returns the exit code: 1 where a suite is missing.
     """
-    team, weights, step = load_source(source, checkpoint, overrides, is_contained)
-    kinds = {team.config.task.kind, *(suite.kind for suite in team.config.evaluation.suites)}
-    if not is_contained and "code" not in kinds:
+    setup, weights, step = load_source(source, checkpoint, overrides, is_contained)
+    kinds = {setup.config.task.kind, *(suite.kind for suite in setup.config.evaluation.suites)}
+    if not is_contained and all(find_task(kind).bind is None for kind in kinds):
         raise SourceError(f"--unsafe-no-sandbox: expected a task or suite that runs programs, got {sorted(kinds)}")
-    results = evaluate_suites(team, weights, is_contained)
+    results = evaluate_suites(setup, weights)
     if Path(source).is_dir():
         evaluate.save_results(Path(source) / "eval" / f"suites-{step}.json", step, results)
     if as_json:
@@ -67,19 +62,19 @@ def ask_source(
     """Put one question to a team and print every role's message, or the transcript as JSON."""
     if not question.strip():
         raise SourceError("question: expected some text, got none")
-    team, weights, step = load_source(source, checkpoint, overrides, is_contained=False)  # no program is run here
-    texts, contexts = answer(team, weights, question, is_sampled)
+    setup, weights, step = load_source(source, checkpoint, overrides, is_contained=False)  # no program is run here
+    texts, contexts = answer(setup, weights, question, is_sampled)
     # Nothing is graded here: the answer that would be judged is read out of the last message.
-    answer_read = TASKS[team.config.task.kind].read_answer(texts[-1])
+    answer_read = setup.task.read_answer(texts[-1])
     if as_json:
         turns = [
             {"turn": plan.name, "role": plan.role, "context": shown, "message": text}
-            for plan, shown, text in zip(team.plans, contexts, texts, strict=True)
+            for plan, shown, text in zip(setup.plans, contexts, texts, strict=True)
         ]
         body = {"source": source, "step": step, "question": question, "turns": turns, "answer": answer_read}
         print(json.dumps(body, ensure_ascii=False, indent=2))
         return 0
-    for plan, text in zip(team.plans, texts, strict=True):
+    for plan, text in zip(setup.plans, texts, strict=True):
         console.print(Text.assemble((plan.name, "bold"), "" if plan.role == plan.name else f" ({plan.role})"))
         console.print(text.strip() or "(nothing)", markup=False, soft_wrap=True)
         console.print()
@@ -88,81 +83,57 @@ def ask_source(
     return 0
 
 
-def answer(team: Team, weights: Weights, question: str, is_sampled: bool) -> tuple[list[str], list[str]]:
-    """One message a turn, and the context each was said in."""
-    tokens = _encode_question(team, question)
-    fan_out = (1,) * len(team.plans)
-    chosen = team.config.sampling if is_sampled else sampling.GREEDY
-    sample_tree = tree.make_tree_sampler(team.policy, team.plans, fan_out, chosen, team.tokenizer.stop_tokens)
-    key = address.make_stream(team.config.seed, address.ASK)
+def answer(setup: Setup, weights: Weights, question: str, is_sampled: bool) -> tuple[list[str], list[str]]:
+    """One message a turn, and the context of each."""
+    tokens = _encode_question(setup, question)
+    fan_out = (1,) * len(setup.plans)
+    chosen = setup.config.sampling if is_sampled else sampling.GREEDY
+    sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, chosen, setup.tokenizer.stop_tokens)
+    key = address.make_stream(setup.config.seed, address.ASK)
     frame = context.make_frame([tokens], len(tokens))
-    rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32))
+    rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32), fan_out)
     rollout = jax.device_get(rollout)
-    texts = [messages[0] for messages in decode_turns(team, rollout)]
-    said = [messages.tokens_NT[0][messages.content_NT[0]].tolist() for messages in rollout.turns]
-    return texts, [team.tokenizer.decode(_list_context(plan, tokens, said)) for plan in team.plans]
+    texts = [messages[0] for messages in decode_turns(setup, rollout)]
+    messages = [turn.tokens_NT[0][turn.content_NT[0]].tolist() for turn in rollout.turns]
+    return texts, [setup.tokenizer.decode(_list_context(plan, tokens, messages)) for plan in setup.plans]
 
 
 def load_source(
     source: str, checkpoint: str, overrides: dict[str, Any], is_contained: bool = False
-) -> tuple[Team, Weights, int]:
+) -> tuple[Setup, Weights, int]:
     """A team and its weights: of a run's checkpoint, or as a config's model is before training (step 0).
 
     `is_contained` false lets programs of a code task run without their sandbox. Raises UserError where the source, the
     checkpoint or an override cannot be used.
     """
-    path = Path(source)
-    if path.is_file():
-        if checkpoint != "newest":
-            raise SourceError(f"--checkpoint: expected a run directory to take {checkpoint!r} from, got a config")
-        team = make_team(config_file.load_config(path, overrides), is_contained)
-        return team, team.weights, 0
-    if not path.is_dir():
-        raise SourceError(f"{source}: expected a run directory or a config file, got neither")
-    rundir.load_run_config(path)  # says what is wrong with a directory that is not a run
-    team = make_team(config_file.load_config(path / "config.yaml", overrides), is_contained)
-    step = choose_step(path, checkpoint)
-    trained = restore_step(path, step, jax.eval_shape(lambda: team.weights.trained), part="params")
-    return team, team.weights._replace(trained=trained), step
+    opened = open_source(source, checkpoint, overrides)
+    setup = make_setup(opened.config, is_contained)
+    if opened.run is None:
+        return setup, setup.weights, 0
+    trained = restore_step(opened.run, opened.step, jax.eval_shape(lambda: setup.weights.trained), part="params")
+    return setup, setup.weights._replace(trained=trained), opened.step
 
 
-def choose_step(run: Path, checkpoint: str) -> int:
-    """The step of a run's checkpoint, asked for as newest, best or a number. Raises SourceError."""
-    steps = list_steps(run)
-    if not steps:
-        raise SourceError(f"{run}: expected a run with a checkpoint, got none yet")
-    if checkpoint == "newest":
-        return steps[-1]
-    if checkpoint == "best":
-        best = find_best_step(run)
-        if best is None:
-            raise SourceError(f"--checkpoint: expected a run whose config keeps the best (checkpoint.best), got {run}")
-        return best
-    if not checkpoint.isdigit() or int(checkpoint) not in steps:
-        raise SourceError(f"--checkpoint: expected newest, best or one of {steps}, got {checkpoint!r}")
-    return int(checkpoint)
-
-
-def _encode_question(team: Team, question: str) -> list[int]:
+def _encode_question(setup: Setup, question: str) -> list[int]:
     try:
-        tokens = team.tokenizer.encode_text(question)
+        tokens = setup.tokenizer.encode_text(question)
     except UserError as error:
         raise SourceError(f"question: {error}") from None
-    longest = max(context_tokens(team.plans, len(tokens)))
-    if longest > team.spec.context:
+    longest = max(context_tokens(setup.plans, len(tokens)))
+    if longest > setup.spec.context:
         raise SourceError(
-            f"question: expected one that leaves every context and message within the model's {team.spec.context}"
+            f"question: expected one that leaves every context and message within the model's {setup.spec.context}"
             f" tokens, got {len(tokens)} tokens and so up to {longest}"
         )
     return tokens
 
 
-def _list_context(plan: TurnPlan, question: list[int], said: list[list[int]]) -> list[int]:
+def _list_context(plan: TurnPlan, question: list[int], messages: list[list[int]]) -> list[int]:
     """The tokens that a turn's message was conditioned on."""
     tokens: list[int] = []
     for piece in (piece for frame in plan.frames for piece in frame.pieces):
         if isinstance(piece, Literal):
             tokens += piece.tokens
         else:
-            tokens += question if piece.level == QUESTION_LEVEL else said[piece.level - FIRST_TURN_LEVEL]
+            tokens += question if piece.level == QUESTION_LEVEL else messages[piece.level - FIRST_TURN_LEVEL]
     return tokens

@@ -63,7 +63,7 @@ def compare_runs(paths: Sequence[str], form: str, console: Console) -> int:
             write = {"markdown": tables.to_markdown, "csv": tables.to_csv, "latex": tables.to_latex}[form]
             print(write(rows))
     if form == "terminal":
-        for line in _say_more(groups):
+        for line in _format_more(groups):
             console.print(line, soft_wrap=True)
     return int(any("missing" in row for row in scores))
 
@@ -123,14 +123,14 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         Group(_name_group(group, different), tuple(sorted(group, key=lambda run: run.seed))) for group in together
     ]
     if len({group.name for group in groups}) < len(groups):
-        return [group._replace(name=f"{place + 1} {group.name}") for place, group in enumerate(groups)]
+        return [group._replace(name=f"{index + 1} {group.name}") for index, group in enumerate(groups)]
     return groups
 
 
 def _name_group(runs: list[Run], different: list[str]) -> str:
     values = (runs[0].config.get(name) for name in different)
-    said = [value if isinstance(value, str) else json.dumps(value, separators=(",", ":")) for value in values]
-    name = " ".join(said)
+    texts = [value if isinstance(value, str) else json.dumps(value, separators=(",", ":")) for value in values]
+    name = " ".join(texts)
     return name if 0 < len(name) <= _LONGEST_NAME else Path(runs[0].path).name[:_LONGEST_NAME]
 
 
@@ -199,7 +199,7 @@ def _spread(result: dict[str, Any], keys: Sequence[tuple[str, str]]) -> list[flo
     return [found.get(key, np.nan) for key in keys]
 
 
-def _say_more(groups: Sequence[Group]) -> list[str]:
+def _format_more(groups: Sequence[Group]) -> list[str]:
     lines = []
     for group in groups:
         steps = sorted({run.step for run in group.runs})

@@ -21,16 +21,15 @@ from typing import NamedTuple
 import jax
 from rich.console import Console
 
-from c3jax.commands.ask import SourceError, choose_step
-from c3jax.config import file as config_file
 from c3jax.config import run as config_lib
 from c3jax.models import decoder, load, policy
 from c3jax.models.huggingface import peft as peft_folder
 from c3jax.models.huggingface import weights as hf_weights
 from c3jax.rollout import address
-from c3jax.run import directory as rundir
 from c3jax.run.checkpoint import restore_step
+from c3jax.run.source import open_source
 from c3jax.setup.team import list_words
+from c3jax.tasks.task import find_task
 from c3jax.types import UserError
 
 
@@ -83,16 +82,9 @@ def _check_target(target: Path) -> None:
 
 
 def _open_source(path: Path, checkpoint: str) -> _Source:
-    if path.is_file():
-        if checkpoint != "newest":
-            raise SourceError(f"--checkpoint: expected a run directory to take {checkpoint!r} from, got a config")
-        config, run, step = config_file.load_config(path), None, 0
-    elif path.is_dir():
-        config, run = rundir.load_run_config(path), path
-        step = choose_step(path, checkpoint)
-    else:
-        raise SourceError(f"{path}: expected a run directory or a config file, got neither")
-    return _Source(config, run, step, load.describe_model(config.model, list_words(config)))
+    config, run, step = open_source(path, checkpoint)
+    words = list_words(config, find_task(config.task.kind))
+    return _Source(config, run, step, load.describe_model(config.model, words))
 
 
 def _list_roles(source: _Source, form: Form) -> list[str]:
@@ -159,7 +151,8 @@ def _write_adapters(source: _Source, form: Form, roles: Sequence[str], target: P
     for role in roles:
         adapter = restore_step(run, source.step, shapes, f"params.{role}")
         if form.is_peft:
-            peft_folder.save_peft_folder(target / role, adapter, section.alpha, *_name_base(source.config.model))
+            base = _name_base(source.config.model)
+            peft_folder.save_peft_folder(target / role, spec.family, adapter, section.alpha, *base)
             _write_tokenizer(source, target / role)
         else:
             _write_model(source, form, target / role, params, adapter)

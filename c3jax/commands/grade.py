@@ -11,22 +11,21 @@ from typing import get_args
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.run.files import save_whole
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, read_id, read_rows
-from c3jax.tasks.sandbox.isolation import check_isolation
-from c3jax.tasks.task import TASKS, load_problems
+from c3jax.tasks.task import open_task
 from c3jax.types import Problem, UserError, Verdict, VerdictName
 
 _MOST_WORKERS = 8
 
 
-def grade_files(task: str, problems_path: str, answers_path: str, out_path: str, is_contained: bool = True) -> str:
+def grade_files(kind: str, problems_path: str, answers_path: str, out_path: str, is_contained: bool = True) -> str:
     """Grade a file of answers, one for each problem of a file, and write the verdicts in the order of the answers.
 
     Args:
-      task: a row of `TASKS`.
+      kind: a row of `TASKS`, or a task of the user's own as module:NAME.
       problems_path: JSONL that the task reads.
       answers_path: JSONL, {"id": of a problem, "answer": the whole final message} a line.
       out_path: where {"id", "return", "verdict", "detail"} is written, a line an answer; whole or not at all.
-      is_contained: False runs programs of the task code without their sandbox, whose walls are else tried first.
+      is_contained: False runs programs without their sandbox, which is else tried first.
 
     Returns:
       One line on how many answers got which verdict.
@@ -35,15 +34,14 @@ def grade_files(task: str, problems_path: str, answers_path: str, out_path: str,
       UserError: there is no such task, a file is faulty, the answers are not one for each problem, or the verdicts
         cannot be written.
     """
-    if task not in TASKS:
-        raise UserError(f"TASK: expected one of {', '.join(TASKS)}, got {task!r}")
-    loaded = load_problems(task, problems_path, is_contained)
+    task = open_task(kind, None, None, is_contained, field="TASK")
+    if not is_contained and task.bind is None:
+        raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {kind}")
+    loaded = task.load(problems_path)
     problems, answers = pair_answers(loaded, problems_path, answers_path)
     if not Path(out_path).absolute().parent.is_dir():
         raise UserError(f"--out: expected a file in a folder that exists, got {out_path}")
-    if task == "code" and is_contained:
-        check_isolation()
-    with Evaluator(TASKS[task].grade, min(_MOST_WORKERS, os.cpu_count() or 1)) as evaluator:
+    with Evaluator(task.grade, min(_MOST_WORKERS, os.cpu_count() or 1), task.timeout_s) as evaluator:
         verdicts = evaluator.score(problems, answers, budget=len(answers))
     rows = [
         {"id": problem.id, "return": verdict.score, "verdict": verdict.verdict, "detail": verdict.detail}
@@ -53,7 +51,7 @@ def grade_files(task: str, problems_path: str, answers_path: str, out_path: str,
         save_whole(Path(out_path), "".join(json.dumps(row) + "\n" for row in rows))
     except OSError as error:
         raise UserError(f"--out: {out_path} cannot be written ({error.strerror})") from error
-    return summarise(verdicts)
+    return count_verdicts(verdicts)
 
 
 def pair_answers(problems: Sequence[Problem], problems_path: str, answers_path: str) -> tuple[list[Problem], list[str]]:
@@ -64,9 +62,9 @@ def pair_answers(problems: Sequence[Problem], problems_path: str, answers_path: 
     problem_of_id = {problem.id: problem for problem in problems}
     for row, identity in zip(rows, identities, strict=True):
         if identity not in problem_of_id:
-            raise TaskError(f"{row.place}: expected the id of a problem in {problems_path}, got {identity!r}")
+            raise TaskError(f"{row.where}: expected the id of a problem in {problems_path}, got {identity!r}")
         if not isinstance(row.fields.get("answer"), str):
-            raise TaskError(f"{row.place}: expected text as answer, got {row.fields.get('answer')!r:.80}")
+            raise TaskError(f"{row.where}: expected text as answer, got {row.fields.get('answer')!r:.80}")
     answered = set(identities)
     missing = [problem.id for problem in problems if problem.id not in answered]
     if missing:
@@ -77,11 +75,11 @@ def pair_answers(problems: Sequence[Problem], problems_path: str, answers_path: 
 
 def _read_answer_id(row: Row) -> str:
     if "id" not in row.fields:
-        raise TaskError(f"{row.place}: the field 'id' is missing")
+        raise TaskError(f"{row.where}: the field 'id' is missing")
     return read_id(row, "id")
 
 
-def summarise(verdicts: Sequence[Verdict]) -> str:
+def count_verdicts(verdicts: Sequence[Verdict]) -> str:
     """Say in one line how many verdicts there are of each kind, and where the second rule disagrees."""
     names = [verdict.verdict for verdict in verdicts]
     shares = [f"{names.count(name) / len(names):.1%} {name}" for name in get_args(VerdictName) if name in names]

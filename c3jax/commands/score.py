@@ -1,4 +1,4 @@
-"""Scoring recorded trees again: what another method would have said of the messages that a run has recorded.
+"""Scoring recorded trees again: what credit another method would have given to the messages that a run has recorded.
 
 The trees are those of records.py, of any shapes. A method whose sampling a tree holds needs nothing but its returns, so
 its credit is that of the training run, by the same code. Normalised over `turn` or `batch`, a batch is what it was in
@@ -21,22 +21,24 @@ import numpy as np
 from rich.console import Console
 
 from c3jax.analysis.tables import print_table, to_json
-from c3jax.credit.apply import apply_credit
+from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.methods import METHODS, Normalise, check_normalise, check_pairing, needs_critic
+from c3jax.credit.method import Normalise
+from c3jax.credit.methods import METHODS, check_normalise, check_pairing, find_method
 from c3jax.credit.plans import FanOut, make_tree
 from c3jax.run.records import save_records
 from c3jax.types import Credit, UserError
 
+_CARRIED = {"critic": "a critic's values", "components": "variance components of all earlier steps"}
 _LISTS = ("protocol", "fan_out", "nodes")
 
 Record = dict[str, Any]
 
 
-class Tree(NamedTuple):
+class RecordedTree(NamedTuple):
     """One recorded tree, checked."""
 
-    place: str  # file:line
+    where: str  # file:line
     record: Record
     fan_out: FanOut
     trained: tuple[bool, ...]
@@ -49,7 +51,7 @@ def score_source(source: Path, method: str, normalise: Normalise, out: Path, con
 
     Raises UserError for a tree that is damaged or does not hold the method's sampling, and for a file it cannot write.
     """
-    _check_known("--method", method)
+    find_method(method, "--method")
     trees = load_trees(source)
     scored = score_trees(trees, method, normalise)
     try:
@@ -66,7 +68,7 @@ def compare_source(source: Path, methods: Sequence[str], as_json: bool, console:
     if len(set(methods)) < 2 or len(set(methods)) < len(methods):
         raise UserError(f"--compare: expected two or more different methods, got {','.join(methods)!r}")
     for method in methods:
-        _check_known("--compare", method)
+        find_method(method, "--compare")
     rows = compare_methods(load_trees(source), methods)
     if as_json:
         print(to_json(rows), end="")
@@ -76,7 +78,7 @@ def compare_source(source: Path, methods: Sequence[str], as_json: bool, console:
     return 0
 
 
-def load_trees(source: Path) -> list[Tree]:
+def load_trees(source: Path) -> list[RecordedTree]:
     """Read the trees of a file, or of RUN/rollouts in the order of steps.
 
     Raises UserError with file, line and reason for what is no whole tree, and where there are no trees.
@@ -97,30 +99,30 @@ def load_trees(source: Path) -> list[Tree]:
     return trees
 
 
-def score_trees(trees: Sequence[Tree], method: str, normalise: Normalise) -> list[Record]:
+def score_trees(trees: Sequence[RecordedTree], method: str, normalise: Normalise) -> list[Record]:
     """The trees' records with the method's name, value, baseline and advantage in every node, in their order.
 
     Value and baseline are in units of return; so is the advantage unless it is normalised. A turn that was not trained
     has value = baseline. Raises UserError for a tree that does not hold the method's sampling.
     """
     scored: list[Record] = [{}] * len(trees)
-    for places, credit in _compute_credit(trees, method, normalise):
+    for batch, credit in _compute_credit(trees, method, normalise):
         columns = [
             {name: np.asarray(array) for name, array in zip(Credit._fields, turn, strict=True)}
             for turn in zip(*credit, strict=True)
         ]
-        for row, place in enumerate(places):
-            tree = trees[place]
+        for row, number in enumerate(batch):
+            tree = trees[number]
             given = {}
             for nodes, column in zip(tree.nodes, columns, strict=True):
-                for number, node in enumerate(nodes):
-                    given[tuple(node["index"])] = {name: x_PN[row, number].item() for name, x_PN in column.items()}
+                for message, node in enumerate(nodes):
+                    given[tuple(node["index"])] = {name: x_PN[row, message].item() for name, x_PN in column.items()}
             nodes = [node | given[tuple(node["index"])] for node in tree.record["nodes"]]
-            scored[place] = tree.record | {"method": method, "normalise": normalise, "nodes": nodes}
+            scored[number] = tree.record | {"method": method, "normalise": normalise, "nodes": nodes}
     return scored
 
 
-def compare_methods(trees: Sequence[Tree], methods: Sequence[str]) -> list[Record]:
+def compare_methods(trees: Sequence[RecordedTree], methods: Sequence[str]) -> list[Record]:
     """For each role and pair of methods: on how many messages of trained turns the advantages' signs are opposite.
 
     `share` is of the messages to which both give credit, NaN if there are none; where one or both give exactly zero is
@@ -143,86 +145,80 @@ def compare_methods(trees: Sequence[Tree], methods: Sequence[str]) -> list[Recor
     return rows
 
 
-def _check_known(option: str, method: str) -> None:
-    if method not in METHODS:
-        raise UserError(f"{option}: expected one of {', '.join(METHODS)}, got {method!r}")
-
-
-def _collect_signs(trees: Sequence[Tree], method: str) -> dict[str, list[int]]:
+def _collect_signs(trees: Sequence[RecordedTree], method: str) -> dict[str, list[int]]:
     by_role: dict[str, list[int]] = {}
-    for places, credit in _compute_credit(trees, method, METHODS[method].scopes[0]):
+    for batch, credit in _compute_credit(trees, method, find_method(method).scopes[0]):
         for turn, advantage_PN in enumerate(credit.advantage):
             sign_PN = np.sign(np.asarray(advantage_PN)).astype(int)
-            for row, place in enumerate(places):
-                if trees[place].trained[turn]:
-                    for node, sign in zip(trees[place].nodes[turn], sign_PN[row].tolist(), strict=True):
+            for row, number in enumerate(batch):
+                if trees[number].trained[turn]:
+                    for node, sign in zip(trees[number].nodes[turn], sign_PN[row].tolist(), strict=True):
                         by_role.setdefault(node["role"], []).append(sign)
     return by_role
 
 
-def _compute_credit(trees: Sequence[Tree], method: str, normalise: Normalise) -> list[tuple[list[int], Credit]]:
-    """Credit of every batch of trees, with the trees' places; every method takes the trees in the same order."""
+def _compute_credit(trees: Sequence[RecordedTree], method: str, normalise: Normalise) -> list[tuple[list[int], Credit]]:
+    """Credit of every batch of trees, with the trees' numbers; every method takes the trees in the same order."""
     batches: dict[tuple[Any, FanOut, tuple[bool, ...]], list[int]] = {}
-    for place, tree in enumerate(trees):
-        batches.setdefault((tree.record["step"], tree.fan_out, tree.trained), []).append(place)
-    for places in batches.values():
-        _check_held(trees[places[0]], method, normalise)
+    for number, tree in enumerate(trees):
+        batches.setdefault((tree.record["step"], tree.fan_out, tree.trained), []).append(number)
+    for batch in batches.values():
+        _check_held(trees[batch[0]], method, normalise)
     credited = []
-    for (_, fan_out, trained), places in batches.items():
-        matrix = make_credit_matrix(method, make_tree(fan_out), trained)
-        return_PL = jnp.asarray(np.stack([trees[place].return_L for place in places]))
-        credited.append((places, apply_credit(matrix, return_PL, normalise=normalise)))
+    for (_, fan_out, trained), batch in batches.items():
+        inputs = CreditInputs(make_credit_matrix(method, make_tree(fan_out), trained), fan_out)
+        return_PL = jnp.asarray(np.stack([trees[number].return_L for number in batch]))
+        credited.append((batch, compute_credit(method, inputs, return_PL, normalise=normalise)))
     return credited
 
 
-def _check_held(tree: Tree, method: str, normalise: Normalise) -> None:
+def _check_held(tree: RecordedTree, method: str, normalise: Normalise) -> None:
     reason = _find_obstacle(tree, method)
     if reason is not None:
         held = [name for name in METHODS if _find_obstacle(tree, name) is None]
-        raise UserError(f"{tree.place}: {reason}; this tree holds {', '.join(held) or 'no method'}")
+        raise UserError(f"{tree.where}: {reason}; this tree holds {', '.join(held) or 'no method'}")
     try:
         check_normalise(method, normalise)
     except ValueError as error:
         raise UserError(f"--normalise: {error}") from None
 
 
-def _find_obstacle(tree: Tree, method: str) -> str | None:
+def _find_obstacle(tree: RecordedTree, method: str) -> str | None:
     try:
         check_pairing(method, make_tree(tree.fan_out), tree.trained)
     except ValueError as error:
         return str(error)
-    if needs_critic(method):
-        return f"method {method}: expected a critic's values, got a recorded tree, which has none"
-    if method == "shrunk":  # its weights are not those of its row
-        return "method shrunk: expected variance components of all earlier steps, got a recorded tree, which has none"
+    carried = find_method(method).carries
+    if carried != "nothing":
+        return f"method {method}: expected {_CARRIED[carried]}, got a recorded tree, which has none"
     return None
 
 
-def _parse_tree(line: bytes, place: str) -> Tree:
+def _parse_tree(line: bytes, where: str) -> RecordedTree:
     try:
         record = json.loads(line)
     except ValueError:
-        raise UserError(f"{place}: expected a JSON object, got something else") from None
+        raise UserError(f"{where}: expected a JSON object, got something else") from None
     if not isinstance(record, dict):
-        raise UserError(f"{place}: expected a JSON object, got another kind of JSON")
+        raise UserError(f"{where}: expected a JSON object, got another kind of JSON")
     for name, kind, words in (*((name, list, "a list") for name in _LISTS), ("step", int, "an integer")):
         if not isinstance(record.get(name), kind):
             got = json.dumps(record[name]) if name in record else "none"
-            raise UserError(f"{place}: {name}: expected {words}, got {got}")
+            raise UserError(f"{where}: {name}: expected {words}, got {got}")
     fan_out, turns = tuple(record["fan_out"]), len(record["protocol"])
     if len(fan_out) != turns or not all(type(f) is int and f > 0 for f in fan_out):
-        raise UserError(f"{place}: fan_out: expected a positive integer for each of {turns} turns, got {fan_out}")
+        raise UserError(f"{where}: fan_out: expected a positive integer for each of {turns} turns, got {fan_out}")
     trained = record.get("trained", [True] * turns)
     if not isinstance(trained, list) or len(trained) != turns or not all(type(on) is bool for on in trained):
         raise UserError(
-            f"{place}: trained: expected true or false for each of {turns} turns, got {json.dumps(trained)}"
+            f"{where}: trained: expected true or false for each of {turns} turns, got {json.dumps(trained)}"
         )
-    nodes = _sort_nodes(record, fan_out, place)
-    return_L = np.array([_read_return(leaf, place) for leaf in nodes[-1]], np.float64)
-    return Tree(place, record, fan_out, tuple(trained), nodes, return_L)
+    nodes = _sort_nodes(record, fan_out, where)
+    return_L = np.array([_read_return(leaf, where) for leaf in nodes[-1]], np.float64)
+    return RecordedTree(where, record, fan_out, tuple(trained), nodes, return_L)
 
 
-def _sort_nodes(record: Record, fan_out: FanOut, place: str) -> tuple[list[Record], ...]:
+def _sort_nodes(record: Record, fan_out: FanOut, where: str) -> tuple[list[Record], ...]:
     by_index: dict[tuple[int, ...], Record] = {}
     for number, node in enumerate(record["nodes"]):
         index = node.get("index") if isinstance(node, dict) else None
@@ -232,29 +228,29 @@ def _sort_nodes(record: Record, fan_out: FanOut, place: str) -> tuple[list[Recor
             or not all(type(i) is int and 0 <= i < f for i, f in zip(index, fan_out, strict=False))
         ):
             got = json.dumps(index)
-            raise UserError(f"{place}: nodes.{number}: expected an index within fan_out {fan_out}, got {got}")
+            raise UserError(f"{where}: nodes.{number}: expected an index within fan_out {fan_out}, got {got}")
         if tuple(index) in by_index:
-            raise UserError(f"{place}: node {index}: expected every index once, got it twice")
+            raise UserError(f"{where}: node {index}: expected every index once, got it twice")
         turn = record["protocol"][len(index) - 1]
         if node.get("turn") != turn or not isinstance(node.get("role"), str):
             got = f"{json.dumps(node.get('turn'))} and {json.dumps(node.get('role'))}"
-            raise UserError(f"{place}: node {index}: expected turn {json.dumps(turn)} and a role, got {got}")
+            raise UserError(f"{where}: node {index}: expected turn {json.dumps(turn)} and a role, got {got}")
         by_index[tuple(index)] = node
     levels, parents = [], [()]
     for f in fan_out:
         finer = []
         for index in ((*parent, alternative) for parent in parents for alternative in range(f)):
             if index not in by_index:
-                raise UserError(f"{place}: expected a node {list(index)}, got none")
+                raise UserError(f"{where}: expected a node {list(index)}, got none")
             finer.append(index)
         levels.append([by_index[index] for index in finer])
         parents = finer
     return tuple(levels)
 
 
-def _read_return(leaf: Record, place: str) -> float:
+def _read_return(leaf: Record, where: str) -> float:
     value: Any = leaf.get("return")
     if type(value) not in (int, float) or not math.isfinite(value):
         got = json.dumps(value) if "return" in leaf else "none"
-        raise UserError(f"{place}: leaf {leaf['index']}: expected a finite number as its return, got {got}")
+        raise UserError(f"{where}: leaf {leaf['index']}: expected a finite number as its return, got {got}")
     return float(value)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
-from c3jax.config.run import RunConfig, slots_in, trained_roles
+from c3jax.config.run import PolicyLoss, RunConfig, slots_in, trained_roles
 from c3jax.credit import methods, plans
+from c3jax.learner.loss_table import find_loss
 from c3jax.schema import ConfigError, show_value
 from c3jax.tasks.sections import list_training_sets
+from c3jax.tasks.task import find_task
 
 
 def check_config(config: RunConfig) -> None:
@@ -20,16 +22,16 @@ def check_config(config: RunConfig) -> None:
 def _check_task(config: RunConfig) -> None:
     task = config.task
     paths = [part.path for part in list_training_sets(task)]
-    for place, path in enumerate(paths):
-        if path in paths[:place]:
-            raise ConfigError(f"task.path.{place}.path: expected a set that is not in the list yet, got {path!r} again")
+    for index, path in enumerate(paths):
+        if path in paths[:index]:
+            raise ConfigError(f"task.path.{index}.path: expected a set that is not in the list yet, got {path!r} again")
 
 
 def _check_protocol(config: RunConfig) -> None:
     turns = config.protocol.turns
     seen: set[str] = set()
-    for place, turn in enumerate(turns):
-        path, earlier = f"protocol.turns.{place}", [before.name for before in turns[:place]]
+    for index, turn in enumerate(turns):
+        path, earlier = f"protocol.turns.{index}", [before.name for before in turns[:index]]
         if turn.name in ("question", *earlier):
             raise ConfigError(f"{path}.name: expected a name no other slot has, got {turn.name!r}")
         for field, text in (("system", turn.system), ("user", turn.user)):
@@ -46,10 +48,10 @@ def _check_protocol(config: RunConfig) -> None:
                         f"{path}.{field}: expected slots of the question or an earlier turn, got {{{slot}}}"
                     )
             seen.update(slots)
-    for place, turn in enumerate(turns[:-1]):
+    for index, turn in enumerate(turns[:-1]):
         if turn.name not in seen:
             raise ConfigError(
-                f"protocol.turns.{place}: expected a later turn with the slot {{{turn.name}}}, got a message that"
+                f"protocol.turns.{index}: expected a later turn with the slot {{{turn.name}}}, got a message that"
                 " no turn sees"
             )
     if "question" not in seen:
@@ -61,17 +63,14 @@ def _check_batches(config: RunConfig) -> None:
     if size is not None and config.problems % size:
         raise ConfigError(f"rollout_problems: expected a divisor of problems ({config.problems}), got {size}")
     names = ["heldout", *(suite.name for suite in config.evaluation.suites)]
-    for place, name in enumerate(names[1:]):
-        if name in names[: place + 1]:
-            raise ConfigError(f"evaluation.suites.{place}.name: expected a name no other suite has, got {name!r}")
+    for index, name in enumerate(names[1:]):
+        if name in names[: index + 1]:
+            raise ConfigError(f"evaluation.suites.{index}.name: expected a name no other suite has, got {name!r}")
 
 
 def _check_credit(config: RunConfig) -> None:
     credit, turns = config.credit, config.protocol.turns
-    try:
-        methods.check_trainable(credit.method)
-    except ValueError as error:
-        raise ConfigError(f"credit.method: {error}") from None
+    methods.find_trainable(credit.method)
     trained = tuple(turn.trained for turn in turns)
     if not any(trained):
         raise ConfigError("protocol.turns: expected at least one trained turn, got none")
@@ -106,14 +105,15 @@ def _check_auto(config: RunConfig, trained: tuple[bool, ...]) -> None:
 
 def _check_critic(config: RunConfig) -> None:
     method, critic = config.credit.method, config.credit.critic
-    if methods.needs_critic(method) and critic is None:
+    has_critic = methods.needs_critic(method)
+    if has_critic and critic is None:
         raise ConfigError(f"credit.critic: expected a section for method {method}, which learns a critic, got none")
-    if critic is not None and not methods.needs_critic(method):
+    if critic is not None and not has_critic:
         raise ConfigError(f"credit.critic: expected none for method {method}, which learns no critic, got a section")
-    if critic is not None and critic.solo_steps >= config.steps:
+    if critic is not None and critic.critic_only_steps >= config.steps:
         raise ConfigError(
-            f"credit.critic.solo_steps: expected fewer than steps ({config.steps}), so that the policy learns too,"
-            f" got {critic.solo_steps}"
+            f"credit.critic.critic_only_steps: expected fewer than steps ({config.steps}), so that the policy learns"
+            f" too, got {critic.critic_only_steps}"
         )
 
 
@@ -135,6 +135,7 @@ def _check_learner(config: RunConfig) -> None:
             f"learner.micro_problems: expected a divisor of the {minibatch} problems of a minibatch,"
             f" got {learner.micro_problems}"
         )
+    _check_loss(learner.loss)
     if learner.kl.target is not None and learner.kl.coefficient == 0.0:
         raise ConfigError(
             "learner.kl.coefficient: expected more than 0 to begin with while learner.kl.target is given (the"
@@ -146,6 +147,16 @@ def _check_learner(config: RunConfig) -> None:
         )
 
 
+def _check_loss(loss: PolicyLoss) -> None:
+    row = find_loss(loss.kind)
+    for name, value, own in (
+        ("clip_low", loss.clip_low, row.clip_low),
+        ("clip_high", loss.clip_high, row.clip_high),
+    ):
+        if value is not None and own is None:
+            raise ConfigError(f"learner.loss.{name}: expected none for {loss.kind}, which clips nothing, got {value:g}")
+
+
 def _check_model(config: RunConfig) -> None:
     model = config.model
     if model.kind == "random":
@@ -155,14 +166,14 @@ def _check_model(config: RunConfig) -> None:
                 "model.heads: expected an even number of the width's features a head, and key_value_heads that divides"
                 f" heads, got width {model.width}, heads {model.heads}, key_value_heads {model.key_value_heads}"
             )
-    if model.kind == "random" and config.task.kind != "arithmetic":
-        raise ConfigError(f"model.kind: expected a pretrained model for task {config.task.kind}, got 'random'")
-    if model.kind == "smollm2" and config.task.kind == "arithmetic":
-        raise ConfigError("model.kind: expected 'random' or an exported 'folder' for task arithmetic, got 'smollm2'")
-    if config.imitation is not None and config.task.kind != "arithmetic":
+    kind = config.task.kind
+    # A task is loaded only for what is asked of it, since some bring large libraries.
+    if model.kind == "random" and find_task(kind).vocabulary is None:
         raise ConfigError(
-            f"imitation: expected none for task {config.task.kind}, which demonstrates nothing, got a section"
+            f"model.kind: expected a pretrained model for task {kind}, which has no vocabulary of its own, got 'random'"
         )
+    if config.imitation is not None and find_task(kind).demonstrate is None:
+        raise ConfigError(f"imitation: expected none for task {kind}, which demonstrates nothing, got a section")
     if config.imitation is not None and model.kind != "random":
         raise ConfigError(f"imitation: expected none for model {model.kind}, which is trained already, got a section")
 

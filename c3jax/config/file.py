@@ -22,6 +22,14 @@ import yaml
 from c3jax.config.checks import check_config
 from c3jax.config.run import RunConfig
 from c3jax.schema import ConfigError, Section, show_value
+from c3jax.tasks.task import find_task
+
+# Fields that had another name, by that name.
+RENAMED = {
+    "learner.clip": "learner.loss.clip_low and learner.loss.clip_high",
+    "learner.aggregation": "learner.loss.aggregation",
+    "credit.critic.solo_steps": "credit.critic.critic_only_steps",
+}
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -29,14 +37,25 @@ SectionType = TypeVar("SectionType", bound=Section)
 class Field(NamedTuple):
     """One field of the config, as `c3jax fields` shows it."""
 
-    path: str  # dotted; N stands for a place in a list
+    path: str  # dotted; N stands for an index in a list
     kind: str
     default: str
     text: str
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
-    """Read a YAML config, apply dotted overrides ({"credit.method": "rloo"}) and check it. Raises ConfigError."""
+    """Read a YAML config, apply overrides and check it.
+
+    Args:
+      path: of the file; a run's config.yaml is one too.
+      overrides: values by dotted path, as in {"credit.method": "rloo"}.
+
+    Returns:
+      The config, which is frozen.
+
+    Raises:
+      ConfigError: in one sentence: the field's path, what was expected and what was got.
+    """
     return parse_config(read_tree(path, overrides))
 
 
@@ -60,9 +79,19 @@ def read_tree(path: str | Path, overrides: dict[str, Any] | None = None) -> dict
 
 def parse_config(tree: dict[str, Any]) -> RunConfig:
     """Check a run's config given as plain mappings and lists. Raises ConfigError with one sentence."""
-    config = parse_section(tree, RunConfig)
+    config = parse_section(tree, _find_schema(tree))
     check_config(config)
     return config
+
+
+def _find_schema(tree: dict[str, Any]) -> type[RunConfig]:
+    """The schema of a run: with a task of the user's own, that task's section in place of the built-in ones."""
+    task = tree.get("task")
+    kind = task.get("kind") if isinstance(task, dict) else None
+    if not isinstance(kind, str) or ":" not in kind:
+        return RunConfig
+    declared = pydantic.Field(description=RunConfig.model_fields["task"].description)
+    return pydantic.create_model("RunConfig", __base__=RunConfig, task=(find_task(kind).section, declared))
 
 
 def parse_section(tree: dict[str, Any], section: type[SectionType]) -> SectionType:
@@ -129,7 +158,7 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, RecursionError)
 
 
 def _parse_yaml(text: str) -> Any:
-    # Through JSON: no dates, and a part that is named once and repeated is a part of its own in each place.
+    # Through JSON: no dates, and a part that is named once and repeated is a part of its own each time.
     return json.loads(json.dumps(yaml.load(text, Loader=_Loader), default=str))
 
 
@@ -179,7 +208,7 @@ def _set_dotted(tree: dict[str, Any], dotted: str, value: Any) -> None:
         key: Any = name
         if isinstance(node, list):
             if not name.isdecimal() or int(name) >= len(node):
-                raise ConfigError(f"{dotted}: expected a place below {len(node)} in the list, got {name!r}")
+                raise ConfigError(f"{dotted}: expected an index below {len(node)} in the list, got {name!r}")
             key = int(name)
         elif not isinstance(node, dict):
             raise ConfigError(
@@ -210,13 +239,13 @@ _EXPECTED = {
 
 
 def _describe(error: pydantic.ValidationError, section: type[Section]) -> str:
-    outer, _ = _find_place(error.errors()[0]["loc"], section)
+    outer, _ = _locate(error.errors()[0]["loc"], section)
     # A field that takes several kinds of value complains once for each; the complaint from furthest inside is of the
     # kind that was meant.
-    inner = [each for each in error.errors() if f"{_find_place(each['loc'], section)[0]}.".startswith(f"{outer}.")]
-    first = max(inner, key=lambda each: _find_place(each["loc"], section)[0].count("."))
+    inner = [each for each in error.errors() if f"{_locate(each['loc'], section)[0]}.".startswith(f"{outer}.")]
+    first = max(inner, key=lambda each: _locate(each["loc"], section)[0].count("."))
     kind = first["type"]
-    path, sections = _find_place(first["loc"], section)
+    path, sections = _locate(first["loc"], section)
     if kind == "extra_forbidden":
         return f"{path}: expected {_suggest_field(path, section)}"
     if kind == "missing":
@@ -225,19 +254,20 @@ def _describe(error: pydantic.ValidationError, section: type[Section]) -> str:
         return f"{path}.kind: expected a value, got nothing"
     if kind == "union_tag_invalid":
         kinds = ", ".join(kind for section in sections for kind in _kinds_of(section))
-        return f"{path}.kind: expected one of {kinds}, got {show_value(first['input']['kind'])}"
+        own = ", or your own as module:NAME" if path == "task" else ""
+        return f"{path}.kind: expected one of {kinds}{own}, got {show_value(first['input']['kind'])}"
     # A field that takes several kinds of value is refused once for each kind.
-    refused = [each for each in error.errors() if _find_place(each["loc"], section)[0] == path]
+    refused = [each for each in error.errors() if _locate(each["loc"], section)[0] == path]
     expected = [_EXPECTED.get(each["type"]) or each["msg"].removeprefix("Input should be ") for each in refused]
     return f"{path}: expected {' or '.join(expected)}, got {show_value(first['input'])}"
 
 
-def _find_place(place: tuple[int | str, ...], section: type[Section]) -> tuple[str, list[type[Section]]]:
-    """A place as it is written in the config, and the sections declared there."""
+def _locate(location: tuple[int | str, ...], section: type[Section]) -> tuple[str, list[type[Section]]]:
+    """A location as it is written in the config, and the sections declared there."""
     names: list[str] = []
     sections = [section]
     is_labelled = False  # the next part is no name, but the kind of value that pydantic tried
-    for part in place:
+    for part in location:
         if isinstance(part, int):
             names.append(str(part))
         elif is_labelled:
@@ -256,6 +286,9 @@ def _suggest_field(path: str, root: type[Section]) -> str:
     known = [field.path for field in list_fields(root)]
     if _as_listed(path) in known:
         return f"a field of this {path.rpartition('.')[0]}.kind, got another kind's"
+    for old, new in RENAMED.items():
+        if f".{path}".endswith(f".{old}"):
+            return f"{new}, as it is called now, got the old name"
     section, _, name = _as_listed(path).rpartition(".")
     beside = {field.removeprefix(f"{section}.").partition(".")[0] for field in known if field.startswith(section)}
     near = difflib.get_close_matches(name, sorted(beside), n=1)
@@ -306,4 +339,5 @@ def _describe_type(annotation: Any) -> str:
         return "section"
     if origin is tuple:
         return "list" if _sections_in(arguments[0]) else f"list of {_describe_type(arguments[0])}"
-    return {int: "integer", float: "number", str: "text", bool: "true|false", types.NoneType: "null"}[annotation]
+    named = {int: "integer", float: "number", bool: "true|false", types.NoneType: "null"}
+    return named.get(annotation, "text")  # text too is what is written in words of its own: a study's estimators

@@ -13,7 +13,7 @@ import pydantic
 
 from c3jax.schema import ConfigError as ConfigError  # where most look for it
 from c3jax.schema import Count, Decay, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
-from c3jax.tasks.sections import AnyTask, Data
+from c3jax.tasks.sections import AnyTask
 
 
 class Turn(Section):
@@ -37,9 +37,9 @@ class Protocol(Section):
     """Turns in the order they speak. A turn sees exactly what its slots name; the last turn answers."""
 
     turns: Annotated[tuple[Turn, ...], pydantic.Field(min_length=1)]
-    """The turns, in order; N in the paths below is a turn's place, from 0."""
+    """The turns, in order; N in the paths below is a turn's index, from 0."""
     question_tokens: Positive
-    """Length of a question's frame; a longer question is left out of its set, counted and said."""
+    """Length of a question's frame; a longer question is left out of its set, counted and reported."""
 
 
 class ModelSection(Section):
@@ -83,6 +83,8 @@ class FolderModel(ModelSection):
     kind: Literal["folder"]
     path: Annotated[str, pydantic.Field(min_length=1)]
     """The folder."""
+    family: Annotated[str, pydantic.Field(min_length=1)] = "auto"
+    """auto: as model_type in config.json says; or a row of c3jax.models.huggingface.families, or module:NAME."""
 
 
 class HubModel(ModelSection):
@@ -93,6 +95,8 @@ class HubModel(ModelSection):
     """The repository, say Qwen/Qwen2.5-3B-Instruct."""
     revision: Annotated[str, pydantic.Field(min_length=1)] = "main"
     """Branch, tag or commit; only a commit is sure to be the same model later."""
+    family: Annotated[str, pydantic.Field(min_length=1)] = "auto"
+    """auto: as model_type in config.json says; or a row of c3jax.models.huggingface.families, or module:NAME."""
 
 
 ProjectionName = Literal["query", "key", "value", "output", "gate", "up", "down"]
@@ -134,7 +138,7 @@ class Critic(Section):
     """Peak learning rate."""
     warmup_updates: Count = 0
     """Critic updates over which the rate rises from zero."""
-    solo_steps: Count = 0
+    critic_only_steps: Count = 0
     """First steps in which only the critic learns and the policy stands still."""
     epochs: Positive = 1
     """Passes over a step's contexts or messages, in the learner's minibatches."""
@@ -165,7 +169,7 @@ class Credit(Section):
     """Which share of the outcome a message is given. Nothing here has a default: the paper varies all of it."""
 
     method: str
-    """The estimator: a row of c3jax.credit.methods.METHODS."""
+    """The estimator: a row of c3jax.credit.methods.METHODS, or your own as module:NAME."""
     fan_out: Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)] | Literal["auto"]
     """Alternatives a turn draws at each context, a number per turn; or auto, for c3, no_loo and shrunk."""
     budget: Positive
@@ -193,8 +197,21 @@ class KL(Section):
     """Messages over which the coefficient answers to the target."""
 
 
+class PolicyLoss(Section):
+    """What a token's, or a message's, ratio and advantage cost."""
+
+    kind: str = "ppo"
+    """A row of c3jax.learner.loss_table.LOSSES (ppo, gspo, reinforce), or your own as module:NAME."""
+    clip_low: PositiveFloat | None = None
+    """How far below 1 a ratio still has a gradient; null takes the loss's own (ppo 0.2, gspo 3e-4)."""
+    clip_high: PositiveFloat | None = None
+    """How far above 1 it has; null takes the loss's own (ppo 0.2, gspo 4e-4)."""
+    aggregation: Literal["token", "message"] | None = None
+    """Mean over all tokens, or over messages of their token means; null takes the loss's own (gspo: message)."""
+
+
 class Learner(Section):
-    """PPO on all messages of all trained turns."""
+    """How the policy learns from all messages of all trained turns."""
 
     epochs: Positive = 1
     """Passes over a step's messages."""
@@ -202,10 +219,8 @@ class Learner(Section):
     """Optimiser updates a pass; each takes whole problems."""
     micro_problems: Positive | None = None
     """Problems in memory at once while gradients add up; none takes the whole minibatch."""
-    clip: PositiveFloat = 0.2
-    """PPO's bound on the ratio."""
-    aggregation: Literal["token", "message"] = "token"
-    """Mean over all tokens, or over messages of their token means."""
+    loss: PolicyLoss = PolicyLoss()
+    """The policy loss."""
     learning_rate: PositiveFloat
     """Peak learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -241,13 +256,22 @@ class Imitation(Section):
     """Peak learning rate of a cosine to zero."""
 
 
+class Data(Section):
+    """What is done about training problems that are held-out ones too."""
+
+    drop_overlap: bool = False
+    """Train without the problems that are in a held-out set, instead of refusing the run."""
+    ngram_overlap: Literal["say", "refuse"] = "say"
+    """Whether a run of 13 words in common with a held-out problem is only said, or counts as being in the set."""
+
+
 class SuiteSection(Section):
     """A benchmark that `c3jax evaluate` measures beside the held-out problems."""
 
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=16)]
     """What tables call it; heldout is the task's own held-out problems."""
-    kind: Literal["numeric", "math", "code", "reasoning"]
-    """Task whose rules grade it."""
+    kind: Annotated[str, pydantic.Field(min_length=1)]
+    """Task whose rules grade it, or your own as module:NAME."""
     path: Annotated[str, pydantic.Field(min_length=1)]
     """JSONL file of problems that the task reads."""
     problems: Positive | None = None
@@ -303,7 +327,7 @@ class RunConfig(Section):
     problems: Positive
     """Problems a step: one tree each."""
     task: AnyTask = pydantic.Field(discriminator="kind")
-    """Where problems come from and how answers are judged."""
+    """Where problems come from and how answers are judged; your own as module:NAME, with the fields of its section."""
     data: Data = Data()
     """How training and held-out problems are kept apart."""
     protocol: Protocol
@@ -330,10 +354,19 @@ class RunConfig(Section):
     """Problems in one device call of a step; a call's answers are graded during the next. None takes the whole step."""
     record_every: Count = 10
     """Steps between recorded trees (rollouts/); 0 records none."""
+    trackers: tuple[str, ...] = ("jsonl", "tensorboard")
+    """Where figures go: jsonl (the record, always written), tensorboard, wandb, or your own as module:NAME."""
     workers: Positive = 2
     """Processes that score answers."""
-    grade_timeout: PositiveFloat = 10.0
-    """Seconds one answer may take to score."""
+    grade_timeout: PositiveFloat | None = None
+    """Seconds one answer may take to score; none takes the task's own: 10, or for programs what task.wall needs."""
+
+
+def list_own_names(config: RunConfig) -> list[str]:
+    """What stands in the fields that may name an object of the user's own as module:NAME."""
+    kinds = [config.task.kind, *(suite.kind for suite in config.evaluation.suites)]
+    families = [config.model.family] if isinstance(config.model, FolderModel | HubModel) else []
+    return [*kinds, *families, config.credit.method, config.learner.loss.kind, *config.trackers]
 
 
 def uses_reference(learner: Learner) -> bool:

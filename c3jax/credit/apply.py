@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from c3jax.credit.matrix import CreditMatrix
-from c3jax.credit.methods import SCOPES, Normalise
+from c3jax.credit.method import SCOPES, Normalise
 from c3jax.types import Credit
 
 # An advantage or a spread below this share of the problem's largest |return| is float32 rounding, not credit.
@@ -68,6 +68,12 @@ def compare(
       group: from the credit matrix; None where the turn is not trained.
       size_P1: largest magnitude that entered a problem's values; what is rounding is measured by it.
       normalise: static scope.
+
+    Returns:
+      Credit, f32, each [P, N] per turn, as `apply_credit` gives it.
+
+    Raises:
+      AssertionError: if the scope is none of `method.SCOPES`.
     """
     assert normalise in SCOPES, f"normalise: expected one of {SCOPES}, got {normalise!r}"
     resolution_P1 = RESOLUTION * size_P1
@@ -124,5 +130,12 @@ def _divide(advantage_PN: jax.Array, std: jax.Array, resolution: jax.Array) -> j
 
 
 def zero_credit_share(credit: Credit) -> jax.Array:
-    """Share of messages whose advantage is exactly zero, and which therefore teach nothing: [turns], f32, in [0, 1]."""
+    """Share of messages whose advantage is exactly zero, and which therefore teach nothing.
+
+    Args:
+      credit: of a batch, [P, N] per turn.
+
+    Returns:
+      The share of each turn's messages: [turns], f32, in [0, 1].
+    """
     return jnp.stack([jnp.mean(advantage_PN == 0.0, dtype=jnp.float32) for advantage_PN in credit.advantage])

@@ -8,7 +8,6 @@ Source: arXiv:2103.01955 (mappo); the code released with arXiv:2603.06859 (value
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import chex
 import jax
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 from c3jax.credit.apply import apply_credit, compare
 from c3jax.credit.gae import compute_gae
 from c3jax.credit.matrix import CreditMatrix
-from c3jax.credit.methods import Normalise
+from c3jax.credit.method import Normalise
 from c3jax.types import Credit
 
 
@@ -39,6 +38,16 @@ def compute_episode_credit(
       matrix: of a method for independent episodes, so that every turn has a message a leaf.
       return_PL: terminal returns.
       value: the critic's values [P, N] of each turn's contexts, those of turns that are not trained too; N = L.
+      discount, decay: as for `compute_gae`.
+      normalise: static scope.
+
+    Returns:
+      Credit, f32, each [P, N] per turn, in units of return.
+
+    Raises:
+      AssertionError: if the shapes do not fit.
+
+    Source: arXiv:2103.01955.
     """
     chex.assert_equal_shape([return_PL, *value])
     value_EK = jnp.stack([value_PN.reshape(-1) for value_PN in value], axis=1)
@@ -52,33 +61,59 @@ def compute_assisted_credit(
     return_PL: jax.Array,
     score: Sequence[jax.Array],
     fan_out: Sequence[int],
-    method: Literal["value_assisted", "value_only"],
     *,
     share: float,
     normalise: Normalise,
 ) -> Credit:
-    """value_assisted and value_only: a critic's scores q in or instead of the returns r of c3.
+    """value_assisted: c3 with a share of its baseline taken from a critic's scores q beside the returns r.
 
-    value_assisted: r - [(1 - share) b(r) + share b(q)];  value_only: q - b(q); b is the mean over the other
-    alternatives in the same context.
+    advantage = r - [(1 - share) b(r) + share b(q)], b the mean over the other alternatives in the same context.
 
     Args:
       matrix: that of the method, whose rows are those of c3.
       return_PL: terminal returns.
       score: the critic's scores [P, N] of each turn's messages, in [0, 1].
       fan_out: alternatives a turn.
+      share: of the baseline that the critic gives, in [0, 1].
+      normalise: static scope.
+
+    Returns:
+      Credit, f32, each [P, N] per turn, in units of return.
+
+    Raises:
+      AssertionError: if the shapes do not fit.
+
+    Source: the code released with arXiv:2603.06859.
     """
     plain = apply_credit(matrix, return_PL, normalise="none")
     chex.assert_trees_all_equal_shapes(tuple(score), plain.value)
+    others = _list_others(matrix, score, fan_out)
+    mixed = tuple((1.0 - share) * b_PN + share * o_PN for b_PN, o_PN in zip(plain.baseline, others, strict=True))
+    return _compare_trained(matrix, return_PL, plain.value, mixed, normalise)
+
+
+def compute_score_credit(
+    matrix: CreditMatrix,
+    return_PL: jax.Array,
+    score: Sequence[jax.Array],
+    fan_out: Sequence[int],
+    *,
+    normalise: Normalise,
+) -> Credit:
+    """value_only: a critic's scores q in place of the returns of c3; advantage = q - b(q).
+
+    Arguments, results and errors as `compute_assisted_credit`; returns say only what is rounding.
+    """
+    return _compare_trained(matrix, return_PL, tuple(score), _list_others(matrix, score, fan_out), normalise)
+
+
+def _list_others(matrix: CreditMatrix, score: Sequence[jax.Array], fan_out: Sequence[int]) -> tuple[jax.Array, ...]:
+    """The mean score of the other alternatives in each message's context."""
     # A turn that is not trained has no baseline, and may have no second alternative.
-    others = tuple(
+    return tuple(
         q_PN if group is None else _leave_one_out(q_PN, fan)
         for q_PN, fan, group in zip(score, fan_out, matrix.group, strict=True)
     )
-    if method == "value_only":
-        return _compare_trained(matrix, return_PL, tuple(score), others, normalise)
-    mixed = tuple((1.0 - share) * b_PN + share * o_PN for b_PN, o_PN in zip(plain.baseline, others, strict=True))
-    return _compare_trained(matrix, return_PL, plain.value, mixed, normalise)
 
 
 def _leave_one_out(x_PN: jax.Array, fan: int) -> jax.Array:

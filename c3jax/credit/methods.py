@@ -1,57 +1,22 @@
 """The credit methods: one literal table, and the checks that a method fits a sampling plan.
 
 A method gives each message a value and a baseline, both weighted means of the returns of the problem's leaves; the
-rows of `METHODS` name the sampling that they need and the functions of `rows.py` that make the weights. A method with a
-critic has here what it takes from returns; the critic's part is added where its values are. Calls and messages are
-closed forms of the plan alone, in `plans.py`. Host code: NumPy only, so that a config can be checked without a device.
+rows of `METHODS` name the sampling that they need, the functions of `rows.py` that make the weights, and what makes
+credit of these (`compute.py`). `find_method` finds a row, or a record of a user's own; `method.py` describes one. Calls
+and messages are closed forms of the plan alone, in `plans.py`. Host code: NumPy only, so that a config can be checked
+without a device.
 
 Source: arXiv:2603.06859 (c3 and its ablations); the other rows name their own.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
 
 from c3jax.credit import rows
-from c3jax.credit.plans import FanOut, Form, Plan, Unit, check_plan, compute_cost, count_credited, is_flat
-
-Sampling = Form | Literal["flat"]  # flat: a tree of independent episodes, fan-out (B, 1, ..., 1)
-Group = Literal["context", "turn"]
-Normalise = Literal["none", "group", "turn", "batch"]
-Critic = Literal["none", "value", "action_value", "oracle"]
-Bias = Literal["none", "scale", "offset", "reweighted", "other"]
-
-SCOPES: tuple[Normalise, ...] = ("none", "group", "turn", "batch")
-SCOPES_WITHOUT_GROUP: tuple[Normalise, ...] = ("none", "turn", "batch")
-
-
-class Method(NamedTuple):
-    """One way to turn returns into advantages.
-
-    The biases are those of the estimate before any division by a standard deviation, except where the method itself
-    prescribes the division, and with the exact critic where it has one. They hold when alternatives are independent
-    draws from the policy being updated and their numbers were fixed before sampling:
-      none        exact
-      scale       times a positive factor, one a turn
-      offset      of an advantage: that, plus an amount that depends on the context alone
-      reweighted  of a gradient: times a positive factor that changes with the context
-      other       none of these
-    """
-
-    sampling: Sampling
-    value: rows.Rows  # what a message is worth
-    baseline: rows.Rows  # what it is compared with
-    estimand: str  # E[advantage | h, a]; V(x) is the problem's value, n the group's size, q and v the critic's values
-    advantage_bias: Bias  # against A*(h, a)
-    gradient_bias: Bias  # of the score-weighted sum, against the policy gradient
-    source: str
-    doc: str
-    group: Group = "turn"  # siblings in exactly the same context, or all the problem's messages of the turn
-    min_group: int = 1  # messages a trained turn must have in each group
-    condition: str = ""  # what the biases further depend on
-    critic: Critic = "none"  # V(h), Q(h, a) of sampled messages, or Q of every message (enumerable games)
-    scopes: tuple[Normalise, ...] = SCOPES  # normalisations the method allows
-
+from c3jax.credit.method import SCOPES_WITHOUT_GROUP, Method, Normalise, find_fault
+from c3jax.credit.plans import FanOut, Plan, Unit, check_plan, compute_cost, count_credited, is_flat
+from c3jax.schema import ConfigError, load_named
 
 METHODS: dict[str, Method] = {
     "c3": Method(
@@ -60,6 +25,7 @@ METHODS: dict[str, Method] = {
         baseline=rows.others_in_context,
         group="context",
         min_group=2,
+        predicts="leave_one_out",
         estimand="A*(h, a)",
         advantage_bias="none",
         gradient_bias="none",
@@ -72,6 +38,7 @@ METHODS: dict[str, Method] = {
         baseline=rows.mean_of_context,
         group="context",
         min_group=2,
+        predicts="leave_one_out",
         estimand="(n - 1)/n A*(h, a)",
         advantage_bias="scale",
         gradient_bias="scale",
@@ -152,6 +119,8 @@ METHODS: dict[str, Method] = {
         value=rows.own_leaves,
         baseline=rows.nothing,
         critic="value",
+        carries="critic",
+        apply="gae",
         estimand="A*(h, a) + V(h) - v(h) at discount = decay = 1",
         advantage_bias="none",
         gradient_bias="none",
@@ -178,6 +147,8 @@ METHODS: dict[str, Method] = {
         group="context",
         min_group=2,
         critic="action_value",
+        carries="critic",
+        apply="assisted",
         estimand="A*(h, a) + alpha (V(h) - E_a q(h, a))",
         advantage_bias="none",
         gradient_bias="none",
@@ -192,6 +163,8 @@ METHODS: dict[str, Method] = {
         group="context",
         min_group=2,
         critic="action_value",
+        carries="critic",
+        apply="scores",
         estimand="q(h, a) - E_a q(h, a)",
         advantage_bias="none",
         gradient_bias="none",
@@ -203,6 +176,9 @@ METHODS: dict[str, Method] = {
         sampling="tree",
         value=rows.own_leaves,
         baseline=rows.nothing,
+        carries="components",
+        apply="filter",
+        predicts="filter",
         estimand="A*(h, a) + V(h) - E[baseline | h]",
         advantage_bias="offset",
         gradient_bias="none",
@@ -234,7 +210,7 @@ METHODS: dict[str, Method] = {
         gradient_bias="reweighted",
         condition="a gradient of scale at the first turn; later contexts are those that the best alternative leads to",
         source="arXiv:2510.11062",
-        doc="Value minus the mean of the alternatives at the decisions of a transcript that goes on with the best one.",
+        doc="Value minus the mean of the alternatives at the decisions of a transcript that keeps to the best one.",
     ),
     "vine_ppo": Method(
         sampling="auxiliary",
@@ -262,7 +238,7 @@ METHODS: dict[str, Method] = {
         sampling="masked",
         value=rows.own_episode,
         baseline=rows.removed,
-        estimand="Q(h, a) minus the expected return of null followed by what is said after a",
+        estimand="Q(h, a) minus the expected return of null followed by the messages after a",
         advantage_bias="other",
         gradient_bias="other",
         condition="at the last turn as difference",
@@ -287,6 +263,8 @@ METHODS: dict[str, Method] = {
         value=rows.own_leaves,
         baseline=rows.nothing,
         critic="oracle",
+        carries="critic",
+        apply="oracle",
         estimand="q(h, a) - sum_a' pi(a'|h) q(h, a')",
         advantage_bias="none",
         gradient_bias="none",
@@ -298,28 +276,34 @@ METHODS: dict[str, Method] = {
 }
 
 
-# Methods whose noise a fan-out can be chosen by, from variance components (credit/shrink.py).
-AUTO_METHODS = ("c3", "no_loo", "shrunk")
+def find_method(name: str, field: str = "credit.method", table: Mapping[str, Method] = METHODS) -> Method:
+    """The method of a name: a row of the table, or with a colon a record in a file of the user's.
+
+    Args:
+      name: `c3`, `my_credit:HINDSIGHT` or `./my_credit.py:HINDSIGHT`.
+      field: where the name stands, for complaints.
+      table: the rows to choose from.
+
+    Raises:
+      ConfigError: in one sentence, as `schema.load_named`.
+    """
+    return load_named(field, name, table, find_fault)
 
 
-def needs_critic(method: str) -> bool:
-    """Whether the advantage needs values that no row of weights over returns gives."""
-    return METHODS[method].critic != "none"
+def find_trainable(name: str, field: str = "credit.method") -> Method:
+    """The method of a name, for a training run of language models.
 
-
-def group_size(method: Method, plan: Plan, turn: int) -> int:
-    """Number of messages in the group of a message of `turn`, itself included."""
-    return rows.count_alternatives(plan, turn) if method.group == "context" else count_credited(plan)[turn]
-
-
-def check_trainable(method: str) -> None:
-    """Check that a training run of language models can use `method`; raises ValueError naming those it can."""
-    known = ", ".join(name for name, row in METHODS.items() if _find_obstacle(row) is None)
-    if method not in METHODS:
-        raise ValueError(f"expected one of {known}, got {method!r}")
-    obstacle = _find_obstacle(METHODS[method])
+    Raises:
+      ConfigError: as `find_method`, and where only a study can sample what the method needs.
+    """
+    table = {known: row for known, row in METHODS.items() if _find_obstacle(row) is None}
+    if ":" not in name and name not in METHODS:
+        return find_method(name, field, table)
+    row = find_method(name, field)
+    obstacle = _find_obstacle(row)
     if obstacle is not None:
-        raise ValueError(f"{method} needs {obstacle}; expected one of {known}")
+        raise ConfigError(f"{field}: {name} needs {obstacle}; expected one of {', '.join(table)}")
+    return row
 
 
 def _find_obstacle(row: Method) -> str | None:
@@ -331,27 +315,36 @@ def _find_obstacle(row: Method) -> str | None:
     return f"{draws[row.sampling]}, which only `c3jax study` samples" if row.sampling in draws else None
 
 
+def needs_critic(method: str) -> bool:
+    """Whether the advantage needs values that no row of weights over returns gives."""
+    return find_method(method).carries == "critic"
+
+
+def group_size(method: Method, plan: Plan, turn: int) -> int:
+    """Number of messages in the group of a message of `turn`, itself included."""
+    return rows.count_alternatives(plan, turn) if method.group == "context" else count_credited(plan)[turn]
+
+
 def check_pairing(method: str, plan: Plan, trained: tuple[bool, ...] | None = None) -> None:
     """Check that `method` can give credit to every trained turn under this plan.
 
     Args:
-      method: a key of `METHODS`.
+      method: a key of `METHODS`, or a user's own as module:NAME.
       plan: what is sampled for a problem.
       trained: per turn, whether its messages are trained on; None for all turns. Only a turn that is not
         trained may have too few messages to compare, since it gets no credit.
 
     Raises:
-      ValueError: in one sentence naming the method or turn, what was expected and what was got.
+      ValueError: in one sentence naming the method or turn, what was expected and what was got; also where the row
+        functions of a user's method raise, or give no weights of the plan's shape.
     """
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    row = find_method(method, "method")
     check_plan(plan)
     is_trained = (True,) * plan.turns if trained is None else trained
     if len(is_trained) != plan.turns:
         raise ValueError(f"trained: expected {plan.turns} entries, one per turn, got {len(is_trained)}")
     if not any(is_trained):
         raise ValueError("trained: expected at least one trained turn, got none")
-    row = METHODS[method]
     form = "tree" if row.sampling == "flat" else row.sampling
     if plan.form != form:
         raise ValueError(f"method {method}: expected a plan of form {form}, got {plan.form}")
@@ -368,24 +361,29 @@ def check_pairing(method: str, plan: Plan, trained: tuple[bool, ...] | None = No
                 f"method {method} would give turn {turn} zero credit: expected at least {row.min_group} messages "
                 f"{where} of a trained turn, got {size} from {source}"
             )
+        rows.compute_rows(row.value, plan, turn, f"method {method}: value")
+        if turn_is_trained:
+            rows.compute_rows(row.baseline, plan, turn, f"method {method}: baseline")
 
 
 def find_least_fan_out(method: str, trained: tuple[bool, ...]) -> FanOut:
-    """The smallest tree on which every trained turn gets credit; for the methods of `AUTO_METHODS`."""
-    if METHODS[method].group == "context":
-        return tuple(METHODS[method].min_group if on else 1 for on in trained)
+    """The smallest tree on which every trained turn gets credit."""
+    row = find_method(method)
+    if row.group == "context":
+        return tuple(row.min_group if on else 1 for on in trained)
     first = trained.index(True)
-    return tuple(METHODS[method].min_group if turn == first else 1 for turn in range(len(trained)))
+    return tuple(row.min_group if turn == first else 1 for turn in range(len(trained)))
 
 
 def check_auto(method: str, trained: tuple[bool, ...], budget: float, unit: Unit, tokens: tuple[float, ...]) -> None:
     """Check that a fan-out can be chosen for `method` within a budget.
 
     Raises:
-      ValueError: in one sentence, if the method is not one of `AUTO_METHODS` or its smallest tree costs more.
+      ValueError: in one sentence, if nothing foretells the method's errors or its smallest tree costs more.
     """
-    if method not in AUTO_METHODS:
-        raise ValueError(f"auto: expected a method of {', '.join(AUTO_METHODS)}, got {method!r}")
+    if find_method(method).predicts == "nothing":
+        known = ", ".join(name for name, row in METHODS.items() if row.predicts != "nothing")
+        raise ValueError(f"auto: expected a method of {known}, got {method!r}")
     least = compute_cost(find_least_fan_out(method, trained), unit, tokens)
     if least > budget:
         raise ValueError(f"auto: expected a budget of at least {least:g} {unit} for method {method}, got {budget:g}")
@@ -393,6 +391,6 @@ def check_auto(method: str, trained: tuple[bool, ...], budget: float, unit: Unit
 
 def check_normalise(method: str, normalise: Normalise) -> None:
     """Check that `method` may be normalised over the scope `normalise`; raises ValueError naming both."""
-    if normalise not in METHODS[method].scopes:
-        expected = " or ".join(METHODS[method].scopes)
-        raise ValueError(f"method {method}: expected normalise {expected}, got {normalise!r}")
+    scopes = find_method(method).scopes
+    if normalise not in scopes:
+        raise ValueError(f"method {method}: expected normalise {' or '.join(scopes)}, got {normalise!r}")

@@ -12,7 +12,7 @@ Forms, their leaves in order, and the messages they credit, for K turns:
                  times by all later turns. Leaves: turn by turn, alternative by alternative. Credited: the
                  alternatives. The first one of a turn becomes the reference's own message. At the last turn
                  counts[j] calls score one message.
-    best_branch  As replay, but the reference goes on with the alternative of highest mean return.
+    best_branch  As replay, but the reference continues with the alternative of highest mean return.
     auxiliary    `episodes` transcripts; `repeats` fresh continuations of the problem itself and of every context
                  that an episode reached after its first turn. Leaves: the episodes, the problem's, then turn by
                  turn, episode by episode. Credited: the episodes' messages.
@@ -31,7 +31,8 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-FanOut = tuple[int, ...]
+from c3jax.types import FanOut
+
 Unit = Literal["calls", "messages", "tokens"]
 Form = Literal["tree", "replay", "best_branch", "auxiliary", "removal", "masked", "coalition"]
 
@@ -48,27 +49,54 @@ class Plan(NamedTuple):
 
 
 def make_tree(fan_out: FanOut) -> Plan:
-    """A nested tree: fan_out[d] alternatives at each context of turn d."""
+    """A nested tree.
+
+    Args:
+      fan_out: alternatives at each context, a number a turn.
+    """
     return Plan("tree", len(fan_out), fan_out=tuple(fan_out))
 
 
 def make_flat(episodes: int, turns: int) -> Plan:
-    """Independent episodes, as the tree of fan-out (episodes, 1, ..., 1)."""
+    """Independent episodes, as the tree of fan-out (episodes, 1, ..., 1).
+
+    Args:
+      episodes: of a problem.
+      turns: of an episode.
+    """
     return make_tree((episodes, *(1,) * (turns - 1)))
 
 
 def make_replay(counts: tuple[int, ...], turns: int, *, continues_best: bool = False) -> Plan:
-    """Alternatives along one reference transcript; counts[j] continuations of alternative j at every turn."""
+    """Alternatives along one reference transcript.
+
+    Args:
+      counts: continuations of each alternative, at every turn.
+      turns: of the transcript.
+      continues_best: whether the reference continues with the alternative of highest mean return.
+    """
     return Plan("best_branch" if continues_best else "replay", turns, counts=tuple(counts))
 
 
 def make_auxiliary(episodes: int, repeats: int, turns: int) -> Plan:
-    """Episodes, with `repeats` auxiliary continuations of every context they reached."""
+    """Episodes, with auxiliary continuations of every context they reached.
+
+    Args:
+      episodes: of a problem.
+      repeats: continuations of a context.
+      turns: of an episode.
+    """
     return Plan("auxiliary", turns, episodes=episodes, repeats=repeats)
 
 
 def make_arms(form: Literal["removal", "masked", "coalition"], episodes: int, turns: int) -> Plan:
-    """Episodes, each scored again with messages replaced by the null message."""
+    """Episodes, each scored again with messages replaced by the null message.
+
+    Args:
+      form: which messages are replaced, and whether later turns speak again.
+      episodes: of a problem.
+      turns: of an episode.
+    """
     return Plan(form, turns, episodes=episodes)
 
 
@@ -131,7 +159,13 @@ def count_generated(plan: Plan) -> tuple[int, ...]:
 
 
 def compute_cost(fan_out: FanOut, unit: Unit, tokens: tuple[float, ...]) -> float:
-    """What a tree costs: evaluator calls, messages, or tokens where a message of turn d has tokens[d] of them."""
+    """What a tree costs a problem.
+
+    Args:
+      fan_out: alternatives a turn.
+      unit: evaluator calls, messages or tokens.
+      tokens: of a message of each turn.
+    """
     messages = count_credited(make_tree(fan_out))
     if unit == "calls":
         return float(messages[-1])
@@ -139,7 +173,13 @@ def compute_cost(fan_out: FanOut, unit: Unit, tokens: tuple[float, ...]) -> floa
 
 
 def list_fan_outs(least: FanOut, budget: float, unit: Unit, tokens: tuple[float, ...]) -> list[FanOut]:
-    """All fan-outs of at least `least` that cost no more than the budget."""
+    """All fan-outs of at least `least` that cost no more than the budget.
+
+    Args:
+      least: alternatives a turn, the fewest.
+      budget: most that a problem may cost, in `unit`.
+      unit, tokens: as for `compute_cost`.
+    """
     starts: list[FanOut] = [()]
     for turn in range(len(least)):
         longer: list[FanOut] = []

@@ -19,6 +19,32 @@ from c3jax.credit.plans import Plan, count_calls, count_credited
 Rows = Callable[[Plan, int], np.ndarray]
 
 
+def compute_rows(make_rows: Rows, plan: Plan, turn: int, name: str) -> np.ndarray:
+    """The weights [N, L] in float64 that a row function gives to the leaves for each message of a turn.
+
+    Args:
+      make_rows: one of those below, or a user's own, which may do anything.
+      plan, turn: what is sampled, and the turn whose messages are credited.
+      name: what the rows are, for complaints.
+
+    Raises:
+      ValueError: in one sentence, where the function raises or gives anything but finite weights of that shape.
+    """
+    shape = (count_credited(plan)[turn], count_calls(plan))
+    try:
+        weight_NL = np.asarray(make_rows(plan, turn), np.float64)
+    except Exception as error:
+        raise ValueError(f"{name} of turn {turn} raised {type(error).__name__} ({error})") from error
+    if weight_NL.shape != shape:
+        got = list(weight_NL.shape)
+        raise ValueError(
+            f"{name} of turn {turn}: expected weights {list(shape)}, a row a message and a column a leaf, got {got}"
+        )
+    if not np.isfinite(weight_NL).all():
+        raise ValueError(f"{name} of turn {turn}: expected finite weights, got some that are not")
+    return weight_NL
+
+
 def count_alternatives(plan: Plan, turn: int) -> int:
     """Credited messages that share a context of `turn` exactly, whatever they say."""
     if plan.form == "tree":

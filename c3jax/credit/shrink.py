@@ -37,7 +37,8 @@ import numpy as np
 
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
-from c3jax.credit.methods import Normalise, check_auto, find_least_fan_out
+from c3jax.credit.method import Normalise
+from c3jax.credit.methods import check_auto, find_least_fan_out, find_method
 from c3jax.credit.plans import FanOut, Unit, list_fan_outs, make_tree
 from c3jax.types import Credit
 
@@ -61,7 +62,14 @@ class Components(NamedTuple):
 
 
 def init_components(turns: int) -> Components:
-    """Components before the first step: the mean unknown, all turns alike, as for a return that is 0 or 1 evenly."""
+    """Components before the first step: the mean unknown, all turns alike, as for a return that is 0 or 1 evenly.
+
+    Args:
+      turns: of the protocol (K).
+
+    Returns:
+      Components, f32, in squared units of return.
+    """
     return Components(jnp.float32(0.0), jnp.float32(UNKNOWN), jnp.full(turns, 0.25 / turns, jnp.float32), jnp.int32(0))
 
 
@@ -69,12 +77,20 @@ def update_components(running: Components, return_PL: jax.Array, fan_out: FanOut
     """Take a step's returns into the running components; call it after the step's credit, never before.
 
     A moving average of the analysis-of-variance estimates, the plain mean until 1 / (1 - decay) steps are in. A turn
-    with fan-out 1 cannot be told from the turn (or the problem) above it: such turns share what was measured for them
+    with fan-out 1 looks like a part of the turn (or the problem) above it: such turns share what was measured for them
     together in their running proportions.
 
     Args:
+      running: the components of earlier steps.
       return_PL: [P, L] returns of whole trees of `fan_out`, in path order.
+      fan_out: alternatives a turn, of this step.
       decay: weight of the past, in [0, 1).
+
+    Returns:
+      The components with this step among them.
+
+    Raises:
+      AssertionError: if the returns are not those of the fan-out.
     """
     chex.assert_shape(return_PL, (None, math.prod(fan_out)))
     return_PL = jnp.asarray(return_PL, jnp.float32)
@@ -100,8 +116,8 @@ def _estimate(return_PL: jax.Array, fan_out: FanOut, running_K1: jax.Array) -> j
             # Deepest first: what is left over below, already averaged over its branches, is known by now.
             total = spread - below
             share = _share_out(running_K1, group)
-            for place, part in zip(group, share, strict=True):
-                measured[place] = part * total
+            for above, part in zip(group, share, strict=True):
+                measured[above] = part * total
             below, group = spread / branches[level], []
         mean_of_nodes = mean_of_nodes.mean(axis=level)
     return jnp.stack([jnp.asarray(value, jnp.float32) for value in measured])
@@ -123,6 +139,14 @@ def make_shrunk_matrix(
 
     Its baseline's rows sum to less than 1: what is missing is the weight of the mean. Traceable: the components may be
     arrays under jit.
+
+    Args:
+      components: of earlier steps.
+      fan_out: alternatives a turn.
+      trained: per turn, whether it is trained; None for all turns.
+
+    Returns:
+      The matrix; its baseline is of arrays.
     """
     plain = make_credit_matrix("shrunk", make_tree(fan_out), trained)
     problem, message = jnp.maximum(components.problem, 0.0), list(jnp.maximum(components.message_K, 0.0))
@@ -146,9 +170,17 @@ def apply_shrunk(
     *,
     normalise: Normalise,
 ) -> Credit:
-    """Credit of every message under the shrunk baseline; `components` are of earlier steps.
+    """Credit of every message under the shrunk baseline.
 
-    Args, returns and errors otherwise as `apply.apply_credit`.
+    Args:
+      components: of earlier steps, so that they were fixed before sampling.
+      return_PL: terminal return of every leaf, in path order.
+      fan_out: alternatives a turn.
+      trained: per turn, whether it is trained; None for all turns.
+      normalise: static scope; not group, whose members this baseline does not compare.
+
+    Returns:
+      Credit, f32, each [P, N] per turn, in units of return.
     """
     matrix = make_shrunk_matrix(components, fan_out, trained)
     credit = apply_credit(matrix, return_PL - components.mean, normalise=normalise)
@@ -157,7 +189,15 @@ def apply_shrunk(
 
 
 def list_path_leaves(fan_out: FanOut, turn: int) -> list[np.ndarray]:
-    """For k = 0..turn, the mean of the leaves that leave a message's path at turn k [N, L], or zeros."""
+    """Means of the leaves outside a message's own subtree, by where they leave its path.
+
+    Args:
+      fan_out: alternatives a turn.
+      turn: of the messages.
+
+    Returns:
+      For k = 0..turn, weights [N, L], float64, of the leaves that leave the path at turn k; zeros where none do.
+    """
     num_messages, num_leaves = math.prod(fan_out[: turn + 1]), math.prod(fan_out)
     message_N, leaf_L = np.arange(num_messages), np.arange(num_leaves)
     is_shared_NL = np.ones((num_messages, num_leaves), bool)
@@ -203,13 +243,23 @@ def predict_error(components: Components, fan_out: FanOut, method: str, criterio
     gradient  E[advantage^2] / messages of the turn = (s_d + b_d + e_d) / (f_0 ... f_d)
     e_d, the error of the baseline, is (s_d + b_d) / (f_d - 1) for leave-one-out and the filter's for the shrunk one.
     That messages of one context share its gradient is left out: it is small against the noise.
+
+    Args:
+      components: of earlier steps.
+      fan_out: alternatives a turn.
+      method: one that variance components foretell, by its column `predicts`.
+      criterion: what is predicted.
+
+    Returns:
+      A number a turn, in squared units of return; infinite where nothing is compared.
     """
     problem, message = max(float(components.problem), 0.0), np.maximum(components.message_K, 0.0).tolist()
+    is_filtered = find_method(method).predicts == "filter"
     below_K = _average_below(message, fan_out)
     errors = []
     for turn, alternatives in enumerate(fan_out):
         below, own = below_K[turn], message[turn] + below_K[turn]
-        if method == "shrunk":
+        if is_filtered:
             error = _filter(problem, message, fan_out, turn)[1]
         else:
             error = own / (alternatives - 1) if alternatives > 1 else math.inf
@@ -233,6 +283,19 @@ def choose_fan_out(
     Every fan-out within the budget is tried. `current` is kept unless another promises 5 % less, because a change of
     shape is a new compilation. Counts are chosen from earlier steps alone, so within a step they are fixed in advance.
 
+    Args:
+      components: of earlier steps.
+      budget: most that a problem may cost, in `unit`.
+      unit: calls, messages or tokens.
+      method: one that variance components foretell, by its column `predicts`.
+      criterion: what is to be least: the gradient's noise, or the credit's error.
+      trained: per turn, whether it is trained.
+      tokens: mean length of each turn's messages, tokens.
+      current: the fan-out in force, if any.
+
+    Returns:
+      Alternatives a turn.
+
     Raises:
       ValueError: as `methods.check_auto`.
     """
@@ -244,5 +307,6 @@ def choose_fan_out(
         return sum(error for error, on in zip(errors, trained, strict=True) if on)
 
     best = min(candidates, key=sum_errors)
-    keeps = current in candidates and sum_errors(best) > 0.95 * sum_errors(current)
-    return current if keeps else best
+    if current is not None and current in candidates and sum_errors(best) > 0.95 * sum_errors(current):
+        return current
+    return best

@@ -32,6 +32,7 @@ def compute_figures(sums: Sums, turn: int, samples: int, gradient_GCM: np.ndarra
     """Figures of one turn from sums with leading axes [G, B], two batches or more.
 
     Args:
+      turn: whose figures these are.
       samples: draws in a batch.
       gradient_GCM: the true gradient of the expected return.
     """
@@ -54,9 +55,15 @@ def compute_figures(sums: Sums, turn: int, samples: int, gradient_GCM: np.ndarra
 
 
 def compute_bias(sums: Sums, turn: int, advantage_GCM: np.ndarray, level: float) -> Interval:
-    """Mean squared bias against A* over the messages of the problems at hand; three batches or more.
+    """Mean squared bias against A* over the messages of the problems at hand; an unbiased one's interval holds zero.
 
-    Unbiased is an interval that holds zero. Raises UserError where no message was drawn in every batch.
+    Args:
+      sums: with leading axes [G, B], three batches or more.
+      advantage_GCM: A* of the turn, in units of return.
+      level: coverage of the interval.
+
+    Raises:
+      UserError: where no message was drawn in every batch.
     """
     average_GBCM, weight_GCM = _average_cells(sums, turn)
     if not weight_GCM.any():
@@ -88,7 +95,8 @@ def _square_batches(x_GBCM: np.ndarray) -> np.ndarray:
 def compute_noise(figures: Figures, level: float) -> Interval:
     """Noise over signal of the gradient of one problem's draw: trace of its variance over its mean's squared norm.
 
-    NaN where the draws show no signal.
+    Returns:
+      The jackknife's interval of a coverage of `level`; NaN where the draws show no signal.
     """
     return compute_jackknife_interval(lambda kept: _divide_noise(figures, kept), len(figures.noise_G), level)
 

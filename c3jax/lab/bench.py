@@ -19,11 +19,11 @@ from rich.console import Console
 
 from c3jax.analysis import figures, tables
 from c3jax.analysis.statistics import Interval, compute_signed_root, compute_student_interval
-from c3jax.credit.plans import Plan, count_calls, count_generated
+from c3jax.credit.plans import Plan
 from c3jax.lab import analyse
-from c3jax.lab.config import BenchCase, BenchStudy, describe_bench_estimator
-from c3jax.lab.sections import list_tokens
-from c3jax.lab.testbed import Measured, make_bed, measure_estimator
+from c3jax.lab.config import BenchStudy, Case
+from c3jax.lab.sections import count_costs, describe_estimator, list_tokens
+from c3jax.lab.testbed import Measured, make_bench_testbed, measure_estimator
 from c3jax.run.files import save_whole
 
 LEVEL = 0.95  # of all intervals but the bias's
@@ -35,46 +35,46 @@ _SHOWN_NOISE = ("game", "estimator", "turn", *(f"noise_per_{unit}" for unit in U
 
 
 def run(config: BenchStudy, run_dir: Path, console: Console) -> int:
-    """Measure every case, or go on where an earlier start stopped; writes tables and figures. Returns 0."""
+    """Measure every case, or resume after the last case that is there; writes tables and figures. Returns 0."""
     rows: list[dict[str, Any]] = []
     against: list[dict[str, Any]] = []
-    for place, case in enumerate(config.cases):
-        file, against_file = (run_dir / "cases" / f"{place:02d}{end}.json" for end in ("", "-against"))
+    for number, case in enumerate(config.cases):
+        file, against_file = (run_dir / "cases" / f"{number:02d}{end}.json" for end in ("", "-against"))
         if not file.exists():
             began = time.perf_counter()
-            measured = measure_case(config, case, jax.random.fold_in(jax.random.key(config.seed), place), console)
-            save_whole(against_file, tables.to_json(compare_case(case, measured)))
+            measured = measure_case(config, case, jax.random.fold_in(jax.random.key(config.seed), number), console)
+            save_whole(against_file, tables.to_json(compare_case(config, case, measured)))
             save_whole(file, tables.to_json(describe_case(case, measured)))  # the last: it says that the case is done
             console.print(f"{case.name}: {time.perf_counter() - began:.0f} s", highlight=False)
         rows += tables.load_table(file)
         against += tables.load_table(against_file)
     tables.save_table(run_dir / "bench", rows, "Credit estimators against the exact truth")
     tables.save_table(run_dir / "against", against, "Noise over signal of ours as a ratio to a rival's")
-    for place, case in enumerate(config.cases):
+    for number, case in enumerate(config.cases):
         of_case, compared = ([row for row in part if row["game"] == case.name] for part in (rows, against))
-        _save_figures(run_dir / "figures" / f"{place:02d}", case.name, of_case)
+        _save_figures(run_dir / "figures" / f"{number:02d}", case.name, of_case)
         tables.print_table(console, _select(of_case, _SHOWN), f"{case.name}: credit against A*")
         tables.print_table(console, _select(of_case, _SHOWN_NOISE), f"{case.name}: gradient noise over signal")
         if compared:
             tables.print_table(
-                console, summarise_against(compared), f"{case.name}: the worst ratio of noise to a rival's"
+                console, find_worst_ratios(compared), f"{case.name}: the worst ratio of noise to a rival's"
             )
     console.print(f"tables and figures: {run_dir}", highlight=False, soft_wrap=True)
     return 0
 
 
-def measure_case(config: BenchStudy, case: BenchCase, key: jax.Array, console: Console) -> list[Measured]:
+def measure_case(config: BenchStudy, case: Case, key: jax.Array, console: Console) -> list[Measured]:
     """All estimators of a case on the same problems and policy."""
-    bed = make_bed(config, case, key)
+    testbed = make_bench_testbed(config, case, key)
     measured = []
     with console.status("") as status:
         for estimator in case.estimators:
-            status.update(f"{case.name}: {describe_bench_estimator(estimator)}")
-            measured.append(measure_estimator(config, case, estimator, bed))
+            status.update(f"{case.name}: {describe_estimator(estimator)}")
+            measured.append(measure_estimator(config, case, estimator, testbed))
     return measured
 
 
-def describe_case(case: BenchCase, measured: Sequence[Measured]) -> list[dict[str, Any]]:
+def describe_case(case: Case, measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """A row for each estimator and turn that it trains."""
     tokens = list_tokens(case.game)
     reference = count_costs(measured[0].plan, tokens)
@@ -84,7 +84,7 @@ def describe_case(case: BenchCase, measured: Sequence[Measured]) -> list[dict[st
         for turn, of_turn in found.figures.items():
             row: dict[str, Any] = {
                 "game": case.name,
-                "estimator": describe_bench_estimator(estimator),
+                "estimator": describe_estimator(estimator),
                 "plan": describe_plan(found.plan),
                 "turn": turn,
             } | costs
@@ -110,21 +110,21 @@ def _describe_accuracy(of_turn: analyse.Figures, squared_bias: Interval, spearma
     )
 
 
-def compare_case(case: BenchCase, measured: Sequence[Measured]) -> list[dict[str, Any]]:
+def compare_case(config: BenchStudy, case: Case, measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """Noise over signal of each of ours as a ratio to each rival's, for each turn and unit of budget."""
     tokens = list_tokens(case.game)
     rows = []
     for mine, found in zip(case.estimators, measured, strict=True):
         for other, beside in zip(case.estimators, measured, strict=True):
-            if (mine.compare, other.compare) != ("ours", "rival"):
+            if mine not in config.ours or other not in config.rivals:
                 continue
             costs, costs_beside = count_costs(found.plan, tokens), count_costs(beside.plan, tokens)
             for turn in found.figures:
                 ratio = analyse.compare_noise(found.figures[turn], beside.figures[turn], LEVEL)
                 row = {
                     "game": case.name,
-                    "ours": describe_bench_estimator(mine),
-                    "rival": describe_bench_estimator(other),
+                    "ours": describe_estimator(mine),
+                    "rival": describe_estimator(other),
                     "turn": turn,
                 }
                 for unit in UNITS:
@@ -134,7 +134,7 @@ def compare_case(case: BenchCase, measured: Sequence[Measured]) -> list[dict[str
     return rows
 
 
-def summarise_against(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def find_worst_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each of ours on one game and each unit, the largest ratio over rivals and turns, and where it is."""
     found = []
     for ours in dict.fromkeys(row["ours"] for row in rows):
@@ -146,16 +146,6 @@ def summarise_against(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             bounds = {f"ratio{bound}": worst[f"{name}{bound}"] for bound in ("", "_low", "_high")}
             found.append({"ours": ours, "unit": unit} | bounds | {"against": f"{worst['rival']}, turn {worst['turn']}"})
     return found
-
-
-def count_costs(plan: Plan, tokens: Sequence[float]) -> dict[str, float]:
-    """What a problem's draw costs: evaluator calls, messages generated, tokens generated."""
-    generated = count_generated(plan)
-    return {
-        "calls": float(count_calls(plan)),
-        "messages": float(sum(generated)),
-        "tokens": float(np.dot(generated, tokens)),
-    }
 
 
 def describe_plan(plan: Plan) -> str:
@@ -171,10 +161,11 @@ def _save_figures(stem: Path, name: str, rows: Sequence[dict[str, Any]]) -> None
     """Two figures of a case: noise over signal at equal budgets, and the credit of a message against the truth."""
     noise = {f"noise_per_{unit}": f"at equal {unit}" for unit in UNITS}
     credit = {"bias": "bias (return)", "mse": "mean squared error (return²)", "fidelity": "rank correlation"}
-    for end, panels, label, scale in (
-        ("noise", noise, "gradient noise / signal", "log"),
-        ("credit", credit, "credit of a message against A*", "linear"),
-    ):
+    axes = {
+        "noise": figures.Axis("value", "gradient noise / signal", "log", has_interval=True),
+        "credit": figures.Axis("value", "credit of a message against A*", has_interval=True),
+    }
+    for end, panels in (("noise", noise), ("credit", credit)):
         points = [
             {"estimator": row["estimator"], "role": f"turn {row['turn']}", "panel": title}
             | {f"value{bound}": row[f"{column}{bound}"] for bound in ("", "_low", "_high")}
@@ -184,15 +175,10 @@ def _save_figures(stem: Path, name: str, rows: Sequence[dict[str, Any]]) -> None
         ]
         if not points:  # too few draws for any of it
             continue
-        if scale == "log":  # which has no zero: an interval that reaches it is drawn to a tenth of its estimate
+        if end == "noise":  # its scale has no zero: an interval that reaches it is drawn to a tenth of its estimate
             points = [point | {"value_low": max(point["value_low"], 0.1 * point["value"])} for point in points]
         figure = figures.plot_points(
-            points,
-            category="estimator",
-            value=figures.Axis("value", label, scale, has_interval=True),
-            group="role",
-            panel="panel",
-            title=name,
+            points, category="estimator", value=axes[end], group="role", panel="panel", title=name
         )
         figures.save_figure(figure, stem.with_name(f"{stem.name}-{end}"))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from c3jax.lab import games
-from c3jax.lab.sections import BanditGame, FreshGame, Game, GraphGame, TeamMatesGame, list_messages
+from c3jax.lab.sections import BanditGame, Game
 
 
 def make_family(game: Game) -> games.Family:
-    """The family of a game section, whose dials have been checked."""
-    messages = list_messages(game)
+    """The family of a game section, whose parameters have been checked."""
     if isinstance(game, BanditGame):
         return games.make_bandit(
             turns=game.turns,
@@ -17,22 +16,17 @@ def make_family(game: Game) -> games.Family:
             interaction=game.interaction,
             sigma=game.sigma,
         )
-    turns = len(messages) - game.mates if isinstance(game, TeamMatesGame) else len(messages)
-    if isinstance(game, GraphGame):
-        sees = game.sees
-    elif isinstance(game, FreshGame | TeamMatesGame):
-        sees = games.see_all(turns)
-    else:
-        sees = {"all": games.see_all, "previous": games.see_previous, "none": games.see_none}[game.reads](turns)
+    graphs = {"all": games.see_all, "previous": games.see_previous, "none": games.see_none}
     family = games.make_team(
-        messages=(game.messages,) * turns,
-        sees=sees,
+        messages=(game.messages,) * game.turns,
+        sees=graphs[game.reads](game.turns) if isinstance(game.reads, str) else game.reads,
         effect=game.effect,
         coupling=game.coupling,
         spread=game.spread,
         noise=game.noise,
         sigma=game.sigma,
+        features=game.features,
     )
-    if isinstance(game, TeamMatesGame):
-        return games.add_mates(family, game.mates, effect=game.mate_effect, place=game.place)
-    return games.make_fresh(family, game.features) if isinstance(game, FreshGame) else family
+    if game.mates:
+        family = games.add_mates(family, game.mates, effect=game.mate_effect, position=game.mates_speak)
+    return games.make_fresh(family, game.features) if game.kind == "fresh" else family

@@ -2,7 +2,7 @@
 
 The expected return of a transcript m is link(bias + sum_k main[k, m_k] + sum_{k<j} pair[k, j, m_k, m_j]), and one
 evaluator call returns it with or without noise. A problem is a `Game`; a `Family` draws problems of one `GameShape`
-from its dials. vmap over a leading axis of `Game` for many problems.
+from its parameters. vmap over a leading axis of `Game` for many problems.
 
 Message 0 of every turn is the null message. Turns that are not trained are team-mates who only add noise.
 
@@ -63,17 +63,17 @@ class Family(NamedTuple):
 
 
 def see_all(turns: int) -> Graph:
-    """The chain: every turn reads all earlier ones."""
+    """The graph of a chain of so many turns: every turn reads all earlier ones."""
     return tuple(tuple(range(turn)) for turn in range(turns))
 
 
 def see_previous(turns: int) -> Graph:
-    """Every turn reads the one before it."""
+    """The graph of so many turns in which every turn reads the one before it."""
     return tuple((turn - 1,) if turn else () for turn in range(turns))
 
 
 def see_none(turns: int) -> Graph:
-    """No turn reads another."""
+    """The graph of so many turns in which no turn reads another."""
     return ((),) * turns
 
 
@@ -133,7 +133,7 @@ def make_survey() -> Family:
     return make_team(messages=(6, 6), sees=see_all(2), effect=1.0, coupling=2.0, spread=0.0, noise="bernoulli")
 
 
-def add_mates(family: Family, mates: int, *, effect: float, place: Literal["first", "last"]) -> Family:
+def add_mates(family: Family, mates: int, *, effect: float, position: Literal["first", "last"]) -> Family:
     """Add team-mates who are not trained, read nobody and are read by nobody, and shift the return by what they say.
 
     With a uniform policy they are noise. Speaking first they stand still wherever alternatives share a transcript so
@@ -144,11 +144,11 @@ def add_mates(family: Family, mates: int, *, effect: float, place: Literal["firs
       effect: standard deviation of their main effects, before the link.
     """
     old = family.shape
-    shift = mates if place == "first" else 0
+    shift = mates if position == "first" else 0
     seen = tuple(tuple(turn + shift for turn in row) for row in old.sees)
 
     def join(mine: tuple, theirs: tuple) -> tuple:
-        return theirs + mine if place == "first" else mine + theirs
+        return theirs + mine if position == "first" else mine + theirs
 
     shape = old._replace(
         messages=join(old.messages, (max(old.messages),) * mates),
@@ -159,10 +159,14 @@ def add_mates(family: Family, mates: int, *, effect: float, place: Literal["firs
 
 
 def make_fresh(family: Family, features: int) -> Family:
-    """The same dials, but every index is a new problem: feature_F ~ N(0, I), and effects linear in it.
+    """The same parameters, but every index is a new problem: feature_F ~ N(0, I), and effects linear in it.
 
     main = W_main f, pair = W_pair f and bias = w_bias f, with W the family's own and scaled so that effects keep their
     standard deviations.
+
+    Args:
+      family: whose parameters these are.
+      features: F, how many numbers a policy sees of a problem.
     """
     return family._replace(features=features, is_fresh=True)
 
@@ -198,7 +202,13 @@ def make_game(family: Family, key: jax.Array, index: jax.Array | int) -> Game:
 def compute_mean_return(shape: GameShape, game: Game, message_NK: jax.Array) -> jax.Array:
     """Expected return of whole transcripts: link(bias + sum_k main[k, m_k] + sum_{k<j} pair[k, j, m_k, m_j]).
 
-    [N, K] int32 to [N], f32, in units of return.
+    Args:
+      shape: static.
+      game: one problem.
+      message_NK: int32, a message of each turn.
+
+    Returns:
+      [N], f32, in units of return.
     """
     K = len(shape.messages)
     chex.assert_shape(message_NK, (None, K))
@@ -212,7 +222,14 @@ def compute_mean_return(shape: GameShape, game: Game, message_NK: jax.Array) -> 
 
 
 def tabulate_mean_return(shape: GameShape, game: Game) -> jax.Array:
-    """`compute_mean_return` of every possible transcript, as a tensor with an axis for each turn.
+    """`compute_mean_return` of every possible transcript.
+
+    Args:
+      shape: static.
+      game: one problem.
+
+    Returns:
+      A tensor with an axis for each turn, f32, in units of return.
 
     Raises:
       ValueError: if there are more than `MAX_TRANSCRIPTS`.
@@ -235,7 +252,17 @@ def _apply_link(shape: GameShape, score: jax.Array) -> jax.Array:
 
 
 def sample_return(shape: GameShape, game: Game, message_NK: jax.Array, key: jax.Array) -> jax.Array:
-    """One evaluator call for each transcript, with independent noise; [N, K] int32 to [N], f32, in units of return."""
+    """One evaluator call for each transcript, with independent noise.
+
+    Args:
+      shape: static.
+      game: one problem.
+      message_NK: int32, a message of each turn.
+      key: of the noise.
+
+    Returns:
+      [N], f32, in units of return.
+    """
     mean_N = compute_mean_return(shape, game, message_NK)
     if shape.noise == "bernoulli":
         return (jax.random.uniform(key, mean_N.shape) < mean_N).astype(jnp.float32)
@@ -250,7 +277,10 @@ def count_transcripts(shape: GameShape) -> int:
 
 
 def list_transcripts(shape: GameShape) -> np.ndarray:
-    """All transcripts, the last turn fastest: [A, K] int32, on the host.
+    """All transcripts, the last turn fastest.
+
+    Returns:
+      [A, K] int32, on the host.
 
     Raises:
       ValueError: if there are more than `MAX_TRANSCRIPTS`.

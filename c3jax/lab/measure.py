@@ -1,4 +1,4 @@
-"""One estimator on one problem, under a policy that stands still: sums that tell its bias, noise and gradient.
+"""One estimator on one problem, under a policy that stands still: sums that give its bias, noise and gradient.
 
 Credit is computed by the code of the training run. All sums are over independent samples of the estimator's plan, so
 each sample is one draw of the estimate and batches are independent of each other.
@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from c3jax.credit.apply import apply_credit
-from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit
+from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import CreditMatrix
-from c3jax.credit.methods import METHODS, Normalise
+from c3jax.credit.method import Normalise
+from c3jax.credit.methods import find_method
 from c3jax.credit.plans import Plan
 from c3jax.lab import oracle, play
 from c3jax.lab.games import Game, GameShape
-from c3jax.lab.policies import Params, Policy, context_index, list_contexts
+from c3jax.lab.policies import GamePolicy, Params, context_index, list_contexts
 
 
 class Recipe(NamedTuple):
@@ -34,7 +35,7 @@ class Recipe(NamedTuple):
     share: float  # value_assisted: of the baseline that is the critic's
 
 
-class Weights(NamedTuple):
+class CreditWeights(NamedTuple):
     """How returns become advantages: arrays, so that estimators of one recipe share a compiled program."""
 
     matrix: CreditMatrix
@@ -70,25 +71,33 @@ class Sums(NamedTuple):
 
 
 def make_recipe(method: str, plan: Plan, normalise: Normalise, decay: float = 1.0, share: float = 1.0) -> Recipe:
-    """The recipe of a method on a plan."""
-    has_critic = METHODS[method].critic in ("value", "action_value", "oracle")
+    """The recipe of a method on a plan.
+
+    Args:
+      method: a row of `METHODS`.
+      decay: mappo's, of advantages over turns.
+      share: value_assisted's, of the baseline that is the critic's.
+    """
+    has_critic = find_method(method).carries == "critic"
     return Recipe(method if has_critic else "matrix", plan, normalise, decay, share)
 
 
 def make_target(
-    shape: GameShape, policy: Policy, params: Params, game: Game, critic_error: float | jax.Array, key: jax.Array
+    shape: GameShape, policy: GamePolicy, params: Params, game: Game, critic_error: float | jax.Array, key: jax.Array
 ) -> Target:
     """Exact advantages of a problem, and a critic that is wrong by an independent normal amount in every cell.
 
     Args:
       shape, policy: static; the game must be enumerable.
+      params: of the policy.
       critic_error: standard deviation of the critic's error, in units of return; 0 for an exact critic.
+      key: of the error.
     """
     exact = oracle.compute_oracle(shape, game, policy, params)
     turns = range(len(shape.messages))
     value_key, action_key = jax.random.split(key)
 
-    def blur(exact_of: tuple[jax.Array, ...], key: jax.Array) -> tuple[jax.Array, ...]:
+    def add_error(exact_of: tuple[jax.Array, ...], key: jax.Array) -> tuple[jax.Array, ...]:
         keys = jax.random.split(key, len(exact_of))
         return tuple(x + critic_error * jax.random.normal(k, x.shape) for x, k in zip(exact_of, keys, strict=True))
 
@@ -97,23 +106,30 @@ def make_target(
         policy=tuple(
             jax.nn.softmax(policy.logits(params, game, turn, jnp.asarray(list_contexts(shape, turn)))) for turn in turns
         ),
-        value=blur(exact.v, value_key),
-        action_value=blur(exact.q, action_key),
+        value=add_error(exact.v, value_key),
+        action_value=add_error(exact.q, action_key),
     )
 
 
-def draw_credit(
+def draw_credit(  # noqa: PLR0913
     shape: GameShape,
-    policy: Policy,
+    policy: GamePolicy,
     recipe: Recipe,
     samples: int,
     params: Params,
     game: Game,
     target: Target,
-    weights: Weights,
+    weights: CreditWeights,
     key: jax.Array,
 ) -> Draws:
-    """Draw the plan of one problem many times and credit every draw; jit it, vmap it over problems."""
+    """Draw the plan of one problem many times and credit every draw; jit it, vmap it over problems.
+
+    Args:
+      shape, policy, recipe, samples: static, the last how many draws.
+      game, target: of one problem.
+      weights: of the recipe's method on its plan.
+      key: the same key gives the same draws of a plan, whatever the method.
+    """
     drawn = jax.vmap(lambda k: play.sample_plan(shape, game, policy, params, recipe.plan, k))(
         jax.random.split(key, samples)
     )
@@ -125,7 +141,7 @@ def draw_credit(
 def _credit(
     recipe: Recipe,
     target: Target,
-    weights: Weights,
+    weights: CreditWeights,
     context: tuple[jax.Array, ...],
     message: tuple[jax.Array, ...],
     return_SL: jax.Array,
@@ -133,27 +149,17 @@ def _credit(
     normalise = recipe.normalise
     if recipe.method == "matrix":
         return apply_credit(weights.matrix, return_SL, normalise=normalise).advantage
-    said = tuple(q_CM[c_SN, m_SN] for q_CM, c_SN, m_SN in zip(target.action_value, context, message, strict=True))
-    if recipe.method == "mappo":
-        value = tuple(v_C[c_SN] for v_C, c_SN in zip(target.value, context, strict=True))
-        return compute_episode_credit(
-            weights.matrix, return_SL, value, discount=1.0, decay=recipe.decay, normalise=normalise
-        ).advantage
-    if recipe.method == "coma":
+    drawn = tuple(q_CM[c_SN, m_SN] for q_CM, c_SN, m_SN in zip(target.action_value, context, message, strict=True))
+    critic = find_method(recipe.method).critic
+    if critic == "oracle":
         mean = tuple(
             (p_CM * q_CM).sum(axis=1)[c_SN]
             for p_CM, q_CM, c_SN in zip(target.policy, target.action_value, context, strict=True)
         )
-        return tuple(q_SN - v_SN for q_SN, v_SN in zip(said, mean, strict=True))
-    return compute_assisted_credit(
-        weights.matrix,
-        return_SL,
-        said,
-        recipe.plan.fan_out,
-        recipe.method,
-        share=recipe.share,
-        normalise=normalise,
-    ).advantage
+        return tuple(q_SN - v_SN for q_SN, v_SN in zip(drawn, mean, strict=True))
+    value = tuple(v_C[c_SN] for v_C, c_SN in zip(target.value, context, strict=True)) if critic == "value" else drawn
+    inputs = CreditInputs(weights.matrix, recipe.plan.fan_out, critic=value, decay=recipe.decay, share=recipe.share)
+    return compute_credit(recipe.method, inputs, return_SL, normalise=normalise).advantage
 
 
 def sum_draws(target: Target, draws: Draws) -> Sums:

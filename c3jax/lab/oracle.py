@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from c3jax.lab.games import Game, GameShape, count_transcripts, list_transcripts, tabulate_mean_return
-from c3jax.lab.policies import Params, Policy, count_contexts, list_contexts
+from c3jax.lab.policies import GamePolicy, Params, count_contexts, list_contexts
 
 MAX_COALITIONS = 2**22  # transcripts times subsets of turns
 
@@ -51,7 +51,7 @@ class Removal(NamedTuple):
     """Effect of saying a and not the null message after all earlier messages; [B_u, M] a turn, in units of return."""
 
     regenerated: tuple[jax.Array, ...]  # later turns speak again
-    masked: tuple[jax.Array, ...]  # later turns keep what they said after a, on average
+    masked: tuple[jax.Array, ...]  # later turns keep the messages that they had after a, on average
 
 
 class Influence(NamedTuple):
@@ -61,19 +61,22 @@ class Influence(NamedTuple):
     at: tuple[jax.Array, ...]  # [C_u, K]
 
 
-def compute_oracle(shape: GameShape, game: Game, policy: Policy, params: Params) -> Oracle:
+def compute_oracle(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> Oracle:
     """Exact Q, V, A* and visit probabilities of every turn.
+
+    The other functions here take the same arguments.
 
     Args:
       shape, policy: static.
       game: one problem; vmap for many.
+      params: of the policy.
 
     Raises:
       ValueError: if the game has too many transcripts to enumerate.
     """
     mean = tabulate_mean_return(shape, game)
     chance = _tabulate_policy(shape, game, policy, params)
-    joint = math.prod(chance)
+    joint = math.prod(chance, start=jnp.ones(()))
     turns = range(len(shape.messages))
     q = tuple(_average_at(shape, turn, chance, mean) for turn in turns)
     v = tuple(_fold_policy(shape, turn, chance, q[turn]) for turn in turns)
@@ -82,10 +85,13 @@ def compute_oracle(shape: GameShape, game: Game, policy: Policy, params: Params)
     return Oracle((joint * mean).sum(), q, v, advantage, visit)
 
 
-def compute_policy_gradient(shape: GameShape, game: Game, policy: Policy, params: Params) -> tuple[jax.Array, ...]:
+def compute_policy_gradient(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> tuple[jax.Array, ...]:
     """Gradient of the expected return with respect to the logits at each context: visit(h) pi(a | h) A*(h, a).
 
-    A tuple of [C_u, M], f32, in units of return. Raises as `compute_oracle`.
+    Returns:
+      An entry a turn, [C_u, M], f32, in units of return.
+
+    Raises as `compute_oracle`.
     """
     oracle = compute_oracle(shape, game, policy, params)
     chance = _tabulate_policy(shape, game, policy, params)
@@ -95,7 +101,7 @@ def compute_policy_gradient(shape: GameShape, game: Game, policy: Policy, params
     )
 
 
-def compute_variance(shape: GameShape, game: Game, policy: Policy, params: Params) -> Variance:
+def compute_variance(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> Variance:
     """The law of total variance at every turn: Var R = E Var(R | h, a) + E Var_a Q(h, a) + Var V(h).
 
     Raises as `compute_oracle`. Alternatives of a tree share all earlier messages, read or not: where a turn does not
@@ -118,7 +124,7 @@ def compute_variance(shape: GameShape, game: Game, policy: Policy, params: Param
     )
 
 
-def compute_removal(shape: GameShape, game: Game, policy: Policy, params: Params) -> Removal:
+def compute_removal(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> Removal:
     """What removing a message changes: Q(b, a) - Q(b, 0), and E[f(m) - f(m with 0 for a) | b, a].
 
     b are all earlier messages, and f is the mean return of a whole transcript m. Raises as `compute_oracle`.
@@ -127,11 +133,11 @@ def compute_removal(shape: GameShape, game: Game, policy: Policy, params: Params
     chance = _tabulate_policy(shape, game, policy, params)
     regenerated, masked = [], []
     for turn, count in enumerate(shape.messages):
-        said = tuple(range(turn + 1))
+        known = tuple(range(turn + 1))
         later = math.prod(chance[turn + 1 :], start=jnp.ones((1,) * len(chance)))
-        value = _sum_onto(later * mean, said)
+        value = _sum_onto(later * mean, known)
         null = jax.lax.slice_in_dim(mean, 0, 1, axis=turn)
-        kept = _sum_onto(later * (mean - null), said)
+        kept = _sum_onto(later * (mean - null), known)
         regenerated.append(_pad(shape, (value - value[..., :1]).reshape(-1, count)))
         masked.append(_pad(shape, kept.reshape(-1, count)))
     return Removal(tuple(regenerated), tuple(masked))
@@ -162,13 +168,13 @@ def compute_shapley(shape: GameShape, game: Game) -> jax.Array:
     return jnp.dot(worth_AS, weight_SK, precision=jax.lax.Precision.HIGHEST)
 
 
-def compute_influence(shape: GameShape, game: Game, policy: Policy, params: Params) -> Influence:
-    """I(A_u; A_w | H_u) for every pair of turns u < w: how much turn u's message tells of turn w's, given u's context.
+def compute_influence(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> Influence:
+    """I(A_u; A_w | H_u) for every pair of turns u < w: what u's message says of w's, given u's context.
 
     sum_{a,y} P(a, y | h) ln(P(a, y | h) / (P(a | h) P(y | h))), and its mean over contexts. Raises as `compute_oracle`.
     """
     chance = _tabulate_policy(shape, game, policy, params)
-    joint = math.prod(chance)
+    joint = math.prod(chance, start=jnp.ones(()))
     K = len(shape.messages)
     at = [jnp.zeros((count_contexts(shape, turn), K)) for turn in range(K)]
     mean_KK = jnp.zeros((K, K))
@@ -189,7 +195,7 @@ def _mutual_information(joint_CMY: jax.Array) -> jax.Array:
     return (joint_CMY * jnp.log(ratio_CMY)).sum((1, 2))
 
 
-def _tabulate_policy(shape: GameShape, game: Game, policy: Policy, params: Params) -> list[jax.Array]:
+def _tabulate_policy(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> list[jax.Array]:
     """pi_u(a | h) of every turn, an axis a turn: of length one where it is neither u nor read by u."""
     chance = []
     for turn, count in enumerate(shape.messages):

@@ -3,7 +3,7 @@
 Everything is drawn from the policy given, which is the behaviour policy. Leaves and credited messages are in the order
 that credit/plans.py documents. One problem at a time: vmap over games and keys for many.
 
-Randomness is an address: a draw's key is folded from the problem's key by block * (K + 1) + place, where place is the
+Randomness is an address: a draw's key is folded from the problem's key by block * (K + 1) + slot, where slot is the
 turn, or K for evaluator calls. Blocks: 0 for a tree, and for the episodes and all evaluator calls of the forms made of
 episodes; u for all that replay and best_branch draw at turn u; 1 + u for what auxiliary and removal draw again from
 turn u on.
@@ -22,7 +22,7 @@ import numpy as np
 
 from c3jax.credit.plans import Plan, make_flat
 from c3jax.lab.games import Game, GameShape, sample_return
-from c3jax.lab.policies import Params, Policy
+from c3jax.lab.policies import GamePolicy, Params
 
 
 class Sample(NamedTuple):
@@ -38,17 +38,17 @@ class Sample(NamedTuple):
 class _Team(NamedTuple):
     shape: GameShape
     game: Game
-    policy: Policy
+    policy: GamePolicy
     params: Params
 
 
 class _Spoken(NamedTuple):
     message_N: jax.Array
     behaviour_logp_N: jax.Array
-    transcript_NK: jax.Array  # the prefix with the message in its place
+    transcript_NK: jax.Array  # the prefix with the message at its turn
 
 
-def sample_plan(shape: GameShape, game: Game, policy: Policy, params: Params, plan: Plan, key: jax.Array) -> Sample:
+def sample_plan(shape: GameShape, game: Game, policy: GamePolicy, params: Params, plan: Plan, key: jax.Array) -> Sample:
     """Draw what the plan asks for one problem, and judge its leaves.
 
     Args:
@@ -122,7 +122,7 @@ def _sample_replay(team: _Team, plan: Plan, key: jax.Array) -> Sample:
 
 
 def _speak_from(team: _Team, transcript_NK: jax.Array, first: int, key: jax.Array, block: int) -> jax.Array:
-    """Turns `first` and later speak (again) after what came before them; what they had said is not read."""
+    """Turns `first` and later speak (again) after what came before them; their earlier messages are not read."""
     for turn in range(first, len(team.shape.messages)):
         transcript_NK = _speak(team, transcript_NK, turn, _fold_key(team, key, block, turn)).transcript_NK
     return transcript_NK
@@ -141,8 +141,8 @@ def _put_message(transcript_NK: jax.Array, turn: int, message_N1: jax.Array) -> 
     return jnp.where(np.arange(transcript_NK.shape[1]) == turn, message_N1, transcript_NK)
 
 
-def _fold_key(team: _Team, key: jax.Array, block: int, place: int) -> jax.Array:
-    return jax.random.fold_in(key, block * (len(team.shape.messages) + 1) + place)
+def _fold_key(team: _Team, key: jax.Array, block: int, slot: int) -> jax.Array:
+    return jax.random.fold_in(key, block * (len(team.shape.messages) + 1) + slot)
 
 
 def _make_sample(

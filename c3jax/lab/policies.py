@@ -24,7 +24,7 @@ from c3jax.lab.games import Game, GameShape
 Params = Any
 
 
-class Policy(NamedTuple):
+class GamePolicy(NamedTuple):
     """How teams choose their messages."""
 
     init: Callable[[jax.Array], Params]  # key -> params
@@ -37,9 +37,14 @@ def count_contexts(shape: GameShape, turn: int) -> int:
 
 
 def context_index(shape: GameShape, turn: int, prefix_NK: jax.Array) -> jax.Array:
-    """Each row's context, numbered in mixed radix over the messages it reads, the last one fastest.
+    """Each row's context, numbered in mixed radix over the messages that the turn reads, the last one fastest.
 
-    [N, K] int32 to [N] int32, below `count_contexts`.
+    Args:
+      shape, turn: static.
+      prefix_NK: int32, messages before the turn; others are not read.
+
+    Returns:
+      [N] int32, below `count_contexts`.
     """
     index_N = jnp.zeros(prefix_NK.shape[0], jnp.int32)
     for seen in shape.sees[turn]:
@@ -50,7 +55,8 @@ def context_index(shape: GameShape, turn: int, prefix_NK: jax.Array) -> jax.Arra
 def list_contexts(shape: GameShape, turn: int) -> np.ndarray:
     """A prefix for every context of a turn, numbered as `context_index` does; messages not read are 0.
 
-    [C_u, K] int32, on the host.
+    Returns:
+      [C_u, K] int32, on the host.
     """
     count = count_contexts(shape, turn)
     prefix_CK = np.zeros((count, len(shape.messages)), np.int32)
@@ -60,7 +66,7 @@ def list_contexts(shape: GameShape, turn: int) -> np.ndarray:
     return prefix_CK
 
 
-def make_tabular(shape: GameShape, problems: int, scale: float) -> Policy:
+def make_tabular(shape: GameShape, problems: int, scale: float) -> GamePolicy:
     """A table of logits: params[u] is [problems, C_u, M], read at (game.index, context).
 
     Args:
@@ -82,7 +88,7 @@ def make_tabular(shape: GameShape, problems: int, scale: float) -> Policy:
         logits_NM = params[turn][game.index, context_index(shape, turn, prefix_NK)]
         return _keep_sayable(shape, turn, logits_NM)
 
-    return Policy(init, logits)
+    return GamePolicy(init, logits)
 
 
 class Layers(NamedTuple):
@@ -94,10 +100,14 @@ class Layers(NamedTuple):
     bias_M: jax.Array
 
 
-def make_mlp(shape: GameShape, features: int, width: int) -> Policy:
+def make_mlp(shape: GameShape, features: int, width: int) -> GamePolicy:
     """A network with one hidden layer for each turn, on the problem's features and the messages read, one-hot.
 
     params[u] is a `Layers`. The output starts at zero, so the policy starts uniform.
+
+    Args:
+      features: F, of the problems.
+      width: hidden units.
     """
     M = max(shape.messages)
 
@@ -118,7 +128,7 @@ def make_mlp(shape: GameShape, features: int, width: int) -> Policy:
         hidden_NH = jnp.tanh(jnp.concatenate([feature_NF, *read], axis=1) @ layers.hidden_IH + layers.bias_H)
         return _keep_sayable(shape, turn, hidden_NH @ layers.output_HM + layers.bias_M)
 
-    return Policy(init, logits)
+    return GamePolicy(init, logits)
 
 
 def _keep_sayable(shape: GameShape, turn: int, logits_NM: jax.Array) -> jax.Array:

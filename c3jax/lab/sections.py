@@ -1,4 +1,4 @@
-"""The parts that studies share: games, sampling plans, estimators, and the checks across their fields.
+"""What studies share: games, and estimators in the words in which tables print them.
 
 Strict, frozen and typed like a run's config, and read with the same sentences.
 """
@@ -6,18 +6,28 @@ Strict, frozen and typed like a run's config, and read with the same sentences.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import pydantic
+from pydantic_core import PydanticCustomError
 
-from c3jax.config.run import RunConfig
 from c3jax.credit import plans
-from c3jax.credit.methods import METHODS, Normalise, check_normalise, check_pairing, needs_critic
-from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, PositiveFloat, Section, Seed
+from c3jax.credit.method import Normalise, Sampling
+from c3jax.credit.methods import METHODS, check_auto, check_normalise, check_pairing, find_method
+from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, Section
 
 MAX_TRANSCRIPTS = 65_536  # joint messages that the oracle enumerates for a problem
 
 AtLeastTwo = Annotated[int, pydantic.Field(ge=2)]
+
+
+def expect(is_met: bool, path: str, expected: str, got: object) -> None:
+    """Raise ConfigError, in one sentence, unless what a study expects at a path is met."""
+    if not is_met:
+        raise ConfigError(f"{path}: expected {expected}, got {got}")
+
 
 # --------------------------------------------------------------------------------------------------------------------
 # Games
@@ -28,13 +38,21 @@ class GameSection(Section):
 
     tokens: tuple[Positive, ...] = ()
     """Tokens a message of each turn takes, for the ledger; empty for one token each."""
-
-
-class TeamSection(GameSection):
-    """What games with a logistic link have. Standard deviations of effects are in logits."""
-
     messages: AtLeastTwo = 4
     """Messages a turn can choose from."""
+    problems: Positive = 32
+    """Problems, a set drawn for each seed, that come back; where none does (fresh), those that are measured on."""
+
+
+class TeamGame(GameSection):
+    """Turns in a row, and a logistic link. Standard deviations of effects are in logits."""
+
+    kind: Literal["chain", "fresh"]
+    """Whether problems come back, or every one is new: effects are then a fixed random function of its features."""
+    turns: AtLeastTwo = 2
+    """Trained turns."""
+    reads: Literal["all", "previous", "none"] | tuple[tuple[Count, ...], ...] = "all"
+    """Which earlier messages a turn reads, or for each turn the turns whose messages it reads."""
     effect: NonNegativeFloat = 1.0
     """Standard deviation of a message's own effect."""
     coupling: NonNegativeFloat = 1.0
@@ -45,44 +63,14 @@ class TeamSection(GameSection):
     """The evaluator: exact, a coin with the mean as its chance, or the mean with gaussian noise of sigma."""
     sigma: NonNegativeFloat = 0.0
     """Standard deviation of the gaussian evaluator."""
-
-
-class ChainGame(TeamSection):
-    """Turns in a row."""
-
-    kind: Literal["chain"]
-    turns: AtLeastTwo = 2
-    """Turns."""
-    reads: Literal["all", "previous", "none"] = "all"
-    """Which earlier messages a turn reads."""
-    problems: Positive = 32
-    """Problems, a set drawn for each seed, that come back."""
-
-
-class GraphGame(TeamSection):
-    """Turns that each read some of the messages before them."""
-
-    kind: Literal["graph"]
-    sees: Annotated[tuple[tuple[Count, ...], ...], pydantic.Field(min_length=2)]
-    """For each turn, the earlier turns whose messages it reads."""
-    problems: Positive = 32
-    """Problems, a set drawn for each seed, that come back."""
-
-
-class TeamMatesGame(TeamSection):
-    """A chain with further turns that nobody trains or reads and that speak at random."""
-
-    kind: Literal["team_mates"]
-    turns: AtLeastTwo = 2
-    """Trained turns."""
-    mates: Positive = 2
-    """Further turns, untrained."""
+    mates: Count = 0
+    """Team-mates: further turns that nobody trains or reads and that speak at random."""
     mate_effect: NonNegativeFloat = 1.0
     """Standard deviation of the effect of a team-mate's message."""
-    place: Literal["first", "last"] = "last"
+    mates_speak: Literal["first", "last"] = "last"
     """When the team-mates speak."""
-    problems: Positive = 32
-    """Problems, a set drawn for each seed, that come back."""
+    features: Positive = 8
+    """Numbers that a network sees of a problem."""
 
 
 class BanditGame(GameSection):
@@ -91,267 +79,213 @@ class BanditGame(GameSection):
     kind: Literal["bandit"]
     turns: Annotated[int, pydantic.Field(ge=2, le=16)] = 4
     """Turns; each reads all before it."""
-    messages: AtLeastTwo = 4
-    """Messages a turn can choose from."""
     effect: NonNegativeFloat = 1.0
     """Standard deviation of a message's own effect, in units of return."""
     interaction: NonNegativeFloat = 0.5
     """Standard deviation of the joint effect of two messages, in units of return."""
     sigma: NonNegativeFloat = 0.5
     """Standard deviation of the evaluator's noise, in units of return."""
-    problems: Positive = 32
-    """Problems, a set drawn for each seed, that come back."""
 
 
-class FreshGame(TeamSection):
-    """A chain whose every problem is new: effects are a fixed random function of what the policy sees of it."""
-
-    kind: Literal["fresh"]
-    turns: AtLeastTwo = 2
-    """Turns; each reads all before it."""
-    features: Positive = 8
-    """Numbers that describe a problem."""
-    heldout: Positive = 128
-    """Problems of the fixed set that is measured on."""
-
-
-Game = ChainGame | GraphGame | TeamMatesGame | BanditGame | FreshGame
-
-
-def list_messages(game: Game) -> tuple[int, ...]:
-    """Messages that each turn can choose from, in the order the turns speak."""
-    if isinstance(game, GraphGame):
-        return (game.messages,) * len(game.sees)
-    return (game.messages,) * (game.turns + (game.mates if isinstance(game, TeamMatesGame) else 0))
+Game = TeamGame | BanditGame
 
 
 def list_trained(game: Game) -> tuple[bool, ...]:
-    """Whether each turn of the game is trained."""
-    turns = len(list_messages(game))
-    if not isinstance(game, TeamMatesGame):
-        return (True,) * turns
-    mates = (False,) * game.mates
-    return mates + (True,) * game.turns if game.place == "first" else (True,) * game.turns + mates
+    """Whether each turn of the game is trained, in the order the turns speak."""
+    own, mates = (True,) * game.turns, (False,) * (game.mates if isinstance(game, TeamGame) else 0)
+    return mates + own if isinstance(game, TeamGame) and game.mates_speak == "first" else own + mates
+
+
+def list_messages(game: Game) -> tuple[int, ...]:
+    """Messages that each turn can choose from."""
+    return (game.messages,) * len(list_trained(game))
 
 
 def list_tokens(game: Game) -> tuple[float, ...]:
     """Tokens of a message of each turn."""
-    return tuple(map(float, game.tokens)) or (1.0,) * len(list_messages(game))
+    return tuple(map(float, game.tokens)) or (1.0,) * len(list_trained(game))
+
+
+def count_costs(plan: plans.Plan, tokens: Sequence[float]) -> dict[str, float]:
+    """What a problem's draw costs in evaluator calls, messages and tokens, of which each turn's message has so many."""
+    generated = plans.count_generated(plan)
+    drawn = sum(n * length for n, length in zip(generated, tokens, strict=True))
+    return {"calls": float(plans.count_calls(plan)), "messages": float(sum(generated)), "tokens": float(drawn)}
+
+
+def check_game(path: str, game: Game, purpose: str) -> None:
+    """Check what one field of a game says against another. Raises ConfigError.
+
+    Args:
+      path: the game's.
+      purpose: what all its joint messages are enumerated for; empty where they are not.
+    """
+    turns, transcripts = len(list_trained(game)), math.prod(list_messages(game))
+    expect(len(game.tokens) in (0, turns), f"{path}.tokens", f"{turns} numbers, one a turn", list(game.tokens))
+    if isinstance(game, TeamGame) and not isinstance(game.reads, str):
+        expect(len(game.reads) == game.turns, f"{path}.reads", f"{game.turns} lists, one a turn", len(game.reads))
+        for turn, seen in enumerate(game.reads):
+            is_rising = list(seen) == sorted({earlier for earlier in seen if earlier < turn})
+            expect(is_rising, f"{path}.reads.{turn}", f"turns before turn {turn} in rising order", list(seen))
+    is_small, size = not purpose or transcripts <= MAX_TRANSCRIPTS, f"at most {MAX_TRANSCRIPTS} joint messages"
+    expect(is_small, path, f"{size} for {purpose}", f"{transcripts} from {turns} turns")
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Estimators: a method and its sampling plan
+# Estimators
 
 
-class TreePlan(Section):
-    """A nested tree."""
+class Sizes(NamedTuple):
+    """What is drawn and scored for a problem, whatever the number of turns."""
 
-    kind: Literal["tree"]
-    fan_out: Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)]
-    """Alternatives at each context, a number per turn."""
-
-
-class FlatPlan(Section):
-    """Independent episodes."""
-
-    kind: Literal["flat"]
-    episodes: Positive
-    """Episodes a problem."""
+    kind: Sampling
+    numbers: tuple[int, ...]  # alternatives a turn; of a replay continuations of each alternative; else of credit.plans
 
 
-class ReplayPlan(Section):
-    """Alternatives along one reference transcript (replay), which may go on with the best of them (best_branch)."""
+class Auto(NamedTuple):
+    """A tree whose fan-out is chosen from a pilot's variance components, for the least noise within a budget."""
 
-    kind: Literal["replay", "best_branch"]
-    counts: Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)]
-    """Continuations of each alternative of a turn."""
-
-
-class AuxiliaryPlan(Section):
-    """Episodes, and fresh continuations of every context they reached."""
-
-    kind: Literal["auxiliary"]
-    episodes: Positive
-    """Episodes a problem."""
-    repeats: Positive
-    """Continuations of a context."""
+    kind: Literal["auto"]
+    budget: int  # what a problem may cost
+    unit: plans.Unit
+    criterion: Literal["gradient", "credit"]  # least noise of the gradient, or least error of the credit
 
 
-class ArmsPlan(Section):
-    """Episodes, each scored again with messages replaced by the null message."""
-
-    kind: Literal["removal", "masked", "coalition"]
-    episodes: Positive
-    """Episodes a problem."""
-
-
-PlanSection = TreePlan | FlatPlan | ReplayPlan | AuxiliaryPlan | ArmsPlan
-
-
-class Estimator(Section):
+class Estimator(NamedTuple):
     """A credit method on a sampling plan."""
 
-    method: str
-    """The estimator: a row of c3jax.credit.methods.METHODS."""
-    plan: PlanSection = pydantic.Field(discriminator="kind")
-    """What is drawn and scored for a problem."""
-    normalise: Literal["none", "group", "turn", "batch"]
-    """Scope of the standard deviation that advantages are divided by."""
-    untrained: tuple[Count, ...] = ()
-    """Turns, from 0, that this estimator leaves untrained beside the game's own."""
+    method: str  # a row of c3jax.credit.methods.METHODS, or the user's own as module:NAME
+    plan: Sizes | Auto
+    normalise: Normalise = "none"  # scope of the standard deviation that advantages are divided by
+    untrained: tuple[int, ...] = ()  # turns, from 0, that are left untrained beside the game's own
+    critic_error: float = 0.0  # standard deviation of the critic's error in every context, in units of return
+    discount: float = 1.0  # mappo: weight of the next turn's value
+    decay: float = 1.0  # mappo: weight of the next turn's advantage
+    share: float = 1.0  # value_assisted: share of the baseline that the critic gives
 
 
-def make_plan(section: PlanSection, turns: int) -> plans.Plan:
-    """The sampling plan of a section, for a game of so many turns."""
-    if isinstance(section, TreePlan):
-        return plans.make_tree(section.fan_out)
-    if isinstance(section, FlatPlan):
-        return plans.make_flat(section.episodes, turns)
-    if isinstance(section, ReplayPlan):
-        return plans.make_replay(section.counts, turns, continues_best=section.kind == "best_branch")
-    if isinstance(section, AuxiliaryPlan):
-        return plans.make_auxiliary(section.episodes, section.repeats, turns)
-    return plans.make_arms(section.kind, section.episodes, turns)
+_AMOUNTS = {"critic_error": "error", "discount": "discount", "decay": "decay", "share": "share"}  # as they are written
+_COUNT, _AMOUNT = "[1-9][0-9]*", r"[0-9]*\.?[0-9]+(?:e[-+]?[0-9]{1,2})?"
+_ESTIMATOR = re.compile(
+    rf"(\S+) (?:(?P<sizes>{_COUNT}(?:[x+]{_COUNT})*)|auto (?P<budget>{_COUNT}) (?P<unit>calls|messages|tokens))"
+    r"(?: (?P<normalise>group|turn|batch))?(?P<untrained>(?:, turn [0-9]+ untrained)*)(?P<credit>, credit)?"
+    + "".join(f"(?:, {word} (?P<{field}>{_AMOUNT}))?" for field, word in _AMOUNTS.items())
+)
+_EXAMPLES = {"tree": "2x4", "flat": "8", "replay": "4+4", "best_branch": "4+4", "auxiliary": "2+2"}
+
+
+def parse_estimator(text: object) -> Estimator:
+    """Read an estimator as tables print it: `c3 2x4`, `rloo 8 group`, `c3_replay 4+4`, `shrunk auto 8 calls, credit`.
+
+    After method, sizes and scope may stand, in this order and after commas, `turn 0 untrained`, `credit` (the criterion
+    of `auto`), `error 0.15`, `discount 0.9`, `decay 0` and `share 0.5`.
+
+    Raises:
+      PydanticCustomError: a ValueError that says what was expected.
+    """
+    found = _ESTIMATOR.fullmatch(" ".join(text.split())) if isinstance(text, str) else None
+    if found is None:
+        raise _expect("an estimator in one line, as in c3 2x4, rloo 8 group, c3_replay 4+4 or shrunk auto 8 calls")
+    method, part = found[1], cast(dict[str, Any], found.groupdict())
+    if method not in METHODS and ":" not in method:
+        raise _expect(f"one of {', '.join(METHODS)}, or your own as module:NAME, and its sizes")
+    try:
+        sampling = find_method(method).sampling
+    except ConfigError as error:
+        raise _expect(f"a method that can be loaded ({error})") from error
+    if part["sizes"] is None:
+        plan = Auto("auto", int(part["budget"]), part["unit"], "credit" if part["credit"] else "gradient")
+    else:
+        plan = _read_sizes(method, sampling, part["sizes"])
+        if part["credit"]:
+            raise _expect("credit, a criterion, only where auto chooses the sizes")
+    untrained = tuple(int(turn) for turn in re.findall("[0-9]+", part["untrained"]))
+    amounts = {field: float(part[field]) for field in _AMOUNTS if part[field]}
+    if any(value > 1.0 for field, value in amounts.items() if field != "critic_error"):
+        raise _expect("at most 1 for discount, decay and share")
+    return Estimator(method, plan, part["normalise"] or "none", untrained, **amounts)
+
+
+def _read_sizes(method: str, sampling: Sampling, text: str) -> Sizes:
+    mark = "x" if sampling in ("tree", "flat") else "+"
+    numbers = text.split(mark)
+    count = {"auxiliary": 2, "removal": 1, "masked": 1, "coalition": 1}.get(sampling, len(numbers))
+    if len(numbers) != count or not all(map(str.isdecimal, numbers)):
+        raise _expect(f"sizes of {method} as in {method} {_EXAMPLES.get(sampling, '2')}")
+    kind = sampling if mark == "+" else "tree" if len(numbers) > 1 else "flat"
+    return Sizes(kind, tuple(map(int, numbers)))
+
+
+def _expect(what: str) -> PydanticCustomError:
+    return PydanticCustomError("estimator", what)  # pyright: ignore[reportArgumentType]  # its text need not be literal
 
 
 def describe_estimator(estimator: Estimator) -> str:
-    """What tables call an estimator: `c3 2x4`, `rloo 8`, `c3_replay 4+4`, `c3 1x8 group, turn 0 untrained`."""
-    size = describe_size(estimator.plan)
+    """An estimator as tables print it and as studies are written; `parse_estimator` reads it back."""
+    plan, values = estimator.plan, estimator._asdict()
+    if plan.kind == "auto":
+        sizes = f"auto {plan.budget} {plan.unit}"
+    else:
+        sizes = ("x" if plan.kind in ("tree", "flat") else "+").join(map(str, plan.numbers))
     scope = "" if estimator.normalise == "none" else f" {estimator.normalise}"
-    untrained = "".join(f", turn {turn} untrained" for turn in estimator.untrained)
-    return f"{estimator.method} {size}{scope}{untrained}"
+    parts = [f"{estimator.method} {sizes}{scope}", *(f"turn {turn} untrained" for turn in estimator.untrained)]
+    parts += ["credit"] if plan.kind == "auto" and plan.criterion == "credit" else []
+    for field, word in _AMOUNTS.items():
+        if values[field] != Estimator._field_defaults[field]:
+            short = f"{values[field]:g}"  # where six digits are all of it: a name must not hide what differs
+            parts.append(f"{word} {short if float(short) == values[field] else repr(values[field])}")
+    return ", ".join(parts)
 
 
-def describe_size(section: PlanSection) -> str:
-    """The sizes of a plan: 2x4, 8, 4+4, 2+2."""
-    if isinstance(section, TreePlan):
-        return "x".join(map(str, section.fan_out))
-    if isinstance(section, ReplayPlan):
-        return "+".join(map(str, section.counts))
-    return str(section.episodes) + (f"+{section.repeats}" if isinstance(section, AuxiliaryPlan) else "")
+def make_plan(sizes: Sizes | Auto, turns: int) -> plans.Plan:
+    """The sampling plan of these sizes, for a game of so many turns."""
+    assert sizes.kind != "auto", "a fan-out that is chosen needs a pilot"
+    kind, numbers = sizes.kind, sizes.numbers
+    if kind == "tree":
+        return plans.make_tree(numbers)
+    if kind == "flat":
+        return plans.make_flat(numbers[0], turns)
+    if kind == "replay" or kind == "best_branch":
+        return plans.make_replay(numbers, turns, continues_best=kind == "best_branch")
+    if kind == "auxiliary":
+        return plans.make_auxiliary(numbers[0], numbers[1], turns)
+    return plans.make_arms(kind, numbers[0], turns)
 
 
-def list_estimator_trained(game: Game, estimator: Estimator) -> tuple[bool, ...]:
-    """Whether each turn of the game is trained under this estimator."""
-    return tuple(is_on and turn not in estimator.untrained for turn, is_on in enumerate(list_trained(game)))
+def choose_trained(trained: Sequence[bool], estimator: Estimator) -> tuple[bool, ...]:
+    """Whether each turn is trained, of those that a team trains, under this estimator."""
+    return tuple(is_on and turn not in estimator.untrained for turn, is_on in enumerate(trained))
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Runs of language models
+def check_estimators(
+    path: str, estimators: Sequence[Estimator], trained: Sequence[bool], tokens: tuple[float, ...], *extras: str
+) -> None:
+    """Check that each estimator can give credit to a team's turns, and that no two are the same. Raises ConfigError.
 
-
-class TextStudy(Section):
-    """Whole training runs of a small language model on the dial's problems, many at a time in one compiled program."""
-
-    kind: Literal["text"]
-    seed: Seed
-    """The first seed; a run of this seed is the run that `c3jax train` makes with it."""
-    seeds: AtLeastTwo
-    """Runs of each estimator and learning rate, with seeds one after another, paired over estimators."""
-    estimators: Annotated[tuple[Estimator, ...], pydantic.Field(min_length=1)]
-    """The estimators, on trees or flat plans; each is compared with the first."""
-    learning_rates: Annotated[tuple[PositiveFloat, ...], pydantic.Field(min_length=1)]
-    """The policy's peak learning rates, each run with every seed."""
-    run: RunConfig
-    """The run; seed, estimator and learning rate are those above. In a file, `base` names the YAML of a run, beside the
-    study's, that holds all that is not said here."""
-    memory_gb: PositiveFloat = 4.0
-    """Memory that one compiled program may take, in 10^9 bytes; runs that do not fit together are run in chunks."""
-
-
-def make_run_config(run: RunConfig, estimator: Estimator, learning_rate: float, seed: int) -> RunConfig:
-    """The config by which `c3jax train` makes one run of a study."""
-    turns = tuple(
-        turn.model_copy(update={"trained": turn.trained and place not in estimator.untrained})
-        for place, turn in enumerate(run.protocol.turns)
-    )
-    fan_out = make_plan(estimator.plan, len(turns)).fan_out
-    credit = {
-        "method": estimator.method,
-        "fan_out": fan_out,
-        "budget": math.prod(fan_out),
-        "normalise": estimator.normalise,
-        "critic": run.credit.critic if needs_critic(estimator.method) else None,
-    }
-    changes = {
-        "seed": seed,
-        "protocol": run.protocol.model_copy(update={"turns": turns}),
-        "credit": run.credit.model_copy(update=credit),
-        "learner": run.learner.model_copy(update={"learning_rate": learning_rate}),
-    }
-    return run.model_copy(update=changes)
-
-
-def list_changes(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted overrides: {"learner": {"epochs": 2}} as {"learner.epochs": 2}."""
-    changes: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        changes |= list_changes(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return changes
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Checks
-
-
-def check_text_estimators(config: TextStudy) -> None:
-    """Check that the runs' task, estimators and learning rates fit together. Raises ConfigError."""
-    task, turns = config.run.task.kind, config.run.protocol.turns
-    if task != "arithmetic":
-        raise ConfigError(f"run.task.kind: expected arithmetic, whose answers a device can read, got {task!r}")
-    if len(set(config.learning_rates)) < len(config.learning_rates):
-        raise ConfigError(f"learning_rates: expected different ones, got {list(config.learning_rates)}")
-    labels: list[str] = []
-    for place, estimator in enumerate(config.estimators):
-        path = f"estimators.{place}"
-        if not isinstance(estimator.plan, TreePlan | FlatPlan):
-            raise ConfigError(f"{path}.plan.kind: expected tree or flat, got {estimator.plan.kind!r}")
-        for turn in estimator.untrained:
-            if turn >= len(turns):
-                raise ConfigError(f"{path}.untrained: expected turns below {len(turns)}, got {turn}")
-        trained = tuple(turn.trained and number not in estimator.untrained for number, turn in enumerate(turns))
-        check_estimator(path, estimator.method, estimator.plan, estimator.normalise, trained)
-        labels.append(describe_estimator(estimator))
-        if labels[-1] in labels[:-1]:
-            raise ConfigError(f"{path}: expected each once, got {labels[-1]} twice")
-
-
-def check_game(path: str, game: Game) -> None:
-    """Check what one field of a game says against another. Raises ConfigError."""
-    turns = len(list_messages(game))
-    if game.tokens and len(game.tokens) != turns:
-        raise ConfigError(f"{path}.tokens: expected {turns} numbers, one a turn, got {list(game.tokens)}")
-    if isinstance(game, GraphGame):
-        for turn, seen in enumerate(game.sees):
-            if list(seen) != sorted({earlier for earlier in seen if earlier < turn}):
-                raise ConfigError(
-                    f"{path}.sees.{turn}: expected turns before turn {turn} in rising order, got {list(seen)}"
-                )
-
-
-def check_enumerable(path: str, game: Game, why: str) -> None:
-    """Check that all joint messages of a game can be enumerated. Raises ConfigError, which says what for."""
-    transcripts = math.prod(list_messages(game))
-    if transcripts > MAX_TRANSCRIPTS:
-        raise ConfigError(
-            f"{path}: expected at most {MAX_TRANSCRIPTS} joint messages for {why}, got {transcripts} from"
-            f" {len(list_messages(game))} turns"
-        )
-
-
-def check_estimator(path: str, method: str, plan: PlanSection, normalise: Normalise, trained: tuple[bool, ...]) -> None:
-    """Check that a method on a plan can give credit to the trained turns of a game. Raises ConfigError."""
-    turns = len(trained)
-    if method not in METHODS:
-        raise ConfigError(f"{path}.method: expected one of {', '.join(METHODS)}, got {method!r}")
-    if isinstance(plan, TreePlan) and len(plan.fan_out) != turns:
-        raise ConfigError(f"{path}.plan.fan_out: expected {turns} numbers, one a turn, got {list(plan.fan_out)}")
-    try:
-        check_pairing(method, make_plan(plan, turns), trained)
-    except ValueError as error:
-        raise ConfigError(f"{path}.plan: {error}") from None
-    try:
-        check_normalise(method, normalise)
-    except ValueError as error:
-        raise ConfigError(f"{path}.normalise: {error}") from None
+    Args:
+      path: of the list of estimators.
+      trained: per turn, whether the team trains it.
+      tokens: of a message of each turn.
+      extras: fields of `Estimator` that this kind of study reads beside method, plan and scope; "auto" for that plan.
+    """
+    for number, estimator in enumerate(estimators):
+        where, text, values = f"{path}.{number}", describe_estimator(estimator), estimator._asdict()
+        given = {name for name, usual in Estimator._field_defaults.items() if values[name] != usual}
+        given |= {"auto"} & {estimator.plan.kind}
+        known = ", ".join(_AMOUNTS.get(name, name) for name in extras)
+        expect(given <= {"normalise", *extras}, where, f"beside sizes and scope only {known}", repr(text))
+        expect(estimator not in estimators[:number], where, "each once", f"{text} twice")
+        plan, turns = estimator.plan, len(trained)
+        expect(plan.kind != "tree" or len(plan.numbers) == turns, where, f"{turns} sizes, one a turn", repr(text))
+        latest, on = max(estimator.untrained, default=0), choose_trained(trained, estimator)
+        expect(latest < turns, where, f"untrained turns below {turns}", latest)
+        has_rows = not callable(find_method(estimator.method).apply)
+        expect(has_rows, where, "a method whose credit is made as a built-in one's", repr(text))
+        try:
+            if plan.kind == "auto":
+                check_auto(estimator.method, on, plan.budget, plan.unit, tokens)
+            else:
+                check_pairing(estimator.method, make_plan(plan, turns), on)
+            check_normalise(estimator.method, estimator.normalise)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None

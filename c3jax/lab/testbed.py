@@ -1,14 +1,14 @@
-"""A test bed for estimators: problems of one family under one policy, and what an estimator makes of them.
+"""A testbed for estimators: problems of one family under one policy, their truth, and estimators drawn on them.
 
-Dimension key: G problem    B batch of independent samples    S sample    N credited message of a turn
-    C context of a turn    M message of a turn
+Dimension key: G problem    B independent batch of samples    X chunk of a batch    S sample    N credited message of a
+    turn    C context of a turn    M message of a turn
 """
 
 from __future__ import annotations
 
 import functools
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,34 +18,237 @@ from c3jax.analysis.fidelity import compute_spearman
 from c3jax.analysis.statistics import Interval
 from c3jax.credit import shrink
 from c3jax.credit.matrix import make_credit_matrix
+from c3jax.credit.methods import find_method
 from c3jax.credit.plans import Plan, make_tree
 from c3jax.lab import analyse, measure, oracle, play, policies
-from c3jax.lab.config import BenchCase, BenchEstimator, BenchStudy
+from c3jax.lab.chunks import list_quick_options
+from c3jax.lab.config import BenchStudy, Case
 from c3jax.lab.families import make_family
-from c3jax.lab.games import Game, GameShape, make_game
-from c3jax.lab.policies import Params, Policy
-from c3jax.lab.sections import list_tokens, list_trained, make_plan
+from c3jax.lab.games import Family, Game, GameShape, make_game
+from c3jax.lab.policies import GamePolicy, Params
+from c3jax.lab.sections import Estimator, list_tokens, list_trained, make_plan
 
 BIAS_LEVEL = 0.999
 _CHUNK = 250  # most samples of every problem in memory at once; a batch is a whole number of chunks
 _RANKED_SAMPLES = 256  # samples of every problem whose messages are ranked
 _RANKED = 160  # of these, messages of a context: all their pairs are compared
-_PROBLEMS, _POLICY, _CRITIC, _PILOT, _DRAWS = range(5)  # streams
+_PROBLEMS, _POLICY, _CRITIC, _PILOT, _DRAWS = range(5)  # streams of a bench's case
 
 
-class Bed(NamedTuple):
-    """What all estimators of a case meet: problems [G] of one family under one policy."""
+class Testbed(NamedTuple):
+    """Problems, a policy, and what is true of them; arrays have the problems in front, tuples an entry a turn."""
 
     shape: GameShape
-    policy: Policy
+    policy: GamePolicy
     params: Params
     games: Game
+    oracle: oracle.Oracle
+    target: measure.Target
+    gradient: tuple[np.ndarray, ...]  # [G, C, M] f64, of the expected return by the logits
+
+    @property
+    def count(self) -> int:
+        """Number of problems, G."""
+        return self.games.bias.shape[0]
+
+
+def draw_testbed(family: Family, count: int, scale: float, games_key: jax.Array, policy_key: jax.Array) -> Testbed:
+    """Problems of a family under a random tabular policy.
+
+    Args:
+      family: of games that can be enumerated.
+      count: problems.
+      scale: standard deviation of the policy's logits; 0 for uniform.
+      games_key, policy_key: of the problems' effects and of the logits.
+
+    Raises:
+      ValueError: if the games have too many transcripts to enumerate.
+    """
+    games = jax.vmap(lambda index: make_game(family, games_key, index))(jnp.arange(count))
+    policy = _make_policy(family.shape, count, scale)
+    return make_testbed(family.shape, policy, policy.init(policy_key), games)
+
+
+# One policy for games of one shape, and with it one compiled program of each recipe.
+_make_policy = functools.lru_cache(policies.make_tabular)
+
+
+def make_testbed(shape: GameShape, policy: GamePolicy, params: Params, games: Game) -> Testbed:
+    """The testbed of given problems under a given policy, with a critic that is exact.
+
+    Args:
+      shape, policy: static.
+      params: of the policy.
+      games: [G].
+
+    Raises:
+      ValueError: if the games have too many transcripts to enumerate.
+    """
+    exact, target, gradient = compile_quickly(_compute_truth, 2)(shape, policy, params, games)
+    return Testbed(shape, policy, params, games, exact, target, tuple(np.asarray(x, np.float64) for x in gradient))
+
+
+def _compute_truth(
+    shape: GameShape, policy: GamePolicy, params: Params, games: Game
+) -> tuple[oracle.Oracle, measure.Target, tuple[jax.Array, ...]]:
+    def of_one(game: Game) -> tuple[oracle.Oracle, measure.Target, tuple[jax.Array, ...]]:
+        exact = oracle.compute_oracle(shape, game, policy, params)
+        target = measure.make_target(shape, policy, params, game, 0.0, jax.random.key(0))
+        return exact, target, oracle.compute_policy_gradient(shape, game, policy, params)
+
+    return jax.vmap(of_one)(games)
+
+
+def set_critic_error(testbed: Testbed, error: float, key: jax.Array) -> Testbed:
+    """The same testbed with a critic that is wrong in every cell, by `error` units of return in root mean square."""
+    keys = jax.random.split(key, testbed.count)
+    target = compile_quickly(_make_targets, 2)(
+        testbed.shape, testbed.policy, testbed.params, testbed.games, error, keys
+    )
+    return testbed._replace(target=target)
+
+
+def _make_targets(
+    shape: GameShape, policy: GamePolicy, params: Params, games: Game, error: jax.Array, keys: jax.Array
+) -> measure.Target:
+    return jax.vmap(lambda game, key: measure.make_target(shape, policy, params, game, error, key))(games, keys)
+
+
+@functools.cache
+def compile_quickly(function: Callable[..., Any], statics: int) -> Callable[..., Any]:
+    """jax.jit, its first `statics` arguments static, for many programs that each run for seconds at most.
+
+    On CPU most of the time goes into LLVM's optimisation; at its first level a program compiles three times as fast
+    and runs as fast.
+    """
+    return jax.jit(function, static_argnums=tuple(range(statics)), compiler_options=list_quick_options())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Draws of an estimator
+
+
+def split_key(key: jax.Array, *counts: int) -> jax.Array:
+    """Keys of shape [*counts], every axis split from the one before it."""
+    if not counts:
+        return key
+    return jax.vmap(lambda each: split_key(each, *counts[1:]))(jax.random.split(key, counts[0]))
+
+
+def make_weights(
+    method: str, plan: Plan, trained: tuple[bool, ...], components: shrink.Components | None = None
+) -> measure.CreditWeights:
+    """The weights of a method on a plan.
+
+    Args:
+      trained: per turn.
+      components: of earlier draws; what the shrunk baseline is made of, and no other method reads.
+    """
+    if find_method(method).carries == "components":
+        assert components is not None
+        matrix, mean = shrink.make_shrunk_matrix(components, plan.fan_out, trained), jnp.asarray(components.mean)
+    else:
+        matrix, mean = make_credit_matrix(method, plan, trained), jnp.float32(0.0)
+    return measure.CreditWeights(jax.tree.map(lambda block: jnp.asarray(block, jnp.float32), matrix), mean)
+
+
+def sum_estimator(
+    testbed: Testbed,
+    recipe: measure.Recipe,
+    weights: measure.CreditWeights,
+    samples: int,
+    key_BXG: jax.Array,
+    kept: int = 0,
+) -> tuple[measure.Sums, measure.Draws]:
+    """Sums over draws of one estimator, and some of the draws; on the host.
+
+    Args:
+      samples: draws of a problem in a chunk; the chunks of a batch are drawn one after another, to save memory.
+      key_BXG: the same keys give the same draws of a plan, whatever the method.
+      kept: of the draws of a chunk, how many are returned.
+
+    Returns:
+      Sums with leading axes [G, B], and draws of shape [G, B * X * kept, N].
+    """
+    arguments = (testbed.params, testbed.games, testbed.target, weights, key_BXG)
+    program = compile_quickly(_sum_estimator, 5)
+    return jax.device_get(program(testbed.shape, testbed.policy, recipe, samples, kept, *arguments))
+
+
+def _sum_estimator(  # noqa: PLR0913
+    shape: GameShape,
+    policy: GamePolicy,
+    recipe: measure.Recipe,
+    samples: int,
+    kept: int,
+    params: Params,
+    games: Game,
+    target: measure.Target,
+    weights: measure.CreditWeights,
+    key_BXG: jax.Array,
+) -> tuple[measure.Sums, measure.Draws]:
+    def draw(game: Game, of_game: measure.Target, key: jax.Array) -> measure.Draws:
+        return measure.draw_credit(shape, policy, recipe, samples, params, game, of_game, weights, key)
+
+    return sum_batches(draw, games, target, key_BXG, kept)
+
+
+def sum_batches(
+    draw: Callable[[Game, measure.Target, jax.Array], measure.Draws],
+    games: Game,
+    target: measure.Target,
+    key_BXG: jax.Array,
+    kept: int = 0,
+) -> tuple[measure.Sums, measure.Draws]:
+    """Sums over draws of every problem, batch by batch and in it chunk by chunk; to be jitted.
+
+    Args:
+      draw: draws and credits one problem with one key.
+      games, target: of all problems, [G].
+      kept: of the draws of a chunk, how many are returned.
+
+    Returns:
+      Sums with leading axes [G, B], and draws of shape [G, B * X * kept, N].
+    """
+
+    def sum_problem(game: Game, of_game: measure.Target, key: jax.Array) -> tuple[measure.Sums, measure.Draws]:
+        draws = draw(game, of_game, key)
+        return measure.sum_draws(of_game, draws), jax.tree.map(lambda x_SN: x_SN[:kept], draws)
+
+    def sum_batch(key_XG: jax.Array) -> tuple[measure.Sums, measure.Draws]:
+        sums, draws = jax.lax.map(lambda key_G: jax.vmap(sum_problem)(games, target, key_G), key_XG)
+        return jax.tree.map(lambda part: part.sum(axis=0), sums), draws
+
+    sums, draws = jax.lax.map(sum_batch, key_BXG)
+    per_problem = jax.tree.map(
+        lambda x_BXGSN: jnp.moveaxis(x_BXGSN, 2, 0).reshape(x_BXGSN.shape[2], -1, x_BXGSN.shape[-1]), draws
+    )
+    return jax.tree.map(lambda part: jnp.moveaxis(part, 0, 1), sums), per_problem
+
+
+def list_figures(testbed: Testbed, sums: measure.Sums, samples: int) -> list[analyse.Figures]:
+    """Figures of every turn from an estimator's sums.
+
+    Args:
+      samples: draws of a problem in a batch.
+    """
+    return [analyse.compute_figures(sums, turn, samples, truth) for turn, truth in enumerate(testbed.gradient)]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A case of the bench
+
+
+class BenchTestbed(NamedTuple):
+    """What all estimators of a case meet."""
+
+    testbed: Testbed
     components: shrink.Components  # of earlier draws, for what is chosen by them
     key: jax.Array
 
 
 class Measured(NamedTuple):
-    """One estimator on a bed."""
+    """One estimator on a testbed."""
 
     plan: Plan
     figures: dict[int, analyse.Figures]  # by trained turn
@@ -53,124 +256,85 @@ class Measured(NamedTuple):
     spearman: dict[int, np.ndarray]  # [G]: rank fidelity of each problem, NaN where no context has one
 
 
-def make_bed(config: BenchStudy, case: BenchCase, key: jax.Array) -> Bed:
+def make_bench_testbed(config: BenchStudy, case: Case, key: jax.Array) -> BenchTestbed:
     """Problems and policy of a case, and the variance components of an independent pilot on them."""
-    family = make_family(case.game)
-    indices = jnp.arange(config.problems)
-    games = jax.vmap(lambda index: make_game(family, jax.random.fold_in(key, _PROBLEMS), index))(indices)
-    policy = _make_policy(family.shape, config.problems, config.policy_scale)
-    params = policy.init(jax.random.fold_in(key, _POLICY))
-    fan_out = (2,) * len(family.shape.messages)
+    keys = (jax.random.fold_in(key, stream) for stream in (_PROBLEMS, _POLICY))
+    testbed = draw_testbed(make_family(case.game), config.problems, config.policy_scale, *keys)
+    components = draw_components(testbed, config.pilot_steps, jax.random.fold_in(key, _PILOT))
+    return BenchTestbed(testbed, components, key)
+
+
+def draw_components(testbed: Testbed, steps: int, key: jax.Array) -> shrink.Components:
+    """Variance components of earlier draws, on the host.
+
+    Args:
+      steps: how many, each a draw of a tree 2x2x... of every problem.
+    """
+    fan_out = (2,) * len(testbed.shape.messages)
     plan = make_tree(fan_out)
 
     def step(components: shrink.Components, step_key: jax.Array) -> tuple[shrink.Components, None]:
-        keys = jax.random.split(step_key, config.problems)
-        drawn = jax.vmap(lambda g, k: play.sample_plan(family.shape, g, policy, params, plan, k))(games, keys)
-        return shrink.update_components(components, drawn.return_L, fan_out, decay=0.99), None
+        def draw(game: Game, key: jax.Array) -> jax.Array:
+            return play.sample_plan(testbed.shape, game, testbed.policy, testbed.params, plan, key).return_L
 
-    keys = jax.random.split(jax.random.fold_in(key, _PILOT), config.pilot_steps)
-    components = jax.lax.scan(step, shrink.init_components(len(fan_out)), keys)[0]
-    return Bed(family.shape, policy, params, games, jax.device_get(components), key)
+        return_GL = jax.vmap(draw)(testbed.games, jax.random.split(step_key, testbed.count))
+        return shrink.update_components(components, return_GL, fan_out, decay=0.99), None
 
-
-# One policy for games of one shape, and with it one compiled program of each recipe.
-_make_policy = functools.lru_cache(policies.make_tabular)
+    return jax.device_get(jax.lax.scan(step, shrink.init_components(len(fan_out)), jax.random.split(key, steps))[0])
 
 
-def measure_estimator(config: BenchStudy, case: BenchCase, estimator: BenchEstimator, bed: Bed) -> Measured:
+def measure_estimator(config: BenchStudy, case: Case, estimator: Estimator, bench: BenchTestbed) -> Measured:
     """One estimator: sums over samples, then figures for each turn it trains."""
     trained = list_trained(case.game)
-    plan = choose_plan(estimator, bed, trained, list_tokens(case.game))
+    plan = choose_plan(estimator, bench.components, trained, list_tokens(case.game))
     recipe = measure.make_recipe(estimator.method, plan, estimator.normalise, estimator.decay, estimator.share)
-    weights = make_weights(estimator.method, plan, bed.components, trained)
-    target = _make_targets(bed.shape, bed.policy, bed.params, bed.games, estimator.critic_error, bed.key)
-    fixed = (bed.params, bed.games, target, weights, bed.key)
+    weights = make_weights(estimator.method, plan, trained, bench.components)
+    testbed = set_critic_error(bench.testbed, estimator.critic_error, jax.random.fold_in(bench.key, _CRITIC))
     samples = config.samples // config.batches
-    sums, draws = jax.device_get(_sum_batches(bed.shape, bed.policy, recipe, samples, config.batches, *fixed))
-    gradient = _compute_gradients(bed.shape, bed.policy, bed.params, bed.games)
-    found, squared_bias, spearman = {}, {}, {}
+    chunks = next(count for count in range(-(-samples // _CHUNK), samples + 1) if samples % count == 0)
+    key_BXG = split_key(jax.random.fold_in(bench.key, _DRAWS), config.batches, chunks, testbed.count)
+    kept = max(1, _RANKED_SAMPLES // (config.batches * chunks))
+    sums, draws = sum_estimator(testbed, recipe, weights, samples // chunks, key_BXG, kept)
+    figures, squared_bias, spearman = {}, {}, {}
     for turn in [turn for turn, is_on in enumerate(trained) if is_on]:
-        advantage_GCM = np.asarray(target.advantage[turn], np.float64)
-        gradient_GCM = np.asarray(gradient[turn], np.float64)
-        found[turn] = analyse.compute_figures(sums, turn, samples, gradient_GCM)
+        advantage_GCM = np.asarray(testbed.target.advantage[turn], np.float64)
+        figures[turn] = analyse.compute_figures(sums, turn, samples, testbed.gradient[turn])
         squared_bias[turn] = analyse.compute_bias(sums, turn, advantage_GCM, BIAS_LEVEL)
-        spearman[turn] = rank_within_contexts(*(part[turn] for part in draws), advantage_GCM)
-    return Measured(plan, found, squared_bias, spearman)
+        context, message, credit = (np.asarray(x[turn]) for x in (draws.context, draws.message, draws.advantage))
+        spearman[turn] = rank_within_contexts(context, message, credit, advantage_GCM)
+    return Measured(plan, figures, squared_bias, spearman)
 
 
-def choose_plan(estimator: BenchEstimator, bed: Bed, trained: tuple[bool, ...], tokens: tuple[float, ...]) -> Plan:
-    """The estimator's plan; `auto` takes the fan-out that the pilot's components promise the least noise for."""
+def choose_plan(
+    estimator: Estimator, components: shrink.Components, trained: tuple[bool, ...], tokens: tuple[float, ...]
+) -> Plan:
+    """The estimator's plan; `auto` takes the fan-out that the pilot's components promise the least noise for.
+
+    Args:
+      trained, tokens: per turn, the latter of one message.
+    """
     section = estimator.plan
     if section.kind != "auto":
         return make_plan(section, len(trained))
     return make_tree(
         shrink.choose_fan_out(
-            bed.components, section.budget, section.unit, estimator.method, section.criterion, trained, tokens
+            components, section.budget, section.unit, estimator.method, section.criterion, trained, tokens
         )
     )
-
-
-def make_weights(method: str, plan: Plan, components: shrink.Components, trained: tuple[bool, ...]) -> measure.Weights:
-    """The weights of a method; those of the shrunk baseline come from the components of earlier draws."""
-    if method == "shrunk":
-        matrix, mean = shrink.make_shrunk_matrix(components, plan.fan_out, trained), jnp.asarray(components.mean)
-    else:
-        matrix, mean = make_credit_matrix(method, plan, trained), jnp.float32(0.0)
-    return measure.Weights(jax.tree.map(lambda block: jnp.asarray(block, jnp.float32), matrix), mean)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _sum_batches(
-    shape: GameShape,
-    policy: Policy,
-    recipe: measure.Recipe,
-    samples: int,
-    batches: int,
-    params: Params,
-    games: Game,
-    target: measure.Target,
-    weights: measure.Weights,
-    key: jax.Array,
-) -> tuple[measure.Sums, measure.Draws]:
-    """Sums with leading axes [G, B], and some of the draws themselves, [G, S, N]."""
-    chunks = next(count for count in range(-(-samples // _CHUNK), samples + 1) if samples % count == 0)
-    kept = max(1, _RANKED_SAMPLES // (batches * chunks))
-
-    def draw_chunk(chunk_key: jax.Array) -> tuple[measure.Sums, measure.Draws]:
-        keys = jax.random.split(chunk_key, len(games.index))
-
-        def draw(game: Game, aim: measure.Target, k: jax.Array) -> tuple[measure.Sums, measure.Draws]:
-            draws = measure.draw_credit(shape, policy, recipe, samples // chunks, params, game, aim, weights, k)
-            return measure.sum_draws(aim, draws), jax.tree.map(lambda x_SN: x_SN[:kept], draws)
-
-        return jax.vmap(draw)(games, target, keys)
-
-    def draw_batch(batch_key: jax.Array) -> tuple[measure.Sums, measure.Draws]:
-        sums, draws = jax.lax.map(draw_chunk, jax.random.split(batch_key, chunks))
-        return jax.tree.map(lambda part: part.sum(axis=0), sums), draws
-
-    sums, draws = jax.lax.map(draw_batch, jax.random.split(jax.random.fold_in(key, _DRAWS), batches))
-    per_problem = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0).reshape(x.shape[2], -1, x.shape[-1]), draws)
-    return jax.tree.map(lambda part: jnp.moveaxis(part, 0, 1), sums), per_problem
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _make_targets(
-    shape: GameShape, policy: Policy, params: Params, games: Game, critic_error: float, key: jax.Array
-) -> measure.Target:
-    keys = jax.random.split(jax.random.fold_in(key, _CRITIC), len(games.index))
-    return jax.vmap(lambda game, k: measure.make_target(shape, policy, params, game, critic_error, k))(games, keys)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _compute_gradients(shape: GameShape, policy: Policy, params: Params, games: Game) -> tuple[jax.Array, ...]:
-    return jax.vmap(lambda game: oracle.compute_policy_gradient(shape, game, policy, params))(games)
 
 
 def rank_within_contexts(
     context_GSN: np.ndarray, message_GSN: np.ndarray, advantage_GSN: np.ndarray, exact_GCM: np.ndarray
 ) -> np.ndarray:
-    """Mean over a problem's contexts of Spearman's correlation of advantages with A*; [G], NaN where there is none."""
+    """Mean over a problem's contexts of Spearman's correlation of advantages with A*.
+
+    Args:
+      context_GSN, message_GSN, advantage_GSN: of credited messages.
+      exact_GCM: A*.
+
+    Returns:
+      [G]; NaN where no context of a problem has a correlation.
+    """
     problems, contexts, _ = exact_GCM.shape
     estimate, target, keep = (np.zeros((problems, contexts, _RANKED), kind) for kind in (float, float, bool))
     for problem in range(problems):

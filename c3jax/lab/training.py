@@ -22,17 +22,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from c3jax.credit.apply import apply_credit, compare
-from c3jax.credit.gae import compute_gae
+from c3jax.credit.apply import apply_credit
+from c3jax.credit.learned import compute_episode_credit
 from c3jax.credit.matrix import CreditMatrix
-from c3jax.credit.methods import Normalise
+from c3jax.credit.method import Normalise
 from c3jax.credit.plans import Plan, make_flat
 from c3jax.credit.shrink import Components, apply_shrunk, init_components, update_components
 from c3jax.lab.games import Family, Game, compute_mean_return, make_game
 from c3jax.lab.oracle import compute_oracle
 from c3jax.lab.play import Sample, sample_plan
-from c3jax.lab.policies import Params, Policy
-from c3jax.learner.losses import compute_policy_loss
+from c3jax.lab.policies import GamePolicy, Params
+from c3jax.learner.losses import compute_clipped_loss
 from c3jax.types import Credit
 
 COMPONENTS_DECAY = 0.9  # weight of earlier updates in the running variance components of the shrunk baseline
@@ -51,7 +51,7 @@ class Setting(NamedTuple):
     """What is the same in all lanes of a program: static."""
 
     family: Family
-    policy: Policy  # a critic is a second one of these, whose first output is the context's value
+    policy: GamePolicy  # a critic is a second one of these, whose first output is the context's value
     plan: Plan
     trained: tuple[bool, ...]  # per turn
     normalise: Normalise
@@ -101,10 +101,13 @@ class _World(NamedTuple):
 
 
 def make_train(setting: Setting) -> Callable[[jax.Array, Lane], Curve]:
-    """The training run of a setting: train(key, lane) -> Curve; pure, to be jitted and vmapped over lanes.
+    """The training run of a setting.
 
     Each update takes the next `batch` problems, samples them under the plan with the current policy, gives credit, and
     takes one optimiser step on the sum over trained turns of the mean loss of the turn's messages.
+
+    Returns:
+      train(key, lane), with the study's key; pure, to be jitted and vmapped over lanes.
     """
 
     def train(key: jax.Array, lane: Lane) -> Curve:
@@ -118,8 +121,8 @@ def make_train(setting: Setting) -> Callable[[jax.Array, Lane], Curve]:
             steps = jnp.where(window == 0, 0, setting.every)
             first = (window - 1) * setting.every
 
-            def step(place: jax.Array, carry: tuple[_State, jax.Array]) -> tuple[_State, jax.Array]:
-                state, figures = _update(setting, world, lane, carry[0], first + place)
+            def step(offset: jax.Array, carry: tuple[_State, jax.Array]) -> tuple[_State, jax.Array]:
+                state, figures = _update(setting, world, lane, carry[0], first + offset)
                 return state, carry[1] + figures
 
             state, total = jax.lax.fori_loop(0, steps, step, (state, jnp.zeros(3)))
@@ -186,12 +189,14 @@ def _give_credit(setting: Setting, lane: Lane, state: _State, games: Game, sampl
         return apply_shrunk(state.components, sample.return_L, fan_out, setting.trained, normalise=setting.normalise)
     if setting.critic is None:
         return apply_credit(lane.matrix, sample.return_L, normalise=setting.normalise)
-    turns = range(setting.plan.turns)
-    value = tuple(_run_policy(setting, state.critic, games, sample, turn)[..., 0] for turn in turns)
-    gae = jax.vmap(compute_gae, in_axes=(0, 0, None, None))
-    advantage_PNK = gae(sample.return_L, jnp.stack(value, axis=2), setting.critic.discount, setting.critic.decay)
-    target = tuple(advantage_PNK[..., turn] + value[turn] for turn in turns)
-    return compare(target, value, lane.matrix.group, sample.return_L, normalise=setting.normalise)
+    return compute_episode_credit(
+        lane.matrix,
+        sample.return_L,
+        [_run_policy(setting, state.critic, games, sample, turn)[..., 0] for turn in range(setting.plan.turns)],
+        discount=setting.critic.discount,
+        decay=setting.critic.decay,
+        normalise=setting.normalise,
+    )
 
 
 def _compute_loss(
@@ -204,11 +209,11 @@ def _compute_loss(
             continue
         logp_PNM = _log_softmax(_run_policy(setting, params, games, sample, turn))
         # Selected and not indexed: the gradient of a gather is a scatter, which is slow on CPU.
-        is_said_PNM = jnp.arange(logp_PNM.shape[-1]) == sample.message[turn][..., None]
-        logp_PN = jnp.where(is_said_PNM, logp_PNM, 0.0).sum(axis=-1)
+        is_drawn_PNM = jnp.arange(logp_PNM.shape[-1]) == sample.message[turn][..., None]
+        logp_PN = jnp.where(is_drawn_PNM, logp_PNM, 0.0).sum(axis=-1)
         # The behaviour policy is this one, and a message a row of one token.
-        rows = (logp_PN.reshape(-1, 1), jax.lax.stop_gradient(logp_PN).reshape(-1, 1), credit.advantage[turn].ravel())
-        loss += compute_policy_loss(*rows, CLIP)[0].mean()
+        rows = (logp_PN, jax.lax.stop_gradient(logp_PN), credit.advantage[turn])
+        loss += compute_clipped_loss(*rows, CLIP, CLIP)[0].mean()
         chance_PNM = jnp.exp(logp_PNM)
         entropies.append(-jnp.where(chance_PNM > 0, chance_PNM * logp_PNM, 0.0).sum(axis=-1).mean())
     return loss, jax.lax.stop_gradient(jnp.stack(entropies).mean())
@@ -256,7 +261,6 @@ def _measure(setting: Setting, world: _World, params: Params) -> jax.Array:
         return oracle.value.mean()
     key, plan = jax.random.fold_in(world.key, _MEASUREMENTS), make_flat(setting.episodes, setting.plan.turns)
     sample = _sample(setting, plan, params, world.games, jnp.arange(setting.problems), key)
-    # The expected return of what was said: the evaluator's noise would only blur it.
-    return jax.vmap(lambda game, said_NK: compute_mean_return(shape, game, said_NK))(
-        world.games, sample.transcript_LK
-    ).mean()
+    # The expected return of each transcript: what one evaluator call of it returns would only add noise.
+    mean_return = jax.vmap(lambda game, transcript_LK: compute_mean_return(shape, game, transcript_LK))
+    return mean_return(world.games, sample.transcript_LK).mean()

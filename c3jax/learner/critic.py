@@ -15,24 +15,26 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from c3jax.config.run import Critic, RunConfig
+from c3jax.config.run import Credit as CreditSection
+from c3jax.config.run import Critic, Learner
 from c3jax.credit.apply import apply_credit
-from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit
+from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import CreditMatrix
-from c3jax.credit.methods import METHODS
+from c3jax.credit.methods import find_method
+from c3jax.credit.plans import FanOut
 from c3jax.learner import forward, losses
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
 from c3jax.models.critic import compute_score, init_critic, merge_network
 from c3jax.models.policy import Policy, Weights, find_start
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
-from c3jax.types import Credit, Rollout
+from c3jax.types import Credit, Params, Rollout
 
 
 class CriticState(NamedTuple):
     """All that a critic carries from step to step."""
 
-    params: dict
+    params: Params
     opt_state: optax.OptState
     updates: jax.Array  # optimiser updates tried
     bad_updates: jax.Array  # of these, skipped for a non-finite loss or gradient
@@ -40,18 +42,19 @@ class CriticState(NamedTuple):
 
 
 class CriticProgram(NamedTuple):
-    """What is fixed for a run that has a critic."""
+    """What is fixed for a step of a run that has a critic; all but the matrix is static."""
 
-    config: RunConfig
+    credit: CreditSection
     section: Critic
     policy: Policy
     plans: tuple[TurnPlan, ...]
+    fan_out: FanOut
     matrix: CreditMatrix
     optimiser: optax.GradientTransformation
     is_action_value: bool
 
 
-class Lesson(NamedTuple):
+class CriticBatch(NamedTuple):
     """A step's trees with what the critic learns from each message; a tuple entry a turn, rows in path order."""
 
     rollout: Rollout
@@ -60,84 +63,119 @@ class Lesson(NamedTuple):
     target: tuple[jax.Array, ...]  # [N] in units of return
 
 
-def init_critic_state(policy: Policy, weights: Weights, config: RunConfig) -> CriticState | None:
-    """The critic before the first step, from the starting policy; None for a method without one."""
-    section = config.credit.critic
-    if section is None:
-        return None
+def init_critic_state(section: Critic, learner: Learner, policy: Policy, weights: Weights) -> CriticState:
+    """The critic before the first step.
+
+    Args:
+      section, learner: of the config.
+      policy, weights: the starting policy, of which the critic's network is a copy where it has one of its own.
+
+    Returns:
+      The state, its buffers its own.
+    """
     params = init_critic(section.network, find_start(policy, weights))
     counts = (jnp.int32(0), jnp.int32(0), jnp.int32(0))
-    return CriticState(params, _make_optimiser(config, section).init(params), *counts)
+    optimiser = _make_optimiser(section, learner, 1)  # its state is the same for any number of steps
+    return CriticState(params, optimiser.init(params), *counts)
 
 
 def make_critic_program(
-    config: RunConfig, policy: Policy, plans: Sequence[TurnPlan], matrix: CreditMatrix
+    credit: CreditSection,
+    learner: Learner,
+    steps: int,
+    policy: Policy,
+    plans: Sequence[TurnPlan],
+    fan_out: FanOut,
+    matrix: CreditMatrix,
 ) -> CriticProgram | None:
-    """What the functions below take; None for a method without a critic."""
-    section = config.credit.critic
+    """What the functions below take.
+
+    Args:
+      credit, learner: sections of the config.
+      steps: of the run, by which its schedule ends.
+      policy, plans: the team's.
+      fan_out: alternatives a turn, of the step.
+      matrix: the method's rows on that tree.
+
+    Returns:
+      The program; None for a method without a critic.
+    """
+    section = credit.critic
     if section is None:
         return None
-    is_action_value = METHODS[config.credit.method].critic == "action_value"
-    optimiser = _make_optimiser(config, section)
-    return CriticProgram(config, section, policy, tuple(plans), matrix, optimiser, is_action_value)
+    is_action_value = find_method(credit.method).critic == "action_value"
+    optimiser = _make_optimiser(section, learner, steps)
+    return CriticProgram(credit, section, policy, tuple(plans), fan_out, matrix, optimiser, is_action_value)
 
 
 def compute_critic_credit(
-    program: CriticProgram, critic: dict, weights: Weights, rollout: Rollout, return_PL: jax.Array, micro: int
-) -> tuple[Credit, Lesson]:
-    """Credit by the critic as it stands, and what it may learn from the same trees."""
-    config, section = program.config, program.section
+    program: CriticProgram, critic: Params, weights: Weights, rollout: Rollout, return_PL: jax.Array, micro: int
+) -> tuple[Credit, CriticBatch]:
+    """Credit by the critic as it stands, and what it may learn from the same trees.
+
+    Args:
+      program: of the step.
+      critic: its parameters.
+      weights: of the policy that drew the trees.
+      rollout, return_PL: the trees and their returns.
+      micro: problems that are read at a time.
+
+    Returns:
+      Credit of every message, and the critic's batch.
+    """
+    section, normalise = program.section, program.credit.normalise
     hidden = _read_all(program, critic, weights, rollout, micro)
     old_score = tuple(compute_score(critic, hidden_ND) for hidden_ND in hidden)
-    value = tuple(_as_value(program, score_N).reshape(config.problems, -1) for score_N in old_score)
-    if program.is_action_value:
-        credit = compute_assisted_credit(
-            program.matrix,
-            return_PL,
-            value,
-            config.credit.fan_out,
-            "value_only" if config.credit.method == "value_only" else "value_assisted",
-            share=section.share,
-            normalise=config.credit.normalise,
-        )
-        target = apply_credit(program.matrix, return_PL, normalise="none").value
-    else:
-        credit = compute_episode_credit(
-            program.matrix,
-            return_PL,
-            value,
-            discount=section.discount,
-            decay=section.decay,
-            normalise=config.credit.normalise,
-        )
-        target = credit.value
-    target = tuple(target_PN.reshape(-1) for target_PN in target)
-    return credit, Lesson(rollout, hidden if section.network == "trunk" else (), old_score, target)
+    value = tuple(_as_value(program, score_N).reshape(len(return_PL), -1) for score_N in old_score)
+    options: dict[str, Any] = {"discount": section.discount, "decay": section.decay, "share": section.share}
+    inputs = CreditInputs(program.matrix, program.fan_out, critic=value, **options)
+    credit = compute_credit(program.credit.method, inputs, return_PL, normalise=normalise)
+    learnt = apply_credit(program.matrix, return_PL, normalise="none") if program.is_action_value else credit
+    target = tuple(target_PN.reshape(-1) for target_PN in learnt.value)
+    return credit, CriticBatch(rollout, hidden if section.network == "trunk" else (), old_score, target)
 
 
 def train_critic(
-    program: CriticProgram, state: CriticState, weights: Weights, lesson: Lesson, problem_UCB: jax.Array
+    program: CriticProgram, state: CriticState, weights: Weights, batch: CriticBatch, problem_UCB: jax.Array
 ) -> tuple[CriticState, dict[str, jax.Array]]:
-    """All the critic's updates of a step. Figures: the mean loss, and how well credit's values explained the returns.
+    """All the critic's updates of a step.
 
     explained_variance = 1 - Var(target - value) / Var(target) over all messages, 0 where all targets are equal; the
     values are those from before the updates, so none of these returns had been seen.
+
+    Args:
+      program: of the step.
+      state: the critic's.
+      weights: of the policy, read where the critic is a head on it.
+      batch: of the step.
+      problem_UCB: problems of each micro-batch of each update.
+
+    Returns:
+      The next state, and figures: the mean loss, and how well credit's values explained the returns.
     """
     state, loss_U = jax.lax.scan(
-        lambda s, problem_CB: _apply_minibatch(program, s, weights, lesson, problem_CB), state, problem_UCB
+        lambda s, problem_CB: _apply_minibatch(program, s, weights, batch, problem_CB), state, problem_UCB
     )
-    value = jnp.concatenate([_as_value(program, score_N) for score_N in lesson.old_score])
-    target = jnp.concatenate(lesson.target)
+    value = jnp.concatenate([_as_value(program, score_N) for score_N in batch.old_score])
+    target = jnp.concatenate(batch.target)
     spread = jnp.var(target)
     explained = jnp.where(spread > 0, 1.0 - jnp.var(target - value) / jnp.where(spread > 0, spread, 1.0), 0.0)
     return state, {"critic_loss": jnp.mean(loss_U), "explained_variance": explained}
 
 
-def compute_critic_loss(program: CriticProgram, critic: dict, weights: Weights, lesson: Lesson) -> jax.Array:
-    """Mean over turns of the mean loss of a turn's messages (mappo: of its contexts)."""
-    hidden = lesson.hidden or _read(program, critic, weights, lesson.rollout)
+def compute_critic_loss(program: CriticProgram, critic: Params, weights: Weights, batch: CriticBatch) -> jax.Array:
+    """Mean over turns of the mean loss of a turn's messages (of a value of contexts: of its contexts).
+
+    Args:
+      program, weights, batch: as for `train_critic`.
+      critic: its parameters, by which the loss is differentiated.
+
+    Returns:
+      A scalar, f32.
+    """
+    hidden = batch.hidden or _read(program, critic, weights, batch.rollout)
     means = []
-    for hidden_ND, old_N, target_N in zip(hidden, lesson.old_score, lesson.target, strict=True):
+    for hidden_ND, old_N, target_N in zip(hidden, batch.old_score, batch.target, strict=True):
         score_N = compute_score(critic, hidden_ND)
         if program.is_action_value:
             loss_N = losses.compute_score_loss(score_N, target_N, program.section.loss)
@@ -147,19 +185,19 @@ def compute_critic_loss(program: CriticProgram, critic: dict, weights: Weights, 
     return jnp.mean(jnp.stack(means))
 
 
-def _make_optimiser(config: RunConfig, section: Critic) -> optax.GradientTransformation:
-    own: dict[str, Any] = section.model_dump(include={"learning_rate", "warmup_updates", "epochs"})
-    return make_optimiser(config.learner.model_copy(update=own), config.steps)[0]
+def _make_optimiser(section: Critic, learner: Learner, steps: int) -> optax.GradientTransformation:
+    own = section.model_dump(include={"learning_rate", "warmup_updates", "epochs"})
+    return make_optimiser(learner.model_copy(update=own), steps)[0]
 
 
 def _apply_minibatch(
-    program: CriticProgram, state: CriticState, weights: Weights, lesson: Lesson, problem_CB: jax.Array
+    program: CriticProgram, state: CriticState, weights: Weights, batch: CriticBatch, problem_CB: jax.Array
 ) -> tuple[CriticState, jax.Array]:
     # Micro-batches have equally many messages, so the mean of their means is the minibatch's.
-    share = 1.0 / problem_CB.shape[0]
+    share, problems = 1.0 / problem_CB.shape[0], len(batch.rollout.question.tokens_NS)
 
-    def compute(problem_B: jax.Array) -> tuple[jax.Array, dict]:
-        part = tree.take_problems(lesson, program.config.problems, problem_B)
+    def compute(problem_B: jax.Array) -> tuple[jax.Array, Params]:
+        part = tree.take_problems(batch, problems, problem_B)
         return jax.value_and_grad(lambda critic: share * compute_critic_loss(program, critic, weights, part))(
             state.params
         )
@@ -177,10 +215,10 @@ def _apply_minibatch(
 
 
 def _read_all(
-    program: CriticProgram, critic: dict, weights: Weights, rollout: Rollout, micro: int
+    program: CriticProgram, critic: Params, weights: Weights, rollout: Rollout, micro: int
 ) -> tuple[jax.Array, ...]:
     """What the head reads of every message, a micro-batch at a time."""
-    problems = program.config.problems
+    problems = len(rollout.question.tokens_NS)
     parts = jax.lax.map(
         lambda problem_B: _read(program, critic, weights, tree.take_problems(rollout, problems, problem_B)),
         jnp.arange(problems).reshape(-1, micro),
@@ -188,13 +226,13 @@ def _read_all(
     return tuple(part_CND.reshape(-1, part_CND.shape[-1]) for part_CND in parts)
 
 
-def _read(program: CriticProgram, critic: dict, weights: Weights, rollout: Rollout) -> tuple[jax.Array, ...]:
+def _read(program: CriticProgram, critic: Params, weights: Weights, rollout: Rollout) -> tuple[jax.Array, ...]:
     """What the head reads [N, D] of every turn's messages."""
     compute = forward.compute_message_hidden if program.is_action_value else forward.compute_context_hidden
-    fan_out, hidden = program.config.credit.fan_out, []
-    for place, plan in enumerate(program.plans):
+    hidden = []
+    for turn, plan in enumerate(program.plans):
         model = merge_network(program.policy, critic, weights, plan.role)
-        hidden.append(compute(model, program.plans, place, rollout, fan_out))
+        hidden.append(compute(model, program.plans, turn, rollout, program.fan_out))
     return tuple(hidden)
 
 

@@ -1,4 +1,7 @@
-"""What a decoder makes of whole messages and of contexts, by the same forward pass that drew them."""
+"""What a decoder makes of whole messages and of contexts, by the same forward pass that drew them.
+
+Dimension key beside types.py: M row of a context's finest frame, B token of a turn's messages, message after message.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,37 @@ from c3jax.types import Frame, Messages, Rollout
 
 
 def compute_turn_logp(
-    model: Decoder, plans: Sequence[TurnPlan], place: int, rollout: Rollout, fan_out: Sequence[int], sampling: Sampling
+    model: Decoder, plans: Sequence[TurnPlan], turn: int, rollout: Rollout, fan_out: Sequence[int], sampling: Sampling
 ) -> jax.Array:
-    """Log-probability [N, T], nats, of every token of one turn's messages in their contexts."""
-    path = context.make_path(plans[place], rollout.question, rollout.turns, fan_out)
-    return compute_message_logp(model, path, rollout.turns[place], sampling)
+    """Log-probability of every token of one turn's messages in their contexts.
+
+    Args:
+      model: the network of the turn's role.
+      plans: the turns.
+      turn: which of them.
+      rollout: the questions and messages.
+      fan_out: alternatives a turn.
+      sampling: how the messages were drawn: the log-probability is of that distribution.
+
+    Returns:
+      logp_NT, nats; slots that were not sampled hold junk.
+    """
+    path = context.make_path(plans[turn], rollout.question, rollout.turns, fan_out)
+    return compute_message_logp(model, path, rollout.turns[turn], sampling)
 
 
 def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messages, sampling: Sampling) -> jax.Array:
-    """Log-probability [N, T] of messages after a path of frames; slots that were not sampled hold junk."""
+    """Log-probability of every token of messages after a path of frames.
+
+    Args:
+      model: the network.
+      path: the frames of the contexts, coarse to fine.
+      messages: N of them.
+      sampling: how they were drawn.
+
+    Returns:
+      logp_NT, nats; slots that were not sampled hold junk.
+    """
     hidden_NTD = _compute_drawing_hidden(model, path, messages)
     N, T, D = hidden_NTD.shape
     logp_B = sampling_lib.compute_token_logp(
@@ -36,16 +61,24 @@ def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messag
         model.head_weight(),
         sampling,
         model.spec.dtype,
+        softcap=model.spec.logit_softcap,
     )
     return logp_B.reshape(N, T)
 
 
 def compute_drawn_tokens(
-    model: Decoder, plans: Sequence[TurnPlan], place: int, rollout: Rollout, fan_out: Sequence[int]
+    model: Decoder, plans: Sequence[TurnPlan], turn: int, rollout: Rollout, fan_out: Sequence[int]
 ) -> tuple[jax.Array, DrawnTokens]:
-    """Tokens of one turn's messages, message after message, and the hidden states [B, D] that they are drawn from."""
-    messages = rollout.turns[place]
-    path = context.make_path(plans[place], rollout.question, rollout.turns, fan_out)
+    """Tokens of one turn's messages, message after message, and the hidden states that they are drawn from.
+
+    Args:
+      model, plans, turn, rollout, fan_out: as for `compute_turn_logp`.
+
+    Returns:
+      hidden_BD and the tokens, B = N * T of them.
+    """
+    messages = rollout.turns[turn]
+    path = context.make_path(plans[turn], rollout.question, rollout.turns, fan_out)
     hidden_NTD = _compute_drawing_hidden(model, path, messages)
     drawn = DrawnTokens(messages.tokens_NT, messages.support_NTK, messages.sampled_NT)
     return flatten_tokens(hidden_NTD), jax.tree.map(flatten_tokens, drawn)
@@ -65,22 +98,36 @@ def _compute_drawing_hidden(model: Decoder, path: Sequence[Frame], messages: Mes
 
 
 def compute_context_hidden(
-    model: Decoder, plans: Sequence[TurnPlan], place: int, rollout: Rollout, fan_out: Sequence[int]
+    model: Decoder, plans: Sequence[TurnPlan], turn: int, rollout: Rollout, fan_out: Sequence[int]
 ) -> jax.Array:
-    """Last hidden state [N, D] of each of one turn's messages' contexts; nothing of the message is read."""
-    path = context.make_path(plans[place], rollout.question, rollout.turns, fan_out)
+    """Last hidden state of each of one turn's messages' contexts; nothing of the message is read.
+
+    Args:
+      model, plans, turn, rollout, fan_out: as for `compute_turn_logp`.
+
+    Returns:
+      hidden_ND, f32.
+    """
+    path = context.make_path(plans[turn], rollout.question, rollout.turns, fan_out)
     _, hidden_MD = decode.prefill(model, path)
-    N = rollout.turns[place].tokens_NT.shape[0]
+    N = rollout.turns[turn].tokens_NT.shape[0]
     return jnp.repeat(hidden_MD, N // hidden_MD.shape[0], axis=0)
 
 
 def compute_message_hidden(
-    model: Decoder, plans: Sequence[TurnPlan], place: int, rollout: Rollout, fan_out: Sequence[int]
+    model: Decoder, plans: Sequence[TurnPlan], turn: int, rollout: Rollout, fan_out: Sequence[int]
 ) -> jax.Array:
-    """Hidden state [N, D] after each of one turn's messages in its context, the stop token read too."""
-    path = context.make_path(plans[place], rollout.question, rollout.turns, fan_out)
+    """Hidden state after each of one turn's messages in its context, the stop token read too.
+
+    Args:
+      model, plans, turn, rollout, fan_out: as for `compute_turn_logp`.
+
+    Returns:
+      hidden_ND, f32.
+    """
+    path = context.make_path(plans[turn], rollout.question, rollout.turns, fan_out)
     past, _ = decode.prefill(model, path)
-    messages = rollout.turns[place]
+    messages = rollout.turns[turn]
     hidden_NTD, _ = model.extend(past, Frame(messages.tokens_NT, messages.sampled_NT))
     last_N = messages.sampled_NT.sum(axis=1) - 1
     return jnp.take_along_axis(hidden_NTD, last_N[:, None, None], axis=1)[:, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from c3jax.learner import forward
 from c3jax.learner.token_loss import compute_token_loss
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
-from c3jax.types import Messages, Rollout, UserError
+from c3jax.types import Messages, Params, Rollout, UserError
 
 _PLAIN = Sampling()  # imitation fits the whole distribution, before any truncation
 
@@ -23,25 +23,37 @@ _PLAIN = Sampling()  # imitation fits the whole distribution, before any truncat
 class ImitationState(NamedTuple):
     """All that the warm-up carries from update to update."""
 
-    params: dict
+    params: Params
     opt_state: optax.OptState
 
 
 def make_messages(token_rows: Sequence[Sequence[int]], stop_token: int, max_tokens: int) -> Messages:
-    """Demonstrated messages as if sampled, the stop token added. Raises UserError where one is too long."""
+    """Demonstrated messages as if sampled, the stop token added.
+
+    Args:
+      token_rows: tokens of each message, without a stop token.
+      stop_token: what ends them.
+      max_tokens: slots of a message (T).
+
+    Returns:
+      Messages, N of them.
+
+    Raises:
+      UserError: where one is too long.
+    """
     rows = len(token_rows)
     tokens = np.zeros((rows, max_tokens), np.int32)
     content = np.zeros((rows, max_tokens), bool)
     sampled = np.zeros((rows, max_tokens), bool)
-    for place, row in enumerate(token_rows):
+    for index, row in enumerate(token_rows):
         if len(row) + 1 > max_tokens:
             raise UserError(
                 f"protocol.turns: expected max_tokens of at least {len(row) + 1} for the demonstrations,"
                 f" got {max_tokens}"
             )
-        tokens[place, : len(row) + 1] = [*row, stop_token]
-        content[place, : len(row)] = True
-        sampled[place, : len(row) + 1] = True
+        tokens[index, : len(row) + 1] = [*row, stop_token]
+        content[index, : len(row)] = True
+        sampled[index, : len(row) + 1] = True
     return Messages(
         tokens_NT=jnp.asarray(tokens),
         content_NT=jnp.asarray(content),
@@ -54,29 +66,39 @@ def make_messages(token_rows: Sequence[Sequence[int]], stop_token: int, max_toke
 
 def make_imitation(
     section: Imitation, policy: Policy, plans: Sequence[TurnPlan]
-) -> tuple[Callable[[dict], ImitationState], Callable[..., tuple[ImitationState, jax.Array]]]:
+) -> tuple[Callable[[Params], ImitationState], Callable[[ImitationState, Rollout], tuple[ImitationState, jax.Array]]]:
     """Make init(params) and the jitted update(state, rollout), which gives the next state and the loss.
 
     The rollout is one demonstrated transcript a problem; the loss is the mean negative log-probability of its tokens
     over all turns, nats.
+
+    Args:
+      section: of the config.
+      policy: whose weights are all trained.
+      plans: the turns.
+
+    Returns:
+      init and update; the update gives up the buffers of the state it is given.
     """
     schedule = optax.cosine_decay_schedule(section.learning_rate, section.updates)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0))
     fan_out = (1,) * len(plans)
 
-    def loss_of(params: dict, rollout: Rollout) -> jax.Array:
+    def compute_loss(params: Params, rollout: Rollout) -> jax.Array:
         total, count = jnp.float32(0.0), jnp.int32(0)
-        for place, plan in enumerate(plans):
+        for turn, plan in enumerate(plans):
             model = make_model(policy, Weights(params, {}), plan.role)
-            hidden_BD, drawn = forward.compute_drawn_tokens(model, plans, place, rollout, fan_out)
-            arguments = (lambda logp_B, _: -logp_B, _PLAIN, model.spec.dtype)
-            total += compute_token_loss(hidden_BD, model.head_weight(), drawn, (), *arguments)[0]
+            hidden_BD, drawn = forward.compute_drawn_tokens(model, plans, turn, rollout, fan_out)
+            arguments = (lambda logp_B, _: (-logp_B, {}), _PLAIN, model.spec.dtype)
+            softcap = model.spec.logit_softcap
+            total += compute_token_loss(hidden_BD, model.head_weight(), drawn, (), *arguments, softcap=softcap)[0]
             count += jnp.sum(drawn.is_drawn_B)
         return total / count
 
     def update(state: ImitationState, rollout: Rollout) -> tuple[ImitationState, jax.Array]:
-        loss, gradient = jax.value_and_grad(loss_of)(state.params, rollout)
+        loss, gradient = jax.value_and_grad(compute_loss)(state.params, rollout)
         changes, opt_state = optimiser.update(gradient, state.opt_state, state.params)
-        return ImitationState(optax.apply_updates(state.params, changes), opt_state), loss
+        params: Any = optax.apply_updates(state.params, changes)
+        return ImitationState(params, opt_state), loss
 
     return lambda params: ImitationState(params, optimiser.init(params)), jax.jit(update, donate_argnums=0)

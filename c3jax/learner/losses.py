@@ -1,61 +1,66 @@
-"""Losses per token, and how tokens are averaged: pure maths on arrays, f32.
+"""Formulas of losses, and how tokens are averaged: pure maths on arrays, f32.
 
 Every loss is a weighted sum over tokens; weights and their total are fixed before the gradient is taken, so
 micro-batches and devices add up to exactly the full batch.
+
+Dimension key: N message    T slot of a message
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 
 
-class TokenTerms(NamedTuple):
-    """What the loss of each token reads beside its log-probability; [B], f32."""
-
-    behaviour_logp: jax.Array  # nats
-    advantage: jax.Array  # its message's
-    reference_logp: jax.Array | None  # nats; None where the loss has no divergence
-    kl_coefficient: jax.Array
-    weight: jax.Array  # share of the whole loss
-
-
-def compute_token_figures(
-    logp_B: jax.Array, terms: TokenTerms, clip: float, estimator: Literal["k1", "k3"]
-) -> dict[str, jax.Array]:
-    """What a token's log-probability says of it, each [B]; "loss" is policy_loss + kl_coefficient * kl."""
-    loss_B1, is_clipped_B1 = compute_policy_loss(logp_B[:, None], terms.behaviour_logp[:, None], terms.advantage, clip)
-    kl_B = jnp.zeros_like(logp_B)
-    if terms.reference_logp is not None:
-        kl_B = compute_divergence(logp_B, terms.reference_logp, estimator)
-    return {
-        "policy_loss": loss_B1[:, 0],
-        "clip_share": is_clipped_B1[:, 0].astype(jnp.float32),
-        "ratio_deviation": jnp.abs(jnp.exp(logp_B - terms.behaviour_logp) - 1.0),
-        "kl": kl_B,
-        "loss": loss_B1[:, 0] + terms.kl_coefficient * kl_B,
-    }
-
-
-def compute_policy_loss(
-    logp_NT: jax.Array, behaviour_logp_NT: jax.Array, advantage_N: jax.Array, clip: float
+def compute_clipped_loss(
+    logp: jax.Array,
+    behaviour_logp: jax.Array,
+    advantage: jax.Array,
+    clip_low: float,
+    clip_high: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """PPO's clipped loss of each token, the message's advantage broadcast to its tokens.
+    """PPO's clipped loss, entry by entry.
 
-    l = -min(r A, clip(r, 1 - clip, 1 + clip) A),  r = exp(logp - behaviour_logp)
+    l = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),  r = exp(logp - behaviour_logp)
 
-    Returns: loss [N, T] and whether the clip holds the token's gradient back [N, T].
-    Source: Schulman et al., arXiv 1707.06347, equation 7.
+    Args:
+      logp: log-probability of a token under the policy, nats, or the mean of a message's tokens; any shape.
+      behaviour_logp: the same under the policy that drew it.
+      advantage: of the message, in units of return or, where it was normalised, none.
+      clip_low, clip_high: how far below and above 1 the ratio has a gradient.
+
+    Returns:
+      The loss, and whether the clip holds the gradient back, each of that shape.
+
+    Raises:
+      AssertionError: if the shapes differ.
+
+    Source: Schulman et al., arXiv 1707.06347, equation 7; two bounds as arXiv 2503.14476, equation 10.
     """
-    chex.assert_equal_shape([logp_NT, behaviour_logp_NT])
-    chex.assert_shape(advantage_N, logp_NT.shape[:1])
-    ratio_NT = jnp.exp(logp_NT - behaviour_logp_NT)
-    gain_NT = ratio_NT * advantage_N[:, None]
-    clipped_NT = jnp.clip(ratio_NT, 1.0 - clip, 1.0 + clip) * advantage_N[:, None]
-    return -jnp.minimum(gain_NT, clipped_NT), clipped_NT < gain_NT
+    chex.assert_equal_shape([logp, behaviour_logp, advantage])
+    ratio = jnp.exp(logp - behaviour_logp)
+    gain = ratio * advantage
+    clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high) * advantage
+    return -jnp.minimum(gain, clipped), clipped < gain
+
+
+def compute_reinforce_loss(
+    logp: jax.Array,
+    behaviour_logp: jax.Array,
+    advantage: jax.Array,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[jax.Array, jax.Array]:
+    """The score-function loss, entry by entry: l = -A logp, whoever drew the token; nothing is clipped.
+
+    Arguments, results and errors as `compute_clipped_loss`.
+    Source: Williams 1992, Machine Learning 8.
+    """
+    chex.assert_equal_shape([logp, behaviour_logp, advantage])
+    return -advantage * logp, jnp.zeros_like(logp, bool)
 
 
 def compute_divergence(logp_NT: jax.Array, reference_logp_NT: jax.Array, estimator: Literal["k1", "k3"]) -> jax.Array:
@@ -64,6 +69,14 @@ def compute_divergence(logp_NT: jax.Array, reference_logp_NT: jax.Array, estimat
     k1 = d                 unbiased in value. As a loss its own gradient has mean zero on policy, so the gradient is
                            that of d^2 / 2, which is the unbiased one of the divergence.
     k3 = exp(-d) - 1 + d   non-negative, lower variance; differentiated as it stands.
+
+    Args:
+      logp_NT, reference_logp_NT: log-probabilities of the sampled tokens under both, nats; any shape.
+      estimator: static.
+
+    Returns:
+      The estimates, of the same shape.
+
     Source: Schulman, "Approximating KL Divergence" (2020), for the values.
     """
     chex.assert_equal_shape([logp_NT, reference_logp_NT])
@@ -81,6 +94,16 @@ def compute_value_loss(
 
     l = max((v - R)^2, (old + clip(v - old, -c, c) - R)^2) / 2, or its first term alone where c is None: a row whose
     value has moved further than c towards its target, from the value that credit was given with, has no gradient.
+
+    Args:
+      value_N: the critic's values, in units of return.
+      target_N: what they are to be.
+      old_value_N: the values that credit was given with.
+      clip: c, in units of return.
+
+    Returns:
+      The loss of each row.
+
     Source: Schulman et al., arXiv 1506.02438, equation 28, for the target; OpenAI baselines' ppo2 for the clip.
     """
     chex.assert_equal_shape([value_N, target_N, old_value_N])
@@ -95,6 +118,14 @@ def compute_score_loss(logit_N: jax.Array, target_N: jax.Array, kind: Literal["b
     """Loss of q = sigmoid(logit) against a target in [0, 1] for each row [N].
 
     bce = -R log q - (1 - R) log(1 - q), nats;  mse = (q - R)^2 / 2. Both are least in expectation at q = E[R].
+
+    Args:
+      logit_N: the critic's scores before the sigmoid.
+      target_N: what they are to be.
+      kind: static.
+
+    Returns:
+      The loss of each row.
     """
     chex.assert_equal_shape([logit_N, target_N])
     if kind == "bce":
@@ -103,9 +134,16 @@ def compute_score_loss(logit_N: jax.Array, target_N: jax.Array, kind: Literal["b
 
 
 def compute_weights(sampled_NT: jax.Array, aggregation: Literal["token", "message"]) -> jax.Array:
-    """Weight of each token [N, T], f32; a mean is a weighted sum divided by the weights' total.
+    """Weight of each token; a mean is a weighted sum divided by the weights' total.
 
     token: one each.  message: one over the message's length, so that every message counts one.
+
+    Args:
+      sampled_NT: the slots that hold a drawn token.
+      aggregation: static.
+
+    Returns:
+      weight_NT, f32, 0 where nothing was drawn.
     """
     mask_NT = sampled_NT.astype(jnp.float32)
     if aggregation == "token":
@@ -119,6 +157,16 @@ def update_kl_coefficient(
     """Steer the coefficient so that the divergence (nats a token) nears its target.
 
     coefficient *= 1 + clip(divergence / target - 1, -.2, .2) * messages / horizon
+
+    Args:
+      coefficient: of the divergence in the loss.
+      divergence, target: nats a token.
+      horizon: messages over which the coefficient answers.
+      messages: of the step.
+
+    Returns:
+      The next step's coefficient.
+
     Source: Ziegler et al., arXiv 1909.08593, section 2.2.
     """
     error = jnp.clip(divergence / target - 1.0, -0.2, 0.2)

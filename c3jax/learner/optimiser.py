@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from c3jax.config.run import Learner
+from c3jax.types import Params
 
 Sums = TypeVar("Sums")
 
@@ -25,13 +27,21 @@ def make_optimiser(
     The rate rises linearly over warmup_updates, update u (from 0) taking (u + 1) / warmup_updates of the peak, then is
     constant or falls as a cosine that reaches final_share of the peak at the run's last update,
     steps * epochs * minibatches updates in all.
+
+    Args:
+      learner: section of the config.
+      steps: of the run.
+      is_per_role: whether the parameters are a dictionary of roles.
+
+    Returns:
+      The optimiser, and the rate by the count of updates taken.
     """
     updates = steps * learner.epochs * learner.minibatches
     rise = learner.warmup_updates
 
-    def schedule(count: jax.Array) -> jax.Array:
+    def schedule(count: chex.Numeric) -> chex.Numeric:
         warm = learner.learning_rate * (count + 1) / max(rise, 1)
-        return jax.numpy.where(count < rise, warm, after(count - rise))
+        return jnp.where(count < rise, warm, after(count - rise))
 
     after = (
         optax.constant_schedule(learner.learning_rate)
@@ -48,19 +58,27 @@ def make_optimiser(
 def _separate_roles(chain: optax.GradientTransformation) -> optax.GradientTransformation:
     """The same optimiser for each role by itself: the clip of one must not see the gradient of another."""
 
-    def init(params: dict) -> dict:
+    def init(params: Any) -> dict[str, optax.OptState]:
         return {role: chain.init(part) for role, part in params.items()}
 
-    def update(gradient: dict, state: dict, params: dict | None = None) -> tuple[dict, dict]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Params, dict[str, optax.OptState]]:
         assert params is not None  # AdamW decays them
-        moved = {role: chain.update(part, state[role], params[role]) for role, part in gradient.items()}
+        moved = {role: chain.update(part, state[role], params[role]) for role, part in updates.items()}
         return {role: change for role, (change, _) in moved.items()}, {role: new for role, (_, new) in moved.items()}
 
     return optax.GradientTransformation(init, update)
 
 
 def add_micro_batches(compute: Callable[[jax.Array], Sums], problem_CB: jax.Array) -> Sums:
-    """Sum over micro-batches of what `compute` makes of each one's problems [B], one in memory at a time."""
+    """Sum over micro-batches of what a function makes of each one, one in memory at a time.
+
+    Args:
+      compute: of problems [B], a tree of arrays.
+      problem_CB: the problems of each micro-batch.
+
+    Returns:
+      The sums, in that tree.
+    """
     if problem_CB.shape[0] == 1:
         return compute(problem_CB[0])
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(compute, problem_CB[0]))
@@ -70,11 +88,22 @@ def add_micro_batches(compute: Callable[[jax.Array], Sums], problem_CB: jax.Arra
 
 
 def apply_gradient(
-    optimiser: optax.GradientTransformation, params: Any, opt_state: Any, gradient: Any, loss: jax.Array
-) -> tuple[Any, Any, jax.Array, jax.Array]:
+    optimiser: optax.GradientTransformation,
+    params: Params,
+    opt_state: optax.OptState,
+    gradient: Params,
+    loss: jax.Array,
+) -> tuple[Params, optax.OptState, jax.Array, jax.Array]:
     """One update, skipped whole where the loss or the gradient is not finite.
 
-    Returns: parameters, optimiser state, whether the update was taken, and the gradient's global norm.
+    Args:
+      optimiser: from `make_optimiser`.
+      params, opt_state: before.
+      gradient: a tree as params.
+      loss: scalar.
+
+    Returns:
+      Parameters, optimiser state, whether the update was taken, and the gradient's global norm.
     """
     norm = optax.tree.norm(gradient)
     is_good = jnp.isfinite(norm) & jnp.isfinite(loss)

@@ -11,31 +11,35 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from c3jax.config.run import RunConfig, uses_reference
-from c3jax.credit.apply import apply_credit
-from c3jax.credit.matrix import CreditMatrix
-from c3jax.credit.shrink import apply_shrunk
+from c3jax.config.run import Credit as CreditSection
+from c3jax.config.run import Learner, Sampling, uses_reference
+from c3jax.credit.compute import CreditInputs, compute_credit
+from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
+from c3jax.credit.plans import FanOut, make_tree
 from c3jax.learner import critic as critic_lib
 from c3jax.learner import forward, losses
 from c3jax.learner.adapt import AdaptiveState, init_adaptive, update_adaptive
+from c3jax.learner.objective import Objective, TokenTerms, compute_turn_loss, make_objective
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
-from c3jax.learner.token_loss import compute_token_loss
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
-from c3jax.types import Credit, Rollout
+from c3jax.types import Credit, Params, Rollout
+
+Figures = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """All that a run carries from step to step."""
+    """All that a run carries from step to step on the device."""
 
-    params: dict  # the trained weights
+    params: Params  # the trained weights
     opt_state: optax.OptState
     kl_coefficient: jax.Array  # f32
     updates: jax.Array  # optimiser updates tried
@@ -43,6 +47,41 @@ class TrainState(NamedTuple):
     bad_in_row: jax.Array  # skipped since the last good one
     critic: critic_lib.CriticState | None  # None for a method without one
     adaptive: AdaptiveState | None  # None where neither baseline nor fan-out follows the returns
+
+
+class Update(Protocol):
+    """The jitted update of a step; it gives up the buffers of the state it is given."""
+
+    def __call__(
+        self,
+        state: TrainState,
+        frozen: Params,
+        reference: Params | None,
+        rollout: Rollout,
+        return_PL: jax.Array,
+        key: jax.Array,
+        fan_out: FanOut,
+    ) -> tuple[TrainState, Credit, Figures]:
+        """Learn from a step's trees.
+
+        Args:
+          state: before the step.
+          frozen: the weights' frozen tree.
+          reference: stands for the trained tree in the policy at the start of the run; None where uses_reference says
+            no.
+          rollout: the step's trees, drawn by the state's policy.
+          return_PL: terminal return of every leaf, in path order.
+          key: of the orders in which the epochs take the problems.
+          fan_out: alternatives a turn; static, so that another one is another compilation.
+
+        Returns:
+          The next state; credit of every message; and figures, means over the step's optimiser updates.
+          first_ratio_deviation is the mean |ratio - 1| of the first, before any parameter has moved. While a critic
+          learns alone, the policy's figures are 0.
+        """
+        ...
+
+    def _cache_size(self) -> int: ...  # programs traced so far
 
 
 class _Batch(NamedTuple):
@@ -53,143 +92,232 @@ class _Batch(NamedTuple):
     reference_logp: tuple[jax.Array, ...]  # [N, T]; empty where the loss has no divergence
 
 
-class _Program(NamedTuple):
-    """What is fixed for a run."""
+class _Step(NamedTuple):
+    """What is fixed for a step; all but the matrix is static."""
 
-    config: RunConfig
+    credit: CreditSection
+    learner: Learner
+    sampling: Sampling
     policy: Policy
     plans: tuple[TurnPlan, ...]
+    objective: Objective
     optimiser: optax.GradientTransformation
     schedule: optax.Schedule
-    credit_matrix: CreditMatrix
+    problems: int
+    fan_out: FanOut
+    matrix: CreditMatrix
     critic: critic_lib.CriticProgram | None
 
     @property
     def trained(self) -> tuple[int, ...]:
-        return tuple(place for place, plan in enumerate(self.plans) if plan.is_trained)
+        return tuple(turn for turn, plan in enumerate(self.plans) if plan.is_trained)
+
+    @property
+    def micro(self) -> int:
+        """Problems in memory at once."""
+        return self.learner.micro_problems or self.problems // self.learner.minibatches
 
 
-def init_state(policy: Policy, weights: Weights, config: RunConfig) -> TrainState:
-    """The state before the first step."""
-    params = weights.trained
-    optimiser, _ = _make_optimiser(config, policy)
-    coefficient = jnp.float32(config.learner.kl.coefficient)
-    counts = (jnp.int32(0), jnp.int32(0), jnp.int32(0))
-    critic = critic_lib.init_critic_state(policy, weights, config)
-    return TrainState(params, optimiser.init(params), coefficient, *counts, critic, init_adaptive(config))
+def init_state(
+    policy: Policy, weights: Weights, plans: Sequence[TurnPlan], credit: CreditSection, learner: Learner
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      policy, weights: the starting policy.
+      plans: the turns.
+      credit, learner: sections of the config.
+
+    Returns:
+      The state; it takes hold of the trained weights.
+    """
+    optimiser, _ = make_optimiser(learner, 1, is_per_role=policy.kind != "shared")  # of any number of steps
+    section = credit.critic
+    return TrainState(
+        params=weights.trained,
+        opt_state=optimiser.init(weights.trained),
+        kl_coefficient=jnp.float32(learner.kl.coefficient),
+        updates=jnp.int32(0),
+        bad_updates=jnp.int32(0),
+        bad_in_row=jnp.int32(0),
+        critic=None if section is None else critic_lib.init_critic_state(section, learner, policy, weights),
+        adaptive=init_adaptive(credit, plans),
+    )
+
+
+def pack_state(state: TrainState, fan_out: FanOut | None) -> dict[str, Any]:
+    """What a checkpoint holds: the state, and beside what it has learnt of the returns the fan-out in force.
+
+    Args:
+      state: of the run.
+      fan_out: alternatives a turn; None before the first choice, which is written as zeros.
+
+    Returns:
+      The state's fields by their names.
+    """
+    saved = state._asdict()
+    if state.adaptive is not None:
+        chosen = fan_out or (0,) * len(state.adaptive.tokens_K)
+        saved["adaptive"] = {**state.adaptive._asdict(), "fan_out_K": np.asarray(chosen, np.int32)}
+    return saved
+
+
+def unpack_state(saved: dict[str, Any]) -> tuple[TrainState, FanOut | None]:
+    """The state and the fan-out in force that a checkpoint holds.
+
+    Args:
+      saved: as `pack_state` made it.
+
+    Returns:
+      The state; and the fan-out, None where none is kept or none was chosen yet.
+    """
+    adaptive = saved["adaptive"]
+    if adaptive is None:
+        return TrainState(**saved), None
+    fan_out = tuple(np.asarray(adaptive["fan_out_K"]).tolist())
+    fields: dict[str, Any] = saved | {"adaptive": AdaptiveState(adaptive["components"], adaptive["tokens_K"])}
+    state = TrainState(**fields)
+    return state, fan_out if all(fan_out) else None
 
 
 def make_update(
-    config: RunConfig, policy: Policy, plans: Sequence[TurnPlan], credit_matrix: CreditMatrix
-) -> Callable[..., tuple[TrainState, Credit, dict[str, jax.Array]]]:
-    """Make the jitted update(state, frozen, reference, rollout, return_PL, key), which gives state, credit and figures.
+    credit: CreditSection,
+    learner: Learner,
+    sampling: Sampling,
+    steps: int,
+    policy: Policy,
+    plans: Sequence[TurnPlan],
+    matrix: CreditMatrix | None = None,
+) -> Update:
+    """Make the jitted update of a run's steps.
 
-    `frozen` is the weights' frozen tree; `reference` stands for the trained one in the policy at the start of the run,
-    and is None where uses_reference says no.
-    Figures are means over the step's optimiser updates; first_ratio_deviation is the mean |ratio - 1| of the first,
-    before any parameter has moved. A critic gives credit as it stood, then learns, then the policy does; while the
-    critic learns alone, the policy's figures are 0.
+    A critic gives credit as it stood, then learns, then the policy does.
+
+    Args:
+      credit, learner, sampling: sections of the config; the peak of the learner's rate may be an array.
+      steps: of the run, by which schedules end.
+      policy, plans: the team's.
+      matrix: weights of another method in place of those that the method's rows give; a study's methods are an axis.
+
+    Returns:
+      The update.
+
+    Raises:
+      ConfigError: where a loss of the user's will not do.
     """
-    critic = critic_lib.make_critic_program(config, policy, plans, credit_matrix)
-    program = _Program(config, policy, tuple(plans), *_make_optimiser(config, policy), credit_matrix, critic)
-    learner = config.learner
-    micro = learner.micro_problems or config.problems // learner.minibatches
+    alone = 0 if credit.critic is None else credit.critic.critic_only_steps
+    # The policy's schedule ends with the run, also where the critic has the first steps to itself.
+    optimiser, schedule = make_optimiser(learner, steps - alone, is_per_role=policy.kind != "shared")
+    objective = make_objective(learner.loss, learner.kl)
 
     def update(
-        state: TrainState, frozen: dict, reference: dict | None, rollout: Rollout, return_PL: jax.Array, key: jax.Array
-    ):
-        weights = Weights(state.params, frozen)
-        credit, lesson = _compute_credit(program, state, weights, rollout, return_PL, micro)
-        advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in credit.advantage)
-        batch = _Batch(rollout, advantage, ())
-        if state.adaptive is not None:
-            # After the credit: what enters it must be of earlier steps.
-            state = state._replace(adaptive=update_adaptive(state.adaptive, config, rollout, return_PL))
-        problem_UCB = _draw_orders(config, key, range(learner.epochs), micro)
-        train_policy = functools.partial(_train_policy, program, frozen, reference, batch, problem_UCB)
-        if critic is None:
-            state, figures = train_policy(state)
-            return state, credit, figures
-        later = range(learner.epochs, learner.epochs + critic.section.epochs)
-        critic_UCB = _draw_orders(config, key, later, micro)
-        critic_state, critic_figures = critic_lib.train_critic(critic, state.critic, weights, lesson, critic_UCB)
-        is_alone = state.critic.updates < critic.section.solo_steps * critic_UCB.shape[0]
-        state, figures = _train_unless(is_alone, train_policy, state)
-        return state._replace(critic=critic_state), credit, figures | critic_figures
+        state: TrainState,
+        frozen: Params,
+        reference: Params | None,
+        rollout: Rollout,
+        return_PL: jax.Array,
+        key: jax.Array,
+        fan_out: FanOut,
+    ) -> tuple[TrainState, Credit, Figures]:
+        trained = tuple(plan.is_trained for plan in plans)
+        used = make_credit_matrix(credit.method, make_tree(fan_out), trained) if matrix is None else matrix
+        critic = critic_lib.make_critic_program(credit, learner, steps, policy, plans, fan_out, used)
+        fixed = (optimiser, schedule, len(return_PL), fan_out, used, critic)
+        step = _Step(credit, learner, sampling, policy, tuple(plans), objective, *fixed)
+        return _take_step(step, state, frozen, reference, rollout, return_PL, key)
 
-    return jax.jit(update, donate_argnums=0)
+    return jax.jit(update, donate_argnums=0, static_argnames="fan_out")  # pyright: ignore[reportReturnType]
 
 
-def _make_optimiser(config: RunConfig, policy: Policy) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The policy's; its schedule ends with the run, also where the critic has the first steps to itself."""
-    section = config.credit.critic
-    steps = config.steps - (0 if section is None else section.solo_steps)
-    return make_optimiser(config.learner, steps, is_per_role=policy.kind != "shared")
+def _take_step(
+    step: _Step,
+    state: TrainState,
+    frozen: Params,
+    reference: Params | None,
+    rollout: Rollout,
+    return_PL: jax.Array,
+    key: jax.Array,
+) -> tuple[TrainState, Credit, Figures]:
+    weights, epochs = Weights(state.params, frozen), step.learner.epochs
+    credit, critic_batch = _compute_credit(step, state, weights, rollout, return_PL)
+    advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in credit.advantage)
+    batch = _Batch(rollout, advantage, ())
+    if state.adaptive is not None:
+        # After the credit: what enters it must be of earlier steps.
+        adaptive = update_adaptive(state.adaptive, step.credit.decay, step.fan_out, rollout, return_PL)
+        state = state._replace(adaptive=adaptive)
+    problem_UCB = _draw_orders(step, key, range(epochs))
+    train_policy = functools.partial(_train_policy, step, frozen, reference, batch, problem_UCB)
+    if step.critic is None or state.critic is None or critic_batch is None:
+        state, figures = train_policy(state)
+        return state, credit, figures
+    critic, section = step.critic, step.critic.section
+    critic_UCB = _draw_orders(step, key, range(epochs, epochs + section.epochs))
+    critic_state, critic_figures = critic_lib.train_critic(critic, state.critic, weights, critic_batch, critic_UCB)
+    is_alone = state.critic.updates < section.critic_only_steps * critic_UCB.shape[0]
+    state, figures = _train_unless(is_alone, train_policy, state)
+    return state._replace(critic=critic_state), credit, figures | critic_figures
 
 
 def _compute_credit(
-    program: _Program, state: TrainState, weights: Weights, rollout: Rollout, return_PL: jax.Array, micro: int
-) -> tuple[Credit, critic_lib.Lesson | None]:
+    step: _Step, state: TrainState, weights: Weights, rollout: Rollout, return_PL: jax.Array
+) -> tuple[Credit, critic_lib.CriticBatch | None]:
     """Credit of every message, and what a critic may learn from the step."""
-    section = program.config.credit
-    if section.method == "shrunk":
-        trained = tuple(plan.is_trained for plan in program.plans)
-        components = state.adaptive.components
-        return apply_shrunk(components, return_PL, section.fan_out, trained, normalise=section.normalise), None
-    if program.critic is None:
-        return apply_credit(program.credit_matrix, return_PL, normalise=section.normalise), None
-    return critic_lib.compute_critic_credit(program.critic, state.critic.params, weights, rollout, return_PL, micro)
+    if step.critic is not None and state.critic is not None:
+        params = state.critic.params
+        return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.micro)
+    components = None if state.adaptive is None else state.adaptive.components
+    inputs = CreditInputs(step.matrix, step.fan_out, components)
+    return compute_credit(step.credit.method, inputs, return_PL, normalise=step.credit.normalise), None
 
 
-def _draw_orders(config: RunConfig, key: jax.Array, epochs: range, micro: int) -> jax.Array:
+def _draw_orders(step: _Step, key: jax.Array, epochs: range) -> jax.Array:
     """Problems in the order in which the epochs take them, cut into micro-batches: [U, C, B]."""
-    orders = [jax.random.permutation(jax.random.fold_in(key, epoch), config.problems) for epoch in epochs]
-    return jnp.stack(orders).reshape(len(epochs) * config.learner.minibatches, -1, micro)
+    orders = [jax.random.permutation(jax.random.fold_in(key, epoch), step.problems) for epoch in epochs]
+    return jnp.stack(orders).reshape(len(epochs) * step.learner.minibatches, -1, step.micro)
 
 
 def _train_unless(
-    is_idle: jax.Array, train_policy: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]], state: TrainState
-) -> tuple[TrainState, dict[str, jax.Array]]:
+    is_idle: jax.Array, train_policy: Callable[[TrainState], tuple[TrainState, Figures]], state: TrainState
+) -> tuple[TrainState, Figures]:
     _, figures = jax.eval_shape(train_policy, state)
     zeros = jax.tree.map(lambda figure: jnp.zeros(figure.shape, figure.dtype), figures)
     return jax.lax.cond(is_idle, lambda state: (state, zeros), train_policy, state)
 
 
 def _train_policy(
-    program: _Program,
-    frozen: dict,
-    reference: dict | None,
+    step: _Step,
+    frozen: Params,
+    reference: Params | None,
     batch: _Batch,
     problem_UCB: jax.Array,
     state: TrainState,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, Figures]:
     """All the policy's updates of a step, and their figures."""
-    learner = program.config.learner
-    if uses_reference(learner):
-        micro = problem_UCB.shape[-1]
-        batch = batch._replace(reference_logp=_compute_reference(program, Weights(reference, frozen), batch, micro))
-    state, figures = jax.lax.scan(lambda s, part: _apply_minibatch(program, s, frozen, batch, part), state, problem_UCB)
+    kl = step.learner.kl
+    if uses_reference(step.learner):
+        assert reference is not None  # whoever asks for a divergence has what it is measured from
+        batch = batch._replace(reference_logp=_compute_reference(step, Weights(reference, frozen), batch.rollout))
+    state, figures = jax.lax.scan(lambda s, part: _apply_minibatch(step, s, frozen, batch, part), state, problem_UCB)
     means = {name: jnp.mean(values_U) for name, values_U in figures.items()}
     means["first_ratio_deviation"] = figures["ratio_deviation"][0]
     means["kl_coefficient"] = state.kl_coefficient
-    if learner.kl.target is not None:
+    if kl.target is not None:
         messages = sum(part.size for part in batch.advantage)
-        coefficient = losses.update_kl_coefficient(
-            state.kl_coefficient, means["kl"], learner.kl.target, learner.kl.horizon, messages
-        )
+        coefficient = losses.update_kl_coefficient(state.kl_coefficient, means["kl"], kl.target, kl.horizon, messages)
         state = state._replace(kl_coefficient=jnp.where(jnp.isfinite(coefficient), coefficient, state.kl_coefficient))
     return state, means
 
 
 def _apply_minibatch(
-    program: _Program, state: TrainState, frozen: dict, batch: _Batch, problem_CB: jax.Array
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    gradient, figures = _compute_gradient(program, state, frozen, batch, problem_CB)
+    step: _Step, state: TrainState, frozen: Params, batch: _Batch, problem_CB: jax.Array
+) -> tuple[TrainState, Figures]:
+    gradient, figures = _compute_gradient(step, state, frozen, batch, problem_CB)
     params, opt_state, is_good, norm = apply_gradient(
-        program.optimiser, state.params, state.opt_state, gradient, figures["loss"]
+        step.optimiser, state.params, state.opt_state, gradient, figures["loss"]
     )
     figures["grad_norm"] = norm
-    figures["learning_rate"] = jnp.asarray(program.schedule(state.updates - state.bad_updates), jnp.float32)
+    figures["learning_rate"] = jnp.asarray(step.schedule(state.updates - state.bad_updates), jnp.float32)
     state = state._replace(
         params=params,
         opt_state=opt_state,
@@ -201,101 +329,71 @@ def _apply_minibatch(
 
 
 def _compute_gradient(
-    program: _Program, state: TrainState, frozen: dict, batch: _Batch, problem_CB: jax.Array
-) -> tuple[dict, dict[str, jax.Array]]:
+    step: _Step, state: TrainState, frozen: Params, batch: _Batch, problem_CB: jax.Array
+) -> tuple[Params, Figures]:
     """Gradient and figures of one minibatch, summed over its micro-batches."""
-    problems = program.config.problems
-    chosen = tree.take_problems(batch.rollout, problems, problem_CB.reshape(-1))
-    total = sum(_weigh(program, chosen, place).sum() for place in program.trained)
+    chosen = tree.take_problems(batch.rollout, step.problems, problem_CB.reshape(-1))
+    total: Any = sum(_weigh(step, chosen, turn).sum() for turn in step.trained)
 
-    def gradient_of(problem_B: jax.Array):
-        part = tree.take_problems(batch, problems, problem_B)
+    def compute_gradient(problem_B: jax.Array) -> tuple[Params, Figures]:
+        part = tree.take_problems(batch, step.problems, problem_B)
 
-        def compute_loss(params: dict):
-            return _compute_loss(program, Weights(params, frozen), part, state.kl_coefficient, total)
+        def compute_loss(params: Params) -> tuple[jax.Array, Figures]:
+            return _compute_loss(step, Weights(params, frozen), part, state.kl_coefficient, total)
 
         (_, figures), gradient = jax.value_and_grad(compute_loss, has_aux=True)(state.params)
         return gradient, figures
 
-    return add_micro_batches(gradient_of, problem_CB)
+    return add_micro_batches(compute_gradient, problem_CB)
 
 
 def _compute_loss(
-    program: _Program, weights: Weights, batch: _Batch, kl_coefficient: jax.Array, total: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    step: _Step, weights: Weights, batch: _Batch, kl_coefficient: jax.Array, total: jax.Array
+) -> tuple[jax.Array, Figures]:
     """This micro-batch's share of the minibatch's loss and figures."""
-    parts = [
-        _compute_turn_loss(program, weights, batch, place, _make_terms(program, batch, place, kl_coefficient, total))
-        for place in program.trained
-    ]
+    parts = []
+    for turn in step.trained:
+        model = make_model(step.policy, weights, step.plans[turn].role)
+        hidden_BD, drawn = forward.compute_drawn_tokens(model, step.plans, turn, batch.rollout, step.fan_out)
+        terms = _make_terms(step, batch, turn, kl_coefficient, total)
+        tokens = (hidden_BD, model.head_weight(), drawn, terms, len(batch.advantage[turn]))
+        how = (step.sampling, model.spec.dtype, model.spec.logit_softcap)
+        parts.append(compute_turn_loss(step.objective, *tokens, *how))
     return jax.tree.map(lambda *sums: sum(sums), *parts)
 
 
-def _compute_turn_loss(
-    program: _Program, weights: Weights, batch: _Batch, place: int, terms: losses.TokenTerms
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    config, model = program.config, make_model(program.policy, weights, program.plans[place].role)
-    hidden_BD, drawn = forward.compute_drawn_tokens(model, program.plans, place, batch.rollout, config.credit.fan_out)
-
-    def compute_figures(logp_B: jax.Array, terms: losses.TokenTerms) -> dict[str, jax.Array]:
-        figures = losses.compute_token_figures(logp_B, terms, config.learner.clip, config.learner.kl.estimator)
-        return {name: terms.weight * value_B for name, value_B in figures.items()}
-
-    loss, logp_B = compute_token_loss(
-        hidden_BD,
-        model.head_weight(),
-        drawn,
-        terms,
-        lambda logp_B, terms: compute_figures(logp_B, terms)["loss"],
-        config.sampling,
-        model.spec.dtype,
-    )
-    # Slots that were not drawn hold junk: they must not reach an exponential, whose infinity times zero is a NaN.
-    blank = jax.tree.map(lambda leaf_B: jnp.where(drawn.is_drawn_B, leaf_B, 0.0), (logp_B, terms))
-    return loss, {name: jnp.sum(value_B) for name, value_B in compute_figures(*blank).items()}
-
-
-def _make_terms(
-    program: _Program, batch: _Batch, place: int, kl_coefficient: jax.Array, total: jax.Array
-) -> losses.TokenTerms:
+def _make_terms(step: _Step, batch: _Batch, turn: int, kl_coefficient: jax.Array, total: jax.Array) -> TokenTerms:
     """What the loss reads of each token of a turn, message after message."""
-    messages = batch.rollout.turns[place]
+    messages = batch.rollout.turns[turn]
     spread = functools.partial(jnp.broadcast_to, shape=messages.tokens_NT.shape)
-    terms = losses.TokenTerms(
+    terms = TokenTerms(
         messages.behaviour_logp_NT,
-        spread(batch.advantage[place][:, None]),
-        batch.reference_logp[place] if batch.reference_logp else None,
+        spread(batch.advantage[turn][:, None]),
+        batch.reference_logp[turn] if batch.reference_logp else None,
         spread(kl_coefficient),
-        _weigh(program, batch.rollout, place) / total,
+        _weigh(step, batch.rollout, turn) / total,
     )
     return jax.tree.map(forward.flatten_tokens, terms)
 
 
-def _compute_logp(program: _Program, weights: Weights, rollout: Rollout) -> tuple[jax.Array, ...]:
-    """Log-probabilities [N, T] of the trained turns' messages."""
-    config, logp = program.config, []
-    for place in program.trained:
-        model = make_model(program.policy, weights, program.plans[place].role)
-        logp.append(
-            forward.compute_turn_logp(model, program.plans, place, rollout, config.credit.fan_out, config.sampling)
-        )
-    return tuple(logp)
+def _compute_reference(step: _Step, reference: Weights, rollout: Rollout) -> tuple[jax.Array, ...]:
+    """The reference policy's log-probabilities [N, T] of all turns' messages, a micro-batch at a time."""
 
+    def compute(problem_B: jax.Array) -> tuple[jax.Array, ...]:
+        """Of the trained turns."""
+        part, logp = tree.take_problems(rollout, step.problems, problem_B), []
+        for turn in step.trained:
+            model = make_model(step.policy, reference, step.plans[turn].role)
+            logp.append(forward.compute_turn_logp(model, step.plans, turn, part, step.fan_out, step.sampling))
+        return tuple(logp)
 
-def _compute_reference(program: _Program, reference: Weights, batch: _Batch, micro: int) -> tuple[jax.Array, ...]:
-    """The reference policy's log-probabilities of all turns' messages, a micro-batch at a time."""
-    problems = program.config.problems
-    problem_CB = jnp.arange(problems).reshape(-1, micro)
-    parts = jax.lax.map(
-        lambda problem_B: _compute_logp(program, reference, tree.take_problems(batch.rollout, problems, problem_B)),
-        problem_CB,
-    )
-    filled = dict(zip(program.trained, parts, strict=True))
+    parts = jax.lax.map(compute, jnp.arange(step.problems).reshape(-1, step.micro))
+    filled = dict(zip(step.trained, parts, strict=True))
     return tuple(
-        filled[place].reshape(turn.tokens_NT.shape) if place in filled else turn.behaviour_logp_NT
-        for place, turn in enumerate(batch.rollout.turns)
+        filled[turn].reshape(messages.tokens_NT.shape) if turn in filled else messages.behaviour_logp_NT
+        for turn, messages in enumerate(rollout.turns)
     )
 
 
-def _weigh(program: _Program, rollout: Rollout, place: int) -> jax.Array:
-    return losses.compute_weights(rollout.turns[place].sampled_NT, program.config.learner.aggregation)
+def _weigh(step: _Step, rollout: Rollout, turn: int) -> jax.Array:
+    return losses.compute_weights(rollout.turns[turn].sampled_NT, step.objective.aggregation)

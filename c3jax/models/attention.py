@@ -7,6 +7,8 @@ are merged by these weights (the identity behind FlashAttention, arXiv 2205.1413
 A long frame is read a block of its slots at a time, and the backward pass computes the weights again from the whole
 path's log-sum-exp. So memory grows with the slots and not with their square.
 
+A window bounds how far back a query reads, by positions along the path: slots that hold no token do not count.
+
 Dimension key beside types.py: M row of a coarser frame (N = M * finer rows each), G key and value head,
 R query heads per key and value head, Q all queries of one (M, G), K key slot, W slot of a block of keys.
 """
@@ -27,146 +29,183 @@ _LEAST_SLOTS = 64
 # Finite, so that a frame of which nothing is kept merges with weight exp(-1e30) = 0 and never makes a NaN.
 _MASKED = -1e30
 
-_Frame = tuple[jax.Array, jax.Array, jax.Array]  # key_MGKD, value_MGKD, keep_MK
+
+class Keys(NamedTuple):
+    """Keys and values of one frame of a path."""
+
+    key_MGKD: jax.Array
+    value_MGKD: jax.Array
+    keep_MK: jax.Array  # bool
+    position_MK: jax.Array | None = None  # int32, on the row's path; only a window asks for it
 
 
 class Rows(NamedTuple):
     """Some rows of a batch."""
 
-    place_N: jax.Array  # int32
+    index_N: jax.Array  # int32
     total: int  # rows of the batch
+
+
+class _Queries(NamedTuple):
+    query_NGRSD: jax.Array
+    position_NS: jax.Array | None
+    window: jax.Array | None
+
+
+class _Block(NamedTuple):
+    key_MGWD: jax.Array
+    value_MGWD: jax.Array
+    keep_MW: jax.Array
+    position_MW: jax.Array | None
+    slot_W: jax.Array  # of the frame
+
+
+class _Form(NamedTuple):
+    """What is known before anything is traced."""
+
+    softcap: float | None
+    score_floats: int
 
 
 def attend_path(
     query_NGRSD: jax.Array,
-    past: Sequence[_Frame],
-    own_key_NGSD: jax.Array,
-    own_value_NGSD: jax.Array,
-    own_keep_NS: jax.Array,
+    past: Sequence[Keys],
+    own: Keys,
+    window: jax.Array | None = None,
+    softcap: float | None = None,
     rows: Rows | None = None,
     score_floats: int = SCORE_FLOATS,
 ) -> jax.Array:
     """Softmax attention over every kept slot of the past frames and, causally, of the own frame.
 
     Args:
-        query_NGRSD: queries, scaled already.
-        past: (key_MGKD, value_MGKD, keep_MK) of each coarser frame; M divides N.
-        own_key_NGSD, own_value_NGSD, own_keep_NS: the queries' own frame.
-        rows: where only some rows of a batch are here, which they are; then the last past frame has just these rows,
-            and the others those of the batch. No gradient is taken of this form.
-        score_floats: most scores of one block.
+      query_NGRSD: queries, scaled already.
+      past: each coarser frame, of M rows that divide N.
+      own: the queries' own frame, M = N.
+      window: tokens that a query sees, itself among them (int32, no axes); without it a query sees all before it.
+      softcap: with it a score s becomes softcap tanh(s / softcap).
+      rows: where only some rows of a batch are here, which they are; then the last past frame has just these rows,
+        and the others those of the batch. No gradient is taken of this form.
+      score_floats: most scores of one block.
+
     Returns:
-        Attention output [N, G, R, S, D], f32.
+      Attention output [N, G, R, S, D], f32.
     """
-    own = (own_key_NGSD, own_value_NGSD, own_keep_NS)
+    form, queries = _Form(softcap, score_floats), _Queries(query_NGRSD, own.position_MK, window)
     if rows is None:
-        return _attend(score_floats, query_NGRSD, tuple(past), own)
-    partials = [_attend_from(rows, score_floats, query_NGRSD, frame) for frame in past[:-1]]
-    partials.append(_attend_frame(score_floats, query_NGRSD, past[-1], is_own=False))
-    partials.append(_attend_frame(score_floats, query_NGRSD, own, is_own=True))
+        return _attend(form, queries, tuple(past), own)
+    partials = [_attend_from(rows, form, queries, frame) for frame in past[:-1]]
+    partials.append(_attend_frame(form, queries, past[-1], is_own=False))
+    partials.append(_attend_frame(form, queries, own, is_own=True))
     return _merge(partials)[0]
 
 
-def _attend_from(rows: Rows, score_floats: int, query_NGRSD: jax.Array, frame: _Frame) -> tuple[jax.Array, jax.Array]:
-    # Queries are put back to their places in the batch, for which no key or value has to be copied: reading these is
+def _attend_from(rows: Rows, form: _Form, queries: _Queries, frame: Keys) -> tuple[jax.Array, jax.Array]:
+    # Queries are put back to their rows of the batch, for which no key or value has to be copied: reading these is
     # what the attention of a decoding step waits for, and the products with rows that are not there are cheap.
-    spread = jnp.zeros((rows.total, *query_NGRSD.shape[1:]), query_NGRSD.dtype).at[rows.place_N].set(query_NGRSD)
-    out, lse = _attend_frame(score_floats, spread, frame, is_own=False)
-    return out[rows.place_N], lse[rows.place_N]
+    def spread(array: jax.Array) -> jax.Array:
+        return jnp.zeros((rows.total, *array.shape[1:]), array.dtype).at[rows.index_N].set(array)
+
+    query_NGRSD, position_NS, window = queries
+    position_NS = None if position_NS is None else spread(position_NS)
+    out, lse = _attend_frame(form, _Queries(spread(query_NGRSD), position_NS, window), frame, is_own=False)
+    return out[rows.index_N], lse[rows.index_N]
+
+
+def cap_softly(x: jax.Array, softcap: float | None) -> jax.Array:
+    """softcap tanh(x / softcap), for scores and logits; x itself without a cap."""
+    return x if softcap is None else softcap * jnp.tanh(x / softcap)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(score_floats: int, query_NGRSD: jax.Array, past: tuple[_Frame, ...], own: _Frame) -> jax.Array:
-    return _attend_frames(score_floats, query_NGRSD, past, own)[0]
+def _attend(form: _Form, queries: _Queries, past: tuple[Keys, ...], own: Keys) -> jax.Array:
+    return _attend_frames(form, queries, past, own)[0]
 
 
-def _attend_frames(
-    score_floats: int, query_NGRSD: jax.Array, past: tuple[_Frame, ...], own: _Frame
-) -> tuple[jax.Array, jax.Array]:
-    partials = [_attend_frame(score_floats, query_NGRSD, frame, is_own=False) for frame in past]
-    partials.append(_attend_frame(score_floats, query_NGRSD, own, is_own=True))
+def _attend_frames(form: _Form, queries: _Queries, past: tuple[Keys, ...], own: Keys) -> tuple[jax.Array, jax.Array]:
+    partials = [_attend_frame(form, queries, frame, is_own=False) for frame in past]
+    partials.append(_attend_frame(form, queries, own, is_own=True))
     return _merge(partials)
 
 
-def _attend_forward(score_floats: int, query_NGRSD: jax.Array, past: tuple[_Frame, ...], own: _Frame):
-    out, lse = _attend_frames(score_floats, query_NGRSD, past, own)
-    return out, (query_NGRSD, past, own, out, lse)
+def _attend_forward(form: _Form, queries: _Queries, past: tuple[Keys, ...], own: Keys):
+    out, lse = _attend_frames(form, queries, past, own)
+    return out, (queries, past, own, out, lse)
 
 
-def _attend_backward(score_floats: int, kept: tuple, slope: jax.Array):
-    """Gradients, by ds = p (dp - sum over the path of p dp), and that sum is the product of output and its slope."""
-    query, past, own, out, lse = kept
-    drift = jnp.sum(slope * out, axis=-1)
-    pull_back = functools.partial(_pull_back_frame, score_floats, query, slope, lse, drift)
-    *coarse, (own_query, *own_rest) = [*(pull_back(frame, is_own=False) for frame in past), pull_back(own, is_own=True)]
-    query_slope = functools.reduce(jnp.add, [part for part, *_ in coarse], own_query)
-    return query_slope.astype(query.dtype), tuple((*rest, None) for _, *rest in coarse), (*own_rest, None)
+def _attend_backward(form: _Form, kept: tuple, d_out: jax.Array):
+    """Gradients, by dS = P (dP - sum over the path of P dP), and that sum is the product of output and its gradient."""
+    queries, past, own, out, lse = kept
+    delta = jnp.sum(d_out * out, axis=-1)
+    backward = functools.partial(_attend_frame_backward, form, queries, d_out, lse, delta)
+    coarse, (d_query, d_own) = [backward(frame, is_own=False) for frame in past], backward(own, is_own=True)
+    d_query = functools.reduce(jnp.add, [part for part, _ in coarse], d_query).astype(queries.query_NGRSD.dtype)
+    d_past = tuple(d_frame for _, d_frame in coarse)
+    return _Queries(d_query, None, None), d_past, d_own
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _attend_frame(
-    score_floats: int, query_NGRSD: jax.Array, frame: _Frame, is_own: bool
-) -> tuple[jax.Array, jax.Array]:
+def _attend_frame(form: _Form, queries: _Queries, frame: Keys, is_own: bool) -> tuple[jax.Array, jax.Array]:
     """Attention over one frame alone, and its log-sum-exp [N, G, R, S]."""
-    key_MGKD, value_MGKD, keep_MK = frame
-    rows, slots = len(key_MGKD), query_NGRSD.shape[3]
-    query_MGQD = _fold(query_NGRSD, rows)
+    shape = queries.query_NGRSD.shape
+    query_MGQD = _fold(queries.query_NGRSD, len(frame.key_MGKD))
 
-    def attend_block(block: tuple) -> tuple[jax.Array, jax.Array]:
-        key_MGWD, value_MGWD, keep_MW, place_W = block
-        score_MGQW = _compute_scores(query_MGQD, key_MGWD, _find_seen(keep_MW, place_W, query_MGQD, slots, is_own))
-        return _softmax_product(score_MGQW, value_MGWD)
+    def attend_block(block: _Block) -> tuple[jax.Array, jax.Array]:
+        seen = _find_seen(queries, block, is_own)
+        score_MGQW = _compute_scores(query_MGQD, block, form.softcap)
+        return _softmax_product(jnp.where(seen, score_MGQW, _MASKED), block.value_MGWD)
 
-    first, rest = _cut_blocks(frame, query_MGQD, score_floats)
+    first, rest = _cut_blocks(frame, query_MGQD, form.score_floats)
     partial = attend_block(first)
     if rest is not None:
         partial, _ = jax.lax.scan(lambda sums, block: (_merge([sums, attend_block(block)]), None), partial, rest)
-    return _unfold(partial[0], query_NGRSD.shape), _unfold(partial[1], query_NGRSD.shape[:-1])
+    return _unfold(partial[0], shape), _unfold(partial[1], shape[:-1])
 
 
-def _pull_back_frame(
-    score_floats: int,
-    query_NGRSD: jax.Array,
-    slope_NGRSD: jax.Array,
+def _attend_frame_backward(
+    form: _Form,
+    queries: _Queries,
+    d_out_NGRSD: jax.Array,
     lse_NGRS: jax.Array,
-    drift_NGRS: jax.Array,
-    frame: _Frame,
+    delta_NGRS: jax.Array,
+    frame: Keys,
     is_own: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, Keys]:
     """One frame's part of the queries' gradient, f32, and the gradients of its keys and values."""
-    key_MGKD, value_MGKD, keep_MK = frame
-    rows, slots = len(key_MGKD), query_NGRSD.shape[3]
-    query_MGQD, lse_MGQ, drift_MGQ = (_fold(array, rows) for array in (query_NGRSD, lse_NGRS, drift_NGRS))
-    slope_MGQD = _fold(slope_NGRSD, rows).astype(value_MGKD.dtype)
+    rows, slots = frame.keep_MK.shape
+    query_MGQD, lse_MGQ, delta_MGQ = (_fold(array, rows) for array in (queries.query_NGRSD, lse_NGRS, delta_NGRS))
+    d_out_MGQD = _fold(d_out_NGRSD, rows).astype(frame.value_MGKD.dtype)
     multiply = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def pull_back(block: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
-        key_MGWD, value_MGWD, keep_MW, place_W = block
-        seen = _find_seen(keep_MW, place_W, query_MGQD, slots, is_own)
-        weight_MGQW = jnp.exp(_compute_scores(query_MGQD, key_MGWD, seen) - lse_MGQ[..., None])
+    def differentiate(block: _Block) -> tuple[jax.Array, jax.Array, jax.Array]:
+        key_MGWD, value_MGWD, seen = block.key_MGWD, block.value_MGWD, _find_seen(queries, block, is_own)
+        score_MGQW = _compute_scores(query_MGQD, block, form.softcap)
+        weight_MGQW = jnp.exp(jnp.where(seen, score_MGQW, _MASKED) - lse_MGQ[..., None])
         weight_MGQW = jnp.where(seen, weight_MGQW, 0.0)  # a query that sees nothing has no log-sum-exp to speak of
-        lean_MGQW = weight_MGQW * (multiply("mgqd,mgwd->mgqw", slope_MGQD, value_MGWD) - drift_MGQ[..., None])
-        lean_MGQW, weight_MGQW = lean_MGQW.astype(key_MGWD.dtype), weight_MGQW.astype(value_MGWD.dtype)
+        d_score_MGQW = weight_MGQW * (multiply("mgqd,mgwd->mgqw", d_out_MGQD, value_MGWD) - delta_MGQ[..., None])
+        if form.softcap is not None:
+            d_score_MGQW *= 1.0 - jnp.square(score_MGQW / form.softcap)  # the slope of tanh
+        d_score_MGQW, weight_MGQW = d_score_MGQW.astype(key_MGWD.dtype), weight_MGQW.astype(value_MGWD.dtype)
         return (
-            multiply("mgqw,mgwd->mgqd", lean_MGQW, key_MGWD),
-            multiply("mgqw,mgqd->mgwd", lean_MGQW, query_MGQD).astype(key_MGWD.dtype),
-            multiply("mgqw,mgqd->mgwd", weight_MGQW, slope_MGQD).astype(value_MGWD.dtype),
+            multiply("mgqw,mgwd->mgqd", d_score_MGQW, key_MGWD),
+            multiply("mgqw,mgqd->mgwd", d_score_MGQW, query_MGQD).astype(key_MGWD.dtype),
+            multiply("mgqw,mgqd->mgwd", weight_MGQW, d_out_MGQD).astype(value_MGWD.dtype),
         )
 
-    first, rest = _cut_blocks(frame, query_MGQD, score_floats)
-    query_slope, key_slope, value_slope = pull_back(first)
+    first, rest = _cut_blocks(frame, query_MGQD, form.score_floats)
+    d_query, d_key, d_value = differentiate(first)
     if rest is not None:
 
-        def advance(query_slope: jax.Array, block: tuple):
-            part, *slopes = pull_back(block)
-            return query_slope + part, slopes
+        def advance(d_query: jax.Array, block: _Block):
+            part, *d_block = differentiate(block)
+            return d_query + part, d_block
 
-        query_slope, (later_keys, later_values) = jax.lax.scan(advance, query_slope, rest)
-        key_slope = _join_blocks(key_slope, later_keys, key_MGKD.shape[2])
-        value_slope = _join_blocks(value_slope, later_values, key_MGKD.shape[2])
-    return _unfold(query_slope, query_NGRSD.shape), key_slope, value_slope
+        d_query, (later_keys, later_values) = jax.lax.scan(advance, d_query, rest)
+        d_key, d_value = _join_blocks(d_key, later_keys, slots), _join_blocks(d_value, later_values, slots)
+    d_frame = frame._replace(key_MGKD=d_key, value_MGKD=d_value, keep_MK=None, position_MK=None)
+    return _unfold(d_query, queries.query_NGRSD.shape), d_frame
 
 
 def _fold(array: jax.Array, rows: int) -> jax.Array:
@@ -181,28 +220,28 @@ def _unfold(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return array.reshape(rows, G, N // rows, R, S, *rest).swapaxes(1, 2).reshape(shape)
 
 
-def _cut_blocks(frame: _Frame, query_MGQD: jax.Array, score_floats: int) -> tuple[tuple, tuple | None]:
-    """The first block of a frame's slots, and the others stacked, or None: each with its slots' places.
+def _cut_blocks(frame: Keys, query_MGQD: jax.Array, score_floats: int) -> tuple[_Block, _Block | None]:
+    """The first block of a frame's slots, and the others stacked, or None.
 
     Blocks are of one length; what the last lacks is filled with slots that are not kept.
     """
-    key_MGKD, value_MGKD, keep_MK = frame
-    K, (M, G, Q, _) = keep_MK.shape[1], query_MGQD.shape
+    K, (M, G, Q, _) = frame.keep_MK.shape[1], query_MGQD.shape
     most = max(score_floats // (M * G * Q), _LEAST_SLOTS)
     blocks = -(-K // most)
-    place_K = jnp.arange(K)
+    slot_K = jnp.arange(K)
     if blocks == 1:
-        return (key_MGKD, value_MGKD, keep_MK, place_K), None
+        return _Block(*frame, slot_K), None
     size = -(-K // blocks)
 
     def cut(array: jax.Array, axis: int) -> jax.Array:
-        widths = [(0, blocks * size - K if place == axis else 0) for place in range(array.ndim)]
+        widths = [(0, blocks * size - K if each == axis else 0) for each in range(array.ndim)]
         padded = jnp.pad(array, widths)
         split = padded.reshape(*array.shape[:axis], blocks, size, *array.shape[axis + 1 :])
         return jnp.moveaxis(split, axis, 0)
 
-    cuts = (cut(key_MGKD, 2), cut(value_MGKD, 2), cut(keep_MK, 1), cut(place_K, 0))
-    return tuple(array[0] for array in cuts), tuple(array[1:] for array in cuts)
+    position = None if frame.position_MK is None else cut(frame.position_MK, 1)
+    cuts = _Block(cut(frame.key_MGKD, 2), cut(frame.value_MGKD, 2), cut(frame.keep_MK, 1), position, cut(slot_K, 0))
+    return jax.tree.map(lambda array: array[0], cuts), jax.tree.map(lambda array: array[1:], cuts)
 
 
 def _join_blocks(first_MGWD: jax.Array, rest: jax.Array, slots: int) -> jax.Array:
@@ -211,18 +250,24 @@ def _join_blocks(first_MGWD: jax.Array, rest: jax.Array, slots: int) -> jax.Arra
     return joined.reshape(*joined.shape[:2], -1, joined.shape[-1])[:, :, :slots]
 
 
-def _find_seen(keep_MW: jax.Array, place_W: jax.Array, query_MGQD: jax.Array, slots: int, is_own: bool) -> jax.Array:
+def _find_seen(queries: _Queries, block: _Block, is_own: bool) -> jax.Array:
     """Which keys of a block a query sees, [M, 1, 1 or Q, W]."""
-    seen = keep_MW[:, None, None, :]
+    (N, _, R, S, _), M = queries.query_NGRSD.shape, len(block.keep_MW)
+    seen = block.keep_MW[:, None, None, :]
     if is_own:
-        slot_Q = jnp.arange(query_MGQD.shape[2]) % slots  # of a query in its frame
-        seen = seen & (place_W <= slot_Q[:, None])
+        slot_Q = jnp.arange(N // M * R * S) % S  # of a query in its frame
+        seen = seen & (block.slot_W <= slot_Q[:, None])
+    if queries.window is not None:
+        assert queries.position_NS is not None and block.position_MW is not None
+        position_MRS = jnp.broadcast_to(queries.position_NS.reshape(M, -1, 1, S), (M, N // M, R, S))
+        distance_MQW = position_MRS.reshape(M, -1, 1) - block.position_MW[:, None]
+        seen = seen & (distance_MQW < queries.window)[:, None]
     return seen
 
 
-def _compute_scores(query_MGQD: jax.Array, key_MGWD: jax.Array, seen: jax.Array) -> jax.Array:
-    score_MGQW = jnp.einsum("mgqd,mgwd->mgqw", query_MGQD, key_MGWD, preferred_element_type=jnp.float32)
-    return jnp.where(seen, score_MGQW, _MASKED)
+def _compute_scores(query_MGQD: jax.Array, block: _Block, softcap: float | None) -> jax.Array:
+    score_MGQW = jnp.einsum("mgqd,mgwd->mgqw", query_MGQD, block.key_MGWD, preferred_element_type=jnp.float32)
+    return cap_softly(score_MGQW, softcap)
 
 
 def _softmax_product(score_MGQW: jax.Array, value_MGWD: jax.Array) -> tuple[jax.Array, jax.Array]:

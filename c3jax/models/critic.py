@@ -16,12 +16,22 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from c3jax.models.decoder import Decoder, DecoderSpec, count_params, define_decoder
+from c3jax.models.decoder import Decoder, count_params, define_decoder
 from c3jax.models.policy import Policy, Weights, find_start, make_model
+from c3jax.models.spec import DecoderSpec
+from c3jax.types import Params
 
 
-def init_critic(network: Literal["own", "trunk"], policy: dict) -> dict:
-    """A critic's parameters, f32: `head`, and for "own" the `network`, a copy of a decoder without its output head."""
+def init_critic(network: Literal["own", "trunk"], policy: Params) -> Params:
+    """A critic before the run.
+
+    Args:
+      network: whether it has a decoder of its own.
+      policy: the parameters of the decoder that it starts from or reads.
+
+    Returns:
+      f32: `head`, and for "own" the `network`, a copy of the decoder without its output head.
+    """
     head = {"weight": jnp.zeros(policy["final_norm"].shape, jnp.float32), "bias": jnp.float32(0.0)}
     if network == "trunk":
         return {"head": head}
@@ -35,7 +45,7 @@ def count_network(spec: DecoderSpec) -> int:
     return count_params(jax.eval_shape(functools.partial(init_critic, "own"), define_decoder(spec)[1])["network"])
 
 
-def merge_network(policy: Policy, critic: dict, weights: Weights, role: str) -> Decoder:
+def merge_network(policy: Policy, critic: Params, weights: Weights, role: str) -> Decoder:
     """The decoder that the critic reads for a role: its own, or the role's with the gradient stopped."""
     weights = jax.lax.stop_gradient(weights)
     if "network" not in critic:
@@ -43,8 +53,16 @@ def merge_network(policy: Policy, critic: dict, weights: Weights, role: str) -> 
     return nnx.merge(policy.graphdef, find_start(policy, weights) | critic["network"])
 
 
-def compute_score(critic: dict, hidden_ND: jax.Array) -> jax.Array:
-    """The head's scores [N], f32: score = hidden . weight + bias."""
+def compute_score(critic: Params, hidden_ND: jax.Array) -> jax.Array:
+    """The head's scores: score = hidden . weight + bias.
+
+    Args:
+      critic: its parameters.
+      hidden_ND: last hidden states, f32.
+
+    Returns:
+      Scores [N], f32.
+    """
     head = critic["head"]
     chex.assert_shape(hidden_ND, (None, head["weight"].shape[0]))
     return jnp.einsum("nd,d->n", hidden_ND, head["weight"], precision=jax.lax.Precision.HIGHEST) + head["bias"]

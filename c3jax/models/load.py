@@ -10,11 +10,11 @@ import jax
 
 from c3jax.config import run as config_lib
 from c3jax.models import decoder, tokenizer
-from c3jax.models.huggingface import families as hf_config
-from c3jax.models.huggingface import gguf as gguf_weights
-from c3jax.models.huggingface import hub
+from c3jax.models.huggingface import families as hf_families
+from c3jax.models.huggingface import gguf, hub
 from c3jax.models.huggingface import weights as hf_weights
-from c3jax.types import Tokenizer, UserError
+from c3jax.models.spec import DecoderSpec
+from c3jax.types import Params, Tokenizer, UserError
 
 ModelSection = config_lib.RandomModel | config_lib.SmolLM2Model | config_lib.FolderModel | config_lib.HubModel
 
@@ -22,24 +22,28 @@ ModelSection = config_lib.RandomModel | config_lib.SmolLM2Model | config_lib.Fol
 class Description(NamedTuple):
     """A policy without its weights."""
 
-    spec: decoder.DecoderSpec
+    spec: DecoderSpec
     tokenizer: Tokenizer
-    folder: Path | None  # where its weights are; None for those that have no folder
+    folder: Path | None  # where its weights are; None for random ones
 
 
 def describe_model(section: ModelSection, words: Sequence[str] | None) -> Description:
-    """The policy a config names; a random one has the task's words for its vocabulary.
+    """The policy that a config asks for.
 
-    Raises UserError, in one sentence, where the model cannot be had or does not fit its tokenizer.
+    Args:
+      section: the config's `model`.
+      words: the task's vocabulary, which a random policy has for its own; None for tasks without one.
+
+    Raises:
+      UserError: in one sentence, where the model cannot be had or does not fit its tokenizer.
     """
-    folder = None
     if section.kind == "random":
+        folder = None
         spec, vocabulary = _describe_random(section, words)
-    elif section.kind == "smollm2":
-        spec, vocabulary = gguf_weights.describe_smollm2()
     else:
-        folder = Path(section.path) if section.kind == "folder" else hub.fetch_folder(section.name, section.revision)
-        spec, vocabulary = hf_config.read_spec(folder / "config.json"), tokenizer.load_tokenizer(folder)
+        folder = _find_folder(section)
+        family = hf_families.AUTO if section.kind == "smollm2" else section.family
+        spec, vocabulary = hf_families.read_spec(folder / "config.json", family), tokenizer.load_tokenizer(folder)
     if vocabulary.vocab_size > spec.vocab_size:
         raise UserError(
             f"model: expected a tokenizer of at most the model's {spec.vocab_size} tokens, got {vocabulary.vocab_size}"
@@ -47,21 +51,32 @@ def describe_model(section: ModelSection, words: Sequence[str] | None) -> Descri
     return Description(spec._replace(dtype=section.dtype, remat=section.remat), vocabulary, folder)
 
 
-def load_params(section: ModelSection, description: Description, key: jax.Array, dtype: str = "float32") -> dict:
-    """The parameters of the policy a config names, arrays of `dtype` on the default device; random ones by the key.
+def load_params(section: ModelSection, description: Description, key: jax.Array, dtype: str = "float32") -> Params:
+    """The parameters of the policy that a config asks for.
 
-    bfloat16 is for parameters that are read and never trained. Raises as describe_model.
+    Args:
+      description: of the same section.
+      key: of the first values of a random policy.
+      dtype: float32, or, for parameters that are only read and never trained, bfloat16.
+
+    Returns:
+      Arrays of `dtype` on the default device.
+
+    Raises:
+      UserError: a folder's tensors are not those of its config.json.
     """
-    if section.kind == "smollm2":
-        return gguf_weights.load_smollm2(dtype)
     if description.folder is not None:
-        return hf_weights.load_folder(description.folder, dtype)[1]
+        return hf_weights.load_tensors(description.folder, description.spec, dtype)
     return jax.tree.map(lambda leaf: leaf.astype(dtype), decoder.make_decoder(description.spec, key)[1])
 
 
-def _describe_random(
-    section: config_lib.RandomModel, words: Sequence[str] | None
-) -> tuple[decoder.DecoderSpec, Tokenizer]:
+def _find_folder(section: config_lib.SmolLM2Model | config_lib.FolderModel | config_lib.HubModel) -> Path:
+    if section.kind == "smollm2":
+        return gguf.convert_smollm2()
+    return Path(section.path) if section.kind == "folder" else hub.fetch_folder(section.name, section.revision)
+
+
+def _describe_random(section: config_lib.RandomModel, words: Sequence[str] | None) -> tuple[DecoderSpec, Tokenizer]:
     if words is None:
         raise UserError("model.kind: expected a task with a vocabulary of words for 'random', got one without")
     if section.width % section.heads or (section.width // section.heads) % 2 or section.heads % section.key_value_heads:
@@ -70,7 +85,7 @@ def _describe_random(
             f" heads, got width {section.width}, heads {section.heads}, key_value_heads {section.key_value_heads}"
         )
     vocabulary = tokenizer.make_word_tokenizer(words)
-    spec = decoder.DecoderSpec(
+    spec = DecoderSpec(
         vocab_size=vocabulary.vocab_size,
         layers=section.layers,
         width=section.width,

@@ -25,7 +25,9 @@ from flax import nnx
 
 from c3jax.config import run as config_lib
 from c3jax.models import decoder
-from c3jax.models.decoder import Adapters, Decoder, DecoderSpec
+from c3jax.models.decoder import Decoder
+from c3jax.models.spec import Adapters, DecoderSpec
+from c3jax.types import Params
 
 
 class Policy(NamedTuple):
@@ -39,25 +41,29 @@ class Policy(NamedTuple):
 class Weights(NamedTuple):
     """The parameters of a team's policy."""
 
-    trained: dict
-    frozen: dict
+    trained: Params
+    frozen: Params
 
 
 def make_policy(
     section: config_lib.Policy,
     spec: DecoderSpec,
-    params: dict,
+    params: Params,
     roles: Sequence[str],
     trained_roles: Sequence[str],
     key: jax.Array,
 ) -> tuple[Policy, Weights]:
-    """The policy that a config asks for, of a loaded decoder, and its weights before the run.
+    """The policy that a config asks for, of a loaded decoder.
 
     Args:
-        spec, params: the loaded decoder; the weights take hold of its parameters.
-        roles: all roles of the protocol.
-        trained_roles: those with a trained turn.
-        key: of the adapters' first values.
+      section: the config's `policy`.
+      spec, params: the loaded decoder; the weights take hold of its parameters.
+      roles: all roles of the protocol.
+      trained_roles: those with a trained turn.
+      key: of the adapters' first values.
+
+    Returns:
+      The policy, and its weights before the run.
     """
     graphdef, _ = decoder.define_decoder(spec)
     if section.kind == "shared":
@@ -76,7 +82,16 @@ def make_policy(
 def count_weights(
     section: config_lib.Policy, spec: DecoderSpec, roles: Sequence[str], trained_roles: Sequence[str]
 ) -> tuple[int, int]:
-    """Numbers of trained and of frozen parameters of a policy; nothing is loaded."""
+    """How many numbers a policy's weights are; nothing is loaded.
+
+    Args:
+      section: the config's `policy`.
+      spec: the decoder below it.
+      roles, trained_roles: as for make_policy.
+
+    Returns:
+      Numbers of trained and of frozen parameters.
+    """
     whole = decoder.count_params(decoder.define_decoder(spec)[1])
     if section.kind == "shared":
         return whole, 0
@@ -90,14 +105,23 @@ def _add_adapters(section: config_lib.Policy, spec: DecoderSpec) -> DecoderSpec:
     return spec._replace(adapters=Adapters(section.rank, section.alpha / section.rank, tuple(section.targets)))
 
 
-def init_adapter(spec: DecoderSpec, key: jax.Array) -> dict:
-    """An adapter that changes nothing yet: a uniform within 1 / sqrt(in), b zero, f32."""
+def init_adapter(spec: DecoderSpec, key: jax.Array) -> Params:
+    """An adapter that changes nothing yet.
+
+    Args:
+      spec: a decoder's, with adapters.
+      key: of a's values.
+
+    Returns:
+      a uniform within 1 / sqrt(in), b zero, f32, for each target.
+    """
+    assert spec.adapters is not None
     _, shapes = decoder.define_decoder(spec)
     adapter = {}
-    for place, name in enumerate(spec.adapters.targets):
+    for index, name in enumerate(spec.adapters.targets):
         a, b = shapes["blocks"][name]["a"].shape, shapes["blocks"][name]["b"].shape
         bound = a[1] ** -0.5
-        start = jax.random.uniform(jax.random.fold_in(key, place), a, jnp.float32, -bound, bound)
+        start = jax.random.uniform(jax.random.fold_in(key, index), a, jnp.float32, -bound, bound)
         adapter[name] = {"a": start, "b": jnp.zeros(b, jnp.float32)}
     return adapter
 
@@ -110,27 +134,34 @@ def make_model(policy: Policy, weights: Weights, role: str) -> Decoder:
         return nnx.merge(policy.graphdef, weights.trained[role] if role in weights.trained else weights.frozen[role])
     if role not in weights.trained:
         return nnx.merge(policy.graphdef, weights.frozen)
+    assert policy.adapted is not None
     return nnx.merge(policy.adapted, attach_adapter(weights.frozen, weights.trained[role]))
 
 
 def make_mixed_model(policy: Policy, weights: Weights, roles: Sequence[str], role_N: jax.Array) -> Decoder:
-    """A network for frames of N rows in which row n speaks for roles[role_N[n]]: several adapters in one batch.
+    """A network for frames of N rows that speak for several roles, each with an adapter.
 
     A row's context is computed by its own adapter, so every frame of a path needs a model with its own rows' roles.
+
+    Args:
+      policy, weights: with adapters.
+      roles: names, all of them trained.
+      role_N: which of them each row speaks for, int32.
     """
+    assert policy.adapted is not None
     rows = jax.tree.map(
         lambda *leaves: jnp.stack(leaves, axis=1)[:, role_N], *(weights.trained[role] for role in roles)
     )
     return nnx.merge(policy.adapted, attach_adapter(weights.frozen, rows))
 
 
-def attach_adapter(params: dict, adapter: dict) -> dict:
+def attach_adapter(params: Params, adapter: Params) -> Params:
     """The decoder's parameters with an adapter's among them; nothing is copied."""
     blocks = params["blocks"]
     return params | {"blocks": blocks | {name: blocks[name] | part for name, part in adapter.items()}}
 
 
-def find_start(policy: Policy, weights: Weights) -> dict:
+def find_start(policy: Policy, weights: Weights) -> Params:
     """Parameters of one whole decoder: the shared one, the first trained role's, or the frozen one below adapters."""
     if policy.kind == "shared":
         return weights.trained

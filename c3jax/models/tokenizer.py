@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, STOP = "<pad>", "<stop>"
-# What Llama 3's templates are told the day is, or a run's contexts would change overnight: the day that they take where
-# they cannot know.
-_DAY = "26 Jul 2024"
+# Today's date for Llama 3's templates, or a run's contexts would change overnight: the one that they have where
+# they are given none.
+_DATE = "26 Jul 2024"
 # No white space, and in no text: stands for what follows a piece.
 _FOLLOWING = "\ue000"
 # What steps of a tokenizer that put a space before a text call it: Prepend, Metaspace and ByteLevel.
@@ -38,7 +38,10 @@ def make_word_tokenizer(words: Sequence[str]) -> Tokenizer:
     """A tokenizer with one token per word, text being words between white space, and five special tokens after them.
 
     Token i is words[i]; then come <pad>, <stop> and the marks <|system|>, <|user|>, <|assistant|>. Encoding a word that
-    is not in the list raises UserError naming it; so does a list that is empty, repeats a word or holds none.
+    is not in the list raises UserError naming it.
+
+    Raises:
+      UserError: the list is empty, repeats a word or has an entry that is no word.
     """
     import tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -46,14 +49,14 @@ def make_word_tokenizer(words: Sequence[str]) -> Tokenizer:
     specials = (PAD, STOP, *_MARKS)
     if not words:
         raise UserError("words: expected at least one word for the tokenizer, got none")
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         if word.split() != [word] or word in specials:
-            raise UserError(f"words.{place}: expected a word that is no special token, got {word!r}")
+            raise UserError(f"words.{index}: expected a word that is no special token, got {word!r}")
     if len(set(words)) < len(words):
         repeated = next(word for word in words if words.count(word) > 1)
         raise UserError(f"words: expected every word once, got {repeated!r} more than once")
     # The special tokens are no words of the model, so text that spells one is an unknown word, not the token.
-    vocabulary = {word: place for place, word in enumerate(words)}
+    vocabulary = {word: index for index, word in enumerate(words)}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=""))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens(list(specials))
@@ -68,7 +71,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a Hugging Face folder: tokenizer.json, and a chat template in its config or chat_template.jinja.
 
     Its stop tokens are every eos_token_id of generation_config.json, else of config.json, else the tokenizer's own.
-    Raises UserError, in one sentence, where a file cannot be read or there is no chat template or stop token.
+
+    Raises:
+      UserError: in one sentence, where a file cannot be read or there is no chat template or stop token.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -83,7 +88,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError, in one sentence, where it cannot be read or holds no object."""
+    """The object in a JSON file.
+
+    Raises:
+      UserError: in one sentence, where it cannot be read or holds no object.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -105,7 +114,15 @@ def own_stop_tokens(fast: PreTrainedTokenizerFast) -> tuple[int, ...]:
 
 
 def wrap_tokenizer(fast: PreTrainedTokenizerFast, stop_tokens: Sequence[int]) -> Tokenizer:
-    """A transformers tokenizer as the record. Raises UserError where its chat template or a stop token is unusable."""
+    """A transformers tokenizer as the record.
+
+    Args:
+      fast: the tokenizer, with a chat template.
+      stop_tokens: what ends a message.
+
+    Raises:
+      UserError: there is no stop token, or one that is none of the vocabulary.
+    """
     vocabulary = fast.get_vocab()
     vocab_size = max(vocabulary.values()) + 1  # the number of entries is smaller where ids have gaps
     if not stop_tokens or not all(0 <= token < vocab_size for token in stop_tokens):
@@ -150,11 +167,11 @@ def _make_encode(fast: PreTrainedTokenizerFast) -> Callable[[str, bool, bool, bo
             return ids
         if are_specials_plain:
             return bare.encode(text, add_special_tokens=False).ids
-        # What stands before the first special token goes on from the piece before; the rest begins anew in any case.
+        # What stands before the first special token continues the piece before; the rest begins anew in any case.
         specials = fast.added_tokens_decoder
-        place = next((place for place, token in enumerate(ids) if token in specials), len(ids))
-        before = text[: text.index(specials[ids[place]].content)] if place < len(ids) else text
-        return bare.encode(before, add_special_tokens=False).ids + ids[place:]
+        first = next((index for index, token in enumerate(ids) if token in specials), len(ids))
+        before = text[: text.index(specials[ids[first]].content)] if first < len(ids) else text
+        return bare.encode(before, add_special_tokens=False).ids + ids[first:]
 
     following = encode_alone(_FOLLOWING, True, False)
 
@@ -218,7 +235,7 @@ def _make_render(fast: PreTrainedTokenizerFast) -> Callable[[str, str], str]:
         if system:
             messages.insert(0, {"role": "system", "content": system})
         try:
-            rendered = fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DAY)
+            rendered = fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DATE)
             return cast(str, rendered)
         except jinja2.TemplateError as error:
             raise UserError(f"expected prompts that the chat template accepts, got its error: {error}") from None

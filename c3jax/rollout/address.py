@@ -1,7 +1,9 @@
-"""Randomness as an address: a draw's key depends on what is drawn, never on its place in a batch.
+"""Randomness as an address: a draw's key depends on what is drawn, never on its row in a batch.
 
 A message's key is folded from (seed, stream, step, problem, turn, alternative), a token's from its message's key and
-its place. So a resumed run is the uninterrupted one, micro-batches change nothing, and a recorded node can be replayed.
+its slot. So a resumed run is the uninterrupted one, micro-batches change nothing, and a recorded node can be replayed.
+
+Dimension key: P problem    N message of one turn of all problems
 """
 
 from __future__ import annotations
@@ -14,18 +16,26 @@ TRAIN, EVALUATE, INIT, IMITATE, ORDER, ASK, ADAPT = range(7)
 
 
 def make_stream(seed: int | jax.Array, stream: int) -> jax.Array:
-    """The root key of one use of randomness."""
+    """The root key of one use of randomness.
+
+    Args:
+      seed: of the run.
+      stream: one of the constants above.
+    """
     return jax.random.fold_in(jax.random.key(seed), stream)
 
 
 def fold_messages(key: jax.Array, problem_P: jax.Array, turn: int, alternatives: int) -> jax.Array:
-    """Keys [P * alternatives] of one turn's messages, in path order.
+    """Keys of one turn's messages, in path order.
 
     Args:
-        key: the step's key.
-        problem_P: each problem's index in its set.
-        turn: place of the turn in the protocol.
-        alternatives: messages of this turn per problem, f0 * ... * fd.
+      key: the step's key.
+      problem_P: each problem's index in its set.
+      turn: index of the turn in the protocol.
+      alternatives: messages of this turn per problem, f0 * ... * fd.
+
+    Returns:
+      key_N, N = P * alternatives.
     """
 
     def fold(problem: jax.Array, alternative: jax.Array) -> jax.Array:
@@ -36,6 +46,14 @@ def fold_messages(key: jax.Array, problem_P: jax.Array, turn: int, alternatives:
     return keys.reshape(-1)
 
 
-def draw_uniform(key_N: jax.Array, place: jax.Array) -> jax.Array:
-    """One uniform number in [0, 1) for each message at this token place."""
-    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, place)))(key_N)
+def draw_uniform(key_N: jax.Array, slot: jax.Array) -> jax.Array:
+    """One uniform number in [0, 1) for each message's token in a slot.
+
+    Args:
+      key_N: the messages' keys.
+      slot: of the token, from 0.
+
+    Returns:
+      uniform_N, f32.
+    """
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, slot)))(key_N)

@@ -17,10 +17,13 @@ def make_path(
     """The frames of a turn's context, coarse to fine.
 
     Args:
-        plan: the turn.
-        question: the questions' frame [P, S].
-        turns: messages of the earlier turns, P * f0 * ... * fd rows each.
-        fan_out: alternatives a turn.
+      plan: the turn.
+      question: the questions' frame [P, S].
+      turns: messages of the earlier turns, P * f0 * ... * fd rows each.
+      fan_out: alternatives a turn.
+
+    Returns:
+      Frames, each with the rows of its level.
     """
     problems = question.tokens_NS.shape[0]
     return tuple(_fill_frame(frame, question, turns, problems, fan_out) for frame in plan.frames)
@@ -47,8 +50,14 @@ def _fill_frame(
 
 
 def choose_length(full: int, needed: int, lengths: int) -> int:
-    """The shortest of full, full / 2, full / 4, ... (so many, rounded up) that holds what is needed."""
-    return min(length for place in range(lengths) if (length := halve(full, place)) >= needed)
+    """The shortest of full, full / 2, full / 4, ... that holds what is needed.
+
+    Args:
+      full: the longest, slots.
+      needed: at most full.
+      lengths: how many there are, each rounded up.
+    """
+    return min(length for times in range(lengths) if (length := halve(full, times)) >= needed)
 
 
 def halve(full: int, times: int) -> int:
@@ -57,12 +66,23 @@ def halve(full: int, times: int) -> int:
 
 
 def make_frame(rows: Sequence[Sequence[int]], length: int) -> Frame:
-    """Token lists as one frame [N, length], padded at the end. Raises ValueError where a row is longer."""
+    """Token lists as one frame, padded at the end.
+
+    Args:
+      rows: N lists of tokens.
+      length: slots of the frame (S).
+
+    Returns:
+      The frame [N, S].
+
+    Raises:
+      ValueError: where a row is longer.
+    """
     tokens = np.zeros((len(rows), length), np.int32)
     keep = np.zeros((len(rows), length), bool)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if len(row) > length:
             raise ValueError(f"a row of {len(row)} tokens does not fit a frame of {length}")
-        tokens[place, : len(row)] = row
-        keep[place, : len(row)] = True
+        tokens[index, : len(row)] = row
+        keep[index, : len(row)] = True
     return Frame(jnp.asarray(tokens), jnp.asarray(keep))

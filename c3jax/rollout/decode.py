@@ -1,17 +1,17 @@
 """The decoding loop: all messages of one turn, drawn together over a shared context.
 
-A row that has stopped costs as much as one that goes on. So the loop may run in stages: when half of the rows have
-stopped, the others go on by themselves in a batch of half the size, and so on. Draws are addressed, so a row says
-what it would have said in the whole batch.
+A row that has stopped costs as much as one that has not. So the loop may run in rounds: when half of the rows have
+stopped, the others continue by themselves in a batch of half the size, and so on. Draws are addressed, so a row's
+message is the one that it would have in the whole batch.
 
-Dimension key beside types.py: N row of a stage
+Dimension key beside types.py: N row of a round    M row of the context's finest frame
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +21,22 @@ from c3jax.models.attention import Rows
 from c3jax.models.decoder import Decoder
 from c3jax.rollout import address, context
 from c3jax.rollout import sampling as sampling_lib
-from c3jax.types import Frame, KeysValues, Messages
+from c3jax.types import Frame, KeysValues, Messages, Params
 
 
 class _Loop(NamedTuple):
-    place: jax.Array  # tokens drawn so far
+    slot: jax.Array  # of the next token: tokens drawn so far
     messages: Messages
     stopped_N: jax.Array
     key: tuple[jax.Array, ...]  # the message's own keys and values [N, H, T, D] of each layer, a slot a drawn token
     value: tuple[jax.Array, ...]
 
 
-class _Program(NamedTuple):
-    """What is the same in every stage."""
+class _Decoding(NamedTuple):
+    """What is the same in every round."""
 
     model: Decoder
-    layers: tuple[Any, ...]
+    layers: tuple[Params, ...]
     past: tuple[KeysValues, ...]
     max_tokens: int
     sampling: Sampling
@@ -44,7 +44,15 @@ class _Program(NamedTuple):
 
 
 def prefill(model: Decoder, path: Sequence[Frame]) -> tuple[tuple[KeysValues, ...], jax.Array]:
-    """Run a context's frames; returns their keys and values and the last hidden state [N, D] of the finest."""
+    """Run a context's frames.
+
+    Args:
+      model: the network of the role that is to speak.
+      path: the frames, coarse to fine.
+
+    Returns:
+      Their keys and values, and hidden_MD, the last hidden state of the finest, f32.
+    """
     past: tuple[KeysValues, ...] = ()
     for frame in path:
         hidden_NSD, keys_values = model.extend(past, frame)
@@ -64,35 +72,46 @@ def sample_messages(
     """Draw one message a key. The loop ends when every row has stopped.
 
     Args:
-        path: the context's frames; the finest has N / n rows, so n neighbouring keys share each of its rows.
-        key_N: keys by address, one a message.
-        max_tokens: slots of a message (T), the stop token included.
-        batches: sizes of the batch that are compiled: all rows, half of them, a quarter, ...
+      model: the network of the role that speaks.
+      path: the context's frames; the finest has N / n rows, so n neighbouring keys share each of its rows.
+      key_N: keys by address, one a message.
+      max_tokens: slots of a message (T), the stop token included.
+      sampling: how tokens are drawn.
+      stop_tokens: what ends a message.
+      batches: sizes of the batch that are compiled: all rows, half of them, a quarter, ...
+
+    Returns:
+      The messages, N rows.
     """
     past, hidden_MD = prefill(model, path)
     rows = key_N.shape[0]
     logits_NV = jnp.repeat(model.compute_logits(hidden_MD), rows // hidden_MD.shape[0], axis=0)
     past = _unstack_past(past)
-    program = _Program(model, model.unstack(), past, max_tokens, sampling, stop_tokens)
+    fixed = _Decoding(model, model.unstack(), past, max_tokens, sampling, stop_tokens)
     loop = _start(past[-1], rows, max_tokens, sampling)
     loop = _draw(loop, logits_NV, key_N, sampling, stop_tokens)
     sizes = list_sizes(rows, batches)
-    loop = _run_stage(program, loop, key_N, None, sizes[1])
-    messages, stopped_N, place_N = loop.messages, loop.stopped_N, jnp.arange(rows)
+    loop = _run_round(fixed, loop, key_N, None, sizes[1])
+    messages, stopped_N, row_N = loop.messages, loop.stopped_N, jnp.arange(rows)
     for size, smaller in itertools.pairwise(sizes[1:]):
-        # Rows that go on first, in their order; what fills the batch up has stopped, and is written back as it was.
+        # Rows that have not stopped first, in their order; what fills the batch up is written back as it was.
         chosen = jnp.argsort(loop.stopped_N, stable=True)[:size]
         loop = _take_rows(loop, chosen)
-        place_N = place_N[chosen]
-        loop = _run_stage(program, loop, key_N[place_N], Rows(place_N, rows), smaller)
-        messages = jax.tree.map(lambda whole, part, at=place_N: whole.at[at].set(part), messages, loop.messages)
-        stopped_N = stopped_N.at[place_N].set(loop.stopped_N)
+        row_N = row_N[chosen]
+        loop = _run_round(fixed, loop, key_N[row_N], Rows(row_N, rows), smaller)
+        messages = jax.tree.map(lambda whole, part, at=row_N: whole.at[at].set(part), messages, loop.messages)
+        stopped_N = stopped_N.at[row_N].set(loop.stopped_N)
     return messages._replace(truncated_N=~stopped_N)
 
 
 def list_sizes(rows: int, batches: int) -> list[int]:
-    """Sizes of the batch, stage by stage, and 0, at which the last one ends."""
-    sizes = [context.halve(rows, stage) for stage in range(batches)]
+    """Sizes of the batch, round by round, and 0, at which the last one ends.
+
+    Args:
+      rows: messages to draw.
+      batches: how many sizes may be compiled.
+    """
+    sizes = [context.halve(rows, times) for times in range(batches)]
     return [*dict.fromkeys(sizes), 0]
 
 
@@ -101,23 +120,23 @@ def _take_rows(loop: _Loop, chosen_N: jax.Array) -> _Loop:
         return array[chosen_N]
 
     parts = (loop.messages, loop.stopped_N, loop.key, loop.value)
-    return _Loop(loop.place, *jax.tree.map(take, parts))
+    return _Loop(loop.slot, *jax.tree.map(take, parts))
 
 
-def _run_stage(program: _Program, loop: _Loop, key_N: jax.Array, rows: Rows | None, enough: int) -> _Loop:
-    """Go on until at most so many rows have not stopped, or no slot is left."""
-    model, layers, past, max_tokens, sampling, stop_tokens = program
+def _run_round(fixed: _Decoding, loop: _Loop, key_N: jax.Array, rows: Rows | None, enough: int) -> _Loop:
+    """Draw until at most so many rows have not stopped, or no slot is left."""
+    model, max_tokens = fixed.model, fixed.max_tokens
 
     def has_more(loop: _Loop) -> jax.Array:
-        return (loop.place < max_tokens) & (jnp.sum(~loop.stopped_N) > enough)
+        return (loop.slot < max_tokens) & (jnp.sum(~loop.stopped_N) > enough)
 
     def advance(loop: _Loop) -> _Loop:
-        last = loop.place - 1
+        last = loop.slot - 1
         token_N1 = jax.lax.dynamic_slice_in_dim(loop.messages.tokens_NT, last, 1, axis=1)
         keep_N1 = jax.lax.dynamic_slice_in_dim(loop.messages.content_NT, last, 1, axis=1)
         written_NT = loop.messages.content_NT & (jnp.arange(max_tokens) < last)
         own = KeysValues(loop.key, loop.value, written_NT)
-        hidden_NSD, new = model.extend((*past, own), Frame(token_N1, keep_N1), layers, rows)
+        hidden_NSD, new = model.extend((*fixed.past, own), Frame(token_N1, keep_N1), fixed.layers, rows)
 
         def write(old: jax.Array, new: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(old, new, last, axis=2)
@@ -125,7 +144,7 @@ def _run_stage(program: _Program, loop: _Loop, key_N: jax.Array, rows: Rows | No
         loop = loop._replace(
             key=jax.tree.map(write, loop.key, new.key_LNHSD), value=jax.tree.map(write, loop.value, new.value_LNHSD)
         )
-        return _draw(loop, model.compute_logits(hidden_NSD[:, 0]), key_N, sampling, stop_tokens)
+        return _draw(loop, model.compute_logits(hidden_NSD[:, 0]), key_N, fixed.sampling, fixed.stop_tokens)
 
     return jax.lax.while_loop(has_more, advance, loop)
 
@@ -156,7 +175,7 @@ def _start(like: KeysValues, rows: int, max_tokens: int, sampling: Sampling) -> 
 def _draw(
     loop: _Loop, logits_NV: jax.Array, key_N: jax.Array, sampling: Sampling, stop_tokens: tuple[int, ...]
 ) -> _Loop:
-    uniform_N = address.draw_uniform(key_N, loop.place)
+    uniform_N = address.draw_uniform(key_N, loop.slot)
     token_N, logp_N, support_NK = sampling_lib.sample_tokens(logits_NV, uniform_N, sampling)
     alive_N = ~loop.stopped_N
     is_stop_N = jnp.isin(token_N, jnp.asarray(stop_tokens, jnp.int32))
@@ -164,7 +183,7 @@ def _draw(
     support_NK = jnp.pad(support_NK, ((0, 0), (0, missing)), constant_values=-1)
 
     def write(array: jax.Array, column: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(array, column[:, None], loop.place, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(array, column[:, None], loop.slot, axis=1)
 
     messages = loop.messages
     messages = messages._replace(
@@ -174,4 +193,4 @@ def _draw(
         behaviour_logp_NT=write(messages.behaviour_logp_NT, jnp.where(alive_N, logp_N, 0.0)),
         support_NTK=write(messages.support_NTK, jnp.where(alive_N[:, None], support_NK, -1)),
     )
-    return loop._replace(place=loop.place + 1, messages=messages, stopped_N=loop.stopped_N | is_stop_N)
+    return loop._replace(slot=loop.slot + 1, messages=messages, stopped_N=loop.stopped_N | is_stop_N)

@@ -4,6 +4,8 @@ The policy is the distribution that tokens are really drawn from: softmax(logits
 top-k, then top-p over what top-k left, leave. The support is recorded with the sample, so the learner's probability is
 over the same set of tokens whatever has become of the parameters: the ratio is one at the first epoch, importance
 weights compare distributions over one set, and no token falls out of the set between sampling and training.
+
+Dimension key beside types.py: C token of a chunk, E entry of a token's distribution (the vocabulary, or its support).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from c3jax.config.run import Sampling
+from c3jax.models.attention import cap_softly
 
 GREEDY = Sampling(temperature=1.0, top_k=1, top_p=1.0)  # a support of one token: the likeliest, lowest id on a tie
 
@@ -27,7 +30,13 @@ def sample_tokens(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Draw one token a row by inverting the distribution function at a uniform number.
 
-    Returns: token_N (int32), logp_N (nats) and support_NK (int32, -1 where top-p left fewer; K = 0 without top-k).
+    Args:
+      logits_NV: f32.
+      uniform_N: in [0, 1).
+      sampling: the distribution.
+
+    Returns:
+      token_N (int32), logp_N (nats) and support_NK (int32, -1 where top-p left fewer; K = 0 without top-k).
     """
     if sampling.top_k == 0:
         logp_NV = jax.nn.log_softmax(logits_NV / sampling.temperature)
@@ -42,9 +51,9 @@ def sample_tokens(
     # The first is always in; a token is in while those before it have not reached p.
     is_in_NK = (before_NK < sampling.top_p) | (jnp.arange(top_k) == 0)
     logp_NK = jax.nn.log_softmax(jnp.where(is_in_NK, scaled_NK, _OUT))
-    place_N1 = _invert(logp_NK, uniform_N)[:, None]
-    token_N = jnp.take_along_axis(id_NK, place_N1, axis=1)[:, 0]
-    return token_N, jnp.take_along_axis(logp_NK, place_N1, axis=1)[:, 0], jnp.where(is_in_NK, id_NK, -1)
+    entry_N1 = _invert(logp_NK, uniform_N)[:, None]
+    token_N = jnp.take_along_axis(id_NK, entry_N1, axis=1)[:, 0]
+    return token_N, jnp.take_along_axis(logp_NK, entry_N1, axis=1)[:, 0], jnp.where(is_in_NK, id_NK, -1)
 
 
 def compute_token_logp(
@@ -55,18 +64,34 @@ def compute_token_logp(
     sampling: Sampling,
     dtype: str,
     chunk_floats: int = CHUNK_FLOATS,
+    softcap: float | None = None,
 ) -> jax.Array:
-    """Log-probability [B], nats, of each drawn token under a policy's hidden states, over the recorded support.
+    """Log-probability of each drawn token under a policy's hidden states, over the recorded support.
 
     log pi(a) = z_a / t - log sum_{v in support} exp(z_v / t),   z = hidden . head
     Tokens are taken a chunk at a time: no [B, V] logits exist, forward or backward, and none of the vocabulary where
     there is a support. The backward pass computes the logits again; a loss's gradient is cheaper by learner.token_loss.
+
+    Args:
+      hidden_BD: the states that the tokens are drawn from.
+      token_B: the tokens.
+      support_BK: what truncation left to draw from, -1 where there are fewer; K = 0 without top-k.
+      head_VD: output weights.
+      sampling: how the tokens were drawn.
+      dtype: of the products.
+      chunk_floats: most numbers of a chunk's logits.
+      softcap: of the logits, as the decoder has it.
+
+    Returns:
+      logp_B, f32, nats.
     """
     cast_VD, (vocab, width) = jnp.asarray(head_VD, dtype), head_VD.shape
 
     def compute_one(token: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         hidden_CD, token_C, support_CK = (array[None] for array in token)
-        scaled_CE, is_token_CE = compute_scores(hidden_CD.astype(dtype), token_C, support_CK, cast_VD, sampling)
+        scaled_CE, is_token_CE = compute_scores(
+            hidden_CD.astype(dtype), token_C, support_CK, cast_VD, sampling, softcap
+        )
         logp_CE = jax.nn.log_softmax(scaled_CE)
         return jnp.sum(jnp.where(is_token_CE, logp_CE, 0.0))
 
@@ -75,18 +100,31 @@ def compute_token_logp(
 
 
 def compute_scores(
-    hidden_BD: jax.Array, token_B: jax.Array, support_BK: jax.Array, head_VD: jax.Array, sampling: Sampling
+    hidden_BD: jax.Array,
+    token_B: jax.Array,
+    support_BK: jax.Array,
+    head_VD: jax.Array,
+    sampling: Sampling,
+    softcap: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """z / t [B, E], f32, of every entry that a token may be, and whether the entry is the token [B, E].
+    """z / t of every entry that a token may be, and whether the entry is the token.
 
-    Entries are the vocabulary, or the support: then only its rows of the head are read. Hidden states and head have the
-    type of the products.
+    Entries (E) are the vocabulary, or the support: then only its rows of the head are read.
+
+    Args:
+      hidden_BD, head_VD: of the type of the products.
+      token_B, support_BK, sampling, softcap: as for `compute_token_logp`.
+
+    Returns:
+      scaled_BE, f32, and is_token_BE.
     """
     if support_BK.shape[1] == 0:
         logits_BV = jnp.einsum("bd,vd->bv", hidden_BD, head_VD, preferred_element_type=jnp.float32)
+        logits_BV = cap_softly(logits_BV, softcap)
         return logits_BV / sampling.temperature, jnp.arange(head_VD.shape[0]) == token_B[:, None]
     rows_BKD = head_VD[jnp.maximum(support_BK, 0)]
     logits_BK = jnp.einsum("bd,bkd->bk", hidden_BD, rows_BKD, preferred_element_type=jnp.float32)
+    logits_BK = cap_softly(logits_BK, softcap)
     is_in_BK = support_BK >= 0
     return jnp.where(is_in_BK, logits_BK / sampling.temperature, _OUT), is_in_BK & (support_BK == token_B[:, None])
 
@@ -95,16 +133,22 @@ def size_chunk(tokens: int, vocab: int, width: int, entries: int, chunk_floats: 
     """Tokens of a chunk: chunks of equal size, each holding at most chunk_floats numbers (but one token at least).
 
     A token holds a logit for each word of the vocabulary, or, with a support, a row of the head for each entry.
+
+    Args:
+      tokens: of the batch.
+      vocab, width: sizes of the head.
+      entries: of a support (K); 0 without top-k.
+      chunk_floats: most numbers of a chunk.
     """
     most = max(chunk_floats // (entries * width or vocab), 1)
     return -(-tokens // -(-tokens // most))
 
 
 def _invert(logp_NK: jax.Array, uniform_N: jax.Array) -> jax.Array:
-    """Place of the first cumulative mass above the uniform number; never a place without mass."""
+    """Index of the first cumulative mass above the uniform number; never of an entry without mass."""
     mass_NK = jnp.exp(logp_NK)
     reached_NK = jnp.where(mass_NK > 0, jnp.cumsum(mass_NK, axis=-1), 0.0)
-    # Scaled by the largest sum at a place with mass: a parallel sum rounds differently at every place, and must not
+    # Scaled by the largest sum at an entry with mass: a parallel sum rounds differently at every entry, and must not
     # put the draw past them all.
     is_past_NK = reached_NK > uniform_N[:, None] * jnp.max(reached_NK, axis=-1, keepdims=True)
     return jnp.argmax(is_past_NK, axis=-1).astype(jnp.int32)

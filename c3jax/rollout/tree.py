@@ -7,8 +7,8 @@ policy that the messages will be used to update, so alternatives are i.i.d. from
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,9 @@ from c3jax.config.run import Sampling
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import address, context, decode
-from c3jax.types import Frame, Messages, Rollout
+from c3jax.types import FanOut, Frame, Messages, Rollout
+
+Arrays = TypeVar("Arrays")
 
 
 class RolloutCounts(NamedTuple):
@@ -29,53 +31,85 @@ class RolloutCounts(NamedTuple):
     messages: jax.Array
 
 
+class TreeSampler(Protocol):
+    """The jitted sampling of trees."""
+
+    def __call__(
+        self, weights: Weights, question: Frame, key: jax.Array, problem_P: jax.Array, fan_out: FanOut
+    ) -> tuple[Rollout, RolloutCounts]:
+        """Draw a tree a problem.
+
+        Args:
+          weights: of the policy.
+          question: the questions' frame [P, S].
+          key: the step's.
+          problem_P: each problem's index in its set, by which its draws are addressed.
+          fan_out: alternatives a turn draws at each context; static, so that another one is another compilation.
+
+        Returns:
+          The trees, and what they cost.
+        """
+        ...
+
+    def _cache_size(self) -> int: ...  # programs traced so far
+
+
 def make_tree_sampler(
     policy: Policy,
     plans: Sequence[TurnPlan],
-    fan_out: Sequence[int],
     sampling: Sampling,
     stop_tokens: tuple[int, ...],
     batches: int = 1,
-) -> Callable[[Weights, Frame, jax.Array, jax.Array], tuple[Rollout, RolloutCounts]]:
-    """Make the jitted sample_tree(weights, question, key, problem_P), which decodes in `batches` sizes of batch.
+) -> TreeSampler:
+    """Make the jitted sample_tree(weights, question, key, problem_P, fan_out).
 
-    It takes the questions' frame [P, S], the step's key and the problems' indices, and gives a tree per problem.
+    Args:
+      policy, plans: the team's.
+      sampling: how tokens are drawn.
+      stop_tokens: what ends a message.
+      batches: sizes of the decoding batch that are compiled: all rows, half of them, a quarter, ...
+
+    Returns:
+      The sampler.
     """
 
-    @jax.jit
     def sample_tree(
-        weights: Weights, question: Frame, key: jax.Array, problem_P: jax.Array
+        weights: Weights, question: Frame, key: jax.Array, problem_P: jax.Array, fan_out: FanOut
     ) -> tuple[Rollout, RolloutCounts]:
         turns: tuple[Messages, ...] = ()
         prefilled = jnp.int32(0)
-        for place, plan in enumerate(plans):
+        for turn, plan in enumerate(plans):
             path = context.make_path(plan, question, turns, fan_out)
             prefilled += sum(frame.keep_NS.sum() for frame in path)
-            keys = address.fold_messages(key, problem_P, place, math.prod(fan_out[: place + 1]))
+            keys = address.fold_messages(key, problem_P, turn, math.prod(fan_out[: turn + 1]))
             model = make_model(policy, weights, plan.role)
             drawn = decode.sample_messages(model, path, keys, plan.max_tokens, sampling, stop_tokens, batches)
             turns = (*turns, drawn)
-        generated = jnp.stack([turn.sampled_NT.sum() for turn in turns]).sum()
-        truncated = jnp.stack([turn.truncated_N.sum() for turn in turns]).sum()
-        messages = jnp.int32(sum(turn.truncated_N.size for turn in turns))
-        return Rollout(question, turns), RolloutCounts(prefilled, generated, truncated, messages)
+        generated = jnp.stack([messages.sampled_NT.sum() for messages in turns]).sum()
+        truncated = jnp.stack([messages.truncated_N.sum() for messages in turns]).sum()
+        total = jnp.int32(sum(messages.truncated_N.size for messages in turns))
+        return Rollout(question, turns), RolloutCounts(prefilled, generated, truncated, total)
 
-    return sample_tree
+    return jax.jit(sample_tree, static_argnames="fan_out")  # pyright: ignore[reportReturnType]
 
 
 def trim_messages(rollout: Rollout, lengths: int) -> Rollout:
-    """The same trees with messages cut to a share of their slots that holds them all: 1, 1/2, 1/4, ... (so many).
+    """The same trees with messages cut to a share of their slots that holds them all: 1, 1/2, 1/4, ...
 
     One share for all turns, so that what is compiled for a rollout's shapes is compiled that often.
+
+    Args:
+      rollout: trees as sampled.
+      lengths: how many shares there are; with one nothing is cut, and nothing is waited for.
     """
     if lengths == 1:
-        return rollout  # and nothing is waited for
+        return rollout
     needed = [int(turn.sampled_NT.any(axis=0).sum()) for turn in rollout.turns]  # rows are filled from their start
     full = [turn.tokens_NT.shape[1] for turn in rollout.turns]
     fits = [
-        place
-        for place in range(lengths)
-        if all(context.halve(slots, place) >= need for slots, need in zip(full, needed, strict=True))
+        times
+        for times in range(lengths)
+        if all(context.halve(slots, times) >= need for slots, need in zip(full, needed, strict=True))
     ]
     kept = [context.halve(slots, max(fits)) for slots in full]
     turns = [
@@ -85,12 +119,18 @@ def trim_messages(rollout: Rollout, lengths: int) -> Rollout:
     return rollout._replace(turns=tuple(turns))
 
 
-def take_problems(tree: Any, problems: int, problem_B: jax.Array) -> Any:
-    """Some problems' rows of every array of a tree whose first axis is a batch of problems in path order."""
+def take_problems(arrays: Arrays, problems: int, problem_B: jax.Array) -> Arrays:
+    """Some problems' rows of every array.
+
+    Args:
+      arrays: a tree of them, whose first axis is a batch of problems, in path order.
+      problems: of the batch.
+      problem_B: which are taken, in this order.
+    """
 
     def take(array: jax.Array) -> jax.Array:
         per_problem = array.shape[0] // problems
         row_BM = problem_B[:, None] * per_problem + jnp.arange(per_problem)
         return array[row_BM.reshape(-1)]
 
-    return jax.tree.map(take, tree)
+    return jax.tree.map(take, arrays)

@@ -8,7 +8,7 @@ STEP.deleting before it goes, so a folder that is named by its step alone was on
 A checksum is needed because silent damage is real: a flipped bit inside a compressed chunk mostly decompresses to other
 numbers without a complaint. Files are checked before Orbax parses them, arrays after.
 
-One process holds all arrays. While a run is going on, others may read its checkpoints with the functions, which write
+One process holds all arrays. While a run is under way, others may read its checkpoints with the functions, which write
 nothing; the store is for the one process that holds the run directory's lock.
 """
 
@@ -46,12 +46,12 @@ class CheckpointStore:
     """The checkpoints of the run that this process trains.
 
     Keeps the newest `keep`, the one of step 0 (the policy that the run's divergence is measured from) and the one with
-    the highest best_value, the earlier of equals. `say` is given sentences for the user. Leftovers of saves that were
-    killed are removed on opening. Raises CheckpointError when the folder cannot be made.
+    the highest best_value, the earlier of equals. `print_line` is given sentences for the user. Leftovers of saves that
+    were killed are removed on opening. Raises CheckpointError when the folder cannot be made.
     """
 
-    def __init__(self, run_dir: Path, keep: int, say: Callable[[str], None]) -> None:
-        self._run_dir, self._keep, self._say = run_dir, keep, say
+    def __init__(self, run_dir: Path, keep: int, print_line: Callable[[str], None]) -> None:
+        self._run_dir, self._keep, self._print_line = run_dir, keep, print_line
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
         try:
@@ -76,8 +76,8 @@ class CheckpointStore:
     def save(self, step: int, state: Any, best_value: float | None = None) -> None:
         """Save a pytree of arrays of any shape and dtype (PRNG keys as key data) as checkpoint `step`.
 
-        Returns when the state is copied to the host, so its buffers may be donated at once; the writing goes on beside
-        the caller, after an earlier save is done. A best_value that is None or not finite is no candidate for the best.
+        Returns when the state is copied to the host, so its buffers may be donated at once; it is written beside the
+        caller, after an earlier save is done. A best_value that is None or not finite is no candidate for the best.
         Raises CheckpointError when this save or the one before it cannot be written.
         """
         self.wait()
@@ -117,7 +117,7 @@ class CheckpointStore:
                 continue
             for bad_step, reason in damaged.items():
                 name = _move_aside(self._run_dir, bad_step)
-                self._say(
+                self._print_line(
                     f"checkpoint {bad_step} is damaged ({reason}); it was moved to {name}, an earlier one is used"
                 )
             return step, state

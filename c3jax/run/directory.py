@@ -10,7 +10,7 @@ import fcntl
 import json
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, TextIO
 from c3jax import __version__
 from c3jax.config.file import dump_config, load_config
 from c3jax.config.run import RunConfig
-from c3jax.run.files import PARTIAL, save_whole
-from c3jax.schema import Section
+from c3jax.run.files import PARTIAL, compute_sha256, save_whole
+from c3jax.schema import Section, find_origin
 from c3jax.types import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "chex", "numpy")
@@ -41,8 +41,7 @@ class RunDir(NamedTuple):
     is_resumed: bool  # the run was there already
     command: list[str]
     lock: TextIO
-    data: dict[str, Any]  # what the run's problems are, for the manifest
-    is_contained: bool  # whether programs of a code task run in a sandbox
+    facts: Mapping[str, Any]  # what else the manifest says
 
     def __enter__(self) -> RunDir:
         return self
@@ -58,15 +57,20 @@ def open_run_dir(
     config: Section,
     command: list[str],
     load: Callable[[Path], Section] = load_config,
-    data: dict[str, Any] | None = None,
-    is_contained: bool = True,
+    facts: Mapping[str, Any] = {},
 ) -> RunDir:
     """Make the directory of a new run, or take up the run that is there, if its config is equal.
 
-    For the manifest: `command` is the command line, `data` says what the problems are, and `is_contained` whether
-    programs of a code task run in a sandbox. `load` reads the kind of config that is to be there. Raises RunDirError,
-    with nothing written, when the path holds another config's run or something else, when another process has the run,
-    or when the disk does not take it.
+    Args:
+      path: where it is, or is to be.
+      config: of the run.
+      command: the command line, for the manifest.
+      load: reads the kind of config that is to be there.
+      facts: what else the manifest says: of the data, of the user's own modules, of the sandbox.
+
+    Raises:
+      RunDirError: with nothing written, when the path holds another config's run or something else, when another
+        process has the run, or when the disk does not take it.
     """
     path = Path(path)
     try:
@@ -78,27 +82,27 @@ def open_run_dir(
             for partial in path.glob(f".*{PARTIAL}"):  # of a process that was killed
                 partial.unlink()
             if not is_resumed:
-                run = {"command": command, "data": data or {}, "unsafe_no_sandbox": not is_contained, "starts": []}
-                manifest = _describe_program() | {"seed": config.model_dump()["seed"]} | run
+                seed = config.model_dump()["seed"]
+                manifest = _describe_program() | {"seed": seed, "command": command, **facts, "starts": []}
                 save_whole(path / _MANIFEST, _to_json(manifest))
                 save_whole(path / _CONFIG, dump_config(config))
             on_error.pop_all()
     except OSError as error:
         raise RunDirError(f"run directory {path}: cannot be used ({error.strerror})") from None
-    return RunDir(path, is_resumed, command, lock, data or {}, is_contained)
+    return RunDir(path, is_resumed, command, lock, facts)
 
 
-def record_start(run: RunDir, step: int) -> None:
-    """Add to the manifest that the run goes on from `step` now, and what differs from the program that began it.
+def record_start(run: RunDir, step: int) -> dict[str, Any]:
+    """Add to the manifest that the run starts from `step` now, and what differs from the start that began it.
 
-    Raises RunDirError when the manifest cannot be read or written.
+    Returns:
+      What differs, by its name in the manifest, as it is now.
+
+    Raises:
+      RunDirError: the manifest cannot be read or written.
     """
     path = run.path / _MANIFEST
-    facts = _describe_program() | {
-        "command": run.command,
-        "data": run.data,
-        "unsafe_no_sandbox": not run.is_contained,
-    }
+    facts = _describe_program() | {"command": run.command, **run.facts}
     try:
         manifest = _load_manifest(path)
         changes = {name: value for name, value in facts.items() if manifest.get(name) != value}
@@ -107,13 +111,20 @@ def record_start(run: RunDir, step: int) -> None:
         save_whole(path, _to_json(manifest))
     except OSError as error:
         raise RunDirError(f"manifest {path}: cannot be used ({error.strerror})") from None
+    return changes
 
 
-def load_run_config(path: str | Path) -> RunConfig:
+def load_run_config(path: str | Path, overrides: Mapping[str, Any] = {}) -> RunConfig:
     """The config of the run in a directory. Raises RunDirError where there is none, ConfigError where it is broken."""
     if not (Path(path) / _CONFIG).is_file():
         raise RunDirError(f"run directory {path}: expected a run with a {_CONFIG}, found none")
-    return load_config(Path(path) / _CONFIG)
+    return load_config(Path(path) / _CONFIG, dict(overrides))
+
+
+def hash_origins(names: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of the files that a config's `module:NAME`s are from, by name; rows of a table have none."""
+    origins = (find_origin(name) for name in dict.fromkeys(names))
+    return {origin.name: compute_sha256(origin.path.read_bytes()) for origin in origins if origin is not None}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -153,7 +164,7 @@ def _find_difference(there: Any, here: Any, name: str) -> str | None:
         return None
     if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         pairs = enumerate(zip(there, here, strict=True))
-        found = (_find_difference(*pair, f"{name}.{place}") for place, pair in pairs)
+        found = (_find_difference(*pair, f"{name}.{index}") for index, pair in pairs)
         return next((difference for difference in found if difference is not None), None)
     return None if there == here else f"{name} is {_show(there)} and not {_show(here)} as"
 

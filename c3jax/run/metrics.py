@@ -1,20 +1,20 @@
-"""The figures of a run: RUN/metrics.jsonl, one JSON object a step, and the same numbers as TensorBoard events.
+"""The figures of a run: RUN/metrics.jsonl, one JSON object a step.
 
-metrics.jsonl is the record; what TensorBoard shows is a copy. The file is strict JSON, which has no word for a number
-that is not finite: such a figure is written as the string "NaN", "Infinity" or "-Infinity", and read_metrics turns it
-back. A figure of wall-clock time has a name that starts with `seconds` or ends with `_per_second`. Nothing else in the
-file may depend on the clock, so a run that was killed and resumed writes what an uninterrupted one does, but for these.
+metrics.jsonl is the record; what other trackers show (`trackers.py`) is a copy. The file is strict JSON, which has no
+word for a number that is not finite: such a figure is written as the string "NaN", "Infinity" or "-Infinity", and
+read_metrics turns it back. A figure of wall-clock time has a name that starts with `seconds` or ends with
+`_per_second`. Nothing else in the file may depend on the clock, so a run that was killed and resumed writes what an
+uninterrupted one does, but for these and for `traces`, the programs that its process has compiled.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from rich import progress as rich_progress
@@ -33,63 +33,51 @@ class MetricsError(UserError):
     """A metrics file that cannot be read or written; the message is one sentence for the user."""
 
 
-class MetricsWriter:
-    """Writes the figures of one step after another; open_metrics makes it."""
-
-    def __init__(self, path: Path, file: BinaryIO, events: Any) -> None:
-        self._path, self._file, self._events = path, file, events
-
-    def __enter__(self) -> MetricsWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def write(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Write a step's figures: numbers, texts, booleans, None, numpy arrays and lists of these.
-
-        The line is in the file, whole, when this returns. Finite numbers also go to TensorBoard. Raises MetricsError
-        when the disk does not take it.
-        """
-        row = {"step": step} | {name: _to_json(value) for name, value in figures.items()}
-        line = json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
-        numbers = {name: value for name, value in row.items() if type(value) in (int, float) and name != "step"}
-        try:
-            self._file.write(line.encode())
-            self._file.flush()
-            self._events.write_event(_make_event(step, numbers))
-            self._events.flush()
-        except OSError as error:
-            raise MetricsError(f"metrics {self._path}: cannot be written ({error.strerror})") from None
-
-    def close(self) -> None:
-        """Close the files."""
-        self._file.close()
-        self._events.close()
-
-
-def open_metrics(run_dir: Path, first_step: int) -> MetricsWriter:
-    """Open a run's metrics to go on at first_step.
+def open_metrics(run_dir: Path, first_step: int) -> tuple[Callable[[int, Mapping[str, Any]], None], Callable[[], None]]:
+    """Open a run's metrics to write first_step and later ones.
 
     Rows of first_step and later, which the steps to come will write again, are dropped, and so is a last line that a
-    kill tore; the rows before stay byte for byte. TensorBoard is told to forget the same steps. Raises MetricsError
-    when the file cannot be read or written.
+    kill tore; the rows before stay byte for byte.
+
+    Args:
+      run_dir: of the run.
+      first_step: from 0.
+
+    Returns:
+      write(step, figures) and close(). Figures are numbers, texts, booleans, None, numpy arrays and lists of these; the
+      line is in the file, whole, when write returns. It raises MetricsError when the disk does not take it.
+
+    Raises:
+      MetricsError: when the file cannot be read or written.
     """
     path = run_dir / "metrics.jsonl"
     kept = [line for line, row in _load_lines(path) if row["step"] < first_step]
     try:
         save_whole(path, b"".join(line + b"\n" for line in kept))
-        return MetricsWriter(path, path.open("ab"), _open_events(run_dir / "tensorboard", first_step))
+        file = path.open("ab")
     except OSError as error:
         raise MetricsError(f"metrics {path}: cannot be written ({error.strerror})") from None
+
+    def write(step: int, figures: Mapping[str, Any]) -> None:
+        row = {"step": step} | {name: _to_json(value) for name, value in figures.items()}
+        line = json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
+        try:
+            file.write(line.encode())
+            file.flush()
+        except OSError as error:
+            raise MetricsError(f"metrics {path}: cannot be written ({error.strerror})") from None
+
+    return write, file.close
 
 
 def read_metrics(run_dir: Path) -> list[Row]:
     """All rows of a run, in the order written; a last line that is still being written is left out.
 
-    Raises MetricsError when the file cannot be read.
+    Args:
+      run_dir: of the run.
+
+    Raises:
+      MetricsError: when the file cannot be read.
     """
     return [row for _, row in _load_lines(run_dir / "metrics.jsonl")]
 
@@ -111,7 +99,11 @@ def drop_times(row: Row) -> Row:
 def sum_ledger(rows: Iterable[Row]) -> dict[str, float]:
     """Totals over rows of the evaluator calls, tokens and messages, and of every figure in seconds.
 
-    A row without a figure adds nothing to its total.
+    Args:
+      rows: of steps; one without a figure adds nothing to its total.
+
+    Returns:
+      The totals by name, those of LEDGER always among them.
     """
     totals: dict[str, float] = dict.fromkeys(LEDGER, 0)
     for row in rows:
@@ -126,7 +118,7 @@ def sum_ledger(rows: Iterable[Row]) -> dict[str, float]:
 
 
 def _load_lines(path: Path) -> list[tuple[bytes, Row]]:
-    """Lines and what they say."""
+    """Lines and their rows."""
     try:
         *lines, torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
     except OSError as error:
@@ -154,8 +146,7 @@ def _parse(line: bytes) -> Row | None:
 
 
 def _to_json(value: Any) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
-        value = value.tolist()
+    value = to_plain(value)
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -163,34 +154,17 @@ def _to_json(value: Any) -> Any:
     return value
 
 
+def to_plain(value: Any) -> Any:
+    """A figure as plain Python: an array as a list of its own."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return [to_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def _from_json(value: Any) -> Any:
     if isinstance(value, list):
         return [_from_json(part) for part in value]
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def _open_events(folder: Path, first_step: int) -> Any:
-    # Imported here because it takes a second, and reading metrics needs none of it. SummaryWriter, which puts a thread
-    # and a queue between the program and the file, would lose the last steps in a kill and hang on a full disk.
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-
-    folder.mkdir(exist_ok=True)
-    # The name has only the second of its making in it: the step keeps a quick resume from writing over what it resumes.
-    events = EventsWriter(str(folder / "events"), filename_suffix=f".{first_step}")
-    if first_step:  # hides what earlier files have of this step and later
-        start = SessionLog(status=SessionLog.START)
-        events.write_event(Event(wall_time=time.time(), step=first_step, session_log=start))
-    events.flush()
-    return events
-
-
-def _make_event(step: int, numbers: Mapping[str, float]) -> Any:
-    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-
-    values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
-    return Event(wall_time=time.time(), step=step, summary=Summary(value=values))
 
 
 # --------------------------------------------------------------------------------------------------------------------

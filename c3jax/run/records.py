@@ -16,11 +16,12 @@ import numpy as np
 
 from c3jax.config.run import RunConfig
 from c3jax.run.files import save_whole
-from c3jax.types import Credit, Problem, Rollout, Verdict
+from c3jax.types import Credit, FanOut, Problem, Rollout, Verdict
 
 
 def make_records(
     config: RunConfig,
+    fan_out: FanOut,
     step: int,
     problems: Sequence[Problem],
     rollout: Rollout,
@@ -28,14 +29,17 @@ def make_records(
     credit: Credit,
     verdicts: Sequence[Verdict],
 ) -> list[dict[str, Any]]:
-    """One record a problem of a step's trees. texts holds every message a turn; verdicts one a leaf, in path order."""
+    """One record a problem of a step's trees, which have `fan_out` alternatives a turn.
+
+    texts holds every message a turn; verdicts one a leaf, in path order.
+    """
     levels = [_level_columns(rollout, credit, turn) for turn in range(len(rollout.turns))]
     records = []
-    for place, problem in enumerate(problems):
+    for number, problem in enumerate(problems):
         nodes = []
         for turn, section in enumerate(config.protocol.turns):
-            shape = config.credit.fan_out[: turn + 1]
-            first = place * int(np.prod(shape))
+            shape = fan_out[: turn + 1]
+            first = number * int(np.prod(shape))
             for offset, index in enumerate(np.ndindex(shape)):
                 row = first + offset
                 node = {"turn": section.name, "role": section.role, "index": list(index), "text": texts[turn][row]}
@@ -50,7 +54,7 @@ def make_records(
                 "question": problem.question,
                 "protocol": [turn.name for turn in config.protocol.turns],
                 "trained": [turn.trained for turn in config.protocol.turns],
-                "fan_out": list(config.credit.fan_out),
+                "fan_out": list(fan_out),
                 "step": step,
                 "method": config.credit.method,
                 "nodes": nodes,

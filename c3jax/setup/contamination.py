@@ -12,15 +12,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
-from c3jax.tasks.code import records as code_records
-from c3jax.tasks.code.task import read_check
-from c3jax.tasks.jsonl import TaskError
-from c3jax.tasks.task import TASKS
+from c3jax.tasks.task import Task, TaskError, find_task
 from c3jax.types import Problem
 
 _MOST_IDS = 500  # in a complaint
 _COMMONEST_NAME = 3  # problems of a set: a function called solve in all of them tells none from another
-_GENERATED = ("arithmetic", "stories", "reasoning")  # their sentences are templates: all of them share runs of words
 GRAM_WORDS = 13
 COMMONEST_GRAM = 10  # training problems
 
@@ -53,25 +49,25 @@ class Passed(NamedTuple):
 
 
 def check_overlap(
-    task: str,
+    task: Task,
     train: Sequence[Problem],
     heldout: Mapping[str, Sequence[Problem]],
     is_dropping: bool = False,
     is_strict: bool = False,
-    kinds: Mapping[str, str] | None = None,
+    tasks: Mapping[str, Task] = {},
 ) -> Passed:
     """Compare a training set with held-out sets, given by name.
 
     Args:
-      task: the kind of the task of all problems.
-      kinds: by name, the kind of each held-out set that is of another kind of task.
+      task: the task of all problems.
+      tasks: by name, the task of each held-out set that is of another.
       is_dropping: remove from the training set what would refuse the run.
       is_strict: a run of thirteen words in common refuses too.
 
     Raises:
       TaskError: a training problem is in a held-out set and is not to be dropped, or none is left.
     """
-    hits = find_hits(task, train, heldout, kinds)
+    hits = find_hits(task, train, heldout, tasks)
     refused = dict.fromkeys(hit.train for hit in hits if is_strict or hit.kind != "ngram")
     if refused and not is_dropping:
         listed = list(refused)[:_MOST_IDS]
@@ -91,14 +87,15 @@ def check_overlap(
 
 
 def find_hits(
-    task: str,
+    task: Task,
     train: Sequence[Problem],
     heldout: Mapping[str, Sequence[Problem]],
-    kinds: Mapping[str, str] | None = None,
+    tasks: Mapping[str, Task] = {},
 ) -> list[Hit]:
     """Find what a training set shares with held-out sets."""
-    entries = {name: _make_entries((kinds or {}).get(name, task), problems) for name, problems in heldout.items()}
-    return find_overlaps(_make_entries(task, train), entries, has_grams=task not in _GENERATED)
+    entries = {name: _make_entries(tasks.get(name, task), problems) for name, problems in heldout.items()}
+    # Generated sentences are templates: all of them share runs of words.
+    return find_overlaps(_make_entries(task, train), entries, has_grams=task.make is None)
 
 
 def describe_hits(hits: Sequence[Hit]) -> str:
@@ -116,18 +113,16 @@ def count_hits(hits: Sequence[Hit]) -> dict[str, dict[Kind, int]]:
     return {name: {kind: counts[name, kind] for kind in get_args(Kind) if counts[name, kind]} for name in sets}
 
 
-def _make_entries(task: str, problems: Sequence[Problem]) -> list[Entry]:
-    if task != "code":
+def _make_entries(task: Task, problems: Sequence[Problem]) -> list[Entry]:
+    if task.overlap_key is None:
         return [Entry(problem.id, problem.question) for problem in problems]
-    names = [read_check(problem.answer).entry_point.lower() for problem in problems]
-    carriers = Counter(names)
+    keys = [task.overlap_key(problem) for problem in problems]
+    carriers = Counter(name for _, name in keys)
     return [
         Entry(
-            problem.id,
-            code_records.read_statement(problem.question),
-            f"{problem.id.rpartition(':')[2]} {name}" if carriers[name] <= _COMMONEST_NAME else None,
+            problem.id, text, f"{problem.id.rpartition(':')[2]} {name}" if carriers[name] <= _COMMONEST_NAME else None
         )
-        for problem, name in zip(problems, names, strict=True)
+        for problem, (text, name) in zip(problems, keys, strict=True)
     ]
 
 
@@ -135,15 +130,13 @@ def _make_entries(task: str, problems: Sequence[Problem]) -> list[Entry]:
 # The command
 
 
-def compare_files(task: str, train_path: str, heldout_paths: Sequence[str]) -> tuple[list[str], bool]:
+def compare_files(kind: str, train_path: str, heldout_paths: Sequence[str]) -> tuple[list[str], bool]:
     """Compare files of problems: a line a hit and one that counts, and whether a hit would refuse a run.
 
-    Raises TaskError where there is no such task, TaskError where a file is faulty.
+    Raises UserError where there is no such task or a file is faulty.
     """
-    if task not in TASKS:
-        raise TaskError(f"TASK: expected one of {', '.join(TASKS)}, got {task!r}")
-    load = TASKS[task].load
-    train, heldout = load(train_path), {path: load(path) for path in heldout_paths}
+    task = find_task(kind, "TASK")
+    train, heldout = task.load(train_path), {path: task.load(path) for path in heldout_paths}
     hits = find_hits(task, train, heldout)
     lines = [f"{hit.kind}\t{hit.train}\t{hit.heldout}\t{hit.heldout_set}" for hit in hits]
     found = describe_hits(hits) or "nothing in common"

@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from rich.console import Console
 from rich.table import Table
 
 from c3jax.config.run import RunConfig
 from c3jax.models.attention import SCORE_FLOATS
-from c3jax.models.decoder import DecoderSpec
+from c3jax.models.spec import DecoderSpec
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, rows_of
 from c3jax.rollout.sampling import CHUNK_FLOATS, size_chunk
 from c3jax.types import UserError
 
 _F32 = 4
-_Remedy = tuple[str, RunConfig, DecoderSpec]  # a setting that takes less, and the run with it
+_LARGE_SHARE = 0.1  # of the memory: from here on it is worth saying what takes it
+_LIGHTER = "policy.kind adapters, or a smaller model"
 _WHEN = {"always": "all the time", "trees": "drawing trees", "update": "in the update", "evaluation": "evaluating"}
 
 
@@ -46,6 +48,7 @@ class Row(NamedTuple):
     name: str
     bytes: int
     when: str  # "always", "trees", "update" or "evaluation"
+    remedy: str  # the field that makes it smaller, and how
 
 
 class Estimate(NamedTuple):
@@ -90,16 +93,22 @@ def estimate_memory(config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPl
     samples = (max(evaluation.samples, 1),) + (1,) * (len(plans) - 1)
     asked = min(evaluation.batch, evaluation.problems)
     evaluating = _list_drawing(config, spec, plans, asked, samples)
+    batch = f"evaluation.batch below {asked}"
     rows = (
-        Row("trained weights", trained, "always"),
-        Row("frozen weights", weights.frozen * weights.frozen_bytes, "always"),
-        Row("optimiser state", 2 * trained, "always"),
-        Row("reference policy", trained if weights.has_reference else 0, "always"),
-        Row("critic's network and optimiser state", 3 * critic, "always"),
+        Row("trained weights", trained, "always", _LIGHTER),
+        Row("frozen weights", weights.frozen * weights.frozen_bytes, "always", _LIGHTER),
+        Row("optimiser state", 2 * trained, "always", _LIGHTER),
+        Row(
+            "reference policy",
+            trained if weights.has_reference else 0,
+            "always",
+            "learner.kl.coefficient 0, or policy.kind adapters",
+        ),
+        Row("critic's network and optimiser state", 3 * critic, "always", _LIGHTER),
         *_list_drawing(config, spec, plans, config.rollout_problems or config.problems, fan_out),
-        Row("gradients", gradients, "update"),
+        Row("gradients", gradients, "update", _LIGHTER),
         *_list_activations(config, spec, plans, micro, weights.critic > 0),
-        Row("the same as drawing trees, for a batch", sum(row.bytes for row in evaluating), "evaluation"),
+        Row("the same as drawing trees, for a batch", sum(row.bytes for row in evaluating), "evaluation", batch),
     )
     return Estimate(tuple(row for row in rows if row.bytes))
 
@@ -124,93 +133,58 @@ def check_memory(
     estimate = estimate_memory(config, spec, plans, weights)
     if estimate.peak <= limit.bytes:
         return Fit(estimate, limit)
-    said = (
-        f"memory: expected at most the {say_bytes(limit.bytes)} of {limit.device}, got about {say_bytes(estimate.peak)}"
-    )
-    advice = _advise(config, spec, plans, weights, limit)
-    if advice is not None:
-        raise UserError(f"{said}; {advice}")
     held = estimate.total("always")
-    raise UserError(f"{said}, {say_bytes(held)} of it all the time: try policy.kind adapters, or a smaller model")
+    # What is held all the time is not made to fit by smaller batches; else the program that does not fit is to shrink.
+    when = "always" if held > limit.bytes else max(_WHEN.keys() - {"always"}, key=estimate.total)
+    largest = max((row for row in estimate.rows if row.when == when), key=lambda row: row.bytes)
+    raise UserError(
+        f"memory: expected at most the {format_bytes(limit.bytes)} of {limit.device}, got about"
+        f" {format_bytes(estimate.peak)}, of which {largest.name} {_WHEN[when]} {format_bytes(largest.bytes)}:"
+        f" try {largest.remedy}"
+    )
+
+
+def print_fit(fit: Fit, console: Console) -> None:
+    """Print what a run takes of what there is: a line, or, where it is much of it, the table."""
+    estimate, limit = fit
+    if estimate.peak > _LARGE_SHARE * limit.bytes:
+        console.print(make_table(fit))
+    else:
+        console.print(f"memory: about {format_bytes(estimate.peak)}, of {format_bytes(limit.bytes)} ({limit.device})")
 
 
 def make_table(fit: Fit) -> Table:
     """The rows of an estimate with its peak and what there is, for 80 columns."""
     estimate, limit = fit
     table = Table(title="Memory", show_footer=True)
-    table.add_column("what", footer=f"peak, of {say_bytes(limit.bytes)} ({limit.device})", overflow="fold")
+    table.add_column("what", footer=f"peak, of {format_bytes(limit.bytes)} ({limit.device})", overflow="fold")
     table.add_column("when")
-    table.add_column("size", justify="right", footer=say_bytes(estimate.peak))
+    table.add_column("size", justify="right", footer=format_bytes(estimate.peak))
     for row in estimate.rows:
-        table.add_row(row.name, _WHEN[row.when], say_bytes(row.bytes))
+        table.add_row(row.name, _WHEN[row.when], format_bytes(row.bytes))
     return table
 
 
-def say_bytes(size: int) -> str:
+def format_bytes(size: int) -> str:
+    """A number of bytes in a unit that leaves few digits: 38.7 GB."""
     for unit, worth in (("GB", 10**9), ("MB", 10**6)):
         if size >= worth:
             return f"{size / worth:.1f} {unit}"
     return f"{size / 1000:.1f} kB"
 
 
-def _advise(
-    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], weights: Weights, limit: Limit
-) -> str | None:
-    """What makes a run fit, for each program that does not the setting that costs least; None where nothing does."""
-    names = []
-    for when, list_remedies in (("evaluation", _ask_fewer), ("trees", _draw_fewer), ("update", _keep_less)):
-        options = (("", config, spec), *list_remedies(config, spec))
-        needs = ((option, estimate_memory(*option[1:], plans, weights)) for option in options)
-        found = next((option for option, need in needs if need.total("always") + need.total(when) <= limit.bytes), None)
-        if found is None:
-            return None
-        name, config, spec = found
-        names += [name] if name else []
-    peak = estimate_memory(config, spec, plans, weights).peak
-    return f"{' and '.join(names)} would take {say_bytes(peak)}"
-
-
-def _ask_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[_Remedy]:
-    """For an evaluation's batch, the least costly first, as in the next two."""
-    for size in range(min(config.evaluation.batch, config.evaluation.problems) - 1, 0, -1):
-        evaluation = config.evaluation.model_copy(update={"batch": size})
-        yield f"evaluation.batch {size}", config.model_copy(update={"evaluation": evaluation}), spec
-
-
-def _draw_fewer(config: RunConfig, spec: DecoderSpec) -> Iterator[_Remedy]:
-    """For drawing trees."""
-    for size in range((config.rollout_problems or config.problems) - 1, 0, -1):
-        if config.problems % size == 0:
-            yield f"rollout_problems {size}", config.model_copy(update={"rollout_problems": size}), spec
-
-
-def _keep_less(config: RunConfig, spec: DecoderSpec) -> Iterator[_Remedy]:
-    """For the update."""
-    minibatch = config.problems // config.learner.minibatches
-    micro = config.learner.micro_problems or minibatch
-    lighter = spec._replace(remat="layer")
-    for remat, name in ((spec, ""), (lighter, "model.remat layer")):
-        if name and spec.remat != "layer":
-            yield name, config, remat
-        for size in range(micro - 1, 0, -1):
-            if minibatch % size == 0:
-                learner = config.learner.model_copy(update={"micro_problems": size})
-                smaller = config.model_copy(update={"learner": learner})
-                yield f"learner.micro_problems {size}" + (f" and {name}" if name else ""), smaller, remat
-
-
 def _list_paths(
     config: RunConfig, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
 ) -> list[list[tuple[int, int]]]:
-    return [_list_frames(place, config, plans, problems, fan_out) for place in range(len(plans))]
+    return [_list_frames(index, config, plans, problems, fan_out) for index in range(len(plans))]
 
 
 def _list_frames(
-    place: int, config: RunConfig, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
+    index: int, config: RunConfig, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
 ) -> list[tuple[int, int]]:
     """(rows, slots) of the frames of a turn's context, and of its messages last."""
     frames = []
-    for frame in plans[place].frames:
+    for frame in plans[index].frames:
         slots = 0
         for piece in frame.pieces:
             if isinstance(piece, Literal):
@@ -220,7 +194,7 @@ def _list_frames(
             else:
                 slots += plans[piece.level - FIRST_TURN_LEVEL].max_tokens
         frames.append((rows_of(frame.level, problems, fan_out), slots))
-    return [*frames, (problems * math.prod(fan_out[: place + 1]), plans[place].max_tokens)]
+    return [*frames, (problems * math.prod(fan_out[: index + 1]), plans[index].max_tokens)]
 
 
 def _list_drawing(
@@ -228,10 +202,11 @@ def _list_drawing(
 ) -> list[Row]:
     """What drawing so many problems' trees takes."""
     paths, product = _list_paths(config, plans, problems, fan_out), jnp.dtype(spec.dtype).itemsize
+    fewer = f"rollout_problems below {problems}"
     return [
-        Row("layers taken apart", spec.layers * _count_layer(spec) * product, "trees"),
-        Row("keys and values", max(_count_caches(spec, path) for path in paths), "trees"),
-        Row("one layer, logits", max(_count_drawing(spec, path) for path in paths), "trees"),
+        Row("layers taken apart", spec.layers * _count_layer(spec) * product, "trees", fewer),
+        Row("keys and values", max(_count_caches(spec, path) for path in paths), "trees", fewer),
+        Row("one layer, logits", max(_count_drawing(spec, path) for path in paths), "trees", fewer),
     ]
 
 
@@ -269,6 +244,7 @@ def _list_activations(
 
     A critic's own network reads, and differentiates, the turns that are not trained too.
     """
+    assert config.credit.fan_out != "auto"
     every = _list_paths(config, plans, micro, config.credit.fan_out)
     trained = [path for path, plan in zip(every, plans, strict=True) if plan.is_trained]
     paths = every if has_critic else trained
@@ -282,10 +258,12 @@ def _list_activations(
     scores = 3 * max(min(SCORE_FLOATS, rows * spec.heads * length * length) for path in paths for rows, length in path)
     drawn = sum(rows * length for *_, (rows, length) in trained)
     kept_layers = slots * spec.layers * (2 * kv + spec.width + kept) * product
+    smaller = f"learner.micro_problems below {micro}"
+    lighter = smaller if spec.remat == "layer" else f"model.remat layer, or {smaller}"
     return [
-        Row(f"kept by layers, remat {spec.remat}", kept_layers, "update"),
-        Row("inside of one layer", widest * (inside - kept) * product + scores * _F32, "update"),
-        Row("logits, in chunks", _count_head(config, spec, drawn), "update"),
+        Row(f"kept by layers, remat {spec.remat}", kept_layers, "update", lighter),
+        Row("inside of one layer", widest * (inside - kept) * product + scores * _F32, "update", smaller),
+        Row("logits, in chunks", _count_head(config, spec, drawn), "update", smaller),
     ]
 
 

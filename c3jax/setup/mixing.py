@@ -31,29 +31,29 @@ def join_sets(names: Sequence[str], sets: Sequence[Sequence[Problem]]) -> list[P
     """Put sets behind each other. Of several sets, a problem's id is that of its set and its own: gsm8k/train:17."""
     return [
         problem._replace(
-            index=place << _ROW_BITS | problem.index,
+            index=index << _ROW_BITS | problem.index,
             id=f"{name}:{problem.id}" if len(sets) > 1 else problem.id,
         )
-        for place, (name, problems) in enumerate(zip(names, sets, strict=True))
+        for index, (name, problems) in enumerate(zip(names, sets, strict=True))
         for problem in problems
     ]
 
 
 def find_set(problem: Problem) -> int:
-    """The place of the set that a problem came from."""
+    """The index of the set that a problem came from."""
     return problem.index >> _ROW_BITS
 
 
 def count_most(weights: Sequence[float], size: int) -> list[int]:
     """The most problems of each set that a step of `size` problems can take."""
     shares = _compute_shares(weights)
-    return [int(size * share + _bound_error(place, len(shares))) for place, share in enumerate(shares)]
+    return [int(size * share + _bound_error(index, len(shares))) for index, share in enumerate(shares)]
 
 
-def choose_places(
+def choose_indices(
     counts: Sequence[int], weights: Sequence[float], size: int, entropy: tuple[int, ...], step: int
 ) -> list[int]:
-    """Places of a step's problems in the sets behind each other, none twice.
+    """Indices of a step's problems in the sets behind each other, none twice.
 
     Args:
       counts: problems of each set; at least `count_most`.
@@ -63,16 +63,16 @@ def choose_places(
     """
     shares = _compute_shares(weights)
     begins, ends = _count_slots(shares, step * size), _count_slots(shares, (step + 1) * size)
-    places: list[int] = []
-    for place, (count, share) in enumerate(zip(counts, shares, strict=True)):
-        steps = max(1, int((count - _bound_error(place, len(shares))) / (size * share)))
+    indices: list[int] = []
+    for index, (count, share) in enumerate(zip(counts, shares, strict=True)):
+        steps = max(1, int((count - _bound_error(index, len(shares))) / (size * share)))
         epoch = step // steps
-        begin = begins[place] - _count_slots(shares, epoch * steps * size)[place]
+        begin = begins[index] - _count_slots(shares, epoch * steps * size)[index]
         # Trailing zeros do not count in a seed: the first set's orders are those of a run with one set.
-        order = np.random.default_rng([*entropy, epoch, place]).permutation(count)
-        taken = order[begin : begin + ends[place] - begins[place]]
-        places += (sum(counts[:place]) + taken).tolist()
-    return places
+        order = np.random.default_rng([*entropy, epoch, index]).permutation(count)
+        taken = order[begin : begin + ends[index] - begins[index]]
+        indices += (sum(counts[:index]) + taken).tolist()
+    return indices
 
 
 def _compute_shares(weights: Sequence[float]) -> list[Fraction]:
@@ -92,6 +92,6 @@ def _count_slots(shares: Sequence[Fraction], slots: int) -> list[int]:
     return [*counts, rest]
 
 
-def _bound_error(place: int, sets: int) -> int:
+def _bound_error(index: int, sets: int) -> int:
     """By how much a set's slots in a row of them can exceed its share: one for each rounding on the way to it."""
-    return min(place + 1, sets - 1)
+    return min(index + 1, sets - 1)

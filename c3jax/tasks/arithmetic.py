@@ -17,9 +17,11 @@ import re
 from typing import NamedTuple
 
 from c3jax.tasks import numeric
-from c3jax.tasks.generated import LONGEST_SEARCH, SPLITS, draw_problems, draw_uniform, search_problem
-from c3jax.tasks.numeric import TaskError
-from c3jax.types import Problem, Verdict
+from c3jax.tasks.generated import LONGEST_SEARCH, check_split, draw_problems, draw_uniform, search_problem
+from c3jax.tasks.jsonl import TaskError
+from c3jax.tasks.sections import ArithmeticTask
+from c3jax.tasks.task import DemonstratedTurn, Task
+from c3jax.types import Problem
 
 DIGITS = tuple("0123456789")
 LARGEST_MOVE = 5  # so few sums that a policy of 0.1 M parameters learns them in seconds
@@ -30,15 +32,6 @@ VOCABULARY: tuple[str, ...] = (
 )
 
 
-class ArithmeticSpec(NamedTuple):
-    """What the problems and their demonstrations are like; all but `steps` are probabilities."""
-
-    steps: int = 3  # moves of a problem
-    down_share: float = 0.35  # that a move is down
-    plan_fault: float = 0.6  # that the demonstrated plan makes a down move as if it were up
-    distrust: float = 0.6  # that the demonstrated answer to a problem with a down move disregards the plan
-
-
 class Move(NamedTuple):
     """One turn of the dial."""
 
@@ -46,32 +39,25 @@ class Move(NamedTuple):
     amount: int  # 1..LARGEST_MOVE
 
 
-class Demonstration(NamedTuple):
-    """What the two roles say of one problem."""
-
-    plan: str
-    answer: str
-
-
-def load_problems(spec: ArithmeticSpec, seed: int, split: str, count: int) -> list[Problem]:
+def load_problems(task: ArithmeticTask, seed: int, split: str, count: int) -> list[Problem]:
     """Make the first `count` problems of a split, no question twice.
 
-    Problem i is `make_problem(spec, seed, split, i)`, drawn again as long as an earlier one asks the same.
+    Problem i is `make_problem(task, seed, split, i)`, drawn again as long as an earlier one asks the same.
 
     Raises:
       TaskError: the specification, split or count is invalid, or there are too few distinct questions.
     """
-    _check_request(spec, split)
-    directions = 1 if spec.down_share in (0.0, 1.0) else 2
-    distinct = 10 * (LARGEST_MOVE * directions) ** spec.steps
+    check_split("arithmetic", split)
+    directions = 1 if task.down_share in (0.0, 1.0) else 2
+    distinct = 10 * (LARGEST_MOVE * directions) ** task.moves
     if not 1 <= count <= distinct:
         raise TaskError(
-            f"arithmetic: expected a count of 1 to {distinct} ({spec.steps} steps allow no more), got {count}"
+            f"arithmetic: expected a count of 1 to {distinct} ({task.moves} steps allow no more), got {count}"
         )
-    return draw_problems(functools.partial(_search_problem, spec, seed, split), count)
+    return draw_problems(functools.partial(_search_problem, task, seed, split), count)
 
 
-def make_problem(spec: ArithmeticSpec, seed: int, split: str, index: int) -> Problem:
+def make_problem(task: ArithmeticTask, seed: int, split: str, index: int) -> Problem:
     """Make the problem at an address; the id is the split and the index, as in "train-17".
 
     Draws are repeated until the hash of the question's text falls to the split, so that splits share no
@@ -80,39 +66,28 @@ def make_problem(spec: ArithmeticSpec, seed: int, split: str, index: int) -> Pro
     Raises:
       TaskError: the specification or the split is invalid.
     """
-    _check_request(spec, split)
-    return _search_problem(spec, seed, split, index, set())
+    check_split("arithmetic", split)
+    return _search_problem(task, seed, split, index, set())
 
 
-def _check_request(spec: ArithmeticSpec, split: str) -> None:
-    if spec.steps < 1:
-        raise TaskError(f"arithmetic.steps: expected at least 1, got {spec.steps}")
-    for name in ("down_share", "plan_fault", "distrust"):
-        share = spec._asdict()[name]
-        if not 0.0 <= share <= 1.0:
-            raise TaskError(f"arithmetic.{name}: expected a probability in [0, 1], got {share}")
-    if split not in SPLITS:
-        raise TaskError(f"arithmetic: expected a split of {', '.join(SPLITS)}, got {split!r}")
-
-
-def _search_problem(spec: ArithmeticSpec, seed: int, split: str, index: int, asked: set[str]) -> Problem:
+def _search_problem(task: ArithmeticTask, seed: int, split: str, index: int, asked: set[str]) -> Problem:
     def write(attempt: int) -> tuple[str, str]:
         address = ("problem", seed, split, index, attempt)
         start = int(10 * draw_uniform(*address, "start"))
-        moves = tuple(_draw_move(spec, *address, step) for step in range(spec.steps))
-        return _write_question(start, moves), str(compute_dial(start, moves)[-1])
+        moves = tuple(_draw_move(task, *address, step) for step in range(task.moves))
+        return _write_question(start, moves), str(compute_shown(start, moves)[-1])
 
     problem = search_problem(write, split, index, asked)
     if problem is None:
         raise TaskError(
             f"arithmetic: no new question for problem {index} of split {split!r} in {LONGEST_SEARCH} draws; "
-            f"ask for fewer problems or more than {spec.steps} steps"
+            f"ask for fewer problems or more than {task.moves} steps"
         )
     return problem
 
 
-def _draw_move(spec: ArithmeticSpec, *address: object) -> Move:
-    is_down = draw_uniform(*address, "direction") < spec.down_share
+def _draw_move(task: ArithmeticTask, *address: object) -> Move:
+    is_down = draw_uniform(*address, "direction") < task.down_share
     return Move("down" if is_down else "up", 1 + int(LARGEST_MOVE * draw_uniform(*address, "amount")))
 
 
@@ -137,7 +112,7 @@ def parse_moves(question: str) -> tuple[int, tuple[Move, ...]]:
     return int(match[1]), tuple(Move(direction, int(amount)) for direction, amount in moves)
 
 
-def compute_dial(start: int, moves: tuple[Move, ...]) -> list[int]:
+def compute_shown(start: int, moves: tuple[Move, ...]) -> list[int]:
     """Compute what the dial shows at the start and after each move."""
     shown = [start]
     for move in moves:
@@ -146,32 +121,48 @@ def compute_dial(start: int, moves: tuple[Move, ...]) -> list[int]:
     return shown
 
 
-def demonstrate(spec: ArithmeticSpec, problem: Problem, seed: int, draw: int) -> Demonstration:
-    """Demonstrate both roles on a problem, with the faults of the specification; `draw` numbers repetitions.
+def demonstrate(task: ArithmeticTask, problem: Problem, turn: DemonstratedTurn, address: tuple[int, int]) -> str:
+    """Demonstrate what a turn says of a problem, with the faults of the task; the turns of an address go together.
 
-    The plan is a running computation, "3 up 4 = 7 down 2 = 5". With probability `plan_fault`, independently
-    for each down move, it says and makes the move as if it were up ("3 up 4 = 7 up 2 = 9"): every sum in it is
-    right, the fault is the one word, and it carries through to the last number.
-    The answer is "answer" and the plan's last number. Only for a problem with a down move, and there with
-    probability `distrust`, it is the digit the dial showed at first, whatever the plan says.
+    The plan, for every turn but the last, is a running computation, "3 up 4 = 7 down 2 = 5". With probability
+    `plan_fault`, independently for each down move, it writes and makes the move as if it were up ("3 up 4 = 7 up 2 =
+    9"): every sum in it is right, the fault is the one word, and it carries through to the last number.
+    The answer, for the last turn, is "answer" and the plan's last number. Only for a problem with a down move, and
+    there with probability `distrust`, it is the digit the dial showed at first, whatever the plan says.
 
     Raises:
       TaskError: the problem is not of this task.
     """
     start, moves = parse_moves(problem.question)
-    address = ("demonstration", seed, problem.index, draw)
+    seed, draw = address
+    at = ("demonstration", seed, problem.index, draw)
     made = tuple(
-        move._replace(direction="up") if draw_uniform(*address, step) < spec.plan_fault else move
+        move._replace(direction="up") if draw_uniform(*at, step) < task.plan_fault else move
         for step, move in enumerate(moves)
     )
-    shown = compute_dial(start, made)
-    sums = [f"{move.direction} {move.amount} = {digit}" for move, digit in zip(made, shown[1:], strict=True)]
-    is_distrusted = any(move.direction == "down" for move in moves) and (
-        draw_uniform(*address, "distrust") < spec.distrust
+    shown = compute_shown(start, made)
+    if not turn.is_last:
+        sums = [f"{move.direction} {move.amount} = {digit}" for move, digit in zip(made, shown[1:], strict=True)]
+        return " ".join([str(start), *sums])
+    is_distrusted = any(move.direction == "down" for move in moves) and (draw_uniform(*at, "distrust") < task.distrust)
+    return f"answer {start if is_distrusted else shown[-1]}"
+
+
+def make_problems(task: ArithmeticTask, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """The problems to train on and the held-out ones."""
+    return (
+        load_problems(task, seed, "train", task.train_problems),
+        load_problems(task, seed, "test", task.heldout_problems),
     )
-    return Demonstration(plan=" ".join([str(start), *sums]), answer=f"answer {start if is_distrusted else shown[-1]}")
 
 
-def grade(problem: Problem, text: str) -> Verdict:
-    """Grade a message by the last number in it, as `c3jax.tasks.numeric.grade` does."""
-    return numeric.grade(problem, text)
+ARITHMETIC = Task(
+    grade=numeric.grade,
+    section=ArithmeticTask,
+    load=numeric.load_problems,
+    make=make_problems,
+    read_answer=numeric.read_answer,
+    canonical=numeric.canonical,
+    demonstrate=demonstrate,
+    vocabulary=VOCABULARY,
+)

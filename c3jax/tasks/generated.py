@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+from c3jax.tasks.jsonl import TaskError
 from c3jax.types import Problem
 
 # Tenths of all questions.
@@ -16,6 +17,12 @@ SPLITS = {"train": range(0, 8), "validation": range(8, 9), "test": range(9, 10)}
 LONGEST_SEARCH = 2_000  # draws for one problem; a tenth of them fit the smallest split
 
 Search = Callable[[int, set[str]], Problem]  # (index, questions that are taken) -> the problem
+
+
+def check_split(task: str, split: str) -> None:
+    """Refuse a split that there is not. Raises TaskError."""
+    if split not in SPLITS:
+        raise TaskError(f"{task}: expected a split of {', '.join(SPLITS)}, got {split!r}")
 
 
 def draw_problems(search: Search, count: int) -> list[Problem]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from c3jax.types import UserError
+from c3jax.types import Problem, UserError
 
 
 class TaskError(UserError):
@@ -17,9 +18,38 @@ class TaskError(UserError):
 class Row(NamedTuple):
     """One line of a file."""
 
-    place: str  # "file, line 3", for messages
+    where: str  # "file, line 3", for messages
     index: int  # from 0
     fields: dict[str, object]
+
+
+_QUESTIONS = ("question", "prompt", "problem")
+
+
+def load_problems(path: str) -> list[Problem]:
+    """Load the problems of a task that says nothing else: rows {"id"?, "question", "answer"?, ...}.
+
+    The question may also be called prompt or problem. An answer that is no text is kept as its JSON, one that is
+    missing as an empty text; the other columns are kept as they are.
+
+    Raises:
+      TaskError: the file cannot be read, a row has no question, or two ids agree.
+    """
+    problems = [_read_problem(row) for row in read_rows(path)]
+    check_distinct(path, [problem.id for problem in problems])
+    return problems
+
+
+def _read_problem(row: Row) -> Problem:
+    name = next((name for name in _QUESTIONS if name in row.fields), _QUESTIONS[0])
+    answer = row.fields.get("answer", "")
+    return Problem(
+        index=row.index,
+        id=read_id(row, "id"),
+        question=check_text(row.where, name, row.fields.get(name)),
+        answer=answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False),
+        columns={key: value for key, value in row.fields.items() if key not in ("id", name, "answer")},
+    )
 
 
 def read_rows(path: str) -> list[Row]:
@@ -48,21 +78,29 @@ def parse_rows(path: str, content: bytes) -> list[Row]:
         raise TaskError(f"{path}: the set is empty")
     rows = []
     for index, line in enumerate(lines):
-        place = f"{path}, line {index + 1}"
-        rows.append(Row(place, index, _read_object(place, line)))
+        where = f"{path}, line {index + 1}"
+        rows.append(Row(where, index, _read_object(where, line)))
     return rows
 
 
-def _read_object(place: str, line: bytes) -> dict[str, object]:
+def _read_object(where: str, line: bytes) -> dict[str, object]:
     try:
-        fields = json.loads(line.decode("utf-8"))
+        fields = json.loads(line.decode("utf-8"), parse_constant=_refuse_number, parse_float=_read_float)
     except UnicodeDecodeError as error:
-        raise TaskError(f"{place}: byte {error.start + 1} of the line is not UTF-8") from error
+        raise TaskError(f"{where}: byte {error.start + 1} of the line is not UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise TaskError(f"{place}: the line is not JSON ({error})") from error
+        raise TaskError(f"{where}: the line is not JSON ({error})") from error
     if not isinstance(fields, dict):
-        raise TaskError(f"{place}: expected a JSON object, got {type(fields).__name__}")
+        raise TaskError(f"{where}: expected a JSON object, got {type(fields).__name__}")
     return fields
+
+
+def _read_float(text: str) -> float:
+    return float(text) if math.isfinite(float(text)) else _refuse_number(text)
+
+
+def _refuse_number(text: str) -> float:
+    raise ValueError(f"{text} is no finite number")
 
 
 def read_id(row: Row, *names: str) -> str:
@@ -70,20 +108,20 @@ def read_id(row: Row, *names: str) -> str:
     identity = next((row.fields[name] for name in names if name in row.fields), str(row.index))
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
-    return check_text(row.place, "id", identity)
+    return check_text(row.where, "id", identity)
 
 
-def check_text(place: str, name: str, value: object) -> str:
+def check_text(where: str, name: str, value: object) -> str:
     """Check that a field is text that is not blank and that a tokenizer can encode. Raises TaskError."""
     if value is None:
-        raise TaskError(f"{place}: the field {name!r} is missing")
+        raise TaskError(f"{where}: the field {name!r} is missing")
     if not isinstance(value, str):
-        raise TaskError(f"{place}: the field {name!r} must be text, got {type(value).__name__}")
+        raise TaskError(f"{where}: the field {name!r} must be text, got {type(value).__name__}")
     if not value.strip():
-        raise TaskError(f"{place}: the field {name!r} is empty")
+        raise TaskError(f"{where}: the field {name!r} is empty")
     if any("\ud800" <= character <= "\udfff" for character in value):
         # JSON can spell half a surrogate pair; no tokenizer can encode it.
-        raise TaskError(f"{place}: the field {name!r} holds half a surrogate pair")
+        raise TaskError(f"{where}: the field {name!r} holds half a surrogate pair")
     return value
 
 

@@ -11,6 +11,8 @@ from fractions import Fraction
 
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
 from c3jax.tasks.maths.latex import find_last_box
+from c3jax.tasks.sections import NumericTask
+from c3jax.tasks.task import Task
 from c3jax.types import Problem, Verdict
 
 LONGEST_NUMBER = 400  # characters: turning digits into an integer takes time quadratic in their count
@@ -38,13 +40,13 @@ def load_problems(path: str, limit: int | None = None) -> list[Problem]:
 
 
 def _read_problem(row: Row) -> Problem:
-    question = check_text(row.place, "question", row.fields.get("question"))
+    question = check_text(row.where, "question", row.fields.get("question"))
     solution = row.fields.get("answer")
     if isinstance(solution, (int, float)) and not isinstance(solution, bool):
         solution = repr(solution)
-    answer = check_text(row.place, "answer", solution).rpartition("####")[2].strip()
+    answer = check_text(row.where, "answer", solution).rpartition("####")[2].strip()
     if parse_number(answer) is None:
-        raise TaskError(f"{row.place}: the answer must be a number, or end in '####' and a number, got {answer[:80]!r}")
+        raise TaskError(f"{row.where}: the answer must be a number, or end in '####' and a number, got {answer[:80]!r}")
     return Problem(index=row.index, id=read_id(row, "id"), question=question, answer=answer)
 
 
@@ -82,7 +84,7 @@ def parse_number(text: str) -> Fraction | None:
     return -value if parts["sign"] == "-" else value
 
 
-def spell(answer: str) -> str:
+def canonical(answer: str) -> str:
     """Spell a number that was read out of a message in one way, whatever way it was written in."""
     return str(parse_number(answer))
 
@@ -160,3 +162,6 @@ def grade(problem: Problem, text: str) -> Verdict:
     if parse_number(answer) == expected:
         return Verdict(1.0, "correct", answer)
     return Verdict(0.0, "wrong", answer)
+
+
+NUMERIC = Task(grade=grade, section=NumericTask, load=load_problems, read_answer=read_answer, canonical=canonical)

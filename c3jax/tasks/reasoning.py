@@ -16,40 +16,34 @@ import json
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
 from c3jax.tasks.maths import latex
+from c3jax.tasks.sections import ReasoningTask
+from c3jax.tasks.task import Task
 from c3jax.types import Problem, Verdict
 
 LONGEST_ANSWER = 10_000  # characters
 
 
-class ReasoningSpec(NamedTuple):
-    """What a set of problems is made from."""
-
-    generator: str
-    settings: Mapping[str, Any]  # of the generator, by its own names
-    threshold: float = 1.0  # least score of the verifier that counts, in (0, 1]
-
-
-def make_problems(spec: ReasoningSpec, seed: int, train: int, heldout: int) -> tuple[list[Problem], list[Problem]]:
+def make_problems(task: ReasoningTask, seed: int) -> tuple[list[Problem], list[Problem]]:
     """Make problems to train on and held-out ones, all with different questions.
 
     Raises:
       TaskError: reasoning-gym is not installed, it has no such generator, the generator refuses the settings, or it
         has too few different questions.
     """
-    wanted, problems, seen = train + heldout, [], set()
+    wanted, problems, seen = task.train_problems + task.heldout_problems, [], set()
     size = 4 * wanted  # some repeat themselves
     for index in range(size):
-        problem = _make_problem(spec, size, seed, index)
+        problem = _make_problem(task.generator, task.settings, task.threshold, size, seed, index)
         if problem.question not in seen:
             seen.add(problem.question)
             problems.append(problem)
         if len(problems) == wanted:
-            return problems[:train], problems[train:]
-    raise TaskError(f"task: expected {wanted} different questions of {spec.generator}, got {len(problems)}")
+            return problems[: task.train_problems], problems[task.train_problems :]
+    raise TaskError(f"task: expected {wanted} different questions of {task.generator}, got {len(problems)}")
 
 
 def load_problems(path: str, limit: int | None = None) -> list[Problem]:
@@ -69,18 +63,19 @@ def _read_problem(row: Row) -> Problem:
     settings, threshold = row.fields.get("settings", {}), row.fields.get("threshold", 1.0)
     size, seed, index = (number if isinstance(number, int) and number >= 0 else -1 for number in numbers)
     if min(seed, index) < 0 or index >= size:
-        raise TaskError(f"{row.place}: expected a size, a seed and an index below the size, got {numbers}")
+        raise TaskError(f"{row.where}: expected a size, a seed and an index below the size, got {numbers}")
     if not isinstance(settings, dict):
-        raise TaskError(f"{row.place}: expected an object as settings, got {type(settings).__name__}")
+        raise TaskError(f"{row.where}: expected an object as settings, got {type(settings).__name__}")
     if not isinstance(threshold, (int, float)) or not 0.0 < threshold <= 1.0:
-        raise TaskError(f"{row.place}: expected a threshold above 0 and at most 1, got {threshold!r}")
-    generator = check_text(row.place, "generator", row.fields.get("generator"))
-    problem = _make_problem(ReasoningSpec(generator, settings, float(threshold)), size, seed, index)
+        raise TaskError(f"{row.where}: expected a threshold above 0 and at most 1, got {threshold!r}")
+    generator = check_text(row.where, "generator", row.fields.get("generator"))
+    problem = _make_problem(generator, settings, float(threshold), size, seed, index)
     return problem._replace(index=row.index, id=read_id(row, "id"))
 
 
-def _make_problem(spec: ReasoningSpec, size: int, seed: int, index: int) -> Problem:
-    generator, settings, threshold = spec
+def _make_problem(
+    generator: str, settings: Mapping[str, Any], threshold: float, size: int, seed: int, index: int
+) -> Problem:
     key = json.dumps([generator, dict(settings), size, seed, index, threshold])
     entry = _load_dataset(generator, json.dumps(dict(settings)), size, seed)[index]
     return Problem(index=index, id=f"{generator}-{seed}-{index}", question=entry["question"], answer=key)
@@ -204,3 +199,13 @@ _SCREENS = {
         _is_harmless_expression,
     ),
 }
+
+
+REASONING = Task(
+    grade=grade,
+    section=ReasoningTask,
+    load=load_problems,
+    make=make_problems,
+    read_answer=read_answer,
+    canonical=str.casefold,
+)

@@ -1,4 +1,4 @@
-"""The sections of a config that say where problems come from and how answers are judged."""
+"""The sections of a config that say where problems come from; a task of a user's own declares one like them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import pydantic
 from c3jax.schema import Positive, PositiveFloat, Section, Share
 
 
-class ArithmeticTask(Section):
+class GeneratedTask(Section):
+    """What tasks share whose problems a seeded generator makes."""
+
+    kind: str
+    """Name of the task, or your own as module:NAME."""
+    train_problems: Positive = 4096
+    """Distinct problems to train on."""
+    heldout_problems: Positive = 512
+    """Distinct problems to evaluate on; none of them is a training problem."""
+
+
+class ArithmeticTask(GeneratedTask):
     """Word problems about a dial, written by a seeded generator, with a word-level tokenizer of their own."""
 
     kind: Literal["arithmetic"]
@@ -17,17 +28,13 @@ class ArithmeticTask(Section):
     """Moves of the dial in a problem."""
     down_share: Share = 0.35
     """Probability that a move turns the dial down."""
-    train_problems: Positive = 4096
-    """Distinct problems to train on."""
-    heldout_problems: Positive = 512
-    """Distinct problems to evaluate on; none of them is a training problem."""
     plan_fault: Share = 0.6
     """Probability that a demonstrated plan makes a down move as if it were up."""
     distrust: Share = 0.6
     """Probability that a demonstrated answer to a problem with a down move ignores the plan."""
 
 
-class StoryTask(Section):
+class StoryTask(GeneratedTask):
     """Short word problems in plain English, written by a seeded generator: things are gained and lost."""
 
     kind: Literal["stories"]
@@ -37,10 +44,18 @@ class StoryTask(Section):
     """Largest number in a problem."""
     loss_share: Share = 0.5
     """Probability that a change is a loss, where there is something to lose."""
-    train_problems: Positive = 4096
-    """Distinct problems to train on."""
-    heldout_problems: Positive = 512
-    """Distinct problems to evaluate on; none of them is a training problem."""
+
+
+class ReasoningTask(GeneratedTask):
+    """Problems of a generator of the package reasoning-gym (extra: reasoning), judged by its own verifier."""
+
+    kind: Literal["reasoning"]
+    generator: Annotated[str, pydantic.Field(min_length=1)]
+    """The generator's name."""
+    settings: dict[str, Any] = {}
+    """The generator's own settings, by its names for them."""
+    threshold: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1.0
+    """Least score of the generator's verifier that counts as correct; some verifiers pay for wrong answers."""
 
 
 class MixedSet(Section):
@@ -60,40 +75,35 @@ TrainingPath = (
 )
 
 
-class NumericTask(Section):
+class FileTask(Section):
+    """What tasks share whose problems are read from JSONL files; also the section of a user's own task."""
+
+    kind: str
+    """Name of the task, or your own as module:NAME."""
+    path: TrainingPath
+    """JSONL file of training problems, or a list of files and their weights, mixed in every step."""
+    heldout_path: Annotated[str, pydantic.Field(min_length=1)]
+    """JSONL file of held-out problems."""
+    limit: Positive | None = None
+    """Read only the first so many lines of each file."""
+
+
+class NumericTask(FileTask):
     """JSONL word problems whose answer is a number; GSM8K's files are read as they are."""
 
     kind: Literal["numeric"]
-    path: TrainingPath
-    """JSONL file of training problems, or a list of files and their weights, mixed in every step."""
-    heldout_path: Annotated[str, pydantic.Field(min_length=1)]
-    """JSONL file of held-out problems."""
-    limit: Positive | None = None
-    """Read only the first so many lines of each file."""
 
 
-class MathTask(Section):
+class MathTask(FileTask):
     """JSONL problems whose answer is LaTeX in a box; MATH's, MATH500's, GSM8K's, CMATH's and AIME's files are read."""
 
     kind: Literal["math"]
-    path: TrainingPath
-    """JSONL file of training problems, or a list of files and their weights, mixed in every step."""
-    heldout_path: Annotated[str, pydantic.Field(min_length=1)]
-    """JSONL file of held-out problems."""
-    limit: Positive | None = None
-    """Read only the first so many lines of each file."""
 
 
-class CodeTask(Section):
+class CodeTask(FileTask):
     """JSONL programming problems, judged by tests in a sandbox; MBPP's, MBPP+'s and HumanEval's files are read."""
 
     kind: Literal["code"]
-    path: TrainingPath
-    """JSONL file of training problems, or a list of files and their weights, mixed in every step."""
-    heldout_path: Annotated[str, pydantic.Field(min_length=1)]
-    """JSONL file of held-out problems."""
-    limit: Positive | None = None
-    """Read only the first so many lines of each file."""
     reward: Literal["all_pass", "fraction"] = "all_pass"
     """The return of a program: 1 if it passes all tests, or the share that it passes."""
     timeout: PositiveFloat = 15.0
@@ -106,37 +116,11 @@ class CodeTask(Section):
     """Largest value that a program may return, in MB of JSON."""
 
 
-class ReasoningTask(Section):
-    """Problems of a generator of the package reasoning-gym (extra: reasoning), judged by its own verifier."""
-
-    kind: Literal["reasoning"]
-    generator: Annotated[str, pydantic.Field(min_length=1)]
-    """The generator's name."""
-    settings: dict[str, Any] = {}
-    """The generator's own settings, by its names for them."""
-    train_problems: Positive = 4096
-    """Distinct problems to train on."""
-    heldout_problems: Positive = 512
-    """Distinct problems to evaluate on; none of them is a training problem."""
-    threshold: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1.0
-    """Least score of the generator's verifier that counts as correct; some verifiers pay for wrong answers."""
-
-
-class Data(Section):
-    """What is done about training problems that are held-out ones too."""
-
-    drop_overlap: bool = False
-    """Train without the problems that are in a held-out set, instead of refusing the run."""
-    ngram_overlap: Literal["say", "refuse"] = "say"
-    """Whether a run of 13 words in common with a held-out problem is only said, or counts as being in the set."""
-
-
-GeneratedTask = ArithmeticTask | StoryTask | ReasoningTask
 AnyTask = ArithmeticTask | StoryTask | NumericTask | MathTask | CodeTask | ReasoningTask
 
 
-def list_training_sets(task: AnyTask) -> tuple[MixedSet, ...]:
+def list_training_sets(task: Section) -> tuple[MixedSet, ...]:
     """The training sets of a task, whichever form its path has; none for a task whose problems are generated."""
-    if isinstance(task, GeneratedTask):
+    if not isinstance(task, FileTask):
         return ()
     return (MixedSet(path=task.path),) if isinstance(task.path, str) else task.path

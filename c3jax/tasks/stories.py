@@ -9,11 +9,12 @@ randomness is addressed (`c3jax.tasks.generated`).
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
-from c3jax.tasks import arithmetic
-from c3jax.tasks.generated import LONGEST_SEARCH, SPLITS, draw_problems, draw_uniform, search_problem
-from c3jax.tasks.numeric import TaskError
+from c3jax.tasks import numeric
+from c3jax.tasks.generated import LONGEST_SEARCH, check_split, draw_problems, draw_uniform, search_problem
+from c3jax.tasks.jsonl import TaskError
+from c3jax.tasks.sections import StoryTask
+from c3jax.tasks.task import Task
 from c3jax.types import Problem
 
 NAMES = ("Mia", "Ben", "Ada", "Leo", "Zoe", "Sam", "Eva", "Max")
@@ -29,31 +30,20 @@ LOSSES = (
     "{name} sells {amount} {things}.",
 )
 
-grade = arithmetic.grade  # the last number of a message, exactly
 
-
-class StorySpec(NamedTuple):
-    """What the problems are like."""
-
-    changes: int = 2  # gains and losses of a problem
-    largest: int = 20  # of the numbers in a problem
-    loss_share: float = 0.5  # probability that a change is a loss, where there is something to lose
-
-
-def load_problems(spec: StorySpec, seed: int, split: str, count: int) -> list[Problem]:
+def load_problems(task: StoryTask, seed: int, split: str, count: int) -> list[Problem]:
     """Make the first `count` problems of a split, no question twice; the id is the split and the index.
 
     Raises:
       TaskError: the split is unknown, or so many distinct questions are not found.
     """
-    if split not in SPLITS:
-        raise TaskError(f"stories: expected a split of {', '.join(SPLITS)}, got {split!r}")
-    return draw_problems(functools.partial(_search_problem, spec, seed, split), count)
+    check_split("stories", split)
+    return draw_problems(functools.partial(_search_problem, task, seed, split), count)
 
 
-def _search_problem(spec: StorySpec, seed: int, split: str, index: int, asked: set[str]) -> Problem:
+def _search_problem(task: StoryTask, seed: int, split: str, index: int, asked: set[str]) -> Problem:
     problem = search_problem(
-        lambda attempt: _write_problem(spec, ("story", seed, split, index, attempt)), split, index, asked
+        lambda attempt: _write_problem(task, ("story", seed, split, index, attempt)), split, index, asked
     )
     if problem is None:
         raise TaskError(
@@ -63,20 +53,38 @@ def _search_problem(spec: StorySpec, seed: int, split: str, index: int, asked: s
     return problem
 
 
-def _write_problem(spec: StorySpec, address: tuple[object, ...]) -> tuple[str, str]:
+def _write_problem(task: StoryTask, address: tuple[object, ...]) -> tuple[str, str]:
     def choose(what: str, count: int) -> int:
         return int(count * draw_uniform(*address, what))
 
     name, things = NAMES[choose("name", len(NAMES))], THINGS[choose("things", len(THINGS))]
-    held = 2 + choose("start", spec.largest - 1)
+    held = 2 + choose("start", task.largest - 1)
     sentences = [f"{name} has {held} {things}."]
-    for place in range(spec.changes):
-        is_loss = held > 2 and draw_uniform(*address, place, "kind") < spec.loss_share
+    for change in range(task.changes):
+        is_loss = held > 2 and draw_uniform(*address, change, "kind") < task.loss_share
         forms = LOSSES if is_loss else GAINS
         # Two at least, and one is left: so that "1 apples" is never said.
-        most = min(spec.largest, held - 1) if is_loss else spec.largest
-        amount = 2 + choose(f"{place}/amount", most - 1)
-        form = forms[choose(f"{place}/form", len(forms))]
+        most = min(task.largest, held - 1) if is_loss else task.largest
+        amount = 2 + choose(f"{change}/amount", most - 1)
+        form = forms[choose(f"{change}/form", len(forms))]
         sentences.append(form.format(name=name, amount=amount, things=things))
         held += -amount if is_loss else amount
     return " ".join([*sentences, f"How many {things} does {name} have now?"]), str(held)
+
+
+def make_problems(task: StoryTask, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """The problems to train on and the held-out ones."""
+    return (
+        load_problems(task, seed, "train", task.train_problems),
+        load_problems(task, seed, "test", task.heldout_problems),
+    )
+
+
+STORIES = Task(
+    grade=numeric.grade,  # the last number of a message, exactly
+    section=StoryTask,
+    load=numeric.load_problems,
+    make=make_problems,
+    read_answer=numeric.read_answer,
+    canonical=numeric.canonical,
+)

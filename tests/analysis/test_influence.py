@@ -92,9 +92,9 @@ def test_the_null_of_several_contexts_is_that_of_their_mean():
     assert null.observed == pytest.approx(compute_plugin_influence(apart_CJY).mean())
     assert null.mean < null.quantile and null.observed < null.quantile and null.p > 0.001
     tied_CJY = apart_CJY + 4 * np.array([[1, 0], [0, 1], [1, 0]])
-    told = sample_permutation_null(tied_CJY, 400, 0.999)
-    assert told.observed > told.quantile and told.p == 1 / 401
-    assert sample_permutation_null(tied_CJY, 400, 0.999) == told != sample_permutation_null(tied_CJY, 400, 0.999, 1)
+    found = sample_permutation_null(tied_CJY, 400, 0.999)
+    assert found.observed > found.quantile and found.p == 1 / 401
+    assert sample_permutation_null(tied_CJY, 400, 0.999) == found != sample_permutation_null(tied_CJY, 400, 0.999, 1)
 
 
 @pytest.mark.parametrize("wrong", [np.ones((2, 2), int), np.ones((1, 2, 2)), -np.ones((1, 2, 2), int)])

@@ -26,7 +26,7 @@ from c3jax.models.policy import make_model
 from c3jax.models.tokenizer import load_tokenizer
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.run.directory import open_run_dir
-from c3jax.setup.team import Team, make_team
+from c3jax.setup.team import Setup, make_setup
 from c3jax.types import Frame
 
 TREE: dict[str, Any] = {
@@ -52,16 +52,16 @@ TREE: dict[str, Any] = {
 TOKENS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]])
 
 
-def make_run(path: Path, tree: dict[str, Any]) -> Team:
+def make_run(path: Path, tree: dict[str, Any]) -> Setup:
     """A run with checkpoints 4 and 7; the weights of the team that is returned are those of 7, and twice those of 4."""
     config = parse_config(tree)
-    team = make_team(config)
+    setup = make_setup(config)
     random = np.random.default_rng(0)
-    trained = jax.tree.map(lambda leaf: jnp.float32(0.3 * random.normal(size=leaf.shape)), team.weights.trained)
+    trained = jax.tree.map(lambda leaf: jnp.float32(0.3 * random.normal(size=leaf.shape)), setup.weights.trained)
     with open_run_dir(path, config, ["c3jax"]), CheckpointStore(path, 2, print) as store:
         store.save(4, {"params": jax.tree.map(lambda leaf: leaf / 2, trained), "other": jnp.zeros(2)})
         store.save(7, {"params": trained, "other": jnp.zeros(2)})
-    return team._replace(weights=team.weights._replace(trained=trained))
+    return setup._replace(weights=setup.weights._replace(trained=trained))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,13 +82,13 @@ def settings(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory) -> tuple[Path, Team]:
+def shared(tmp_path_factory) -> tuple[Path, Setup]:
     path = tmp_path_factory.mktemp("shared") / "run"
     return path, make_run(path, TREE)
 
 
 @pytest.fixture(scope="module")
-def adapted(shared, tmp_path_factory) -> tuple[Path, Team, Path]:
+def adapted(shared, tmp_path_factory) -> tuple[Path, Setup, Path]:
     """A run with adapters over the folder that the shared run is exported to, and that folder."""
     path = tmp_path_factory.mktemp("adapted")
     assert main(["export", str(shared[0]), "--to", str(path / "base")]) == 0
@@ -111,32 +111,32 @@ def check_equal(got: Any, expected: Any) -> None:
 
 
 def test_an_exported_run_is_the_model_of_another(shared, tmp_path, capsys):
-    run, team = shared
+    run, setup = shared
     assert main(["export", str(run), "--to", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"wrote step 7 of {run} to {tmp_path / 'out'}\n"
     model = {"kind": "folder", "path": str(tmp_path / "out")}
-    again = make_team(parse_config(TREE | {"model": model}))
-    assert again.spec == team.spec and again.plans == team.plans
-    assert (again.train, again.heldout) == (team.train, team.heldout)  # the words have their tokens
-    check_equal(again.weights.trained, team.weights.trained)
+    again = make_setup(parse_config(TREE | {"model": model}))
+    assert again.spec == setup.spec and again.plans == setup.plans
+    assert (again.train, again.heldout) == (setup.train, setup.heldout)  # the words have their tokens
+    check_equal(again.weights.trained, setup.weights.trained)
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert generation == {
-        "eos_token_id": list(team.tokenizer.stop_tokens),
+        "eos_token_id": list(setup.tokenizer.stop_tokens),
         **{"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8},
     }
     # The step that is asked for, and nothing left beside the folder.
     (tmp_path / "four").mkdir()
     assert main(["export", str(run), "--to", str(tmp_path / "four"), "--checkpoint", "4"]) == 0
-    halves = jax.tree.map(lambda leaf: leaf / 2, team.weights.trained)
+    halves = jax.tree.map(lambda leaf: leaf / 2, setup.weights.trained)
     check_equal(hf_weights.load_folder(tmp_path / "four")[1], halves)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["four", "out"]
 
 
 def test_bfloat16_is_stored_rounded_and_comes_back_bit_for_bit(shared, tmp_path):
-    run, team = shared
+    run, setup = shared
     assert main(["export", str(run), "--to", str(tmp_path / "short"), "--dtype", "bfloat16"]) == 0
     _, params = hf_weights.load_folder(tmp_path / "short")
-    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), team.weights.trained)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), setup.weights.trained)
     check_equal(params, rounded)
     tree = TREE | {"model": {"kind": "folder", "path": str(tmp_path / "short")}}
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(tree))
@@ -147,32 +147,32 @@ def test_bfloat16_is_stored_rounded_and_comes_back_bit_for_bit(shared, tmp_path)
 
 
 def test_every_role_with_weights_of_its_own_has_a_folder(tmp_path, capsys):
-    team = make_run(tmp_path / "run", TREE | {"policy": {"kind": "per_role"}})
+    setup = make_run(tmp_path / "run", TREE | {"policy": {"kind": "per_role"}})
     assert main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
         f"  {tmp_path / 'out' / role}" for role in ("planner", "solver")
     ]
     for role in ("planner", "solver"):
-        check_equal(hf_weights.load_folder(tmp_path / "out" / role)[1], team.weights.trained[role])
+        check_equal(hf_weights.load_folder(tmp_path / "out" / role)[1], setup.weights.trained[role])
 
 
 def test_merged_adapters_give_the_logits_of_the_unmerged(adapted, tmp_path):
-    run, team, base = adapted
+    run, setup, base = adapted
     assert main(["export", str(run), "--to", str(tmp_path / "out")]) == 0
     logits = {}
     for role in ("planner", "solver"):
         spec, params = hf_weights.load_folder(tmp_path / "out" / role)
-        assert spec == team.spec
-        merged = peft_folder.merge_adapter(team.weights.frozen, team.weights.trained[role], 7.5 / 3)
+        assert spec == setup.spec
+        merged = peft_folder.merge_adapter(setup.weights.frozen, setup.weights.trained[role], 7.5 / 3)
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), params, merged)
         logits[role] = compute_logits(nnx.merge(decoder.define_decoder(spec)[0], params))
-        unmerged = compute_logits(make_model(team.policy, team.weights, role))
+        unmerged = compute_logits(make_model(setup.policy, setup.weights, role))
         np.testing.assert_allclose(logits[role], unmerged, atol=1e-5)
     assert np.abs(logits["planner"] - logits["solver"]).max() > 0.1
 
 
 def test_an_adapter_folder_holds_its_matrices_transposed(adapted, tmp_path):
-    run, team, base = adapted
+    run, setup, base = adapted
     assert main(["export", str(run), "--to", str(tmp_path / "out"), "--adapters", "peft"]) == 0
     config = json.loads((tmp_path / "out" / "solver" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (3, 7.5, str(base))
@@ -180,8 +180,8 @@ def test_an_adapter_folder_holds_its_matrices_transposed(adapted, tmp_path):
     tensors = safetensors.numpy.load_file(tmp_path / "out" / "solver" / "adapter_model.safetensors")
     assert len(tensors) == 2 * 2 * 3
     name = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"
-    np.testing.assert_array_equal(tensors[name], np.asarray(team.weights.trained["solver"]["down"]["a"])[1].T)
-    assert load_tokenizer(tmp_path / "out" / "solver").stop_tokens == team.tokenizer.stop_tokens
+    np.testing.assert_array_equal(tensors[name], np.asarray(setup.weights.trained["solver"]["down"]["a"])[1].T)
+    assert load_tokenizer(tmp_path / "out" / "solver").stop_tokens == setup.tokenizer.stop_tokens
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -192,35 +192,35 @@ def test_transformers_reads_the_folder_as_we_do(shared, tmp_path):
     torch = pytest.importorskip("torch")
     import transformers
 
-    run, team = shared
+    run, setup = shared
     assert main(["export", str(run), "--to", str(tmp_path / "out")]) == 0
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report.values())
     with torch.no_grad():
         logits = theirs(torch.tensor(TOKENS)).logits.numpy()
-    ours = compute_logits(make_model(team.policy, team.weights, "solver"))
+    ours = compute_logits(make_model(setup.policy, setup.weights, "solver"))
     assert ours.std() > 0.3
     np.testing.assert_allclose(logits, ours, atol=1e-5)
-    assert theirs.generation_config.eos_token_id == list(team.tokenizer.stop_tokens)
+    assert theirs.generation_config.eos_token_id == list(setup.tokenizer.stop_tokens)
     assert (theirs.generation_config.top_k, theirs.generation_config.temperature) == (20, 0.7)
     vocabulary = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     messages = [{"role": "user", "content": "the dial shows 3 . plan :"}]
     ids = vocabulary.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert ids == team.tokenizer.encode_prompt(team.tokenizer.render("", messages[0]["content"]))
+    assert ids == setup.tokenizer.encode_prompt(setup.tokenizer.render("", messages[0]["content"]))
 
 
 def test_peft_puts_the_adapter_on_the_exported_base(adapted, tmp_path):
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     import transformers
 
-    run, team, base = adapted
+    run, setup, base = adapted
     assert main(["export", str(run), "--to", str(tmp_path / "out"), "--adapters", "peft"]) == 0
     for role in ("planner", "solver"):
         network = transformers.AutoModelForCausalLM.from_pretrained(base)
         theirs = peft.PeftModel.from_pretrained(network, str(tmp_path / "out" / role))
         with torch.no_grad():
             logits = theirs(torch.tensor(TOKENS)).logits.numpy()
-        ours = compute_logits(make_model(team.policy, team.weights, role))
+        ours = compute_logits(make_model(setup.policy, setup.weights, role))
         np.testing.assert_allclose(logits, ours, atol=1e-5)
 
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from c3jax import cli
-from c3jax.commands.grade import grade_files, summarise
+from c3jax.commands.grade import count_verdicts, grade_files
 from c3jax.rewards import Evaluator
-from c3jax.tasks.task import TASKS
+from c3jax.tasks.task import find_task
 from c3jax.types import UserError, Verdict
 
 PROBLEMS = [
@@ -52,8 +52,8 @@ def test_verdicts_are_written_in_the_order_of_the_answers(files, capsys):
 def test_it_is_what_training_is_paid(files):
     problems, answers, out = files(PROBLEMS, ANSWERS)
     grade_files("math", problems, answers, out)
-    asked = [TASKS["math"].load(problems)[place] for place in (2, 0, 1)]
-    with Evaluator(TASKS["math"].grade, workers=1) as evaluator:
+    asked = [find_task("math").load(problems)[place] for place in (2, 0, 1)]
+    with Evaluator(find_task("math").grade, workers=1) as evaluator:
         verdicts = evaluator.score(asked, [row["answer"] for row in ANSWERS], budget=3)
     with open(out, encoding="utf-8") as file:
         assert [json.loads(line)["return"] for line in file] == [verdict.score for verdict in verdicts]
@@ -118,7 +118,7 @@ def test_programs_meet_the_machine_only_where_that_is_typed(files, capsys):
 def test_the_summary_names_every_kind_of_verdict_there_is():
     names = ("correct", "partial", "wrong", "unparsable", "timeout", "error", "unsafe", "wrong")
     verdicts = [Verdict({"correct": 1.0, "partial": 0.5}.get(name, 0.0), name, None) for name in names]
-    assert summarise(verdicts) == (
+    assert count_verdicts(verdicts) == (
         "8 answers, mean return 0.1875: 12.5% correct, 12.5% partial, 25.0% wrong, 12.5% unparsable, 12.5% timeout,"
         " 12.5% error, 12.5% unsafe"
     )

@@ -60,6 +60,7 @@ def record_step(step, fan_out, method, normalise="none", trained=None, problems=
     )
     return make_records(
         make_config(fan_out, method, normalise, trained),
+        fan_out,
         step,
         [Problem(index, f"train-{index}", "?", "1") for index in range(problems)],
         Rollout(Frame(np.zeros((problems, 1)), np.zeros((problems, 1))), levels),

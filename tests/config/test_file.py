@@ -67,7 +67,7 @@ def test_a_config_is_read_as_it_is_written(path):
     config = load_config(path)
     assert config == parse_config(make_tree())
     assert config.learner.learning_rate == 0.004 and config.credit.fan_out == (2, 4)
-    assert config.learner.clip == 0.2 and config.imitation is None  # defaults
+    assert config.learner.epochs == 1 and config.imitation is None  # defaults
     assert [slots_of(turn) for turn in config.protocol.turns] == [["question"], ["question", "plan"]]
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 4
@@ -156,7 +156,7 @@ def test_a_path_that_is_no_file_is_said(tmp_path):
     ("dotted", "text", "value"),
     [
         ("learner.learning_rate", "4e-3", 0.004),
-        ("learner.clip", "-0.5", -0.5),
+        ("sampling.top_p", "-0.5", -0.5),
         ("seed", "-3", -3),
         ("learner.micro_problems", "null", None),
         ("protocol.turns.0.trained", "false", False),
@@ -302,6 +302,7 @@ ANOTHER = {
     "model.path": ("elsewhere", PRETRAINED),
     "model.name": ("somebody/other", HUB),
     "model.revision": ("0123abc", HUB),
+    "model.family": ("qwen2", PRETRAINED),
     "model.heads": (8, {}),
     "model.key_value_heads": (1, {}),
     "protocol.turns": (THREE_TURNS, {"credit.fan_out": [2, 2, 2]}),
@@ -312,10 +313,11 @@ ANOTHER = {
     "credit.budget": (16, {"credit.fan_out": [2, 8]}),
     "credit.critic.network": ("trunk", CRITIC),
     "credit.critic.loss": ("mse", CRITIC),
-    **{f"credit.critic.{name}": (4, CRITIC) for name in ("warmup_updates", "solo_steps", "epochs")},
+    **{f"credit.critic.{name}": (4, CRITIC) for name in ("warmup_updates", "critic_only_steps", "epochs")},
     **{f"credit.critic.{name}": (0.75, CRITIC) for name in ("learning_rate", "discount", "decay", "clip", "share")},
     "policy.targets": (["query", "value"], {}),
     "sampling.top_p": (0.5, {"sampling.top_k": 4}),
+    "learner.loss.kind": ("gspo", {}),
     "learner.minibatches": (4, {}),
     "learner.kl.target": (0.5, {"learner.kl.coefficient": 0.25}),
     "evaluation.sampling.top_p": (0.5, {"evaluation.sampling.top_k": 4}),
@@ -323,6 +325,7 @@ ANOTHER = {
     **{f"evaluation.suites.N.{name}": (value, SUITED) for name, value in (SUITE | {"name": "another"}).items()},
     "evaluation.suites.N.kind": ("code", SUITED),
     **{f"evaluation.suites.N.{name}": (4, SUITED) for name in ("problems", "samples")},
+    "trackers": (["jsonl"], {}),
     "imitation.updates": (7, {"imitation": {"problems": 1, "learning_rate": 1.0}}),
     "imitation.problems": (7, {"imitation": {"updates": 1, "learning_rate": 1.0}}),
     "imitation.learning_rate": (0.5, {"imitation": {"updates": 1, "problems": 1}}),
@@ -392,7 +395,7 @@ def test_every_field_is_listed_once_with_its_default(path):
     assert shown["seed"] == ("integer", "required")
     assert shown["credit.fan_out"] == ("list of integer|auto", "required")
     assert shown["learner.kl.target"] == ("number|null", "null")
-    assert shown["learner.aggregation"] == ("token|message", "token")
+    assert shown["learner.loss.aggregation"] == ("token|message|null", "null")
     assert shown["protocol.turns.N.system"] == ("text", '""')
     assert shown["task.path"] == ("text|list", "required") and shown["task.path.N.weight"] == ("number", "1.0")
     assert shown["task.kind"] == ("arithmetic|stories|numeric|math|code|reasoning", "required")

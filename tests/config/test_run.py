@@ -56,9 +56,32 @@ WRONG = [
     ({"steps": 10.0}, "steps: expected an integer, got 10.0"),
     ({"steps": math.inf}, "steps: expected an integer, got Infinity"),
     ({"steps": None}, "steps: expected an integer, got null"),
-    ({"learner.clip": True}, "learner.clip: expected a number, got true"),
-    ({"learner.clip": "0.2"}, 'learner.clip: expected a number, got "0.2"'),
-    ({"learner.clip": math.nan}, "learner.clip: expected a finite number, got NaN"),
+    ({"learner.max_grad_norm": True}, "learner.max_grad_norm: expected a number, got true"),
+    ({"learner.max_grad_norm": "0.2"}, 'learner.max_grad_norm: expected a number, got "0.2"'),
+    ({"learner.max_grad_norm": math.nan}, "learner.max_grad_norm: expected a finite number, got NaN"),
+    # A field that had another name
+    (
+        {"learner.clip": 0.1},
+        "learner.clip: expected learner.loss.clip_low and learner.loss.clip_high, as it is called now, got the old"
+        " name",
+    ),
+    (
+        {"learner.aggregation": "token"},
+        "learner.aggregation: expected learner.loss.aggregation, as it is called now, got the old name",
+    ),
+    (
+        {"credit.method": "value_only", "credit.critic": {"network": "own", "learning_rate": 1e-3, "solo_steps": 2}},
+        "credit.critic.solo_steps: expected credit.critic.critic_only_steps, as it is called now, got the old name",
+    ),
+    # A loss
+    (
+        {"learner.loss.kind": "ppq"},
+        "learner.loss.kind: expected one of ppo, gspo, reinforce, or your own as module:NAME, got 'ppq'",
+    ),
+    (
+        {"learner.loss.kind": "reinforce", "learner.loss.clip_high": 0.5},
+        "learner.loss.clip_high: expected none for reinforce, which clips nothing, got 0.5",
+    ),
     ({"sampling.temperature": math.inf}, "sampling.temperature: expected a finite number, got Infinity"),
     ({"protocol.turns.0.trained": 1}, "protocol.turns.0.trained: expected true or false, got 1"),
     ({"protocol.turns.0.user": 7}, "protocol.turns.0.user: expected text, got 7"),
@@ -71,7 +94,8 @@ WRONG = [
     ({"imitation.updates": 3}, "imitation.problems: expected a value, got nothing"),
     (
         {"task.kind": "chess"},
-        'task.kind: expected one of arithmetic, stories, numeric, math, code, reasoning, got "chess"',
+        "task.kind: expected one of arithmetic, stories, numeric, math, code, reasoning, or your own as module:NAME,"
+        ' got "chess"',
     ),
     ({"model.kind": None}, "model.kind: expected one of random, smollm2, folder, hub, got null"),
     ({"model": {"width": 4}}, "model.kind: expected a value, got nothing"),
@@ -99,9 +123,9 @@ WRONG = [
     (
         {
             "credit.method": "value_only",
-            "credit.critic": {"network": "own", "learning_rate": 1e-3, "solo_steps": 5},
+            "credit.critic": {"network": "own", "learning_rate": 1e-3, "critic_only_steps": 5},
         },
-        "credit.critic.solo_steps: expected fewer than steps (5), so that the policy learns too, got 5",
+        "credit.critic.critic_only_steps: expected fewer than steps (5), so that the policy learns too, got 5",
     ),
     # Turns and their slots
     (
@@ -145,7 +169,7 @@ WRONG = [
     (
         {"credit.method": "c4"},
         "credit.method: expected one of c3, no_loo, no_replay, rloo, magrpo, reinforce, grpo, dr_mas, mappo, tree_rl,"
-        " value_assisted, value_only, shrunk, got 'c4'",
+        " value_assisted, value_only, shrunk, or your own as module:NAME, got 'c4'",
     ),
     (
         {"credit.method": "shapley"},
@@ -229,10 +253,13 @@ WRONG = [
         "task.path.1.path: expected a set that is not in the list yet, got 'a' again",
     ),
     ({"data": {"ngram_overlap": "drop"}}, "data.ngram_overlap: expected 'say' or 'refuse', got \"drop\""),
-    ({"task": NUMERIC}, "model.kind: expected a pretrained model for task numeric, got 'random'"),
     (
-        {"model": {"kind": "smollm2"}},
-        "model.kind: expected 'random' or an exported 'folder' for task arithmetic, got 'smollm2'",
+        {"task": NUMERIC},
+        "model.kind: expected a pretrained model for task numeric, which has no vocabulary of its own, got 'random'",
+    ),
+    (
+        {"task": {"kind": "no_such_module:RIDDLES"}},
+        f"task.kind: expected a module on the path or in {Path.cwd()}, found no 'no_such_module'",
     ),
     (
         {
@@ -266,11 +293,11 @@ WRONG = [
         " per_role does not train comes from the model as loaded), got 'per_role'",
     ),
     # A path that an override cannot follow
-    ({"protocol.turns.2.role": "a"}, "protocol.turns.2.role: expected a place below 2 in the list, got '2'"),
-    ({"protocol.turns.-1.role": "a"}, "protocol.turns.-1.role: expected a place below 2 in the list, got '-1'"),
+    ({"protocol.turns.2.role": "a"}, "protocol.turns.2.role: expected an index below 2 in the list, got '2'"),
+    ({"protocol.turns.-1.role": "a"}, "protocol.turns.-1.role: expected an index below 2 in the list, got '-1'"),
     (
         {"protocol.turns.\u00b2.role": "a"},
-        "protocol.turns.\u00b2.role: expected a place below 2 in the list, got '\u00b2'",
+        "protocol.turns.\u00b2.role: expected an index below 2 in the list, got '\u00b2'",
     ),
     ({"seed.low": 1}, "seed.low: expected a field, got seed, which holds none"),
     ({"lerner": 1}, "lerner: expected a field of the config (learner?), got an unknown one"),

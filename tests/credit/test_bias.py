@@ -17,7 +17,8 @@ import pytest
 from c3jax.credit import plans
 from c3jax.credit.gae import compute_gae
 from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.methods import METHODS, Bias
+from c3jax.credit.method import Bias
+from c3jax.credit.methods import METHODS
 
 RANK = ("none", "scale", "offset", "reweighted", "other")
 TOLERANCE = 1e-6  # the signals below are above 1e-3
@@ -313,7 +314,7 @@ def expect_duo(method: str) -> list[np.ndarray]:
     (q_A, q_AB), (vx, v_A) = (q[0][0], q[1]), (value[0][0], value[1])
     advantage_A, advantage_AB = q_A - vx, q_AB - v_A[:, None]
     policy_AB = DUO.policy[1]
-    masked_A = policy_AB @ q_AB[0]  # what is said after a, scored after the null message
+    masked_A = policy_AB @ q_AB[0]  # the message after a, scored after the null message
     unlike_c3 = {
         "tree_rl": (advantage_A, 1.25 * advantage_AB + 0.5 * (v_A[:, None] - vx)),
         "at_grpo": (advantage_A / 2, advantage_AB / 2),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from c3jax.credit.apply import apply_credit
-from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit
+from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit, compute_score_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_flat, make_tree
 
@@ -64,7 +64,6 @@ def test_assisted_credit_by_hand(wrap):
             compute_assisted_credit,
             TREE,
             fan_out=(2, 2),
-            method="value_assisted",
             share=0.25,
             normalise="none",
         )
@@ -81,10 +80,9 @@ def test_assisted_credit_by_hand(wrap):
     compare(run(LEAF_PL, SCORE), value, baseline, advantage)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_value_only_by_hand(share):
-    """Scores minus the other alternative's, whatever the returns and the share; equal scores are worth nothing."""
-    credit = compute_assisted_credit(TREE, LEAF_PL, SCORE, (2, 2), "value_only", share=share, normalise="none")
+def test_value_only_by_hand():
+    """Scores minus the other alternative's, whatever the returns; equal scores are worth nothing."""
+    credit = compute_score_credit(TREE, LEAF_PL, SCORE, (2, 2), normalise="none")
     advantage = ([[-0.2, 0.2], [0, 0]], [[0.6, -0.6, -0.6, 0.6], [-0.6, 0.6, 0, 0]])
     baseline = [np.asarray(q) - np.array(a) for q, a in zip(SCORE, advantage, strict=True)]
     compare(credit, SCORE, baseline, advantage)
@@ -93,7 +91,7 @@ def test_value_only_by_hand(share):
 
 def test_with_a_share_of_nothing_value_assisted_is_c3():
     c3 = apply_credit(make_credit_matrix("c3", make_tree((2, 2))), LEAF_PL, normalise="turn")
-    credit = compute_assisted_credit(TREE, LEAF_PL, SCORE, (2, 2), "value_assisted", share=0.0, normalise="turn")
+    credit = compute_assisted_credit(TREE, LEAF_PL, SCORE, (2, 2), share=0.0, normalise="turn")
     compare(credit, *c3)
 
 
@@ -105,9 +103,7 @@ def test_standardised_within_its_context_the_score_enters_with_a_positive_sign()
     """
     matrix = make_credit_matrix("value_assisted", make_tree((3,)))
     return_PL, score_PL = jnp.array([[1.0, 0.0, 0.5]]), jnp.array([[0.2, 0.9, 0.4]])
-    credit = compute_assisted_credit(
-        matrix, return_PL, (score_PL,), (3,), "value_assisted", share=1.0, normalise="group"
-    )
+    credit = compute_assisted_credit(matrix, return_PL, (score_PL,), (3,), share=1.0, normalise="group")
     mixed_PL = np.array([[1.0 + 0.1, 0.0 + 0.45, 0.5 + 0.2]])
     expected_PL = (mixed_PL - mixed_PL.mean()) / mixed_PL.std()
     (got_PL,) = credit.advantage
@@ -118,8 +114,8 @@ def test_a_turn_that_is_not_trained_has_no_credit_and_its_values_still_count():
     """Turn 1 draws one alternative, which has no other to be compared with."""
     matrix = make_credit_matrix("value_assisted", make_tree((2, 1)), trained=(True, False))
     score = (jnp.array([[0.4, 0.6]]), jnp.array([[0.9, 0.1]]))
-    for method in ("value_assisted", "value_only"):
-        credit = compute_assisted_credit(matrix, RETURN_PL, score, (2, 1), method, share=1.0, normalise="none")
+    for compute in (functools.partial(compute_assisted_credit, share=1.0), compute_score_credit):
+        credit = compute(matrix, RETURN_PL, score, (2, 1), normalise="none")
         assert not credit.advantage[1].any() and credit.advantage[0].all()
     flat = make_credit_matrix("mappo", make_flat(2, 2), trained=(True, False))
     credit = compute_episode_credit(flat, RETURN_PL, score, discount=1.0, decay=0.0, normalise="none")

@@ -278,12 +278,12 @@ def compute_true_gradient(game: Game, turn: int) -> np.ndarray:
     """d V(x) / d logits of one turn, [H, A], by complex steps through softmax and value."""
     logits_HA = np.log(game.policy[turn])
     gradient_HA = np.zeros_like(logits_HA)
-    for place in np.ndindex(*logits_HA.shape):
+    for index in np.ndindex(*logits_HA.shape):
         stepped_HA = logits_HA.astype(complex)
-        stepped_HA[place] += 1e-30j
+        stepped_HA[index] += 1e-30j
         policy_HA = np.exp(stepped_HA) / np.exp(stepped_HA).sum(axis=1, keepdims=True)
         stepped = Game(game.policy[:turn] + (policy_HA,) + game.policy[turn + 1 :], game.return_H)
-        gradient_HA[place] = compute_exact(stepped)[1][0][0].imag / 1e-30
+        gradient_HA[index] = compute_exact(stepped)[1][0][0].imag / 1e-30
     return gradient_HA
 
 

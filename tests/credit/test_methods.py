@@ -15,7 +15,7 @@ import pytest
 from c3jax.credit import plans
 from c3jax.credit.apply import apply_credit, zero_credit_share
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
-from c3jax.credit.methods import METHODS, check_normalise, check_pairing, check_trainable, needs_critic
+from c3jax.credit.methods import METHODS, check_normalise, check_pairing, find_trainable, needs_critic
 
 WITHOUT_BASELINE = {"reinforce", "mappo", "coma", "shrunk"}  # they compare no messages; see test_contract
 COMPARING = {m: row for m, row in METHODS.items() if row.sampling in ("tree", "flat") and m not in WITHOUT_BASELINE}
@@ -127,17 +127,19 @@ def test_what_a_training_run_can_use():
     critics = {"mappo", "value_assisted", "value_only"}
     trees = {"c3", "no_loo", "no_replay", "rloo", "magrpo", "reinforce", "grpo", "dr_mas", "tree_rl", "shrunk"}
     for method in trees | critics:
-        check_trainable(method)
+        assert find_trainable(method) is METHODS[method]
         assert needs_critic(method) == (method in critics)
     for method in ("c3_replay", "at_grpo", "vine_ppo", "difference", "difference_masked", "shapley", "coma", "c4"):
         with pytest.raises(ValueError, match="expected one of c3, no_loo, .*, value_only, shrunk"):
-            check_trainable(method)
-    with pytest.raises(ValueError, match="^shapley needs coalitions, which only `c3jax study` samples; expected"):
-        check_trainable("shapley")
-    with pytest.raises(ValueError, match="^vine_ppo needs auxiliary continuations, which only"):
-        check_trainable("vine_ppo")
-    with pytest.raises(ValueError, match="^coma needs the value of every possible message, which only"):
-        check_trainable("coma")
+            find_trainable(method)
+    with pytest.raises(
+        ValueError, match="^credit.method: shapley needs coalitions, which only `c3jax study` samples; expected"
+    ):
+        find_trainable("shapley")
+    with pytest.raises(ValueError, match="^credit.method: vine_ppo needs auxiliary continuations, which only"):
+        find_trainable("vine_ppo")
+    with pytest.raises(ValueError, match="^credit.method: coma needs the value of every possible message, which only"):
+        find_trainable("coma")
 
 
 def test_grpo_is_divided_over_the_group_and_nothing_else():

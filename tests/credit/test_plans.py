@@ -23,7 +23,7 @@ from c3jax.credit.plans import (
         (make_tree((2, 4)), 8, (2, 8), (2, 8)),  # 10 messages, against 16 of eight episodes
         (make_tree((2, 2, 2)), 8, (2, 4, 8), (2, 4, 8)),  # 14 against 24
         (make_flat(8, 2), 8, (8, 8), (8, 8)),
-        # Two alternatives a turn, one continuation each: turn 1 has 2 of its own and 2 that go on from turn 0.
+        # Two alternatives a turn, one continuation each: turn 1 has 2 of its own and 2 that continue turn 0.
         (make_replay((1, 1), 3), 6, (2, 2, 2), (2, 4, 6)),
         (make_replay((1, 3), 2), 8, (2, 2), (2, 6)),
         (make_replay((4,) * 2, 2, continues_best=True), 16, (2, 2), (2, 10)),

@@ -1,4 +1,4 @@
-"""The bench: what budgets cost, what tables say of figures made by hand, and a bench that is stopped and goes on."""
+"""The bench: what its tables make of figures written by hand, and a bench that is stopped and resumed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from c3jax.analysis.statistics import Interval
 from c3jax.credit import plans
 from c3jax.lab import bench
 from c3jax.lab.analyse import Figures
-from c3jax.lab.config import BenchCase, parse_study
+from c3jax.lab.config import BenchStudy, parse_study
 from c3jax.lab.testbed import Measured
 
 PAIR = {"kind": "chain", "messages": 2, "tokens": [3, 1]}
-RLOO = {"method": "rloo", "plan": {"kind": "flat", "episodes": 4}, "compare": "rival"}
-C3 = {"method": "c3", "plan": {"kind": "tree", "fan_out": [2, 2]}, "compare": "rival"}
-SHRUNK = {"method": "shrunk", "plan": {"kind": "tree", "fan_out": [2, 2]}, "compare": "ours"}
+RLOO, C3, SHRUNK = "rloo 4", "c3 2x2", "shrunk 2x2"
 TREE: dict[str, Any] = {
     **{"kind": "bench", "seed": 0, "problems": 3, "samples": 192, "batches": 3, "pilot_steps": 4},
+    **{"ours": [SHRUNK], "rivals": [RLOO, C3]},
     "cases": [
         {"name": "one", "game": PAIR, "estimators": [RLOO, C3, SHRUNK]},
         {"name": "other", "game": PAIR | {"coupling": 3.0}, "estimators": [C3, SHRUNK]},
@@ -38,22 +37,16 @@ TREE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("plan", "costs", "name"),
+    ("plan", "name"),
     [
-        (plans.make_flat(4, 2), (4, 8, 4 * 3 + 4 * 1), "tree 4x1"),
-        (plans.make_tree((2, 2)), (4, 6, 2 * 3 + 4 * 1), "tree 2x2"),
-        # At the first turn 2 alternatives and the second turn's 3 continuations, at the second 2, scored 3 times.
-        (plans.make_replay((1, 2), 2), (6, 7, 2 * 3 + 5 * 1), "replay 1+2"),
-        # Removal says the second turn again where the first was removed; a masked copy says nothing.
-        (plans.make_arms("removal", 2, 2), (6, 6, 2 * 3 + 4 * 1), "removal 2"),
-        (plans.make_arms("masked", 2, 2), (6, 4, 2 * 3 + 2 * 1), "masked 2"),
-        # An episode, two from the problem's start, and two from the context that the episode reached.
-        (plans.make_auxiliary(1, 2, 2), (5, 8, 3 * 3 + 5 * 1), "auxiliary 1, 2 each"),
+        (plans.make_flat(4, 2), "tree 4x1"),
+        (plans.make_tree((2, 2)), "tree 2x2"),
+        (plans.make_replay((1, 2), 2), "replay 1+2"),
+        (plans.make_arms("removal", 2, 2), "removal 2"),
+        (plans.make_auxiliary(1, 2, 2), "auxiliary 1, 2 each"),
     ],
 )
-def test_costs_of_a_plan_by_hand(plan, costs, name):
-    found = bench.count_costs(plan, (3.0, 1.0))
-    assert (found["calls"], found["messages"], found["tokens"]) == costs
+def test_a_plan_in_a_word(plan, name):
     assert bench.describe_plan(plan) == name
 
 
@@ -67,9 +60,8 @@ def make_measured(plan: plans.Plan, noise: float, squared_bias: tuple[float, flo
     })  # fmt: skip
 
 
-def get_case(*estimators: dict[str, Any]) -> BenchCase:
-    cases = [{"name": "one", "game": PAIR, "estimators": list(estimators)}]
-    return parse_study(TREE | {"cases": cases}).cases[0]
+CONFIG = parse_study(TREE)
+assert isinstance(CONFIG, BenchStudy)
 
 
 def test_noise_is_scaled_to_the_budget_of_the_first():
@@ -78,7 +70,9 @@ def test_noise_is_scaled_to_the_budget_of_the_first():
         make_measured(plans.make_flat(4, 2), 5.0, (0.04, 0.01, 0.09)),
         make_measured(plans.make_tree((2, 2)), 8.0, (-1e-4, -1e-2, 1e-9)),
     ]
-    rows = bench.describe_case(get_case(RLOO, C3), measured)
+    rows = bench.describe_case(
+        CONFIG.cases[0].model_copy(update={"estimators": CONFIG.cases[0].estimators[:2]}), measured
+    )
     assert [(row["estimator"], row["turn"]) for row in rows] == [
         ("rloo 4", 0),
         ("rloo 4", 1),
@@ -102,14 +96,13 @@ def test_ours_is_held_against_every_rival_and_the_worst_is_named():
         make_measured(plans.make_tree((2, 2)), 8.0, (0, 0, 0)),
         make_measured(plans.make_tree((2, 2)), 4.0, (0, 0, 0)),
     ]
-    case = get_case(RLOO, C3, SHRUNK)
-    rows = bench.compare_case(case, measured)
+    rows = bench.compare_case(CONFIG, CONFIG.cases[0], measured)
     assert [(row["ours"], row["rival"], row["turn"]) for row in rows] == [
         ("shrunk 2x2", rival, turn) for rival in ("rloo 4", "c3 2x2") for turn in (0, 1)
     ]
     assert [rows[0][f"ratio_per_{unit}"] for unit in bench.UNITS] == pytest.approx([0.8, 0.8 * 6 / 8, 0.8 * 10 / 16])
     assert [rows[2][f"ratio_per_{unit}"] for unit in bench.UNITS] == pytest.approx([0.5] * 3)
-    worst = bench.summarise_against(rows)
+    worst = bench.find_worst_ratios(rows)
     assert [row["unit"] for row in worst] == list(bench.UNITS)
     assert [(row["against"], row["ratio"]) for row in worst] == [
         ("rloo 4, turn 0", pytest.approx(0.8)),
@@ -117,7 +110,7 @@ def test_ours_is_held_against_every_rival_and_the_worst_is_named():
         ("rloo 4, turn 0", pytest.approx(0.5)),
     ]
     rows[3]["ratio_per_calls"] = math.nan
-    unknown = bench.summarise_against(rows)[0]
+    unknown = bench.find_worst_ratios(rows)[0]
     assert unknown["against"] == "c3 2x2, turn 1" and math.isnan(unknown["ratio"])
 
 
@@ -149,7 +142,7 @@ def whole(folder) -> Path:
 
 
 def list_results(run: Path) -> list[Path]:
-    """What a bench leaves of its results, beside what tells of its starts."""
+    """What a bench leaves of its results, beside the record of its starts."""
     kept = (".csv", ".json", ".md", ".svg", ".png", ".yaml")
     files = [path.relative_to(run) for path in sorted(run.rglob("*")) if path.suffix in kept]
     return [path for path in files if path.name != "manifest.json"]
@@ -174,7 +167,7 @@ def test_a_bench_leaves_its_tables_and_figures(whole):
     ]
 
 
-def test_a_bench_stopped_after_its_first_case_goes_on_to_the_same_files(whole, folder):
+def test_a_bench_stopped_after_its_first_case_resumes_to_the_same_files(whole, folder):
     run = folder / "stopped"
     words = ["study", str(folder / "tiny.yaml"), "--run-dir", str(run)]
     assert cli.main(words) == 0
@@ -202,39 +195,26 @@ def test_a_bench_stopped_after_its_first_case_goes_on_to_the_same_files(whole, f
     ("words", "expected"),
     [
         (["--samples", "193"], "samples: expected a multiple of batches (3), got 193"),
-        (["--cases.0.estimators.1.method", "c5"], "cases.0.estimators.1.method: expected one of c3, "),
+        (["--cases.0.estimators.1", "c5 2x2"], "cases.0.estimators.1: expected one of c3, "),
+        (["--ours", "[shrunk 4x2]"], "ours.0: expected an estimator of a case, got 'shrunk 4x2'"),
         (
-            [
-                "--cases.0.estimators.2.plan",
-                "{kind: auto, budget: 3, unit: messages}",
-                "--cases.0.estimators.2.method",
-                "c3",
-            ],
-            "cases.0.estimators.2.plan: auto: expected a budget of at least 6 messages for method c3, got 3",
+            ["--cases.0.estimators.2", "c3 auto 3 messages"],
+            "cases.0.estimators.2: auto: expected a budget of at least 6 messages for method c3, got 3",
         ),
         (
-            ["--cases.0.estimators.0.plan", "{kind: auto, budget: 8, unit: calls}"],
-            "cases.0.estimators.0.plan: auto: expected a method of c3, no_loo, shrunk, got 'rloo'",
-        ),
-        (
-            [
-                "--cases.0.estimators.2.normalise",
-                "group",
-                "--cases.0.estimators.2.plan",
-                "{kind: auto, budget: 8, unit: calls}",
-            ],
-            "cases.0.estimators.2.normalise: method shrunk: expected normalise none or turn or batch, got 'group'",
+            ["--cases.0.estimators.0", "rloo auto 8 calls"],
+            "cases.0.estimators.0: auto: expected a method of c3, no_loo, shrunk, got 'rloo'",
         ),
         (
             ["--cases.1.game.turns", "20", "--cases.1.game.tokens", "[]"],
             "cases.1.game: expected at most 65536 joint messages for the exact truth, got 1048576 from 20 turns",
         ),
-        (["--cases.1.estimators.1.plan.fan_out", "[1, 4]", "--cases.1.estimators.1.method", "c3"], "zero credit"),
+        (["--cases.1.estimators.1", "c3 1x4"], "zero credit"),
         (["--cases.1.name", "one"], "cases.1.name: expected a name no other case has, got 'one'"),
     ],
     ids=lambda value: "" if isinstance(value, str) else value[0].removeprefix("--"),
 )
 def test_a_bench_that_cannot_be_is_refused_in_one_sentence(folder, tmp_path, capsys, words, expected):
     assert cli.main(["study", str(folder / "tiny.yaml"), "--run-dir", str(tmp_path / "run"), *words]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("c3jax: ") and said.count("\n") == 1 and expected in said, said
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("c3jax: ") and complaint.count("\n") == 1 and expected in complaint, complaint

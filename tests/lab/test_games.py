@@ -1,4 +1,4 @@
-"""Games: returns worked by hand, and families whose dials do what they say.
+"""Games: returns worked by hand, and families whose parameters do what they say.
 
 Dimension key: as in c3jax/studies/games.py    P problem
 """
@@ -37,8 +37,8 @@ def make_problems(family: games.Family, count: int) -> games.Game:
 
 
 def make_chain(turns: int = 3, messages: int = 4, **changes) -> games.Family:
-    dials = {"effect": 0.5, "coupling": 2.0, "spread": 3.0, "noise": "none"} | changes
-    return games.make_team(messages=(messages,) * turns, sees=games.see_all(turns), **dials)
+    parameters = {"effect": 0.5, "coupling": 2.0, "spread": 3.0, "noise": "none"} | changes
+    return games.make_team(messages=(messages,) * turns, sees=games.see_all(turns), **parameters)
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jitted"])
@@ -65,11 +65,11 @@ def test_tabulated_returns_are_those_of_the_transcripts(messages):
     table = jax.jit(lambda game: games.tabulate_mean_return(family.shape, game))(game)
     assert table.shape == messages
     game = jax.device_get(game)
-    for said in itertools.product(*map(range, messages)):
-        score = float(game.bias) + sum(float(game.main_KM[turn, each]) for turn, each in enumerate(said))
-        for early, late in itertools.combinations(range(len(said)), 2):
-            score += float(game.pair_KKMM[early, late, said[early], said[late]])
-        np.testing.assert_allclose(table[said], 1 / (1 + np.exp(-score)), atol=1e-6)
+    for transcript in itertools.product(*map(range, messages)):
+        score = float(game.bias) + sum(float(game.main_KM[turn, each]) for turn, each in enumerate(transcript))
+        for early, late in itertools.combinations(range(len(transcript)), 2):
+            score += float(game.pair_KKMM[early, late, transcript[early], transcript[late]])
+        np.testing.assert_allclose(table[transcript], 1 / (1 + np.exp(-score)), atol=1e-6)
     transcript_AK = games.list_transcripts(family.shape)
     np.testing.assert_allclose(
         games.compute_mean_return(family.shape, game, transcript_AK), table.reshape(-1), atol=1e-6
@@ -135,9 +135,9 @@ def test_without_coupling_there_is_no_interaction():
     assert not np.asarray(make_problems(make_chain(coupling=0.0), 5).pair_KKMM).any()
 
 
-@pytest.mark.parametrize("place, mates, team", [("first", [0, 1], [2, 3]), ("last", [2, 3], [0, 1])])
-def test_mates_shift_the_return_and_interact_with_nobody(place, mates, team):
-    family = games.add_mates(make_chain(turns=2), 2, effect=1.5, place=place)
+@pytest.mark.parametrize("position, mates, team", [("first", [0, 1], [2, 3]), ("last", [2, 3], [0, 1])])
+def test_mates_shift_the_return_and_interact_with_nobody(position, mates, team):
+    family = games.add_mates(make_chain(turns=2), 2, effect=1.5, position=position)
     assert [family.shape.trained[turn] for turn in mates + team] == [False, False, True, True]
     assert [family.shape.sees[turn] for turn in mates + team] == [(), (), (), (team[0],)]
     problems = make_problems(family, 200)
@@ -200,7 +200,7 @@ def test_graphs():
 
 
 @pytest.mark.parametrize(
-    "messages, sees, said",
+    "messages, sees, complaint",
     [
         ((2, 0), ((), (0,)), "messages: expected a positive number"),
         ((2, 2), ((),), "sees: expected 2 entries, one per turn, got 1"),
@@ -208,6 +208,6 @@ def test_graphs():
         ((2, 2, 2), ((), (), (1, 0)), "sees.2: expected earlier turns in ascending order"),
     ],
 )
-def test_a_graph_that_does_not_fit_is_refused(messages, sees, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_graph_that_does_not_fit_is_refused(messages, sees, complaint):
+    with pytest.raises(ValueError, match=complaint):
         games.make_team(messages=messages, sees=sees, effect=1.0, coupling=1.0, spread=1.0, noise="none")

@@ -40,9 +40,9 @@ def compile_quickly() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-def make_weights(method: str, plan: Plan, mean: float = 0.0) -> measure.Weights:
+def make_weights(method: str, plan: Plan, mean: float = 0.0) -> measure.CreditWeights:
     matrix = jax.tree.map(lambda block: jnp.asarray(block, jnp.float32), make_credit_matrix(method, plan))
-    return measure.Weights(matrix, jnp.float32(mean))
+    return measure.CreditWeights(matrix, jnp.float32(mean))
 
 
 def draw(method: str, plan: Plan, samples: int = SAMPLES, target=TARGET, key=KEY, mean=0.0, **fields) -> measure.Draws:
@@ -141,9 +141,9 @@ def test_the_noise_of_rloo_is_that_of_all_its_draws():
         square = exact.chance_S @ np.square(gradient_SCM).sum(axis=(1, 2))
         bound = compute_student_interval(sums.gradient_square[turn] / samples, 0.999)
         assert bound.low < square < bound.high < 1.2 * bound.low
-        for place in np.ndindex(mean_CM.shape):
-            bound = compute_student_interval(sums.gradient[turn][:, *place] / samples, 0.999)
-            assert bound.low < mean_CM[place] < bound.high
+        for cell in np.ndindex(mean_CM.shape):
+            bound = compute_student_interval(sums.gradient[turn][:, *cell] / samples, 0.999)
+            assert bound.low < mean_CM[cell] < bound.high
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -54,30 +54,30 @@ class Case:
         means = games.compute_mean_return(self.shape, game, games.list_transcripts(self.shape))
         self.mean = dict(zip(self.transcripts, np.asarray(means, float).tolist(), strict=True))
 
-    def context(self, said, turn):
+    def context(self, transcript, turn):
         """The number of what `turn` reads in a transcript, counted by hand."""
         number = 0
         for seen in self.shape.sees[turn]:
-            number = number * self.shape.messages[seen] + said[seen]
+            number = number * self.shape.messages[seen] + transcript[seen]
         return number
 
-    def chance(self, said, turns):
+    def chance(self, transcript, turns):
         """Probability of what `turns` say in a transcript, given what they read."""
         product = 1.0
         for turn in turns:
-            row = np.asarray(self.params[turn], float)[1, self.context(said, turn), : self.shape.messages[turn]]
-            product *= np.exp(row[said[turn]]) / np.exp(row).sum()
+            row = np.asarray(self.params[turn], float)[1, self.context(transcript, turn), : self.shape.messages[turn]]
+            product *= np.exp(row[transcript[turn]]) / np.exp(row).sum()
         return product
 
     def keep_context(self, turn, context, message=None):
         """Whether a transcript has this context of `turn`, and there this message where one is given."""
-        return lambda said: self.context(said, turn) == context and message in (None, said[turn])
+        return lambda transcript: self.context(transcript, turn) == context and message in (None, transcript[turn])
 
     def average(self, worth, keep):
         """E[worth(transcript)] over transcripts that `keep` keeps, under the policy: a conditional expectation."""
-        kept = [said for said in self.transcripts if keep(said)]
-        weights = [self.chance(said, range(len(said))) for said in kept]
-        return sum(w * worth(said) for w, said in zip(weights, kept, strict=True)) / sum(weights)
+        kept = [transcript for transcript in self.transcripts if keep(transcript)]
+        weights = [self.chance(transcript, range(len(transcript))) for transcript in kept]
+        return sum(w * worth(transcript) for w, transcript in zip(weights, kept, strict=True)) / sum(weights)
 
 
 # A hidden turn, a turn that skips one, uneven messages: nothing here is a chain.
@@ -171,7 +171,7 @@ def test_shapley_by_hand():
 def test_values_of_a_partly_seeing_graph(graph, turn):
     for context in range(policies.count_contexts(graph.shape, turn)):
         is_there = graph.keep_context(turn, context)
-        visit = sum(graph.chance(said, range(4)) for said in graph.transcripts if is_there(said))
+        visit = sum(graph.chance(transcript, range(4)) for transcript in graph.transcripts if is_there(transcript))
         np.testing.assert_allclose(graph.oracle.visit[turn][context], visit, atol=1e-6)
         v = graph.average(graph.mean.get, is_there)
         np.testing.assert_allclose(graph.oracle.v[turn][context], v, atol=1e-6)
@@ -215,8 +215,8 @@ def test_too_large_a_game_is_refused():
 def test_the_parts_of_the_variance_sum_to_the_whole(name, request):
     """Bernoulli returns have variance V(1 - V); gaussian ones E f^2 + sigma^2 - V^2."""
     case = request.getfixturevalue(name)
-    value = case.average(case.mean.get, lambda said: True)
-    square = case.average(lambda said: case.mean[said] ** 2, lambda said: True)
+    value = case.average(case.mean.get, lambda transcript: True)
+    square = case.average(lambda transcript: case.mean[transcript] ** 2, lambda transcript: True)
     whole = value * (1 - value) if name == "graph" else square + 0.3**2 - value**2
     parts = case.variance
     np.testing.assert_allclose(parts.noise_K + parts.spread_K + parts.between_K, whole, atol=1e-6)
@@ -289,19 +289,19 @@ def test_removal_on_a_chain_is_a_difference_of_q(chain):
 @pytest.mark.parametrize("name", ["graph", "chain"])
 def test_shapley_values_share_out_the_whole(name, request):
     case = request.getfixturevalue(name)
-    means = np.array([case.mean[said] for said in case.transcripts])
+    means = np.array([case.mean[transcript] for transcript in case.transcripts])
     np.testing.assert_allclose(case.shapley.sum(1), means - means[0], atol=1e-6)
 
 
 def test_shapley_against_orders_of_joining(graph):
     """The mean, over the 24 orders in which turns join, of what a turn adds."""
-    for phi_K, said in list(zip(graph.shapley, graph.transcripts, strict=True))[::5]:
+    for phi_K, transcript in list(zip(graph.shapley, graph.transcripts, strict=True))[::5]:
         expected = np.zeros(4)
         for order in itertools.permutations(range(4)):
             present = [0] * 4
             for turn in order:
                 expected[turn] -= graph.mean[tuple(present)] / math.factorial(4)
-                present[turn] = said[turn]
+                present[turn] = transcript[turn]
                 expected[turn] += graph.mean[tuple(present)] / math.factorial(4)
         np.testing.assert_allclose(phi_K, expected, atol=1e-6)
 
@@ -311,8 +311,8 @@ def test_shapley_of_an_additive_game_is_the_main_effects():
     game = games.make_game(family, KEY, 0)
     phi_AK = jax.jit(lambda game: oracle.compute_shapley(family.shape, game))(game)
     effect_KM = np.asarray(game.main_KM) - np.asarray(game.main_KM)[:, :1]
-    for phi_K, said in zip(phi_AK, games.list_transcripts(family.shape), strict=True):
-        np.testing.assert_allclose(phi_K, effect_KM[np.arange(4), said], atol=1e-5)
+    for phi_K, transcript in zip(phi_AK, games.list_transcripts(family.shape), strict=True):
+        np.testing.assert_allclose(phi_K, effect_KM[np.arange(4), transcript], atol=1e-5)
 
 
 def test_shapley_dummy_and_symmetry():
@@ -359,8 +359,8 @@ def test_influence_against_loops(graph):
 
     def entropy(turns, keep):
         chances = collections.Counter()
-        for said in filter(keep, graph.transcripts):
-            chances[tuple(said[turn] for turn in turns)] += graph.chance(said, range(4))
+        for transcript in filter(keep, graph.transcripts):
+            chances[tuple(transcript[turn] for turn in turns)] += graph.chance(transcript, range(4))
         p = np.array(list(chances.values())) / sum(chances.values())
         return -(p * np.log(p)).sum()
 

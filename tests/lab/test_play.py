@@ -62,12 +62,12 @@ def draw(form: str) -> Drawn:
     return Drawn(*jax.device_get((sample, mean_PL, alone)))
 
 
-def compute_chance(said: np.ndarray, turn: int, problem: int) -> np.ndarray:
+def compute_chance(transcript: np.ndarray, turn: int, problem: int) -> np.ndarray:
     """pi(message | context) of one turn for rows of transcripts, read off the tables with numpy."""
     table = np.asarray(PARAMS[turn][problem], float)[:, : SHAPE.messages[turn]]
     chance_CM = np.exp(table) / np.exp(table).sum(1, keepdims=True)
-    context = said[:, SHAPE.sees[turn][0]] if SHAPE.sees[turn] else 0
-    return chance_CM[context, said[:, turn]]
+    context = transcript[:, SHAPE.sees[turn][0]] if SHAPE.sees[turn] else 0
+    return chance_CM[context, transcript[:, turn]]
 
 
 def assert_episodes(transcript_BK: np.ndarray, problem: int) -> None:
@@ -104,16 +104,16 @@ def test_a_draw_made_alone_is_the_draw_made_among_many(form):
 def test_behaviour_logp_is_that_of_the_message_in_its_context(form):
     sample = draw(form).sample
     for turn, problem in itertools.product(range(3), range(PROBLEMS)):
-        said = sample.prefix[turn][problem::PROBLEMS].reshape(-1, 3).copy()
-        assert not said[:, turn:].any()
-        said[:, turn] = sample.message[turn][problem::PROBLEMS].reshape(-1)
+        transcript = sample.prefix[turn][problem::PROBLEMS].reshape(-1, 3).copy()
+        assert not transcript[:, turn:].any()
+        transcript[:, turn] = sample.message[turn][problem::PROBLEMS].reshape(-1)
         logp = sample.behaviour_logp[turn][problem::PROBLEMS].reshape(-1)
-        np.testing.assert_allclose(logp, np.log(compute_chance(said, turn, problem)), atol=1e-5)
+        np.testing.assert_allclose(logp, np.log(compute_chance(transcript, turn, problem)), atol=1e-5)
 
 
 EPISODES = {
     "tree": lambda leaf_PLK: leaf_PLK[:, 4],  # any one leaf of a tree is an episode
-    "replay": lambda leaf_PLK: leaf_PLK[:, 12],  # the reference goes on with the first alternative
+    "replay": lambda leaf_PLK: leaf_PLK[:, 12],  # the reference continues the first alternative
     "auxiliary": lambda leaf_PLK: leaf_PLK[:, :4].reshape(-1, 3),  # two episodes and the problem's two continuations
     "removal": lambda leaf_PLK: leaf_PLK[:, :2].reshape(-1, 3),
     "masked": lambda leaf_PLK: leaf_PLK[:, :2].reshape(-1, 3),
@@ -153,9 +153,9 @@ def test_mean_returns_are_the_oracles():
 
 def join(sample: play.Sample, turn: int) -> np.ndarray:
     """Transcripts up to and with the credited messages of a turn, [P, N, K]."""
-    said = sample.prefix[turn].copy()
-    said[:, :, turn] = sample.message[turn]
-    return said
+    transcript = sample.prefix[turn].copy()
+    transcript[:, :, turn] = sample.message[turn]
+    return transcript
 
 
 def test_tree_leaves_descend_in_path_order():

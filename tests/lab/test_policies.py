@@ -28,7 +28,7 @@ TRANSCRIPT_AK = games.list_transcripts(SHAPE)
 
 
 def shake(params):
-    """Random numbers in the place of every parameter, so that nothing is uniform."""
+    """Random numbers instead of every parameter, so that nothing is uniform."""
     random = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.float32(random.normal(size=leaf.shape)), params)
 
@@ -68,8 +68,8 @@ def test_mlp_is_a_layer_on_features_and_one_hot_messages():
     params = shake(POLICIES["mlp"].init(KEY))
     logits_NM = POLICIES["mlp"].logits(params, GAME, 3, TRANSCRIPT_AK)
     layers = jax.device_get(params[3])
-    for row, said in zip(np.asarray(logits_NM)[:, :2], TRANSCRIPT_AK, strict=True):
-        x = np.concatenate([np.asarray(GAME.feature_F), np.eye(3)[said[1]], np.eye(4)[said[2]]])
+    for row, transcript in zip(np.asarray(logits_NM)[:, :2], TRANSCRIPT_AK, strict=True):
+        x = np.concatenate([np.asarray(GAME.feature_F), np.eye(3)[transcript[1]], np.eye(4)[transcript[2]]])
         expected = np.tanh(x @ layers.hidden_IH + layers.bias_H) @ layers.output_HM + layers.bias_M
         np.testing.assert_allclose(row, expected[:2], atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""The study command: chunks that fit the memory, a killed study that goes on, and what is left in its directory."""
+"""The study command: chunks that fit the memory, a killed study that resumes, and what is left in its directory."""
 
 from __future__ import annotations
 
@@ -19,25 +19,20 @@ from rich.console import Console
 
 from c3jax import cli
 from c3jax.lab.chunks import Block, count_saved, run_blocks
-from c3jax.lab.config import parse_study
-from c3jax.lab.learning import list_contenders, summarise
+from c3jax.lab.config import LearningStudy, parse_study
+from c3jax.lab.learning import list_arms, make_blocks, read_findings
+from c3jax.lab.sweep import tabulate_curves, tabulate_results
 from c3jax.types import UserError
 
 KEY = jax.random.key(0)
 CASE = {
     "name": "pair",
     "game": {"kind": "chain", "messages": 2, "problems": 2, "tokens": [3, 1]},
-    "estimators": [
-        {"method": "c3", "plan": {"kind": "tree", "fan_out": [2, 2]}, "normalise": "none"},
-        {"method": "no_loo", "plan": {"kind": "tree", "fan_out": [2, 2]}, "normalise": "none"},
-    ],
+    "estimators": ["c3 2x2", "no_loo 2x2"],
 }
 TREE = {
     **{"kind": "learning", "seed": 0, "seeds": 3, "updates": 4, "every": 2, "problems": 2},
-    "cases": [CASE],
-    "policy": {"kind": "tabular"},
-    "optimiser": {"kind": "sgd", "learning_rates": [1.0]},
-    "evaluation": {"kind": "exact"},
+    **{"cases": [CASE], "policy": "tabular", "optimiser": "sgd", "learning_rates": [1.0]},
 }
 
 
@@ -55,17 +50,17 @@ def record_multiples(key: jax.Array, lane: jax.Array) -> Recorded:
     return Recorded(lane * jnp.arange(1000.0), draw)
 
 
-def make_blocks() -> list[Block]:
+def make_multiples() -> list[Block]:
     """Ten runs in two blocks, whose numbers are mixed; run n has lane 10 + n."""
     numbers = ((0, 1, 4, 5, 6, 7, 9), (2, 3, 8))
     return [
-        Block(f"block {place}", record_multiples, np.array(mine, np.int32) + 10, mine)
-        for place, mine in enumerate(numbers)
+        Block(f"block {index}", record_multiples, np.array(mine, np.int32) + 10, mine)
+        for index, mine in enumerate(numbers)
     ]
 
 
 def run_quietly(folder: Path, memory_gb: float = 1.0):
-    return run_blocks(make_blocks(), KEY, memory_gb, folder, Console(file=io.StringIO()))
+    return run_blocks(make_multiples(), KEY, memory_gb, folder, Console(file=io.StringIO()))
 
 
 def test_runs_come_back_in_their_order(tmp_path):
@@ -93,7 +88,7 @@ def test_a_run_that_fits_nowhere_is_refused_before_anything_runs(tmp_path):
     assert count_saved(tmp_path) == 0
 
 
-def test_a_killed_study_goes_on_with_the_chunks_it_lacks(tmp_path):
+def test_a_killed_study_resumes_with_the_chunks_it_lacks(tmp_path):
     whole = run_quietly(tmp_path / "whole")
     run_quietly(tmp_path / "killed", memory_gb=14e-6)
     files = sorted((tmp_path / "killed" / "chunks").iterdir())
@@ -121,13 +116,20 @@ def test_a_broken_chunk_is_named(tmp_path):
 # Results
 
 
+def find_rows(value_AST: np.ndarray, **changes: Any) -> tuple[list[Any], list[Any]]:
+    """Results and curves of a study whose runs recorded these values."""
+    config = parse_study(TREE | changes)
+    assert isinstance(config, LearningStudy)
+    arms = list_arms(config)
+    findings = read_findings(config, arms, {"value": value_AST, "entropy": 2 * value_AST})
+    return tabulate_results(arms, findings), tabulate_curves(arms, findings)
+
+
 def test_results_are_the_paired_comparison():
     """Differences of .1, .2, .3 over three seeds: mean .2, and t = .2 / (.1 / sqrt 3); all signs alike: p = 2 / 2^3."""
-    config = parse_study(TREE)
-    contenders = list_contenders(config)
     first_ST = np.array([[0.0, 0.2, 0.4], [0.0, 0.2, 0.2], [0.0, 0.2, 0.3]])
     second_ST = first_ST + np.array([0.1, 0.2, 0.3])[:, None] * np.array([0.0, 0.0, 1.0])
-    one, two = summarise(contenders, np.stack([first_ST, second_ST]), config)
+    (one, two), curves = find_rows(np.stack([first_ST, second_ST]))
     assert (one["estimator"], two["estimator"]) == ("c3 2x2", "no_loo 2x2")
     assert one["final"] == pytest.approx(0.3) and two["final"] == pytest.approx(0.5)
     # Over the run by trapezia: (0 + .2) / 2 and (.2 + final) / 2, halved.
@@ -137,11 +139,50 @@ def test_results_are_the_paired_comparison():
     assert (two["final_gain_low"], two["final_gain_high"]) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-6)
     assert two["final_p"] == pytest.approx(0.25)
     assert "final_gain" not in one
+    assert [row["value"] for row in curves[3:]] == pytest.approx([0.0, 0.2, 0.5])
+    assert [row["entropy"] for row in curves[3:]] == pytest.approx([0.0, 0.4, 1.0])
+    assert [row["updates"] for row in curves] == [0, 2, 4] * 2
+
+
+def test_arms_are_compared_with_the_first_of_their_case_at_their_own_rate():
+    """Two cases of two estimators at two rates, all with values of their own: a gain is own less first's."""
+    cases = [CASE, CASE | {"name": "other"}]
+    final_A = np.array([0.1, 0.2, 0.4, 0.8, 0.3, 0.5, 0.9, 0.6])
+    value_AST = np.stack([np.zeros((8, 3)), np.tile(final_A[:, None], 3)], axis=2)
+    results, _ = find_rows(value_AST, cases=cases, learning_rates=[1.0, 2.0], every=4)
+    gains = {(row["case"], row["estimator"]): row["final_gain"] for row in results if "final_gain" in row}
+    expected = {("pair", "no_loo 2x2, rate 1"): 0.3, ("pair", "no_loo 2x2, rate 2"): 0.6}
+    assert gains == pytest.approx(
+        expected | {("other", "no_loo 2x2, rate 1"): 0.6, ("other", "no_loo 2x2, rate 2"): 0.1}
+    )
+
+
+def test_runs_are_grouped_by_what_a_program_fixes():
+    """Methods, rates and seeds share a program; cases, plans, scopes, trained turns and critics do not."""
+    estimators = ["c3 2x2", "rloo 4", "no_loo 2x2", "c3 2x2 turn", "shrunk 2x2", "c3 1x4, turn 0 untrained"]
+    estimators += ["mappo 4", "mappo 4, decay 0.5", "magrpo 4x1"]
+    cases = [CASE | {"estimators": estimators}, CASE | {"name": "other"}]
+    config = parse_study(TREE | {"cases": cases, "learning_rates": [1.0, 2.0]})
+    assert isinstance(config, LearningStudy)
+    arms = list_arms(config)
+    blocks = make_blocks(config, arms)
+    together = [{arms[number // 3].name.partition(", rate")[0] for number in block.numbers} for block in blocks]
+    assert together == [
+        *({"c3 2x2", "no_loo 2x2"}, {"rloo 4", "magrpo 4x1"}, {"c3 2x2 turn"}, {"shrunk 2x2"}),
+        *({"c3 1x4, turn 0 untrained"}, {"mappo 4"}, {"mappo 4, decay 0.5"}, {"c3 2x2", "no_loo 2x2"}),
+    ]
+    assert sorted(number for block in blocks for number in block.numbers) == list(range(3 * len(arms)))
+    lanes = blocks[0].lanes
+    np.testing.assert_array_equal(lanes.seed, [0, 1, 2] * 4)
+    np.testing.assert_array_equal(lanes.learning_rate, np.repeat([1, 2, 1, 2], 3))
+    # Two alternatives in each context: c3 weighs the other by 1, no_loo both by a half.
+    np.testing.assert_array_equal(lanes.matrix.baseline[0][0], [[0, 0, 0.5, 0.5], [0.5, 0.5, 0, 0]])
+    np.testing.assert_array_equal(lanes.matrix.baseline[0][-1], np.full((2, 4), 0.25))
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Iterator[dict[str, Any]]:
-    """A tiny study through the command line: made at once, and stopped in chunks and gone on with."""
+    """A tiny study through the command line."""
     folder = tmp_path_factory.mktemp("study")
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -150,7 +191,7 @@ def study(tmp_path_factory) -> Iterator[dict[str, Any]]:
     before = {name: getattr(jax.config, name) for name in names}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TREE), encoding="utf-8")
     (folder / "other.yaml").write_text(yaml.safe_dump(TREE | {"seed": 1}), encoding="utf-8")
-    assert cli.main(["study", str(folder / "tiny.yaml"), "--run-dir", str(folder / "a"), "--compare-alone", "1"]) == 0
+    assert cli.main(["study", str(folder / "tiny.yaml"), "--run-dir", str(folder / "a")]) == 0
     yield {"folder": folder, "run": folder / "a"}
     patch.undo()
     for name, value in before.items():
@@ -166,7 +207,7 @@ def test_a_study_leaves_tables_curves_and_figures(study):
     tables = {f"{stem}.{kind}" for stem in ("results", "curves") for kind in ("csv", "json", "md")}
     units = ("updates", "calls", "messages", "tokens")
     figures = {f"figures/return_{unit}.{kind}" for unit in units for kind in ("svg", "png")}
-    assert tables | figures | {"config.yaml", "manifest.json", "speed.json", "chunks/000000.npz"} <= names
+    assert tables | figures | {"config.yaml", "manifest.json", "chunks/000000.npz"} <= names
 
 
 def test_budgets_are_those_of_the_plan(study):
@@ -177,14 +218,6 @@ def test_budgets_are_those_of_the_plan(study):
     assert [row["calls"] for row in curve] == ["0", "16", "32"]
     assert all(0.0 < float(row["value_low"]) <= float(row["value"]) < 1.0 for row in curve)
     assert curve[0]["entropy"] == "" and 0.0 < float(curve[1]["entropy"]) <= math.log(2) + 1e-5
-
-
-def test_the_speed_is_of_as_many_runs_as_it_says(study):
-    speed = json.loads((study["run"] / "speed.json").read_text())
-    alone = speed["alone"]
-    assert (speed["runs"], speed["programs"], alone["runs"]) == (6, 1, 1)
-    assert speed["ratio"] == pytest.approx(6 * alone["seconds"] / speed["seconds"])
-    assert alone["seconds"] == pytest.approx(alone["compile_seconds"] + alone["run_seconds"])
 
 
 def test_memory_is_no_part_of_what_a_study_is(study, capsys):
@@ -199,7 +232,7 @@ def test_memory_is_no_part_of_what_a_study_is(study, capsys):
 
 def test_a_finished_study_is_shown_again_without_a_run(study, capsys):
     before = {path.name: path.read_bytes() for path in study["run"].glob("*.*") if path.suffix != ".json"}
-    words = ["study", str(study["folder"] / "tiny.yaml"), "--run-dir", str(study["run"]), "--compare-alone", "1"]
+    words = ["study", str(study["folder"] / "tiny.yaml"), "--run-dir", str(study["run"])]
     assert cli.main(words) == 0
     assert "0 runs of 4 updates" in capsys.readouterr().out
     assert {name: (study["run"] / name).read_bytes() for name in before} == before
@@ -212,7 +245,7 @@ def test_a_finished_study_is_shown_again_without_a_run(study, capsys):
     [
         (["other.yaml"], ["holds the run of another config", "seed is 0 and not 1"]),
         (["tiny.yaml", "--seeds", "many"], ["seeds: expected an integer", '"many"']),
-        (["tiny.yaml", "--cases.0.estimators.1.method", "c5"], ["method: expected one of c3, ", "'c5'"]),
+        (["tiny.yaml", "--cases.0.estimators.1", "c5 2x2"], ["estimators.1: expected one of c3, ", '"c5 2x2"']),
         (["nothing.yaml"], ["nothing.yaml", "cannot be read"]),
     ],
     ids=["another config", "a word", "a method", "no file"],
@@ -220,6 +253,6 @@ def test_a_finished_study_is_shown_again_without_a_run(study, capsys):
 def test_a_study_that_cannot_be_is_refused(study, capsys, words, expected):
     path, *rest = words
     assert cli.main(["study", str(study["folder"] / path), "--run-dir", str(study["run"]), *rest]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("c3jax: ")
-    assert all(part in said for part in expected), said
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1 and complaint.startswith("c3jax: ")
+    assert all(part in complaint for part in expected), complaint

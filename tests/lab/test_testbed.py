@@ -1,4 +1,4 @@
-"""The test bed: estimators that are right pass, estimators that are wrong do not, and budgets are kept."""
+"""The testbed: estimators that are right pass, estimators that are wrong do not, and budgets are kept."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import pytest
 from c3jax.credit import shrink
 from c3jax.credit.plans import compute_cost, count_calls, make_replay, make_tree
 from c3jax.lab import analyse, oracle, testbed
-from c3jax.lab.config import BenchEstimator, BenchStudy, parse_study
+from c3jax.lab.config import BenchStudy, parse_study
+from c3jax.lab.sections import parse_estimator
 
 ESTIMATORS = {
-    "c3": {"method": "c3", "plan": {"kind": "tree", "fan_out": [2, 2]}},
-    "no_loo": {"method": "no_loo", "plan": {"kind": "tree", "fan_out": [2, 2]}},
-    "shrunk": {"method": "shrunk", "plan": {"kind": "tree", "fan_out": [2, 2]}},
-    "standardised": {"method": "c3", "plan": {"kind": "tree", "fan_out": [2, 2]}, "normalise": "group"},
-    "masked": {"method": "difference_masked", "plan": {"kind": "masked", "episodes": 4}},
+    "c3": "c3 2x2",
+    "no_loo": "no_loo 2x2",
+    "shrunk": "shrunk 2x2",
+    "standardised": "c3 2x2 group",
+    "masked": "difference_masked 4",
 }
 STUDY = {
     **{"kind": "bench", "seed": 3, "problems": 8, "samples": 4200, "batches": 14, "policy_scale": 0.75},
@@ -53,16 +54,22 @@ def load_study() -> BenchStudy:
 
 
 @functools.cache
-def get_bed() -> testbed.Bed:
+def get_bench() -> testbed.BenchTestbed:
     config = load_study()
-    return testbed.make_bed(config, config.cases[0], jax.random.key(0))
+    return testbed.make_bench_testbed(config, config.cases[0], jax.random.key(0))
 
 
 @functools.cache
 def measure(name: str) -> testbed.Measured:
     config = load_study()
     estimator = config.cases[0].estimators[list(ESTIMATORS).index(name)]
-    return testbed.measure_estimator(config, config.cases[0], estimator, get_bed())
+    return testbed.measure_estimator(config, config.cases[0], estimator, get_bench())
+
+
+def compute_variance(made: testbed.Testbed) -> oracle.Variance:
+    return jax.jit(jax.vmap(lambda game: oracle.compute_variance(made.shape, game, made.policy, made.params)))(
+        made.games
+    )
 
 
 def test_the_pilot_finds_the_variance_components():
@@ -70,23 +77,19 @@ def test_the_pilot_finds_the_variance_components():
 
     1600 trees of four leaves: each component is known to about .25 sqrt(2 / 1600) = .009.
     """
-    bed = get_bed()
-    exact = jax.jit(jax.vmap(lambda game: oracle.compute_variance(bed.shape, game, bed.policy, bed.params)))(bed.games)
-    value_G = jax.jit(jax.vmap(lambda game: oracle.compute_oracle(bed.shape, game, bed.policy, bed.params).value))(
-        bed.games
-    )
+    bench = get_bench()
+    exact, value_G = compute_variance(bench.testbed), bench.testbed.oracle.value
     last = exact.noise_K[:, 1].mean() + exact.spread_K[:, 1].mean()
     expected = [jnp.var(value_G, ddof=1), exact.spread_K[:, 0].mean(), last]
-    found = [bed.components.problem, *bed.components.message_K]
+    found = [bench.components.problem, *bench.components.message_K]
     np.testing.assert_allclose(found, expected, atol=3.3 * 0.009)
-    assert bed.components.mean == pytest.approx(float(value_G.mean()), abs=0.02)
+    assert bench.components.mean == pytest.approx(float(value_G.mean()), abs=0.02)
     assert min(expected) > 0.02
 
 
 def test_what_is_unbiased_is_found_so_and_what_is_not_is_not():
     """no_loo is off by half of A*, whose mean square is tau^2; shrunk by what a context is worth more than another."""
-    bed = get_bed()
-    exact = jax.jit(jax.vmap(lambda game: oracle.compute_variance(bed.shape, game, bed.policy, bed.params)))(bed.games)
+    exact = compute_variance(get_bench().testbed)
     for turn in range(2):
         found = {name: measure(name).squared_bias[turn] for name in ESTIMATORS}
         assert found["c3"].low < 0.0 < found["c3"].high < 0.002
@@ -142,44 +145,41 @@ def test_ranks_by_hand():
 
 @pytest.mark.parametrize(("unit", "budget"), [("calls", 8), ("messages", 16), ("tokens", 900)])
 def test_a_chosen_fan_out_keeps_within_its_budget(unit, budget):
-    bed, tokens = get_bed(), (90.0, 60.0)
-    plan = {"kind": "auto", "budget": budget, "unit": unit}
-    estimator = BenchEstimator(method="shrunk", plan=plan)
-    chosen = testbed.choose_plan(estimator, bed, (True, True), tokens)
+    components, tokens = get_bench().components, (90.0, 60.0)
+    chosen = testbed.choose_plan(parse_estimator(f"shrunk auto {budget} {unit}"), components, (True, True), tokens)
     assert chosen.form == "tree" and 0.5 * budget < compute_cost(chosen.fan_out, unit, tokens) <= budget
 
     def predict(fan_out: tuple[int, int]) -> float:
-        return sum(shrink.predict_error(bed.components, fan_out, "shrunk", "gradient"))
+        return sum(shrink.predict_error(components, fan_out, "shrunk", "gradient"))
 
     for other in ((1, 1), (2, 2), (2, 4), (4, 2), (8, 1)):
         assert compute_cost(other, unit, tokens) > budget or predict(chosen.fan_out) <= predict(other) + 1e-9
 
 
 def test_a_fixed_plan_is_the_sections():
-    plan = {"kind": "replay", "counts": (1, 2)}
-    estimator = BenchEstimator(method="c3_replay", plan=plan)
-    assert testbed.choose_plan(estimator, get_bed(), (True, True), (1.0, 1.0)) == make_replay((1, 2), 2)
+    estimator = parse_estimator("c3_replay 1+2")
+    assert testbed.choose_plan(estimator, get_bench().components, (True, True), (1.0, 1.0)) == make_replay((1, 2), 2)
 
 
 def test_the_shrunk_baseline_is_of_earlier_draws():
-    components = get_bed().components
-    weights = testbed.make_weights("shrunk", make_tree((2, 2)), components, (True, True))
+    components = get_bench().components
+    weights = testbed.make_weights("shrunk", make_tree((2, 2)), (True, True), components)
     expected = shrink.make_shrunk_matrix(components, (2, 2))
     for found, other in zip(weights.matrix.baseline, expected.baseline, strict=True):
         np.testing.assert_allclose(found, other, atol=1e-7)
     assert weights.mean == components.mean
-    assert testbed.make_weights("c3", make_tree((2, 2)), components, (True, True)).mean == 0.0
+    assert testbed.make_weights("c3", make_tree((2, 2)), (True, True)).mean == 0.0
 
 
 def test_turns_that_are_not_trained_have_no_figures():
     case = {
         "name": "mates",
-        "game": {"kind": "team_mates", "turns": 2, "mates": 1, "place": "first", "messages": 2, "effect": 1.0},
-        "estimators": [{"method": "c3", "plan": {"kind": "auto", "budget": 8, "unit": "calls"}}],
+        "game": {"kind": "chain", "turns": 2, "mates": 1, "mates_speak": "first", "messages": 2, "effect": 1.0},
+        "estimators": ["c3 auto 8 calls"],
     }
     config = parse_study(STUDY | {"cases": [case], "samples": 60, "batches": 3, "pilot_steps": 2})
-    bed = testbed.make_bed(config, config.cases[0], jax.random.key(5))
-    found = testbed.measure_estimator(config, config.cases[0], config.cases[0].estimators[0], bed)
+    bench = testbed.make_bench_testbed(config, config.cases[0], jax.random.key(5))
+    found = testbed.measure_estimator(config, config.cases[0], config.cases[0].estimators[0], bench)
     assert set(found.figures) == set(found.squared_bias) == set(found.spearman) == {1, 2}
     assert min(found.plan.fan_out[1:]) >= 2 and count_calls(found.plan) <= 8
     for of_turn in found.figures.values():

@@ -20,18 +20,18 @@ from rich.console import Console
 from c3jax import train
 from c3jax.analysis.tables import load_table
 from c3jax.config.file import dump_config, load_config, read_tree
-from c3jax.config.run import ConfigError
+from c3jax.config.run import RunConfig
 from c3jax.evaluate import load_results
-from c3jax.lab import text
-from c3jax.lab.config import load_study, parse_study
-from c3jax.lab.sections import TextStudy, make_run_config
+from c3jax.lab import sweep, text
+from c3jax.lab.config import TextStudy, load_study, make_run_config, parse_study
 from c3jax.lab.text import compute_returns, list_digits
 from c3jax.learner.update import TrainState, init_state
 from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.metrics import read_metrics
-from c3jax.setup.team import make_team
-from c3jax.tasks import arithmetic
+from c3jax.schema import ConfigError
+from c3jax.setup.team import make_setup
+from c3jax.tasks import arithmetic, numeric
 from c3jax.types import Messages, Problem, UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -45,14 +45,10 @@ RUN = {
     # it moves a weight by up to rate / eps * d. Gradients here are some 1e-2, their rounding is 1e-8: 1e-7 at most.
     **{"learner.adam_eps": 1e-3},
 }
-TREE = {"kind": "tree", "fan_out": [2, 2]}
-FLAT = {"kind": "flat", "episodes": 4}
-REPLAY = {"kind": "replay", "counts": [2, 2]}
 
 
 def make_tree(**changes: Any) -> dict[str, Any]:
-    estimators = [{"method": method, "plan": TREE, "normalise": "none"} for method in ("c3", "no_loo")]
-    tree = {"kind": "text", "seed": 3, "seeds": 2, "estimators": estimators, "learning_rates": [0.01]}
+    tree = {"kind": "text", "seed": 3, "seeds": 2, "estimators": ["c3 2x2", "no_loo 2x2"], "learning_rates": [0.01]}
     return tree | {"run": read_tree(CONFIGS / "quickstart.yaml", RUN)} | changes
 
 
@@ -95,7 +91,7 @@ def check_against_grader(tokens_NT: np.ndarray, content_NT: np.ndarray, answer_P
     expected = []
     for row, (tokens, keep) in enumerate(zip(tokens_NT, content_NT, strict=True)):
         problem = Problem(0, "train-0", "", str(answer_P[row // leaves]))
-        expected.append(arithmetic.grade(problem, TOKENIZER.decode(tokens[keep].tolist())).score)
+        expected.append(numeric.grade(problem, TOKENIZER.decode(tokens[keep].tolist())).score)
     arguments = (list_digits(TOKENIZER), make_messages(tokens_NT, content_NT), jnp.asarray(answer_P))
     for compute in (compute_returns, jax.jit(compute_returns)):
         np.testing.assert_array_equal(compute(*arguments), np.reshape(expected, (len(answer_P), leaves)))
@@ -134,14 +130,16 @@ def test_words_that_could_be_part_of_a_number_are_refused(word):
 # A lane is the run that `c3jax train` makes
 
 
-def make_contender(method: str, rate: float) -> text.Contender:
-    contenders = text.list_contenders(make_study(learning_rates=[rate]))
-    return next(each for each in contenders if each.estimator.method == method)
+def make_arm(method: str, rate: float) -> tuple[sweep.Arm, RunConfig]:
+    """An arm of a study, and the config of its first seed's run."""
+    study = make_study(learning_rates=[rate])
+    arm = next(each for each in text.list_arms(study) if each.estimator.method == method)
+    return arm, make_run_config(study.run, arm.estimator, rate, study.seed)
 
 
 def make_lane(method: str, seed: int, rate: float) -> text.Lane:
-    contender = make_contender(method, rate)
-    return text.make_lane(contender, text.start_runs(contender.config, seed, Console(file=io.StringIO())))
+    arm, config = make_arm(method, rate)
+    return text.make_lane(config, arm.plan, text.start_runs(config, seed, Console(file=io.StringIO())))
 
 
 ROWS = (("c3", 5, 0.01), ("no_loo", 5, 0.003), ("c3", 6, 0.01))
@@ -156,12 +154,12 @@ def run_together(*rows: tuple[str, int, float]) -> tuple[TrainState, text.Curve]
 @functools.cache
 def make_program() -> Any:
     # Of another seed, method and rate than any lane: none of them may be a constant of the program.
-    contender = make_contender("no_loo", 1.0)
-    return jax.jit(jax.vmap(text.make_run(contender, make_team(contender.config))))
+    arm, config = make_arm("no_loo", 1.0)
+    return jax.jit(jax.vmap(text.make_run(config, arm.plan, make_setup(config))))
 
 
-def take_lane(results: Any, place: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[place], results)
+def take_lane(results: Any, row: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[row], results)
 
 
 def assert_equal_trees(tree: Any, other: Any) -> None:
@@ -170,14 +168,16 @@ def assert_equal_trees(tree: Any, other: Any) -> None:
 
 def test_a_lane_is_the_run_of_the_train_command(tmp_path):
     method, seed, rate = ROWS[0]
-    config = make_contender(method, rate).config.model_copy(update={"seed": seed})
+    config = make_arm(method, rate)[1].model_copy(update={"seed": seed})
     assert train.train(config, tmp_path / "run", ["train"], Console(file=io.StringIO())) == train.DONE
-    team = make_team(config)
-    saved = restore_step(tmp_path / "run", STEPS, jax.eval_shape(lambda: init_state(team.policy, team.weights, config)))
+    setup = make_setup(config)
+    sections = (setup.plans, config.credit, config.learner)
+    like = jax.eval_shape(lambda: init_state(setup.policy, setup.weights, *sections)._asdict())
+    saved = restore_step(tmp_path / "run", STEPS, like)
     state, curve = take_lane(run_together(*ROWS), 0)
-    assert_equal_trees(state, jax.device_get(saved))
-    began = team.weights.trained
-    moved = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, began)))
+    assert_equal_trees(state._asdict(), jax.device_get(saved))
+    first = setup.weights.trained
+    moved = max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.params, first)))
     assert moved > 1e-3  # there was credit, and it was learnt from
     metrics = read_metrics(tmp_path / "run")
     np.testing.assert_allclose(curve.sampled_return, [row["return"] for row in metrics], rtol=1e-6)
@@ -189,10 +189,10 @@ def test_a_lane_is_the_run_of_the_train_command(tmp_path):
 
 def test_a_lane_does_not_depend_on_the_lanes_beside_it():
     mixed = run_together(*ROWS)
-    for place, row in enumerate(ROWS):
+    for index, row in enumerate(ROWS):
         uniform = run_together(row, row, row)
         for copy in range(len(ROWS)):
-            assert_equal_trees(take_lane(uniform, copy), take_lane(mixed, place))
+            assert_equal_trees(take_lane(uniform, copy), take_lane(mixed, index))
     embeddings = mixed[0].params["embedding"]
     assert all(np.abs(a - b).max() > 1e-4 for a, b in itertools.combinations(embeddings, 2))  # three runs, not one
 
@@ -203,24 +203,17 @@ def test_a_lane_does_not_depend_on_the_lanes_beside_it():
 
 def test_runs_are_grouped_by_what_a_program_fixes():
     """Methods, rates and seeds share a program; fan-outs, trained turns and critics do not."""
-    row = {"plan": TREE, "normalise": "none"}
-    estimators = [
-        row | {"method": "c3"},
-        row | {"method": "no_replay"},
-        row | {"method": "c3", "plan": {"kind": "tree", "fan_out": [1, 4]}, "untrained": [0]},
-        row | {"method": "rloo", "plan": FLAT},
-        row | {"method": "value_assisted"},
-        row | {"method": "value_only"},
-        row | {"method": "shrunk"},
-        row | {"method": "magrpo", "plan": FLAT},
-    ]
+    estimators = ["c3 2x2", "no_replay 2x2", "c3 1x4, turn 0 untrained", "rloo 4", "value_assisted 2x2"]
+    estimators += ["value_only 2x2", "shrunk 2x2", "magrpo 4"]
     tree = make_tree(estimators=estimators, learning_rates=[0.01, 0.1])
     tree["run"]["credit"]["critic"] = {"network": "trunk", "learning_rate": 0.01}
     config = parse_study(tree)
-    contenders = text.list_contenders(config)
-    start = text.start_runs(contenders[0].config, 3, Console(file=io.StringIO()))
-    blocks = text.make_blocks(contenders, [start, start])
-    names = [[contenders[number // 2].name for number in block.numbers[::2]] for block in blocks]
+    assert isinstance(config, TextStudy)
+    arms = text.list_arms(config)
+    first = make_run_config(config.run, arms[0].estimator, 0.01, 3)
+    start = text.start_runs(first, 3, Console(file=io.StringIO()))
+    blocks = text.make_blocks(config, arms, [start, start])
+    names = [[arms[number // 2].name for number in block.numbers[::2]] for block in blocks]
     assert names == [
         [f"{method} 2x2, rate {rate}" for method in ("c3", "no_replay") for rate in (0.01, 0.1)],
         [f"c3 1x4, turn 0 untrained, rate {rate}" for rate in (0.01, 0.1)],
@@ -241,9 +234,8 @@ SOLO = {"name": "solo", "role": "solo", "user": "{question} answer :", "max_toke
 
 
 def test_the_study_goes_from_its_file_to_tables_and_figures(tmp_path):
-    estimators = [{"method": method, "plan": FLAT, "normalise": "none"} for method in ("rloo", "magrpo")]
     run = read_tree(CONFIGS / "quickstart.yaml", RUN | {"protocol.turns": [SOLO]})
-    config = make_study(estimators=estimators, run=run)
+    config = make_study(estimators=["rloo 4", "magrpo 4"], run=run)
     console = Console(file=io.StringIO(), width=100)
     assert text.run(config, tmp_path, console) == 0
     assert "4 runs of 2 steps" in console.file.getvalue()
@@ -317,27 +309,27 @@ NUMERIC = {"kind": "numeric", "path": "a.jsonl", "heldout_path": "b.jsonl"}
         ({}, {"stepz": 7}, ["run.stepz: expected a field of the config (steps?)"]),
         ({}, {"base": "a.yaml"}, ["run.base: expected a field"]),
         (
-            {"estimators": [{"method": "c3", "plan": FLAT, "normalise": "none"}]},
+            {"estimators": ["c3 4"]},
             {},
-            ["estimators.0.plan: method c3 would give turn 1 zero credit"],
+            ["estimators.0: method c3 would give turn 1 zero credit"],
         ),
         (
-            {"estimators": [{"method": "c3_replay", "plan": REPLAY, "normalise": "none"}]},
+            {"estimators": ["c3_replay 2+2"]},
             {},
-            ["estimators.0.plan.kind: expected tree or flat, got 'replay'"],
+            ["estimators.0: expected a method and sizes of trees or episodes, got 'c3_replay 2+2'"],
         ),
         (
-            {"estimators": [{"method": "c3", "plan": TREE, "normalise": "none", "untrained": [2]}]},
+            {"estimators": ["c3 2x2, turn 2 untrained"]},
             {},
-            ["estimators.0.untrained: expected turns below 2, got 2"],
+            ["estimators.0: expected untrained turns below 2, got 2"],
         ),
         (
-            {"estimators": [{"method": "mappo", "plan": FLAT, "normalise": "none"}]},
+            {"estimators": ["mappo 4"]},
             {},
             ["run.credit.critic: expected a section for method mappo"],
         ),
         (
-            {"estimators": [{"method": "coma", "plan": FLAT, "normalise": "none"}]},
+            {"estimators": ["coma 4"]},
             {},
             ["run.credit.method: coma needs the value of every possible message"],
         ),

@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from c3jax.credit import plans
 from c3jax.credit.matrix import make_credit_matrix
-from c3jax.lab import games, policies
-from c3jax.lab.chunks import compile_lowered
+from c3jax.lab import games, play, policies
+from c3jax.lab.chunks import compile_lowered, take_lanes
 from c3jax.lab.training import Critic, Curve, Lane, Setting, make_train
 
 KEY = jax.random.key(11)
@@ -61,28 +62,28 @@ def run_together(setting: Setting, lanes: Lane) -> Curve:
     return jax.device_get(compile_lowered(program.lower(KEY, lanes))(KEY, lanes))
 
 
-def run_alone(setting: Setting, lanes: Lane, *places: int) -> list[Curve]:
+def run_alone(setting: Setting, lanes: Lane, *rows: int) -> list[Curve]:
     """Some of the lanes, one after another, in a program that knows of one lane."""
-    chosen = [jax.tree.map(lambda leaf, place=place: leaf[place], lanes) for place in places]
+    chosen = [take_lanes(lanes, row) for row in rows]
     program = compile_lowered(jax.jit(make_train(setting)).lower(KEY, chosen[0]))
     return [jax.device_get(program(KEY, lane)) for lane in chosen]
 
 
-def assert_equal_lane(curve: Curve, place: int, other: Curve) -> None:
+def assert_equal_lane(curve: Curve, row: int, other: Curve) -> None:
     for name, column, alone in zip(Curve._fields, curve, other, strict=True):
-        np.testing.assert_allclose(column[place], alone, rtol=1e-6, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(column[row], alone, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-def compute_uniform_value(seed: int, family: games.Family = FAMILY) -> float:
-    """Mean over problems and joint messages of the success chance, written out: bias, two effects, one interaction."""
-    family_key = jax.random.fold_in(jax.random.fold_in(KEY, seed), 0)
-    chances = []
-    for index in range(PROBLEMS):
-        game = games.make_game(family, family_key, index)
-        main, pair, bias = (np.asarray(leaf, np.float64) for leaf in (game.main_KM, game.pair_KKMM, game.bias))
-        for a, b in itertools.product(range(MESSAGES), repeat=2):
-            chances.append(1 / (1 + math.exp(-(bias + main[0, a] + main[1, b] + pair[0, 1, a, b]))))
-    return float(np.mean(chances))
+def tabulate_chances(seed: int, index: int, family: games.Family = FAMILY) -> np.ndarray:
+    """Mean return of each joint message of a problem, [a, b], written out: bias, two effects, one interaction."""
+    game = games.make_game(family, jax.random.fold_in(jax.random.fold_in(KEY, seed), 0), index)
+    main, pair, bias = (np.asarray(leaf, np.float64) for leaf in (game.main_KM, game.pair_KKMM, game.bias))
+    return 1 / (1 + np.exp(-(bias + main[0][:, None] + main[1][None] + pair[0, 1])))
+
+
+def compute_uniform_value(seed: int) -> float:
+    """Mean of it over problems and joint messages."""
+    return float(np.mean([tabulate_chances(seed, index) for index in range(PROBLEMS)]))
 
 
 @functools.cache
@@ -102,17 +103,17 @@ def run_tree() -> tuple[Setting, Lane, Curve]:
 
 def test_a_lane_is_the_run_made_alone():
     setting, lanes, together = run_tree()
-    for place, alone in zip((0, 2, 3), run_alone(setting, lanes, 0, 2, 3), strict=True):
-        assert_equal_lane(together, place, alone)
+    for row, alone in zip((0, 2, 3), run_alone(setting, lanes, 0, 2, 3), strict=True):
+        assert_equal_lane(together, row, alone)
 
 
 def test_a_policy_that_stands_still_stays_what_it_was():
     """At rate 0 a uniform policy stays uniform: its value is the plain mean, its entropy log M, whatever the method."""
     _, _, curve = run_tree()
     expected = compute_uniform_value(0)
-    for place in (4, 5):
-        np.testing.assert_allclose(curve.value[place], expected, rtol=1e-6)
-        np.testing.assert_allclose(curve.entropy[place, 1:], math.log(MESSAGES), rtol=1e-6)
+    for row in (4, 5):
+        np.testing.assert_allclose(curve.value[row], expected, rtol=1e-6)
+        np.testing.assert_allclose(curve.entropy[row, 1:], math.log(MESSAGES), rtol=1e-6)
     # Paired: the same seed met the same problems, and drew the same messages and verdicts.
     np.testing.assert_array_equal(curve.sampled_return[4], curve.sampled_return[5])
     np.testing.assert_array_equal(curve.zero_share[4], curve.zero_share[5])
@@ -120,7 +121,7 @@ def test_a_policy_that_stands_still_stays_what_it_was():
     assert abs(np.mean(curve.sampled_return[4, 1:]) - expected) < 4 * math.sqrt(0.25 / (3 * 320))
 
 
-def test_nothing_is_said_of_updates_before_the_first():
+def test_nothing_is_known_of_updates_before_the_first():
     _, _, curve = run_tree()
     assert curve.value.shape == (6, 4)
     assert np.isfinite(curve.value).all()
@@ -149,6 +150,93 @@ def test_a_critic_that_never_learns_is_no_baseline():
     assert together.value[1, -1] > together.value[0, -1] > together.value[0, 0] + 0.05
 
 
+class ByHand(NamedTuple):
+    """mappo's run with all written out but the draws: a table of logits, one of values, and what each update gave."""
+
+    logits: list[np.ndarray]  # a turn's, [problem, context, message]
+    values: list[np.ndarray]  # [problem, context]
+    advantage: list[np.ndarray]  # an update's, [turn, P, N]
+    size: list[np.ndarray]  # [P]: the largest amount that entered each problem's credit
+    sampled_return: list[float]
+
+
+def train_by_hand(setting: Setting, rate: float, critic_rate: float) -> ByHand:
+    """Plain ascent by the sum over turns of a turn's mean of A d log pi, and of the critic towards V + A.
+
+    A_1 = R - V_1 and A_0 = (discount V_1 - V_0) + discount decay A_1; the gradient of log pi(a | c) is e_a - pi(. | c).
+    """
+    assert setting.critic is not None
+    sizes, shape = [(PROBLEMS, 1), (PROBLEMS, MESSAGES)], setting.family.shape
+    logits, values = [np.zeros((*size, MESSAGES)) for size in sizes], [np.zeros(size) for size in sizes]
+    found = ByHand(logits, values, [], [], [])
+    lane_key = jax.random.fold_in(KEY, 0)
+    for update in range(setting.updates):
+        update_key = jax.random.fold_in(jax.random.fold_in(lane_key, 3), update)
+        index_P = [(update * setting.batch + row) % PROBLEMS for row in range(setting.batch)]
+        ascent, climb = [np.zeros_like(part) for part in logits], [np.zeros_like(part) for part in values]
+        advantage, size, returns = [], [], []
+        for index in index_P:
+            game = games.make_game(setting.family, jax.random.fold_in(lane_key, 0), index)
+            tables = tuple(jnp.asarray(part, jnp.float32) for part in logits)
+            drawn = play.sample_plan(
+                shape, game, setting.policy, tables, setting.plan, jax.random.fold_in(update_key, index)
+            )
+            message_KN, return_L = np.array(drawn.message), np.asarray(drawn.return_L, np.float64)
+            context_KN = [np.zeros_like(message_KN[0]), message_KN[0]]
+            value_KN = [values[turn][index][context_KN[turn]] for turn in (0, 1)]
+            last_N = return_L - value_KN[1]
+            first_N = setting.critic.discount * value_KN[1] - value_KN[0]
+            advantage_KN = np.array([first_N + setting.critic.discount * setting.critic.decay * last_N, last_N])
+            share = 1 / (len(index_P) * len(return_L))
+            for turn, row in itertools.product((0, 1), range(len(return_L))):
+                at, a = (index, context_KN[turn][row]), advantage_KN[turn, row]
+                chance_M = np.exp(logits[turn][at]) / np.exp(logits[turn][at]).sum()
+                ascent[turn][at] += share * a * (np.eye(MESSAGES)[message_KN[turn, row]] - chance_M)
+                climb[turn][at] += share * a
+            advantage.append(advantage_KN)
+            size.append(np.abs([return_L, *value_KN, *(value_KN + advantage_KN)]).max())
+            returns.append(return_L.mean())
+        for turn in (0, 1):
+            logits[turn] += rate * ascent[turn]
+            values[turn] += critic_rate * climb[turn]
+        found.advantage.append(np.stack(advantage, axis=1))
+        found.size.append(np.array(size))
+        found.sampled_return.append(float(np.mean(returns)))
+    return found
+
+
+def make_critic_setting(noise: games.Noise, updates: int, critic: Critic) -> Setting:
+    shape = FAMILY.shape._replace(noise=noise, sigma=0.3 if noise == "gaussian" else 0.0)
+    family = FAMILY._replace(shape=shape)
+    return make_setting(FLAT, family=family, critic=critic, updates=updates, every=updates)
+
+
+@pytest.mark.parametrize("noise", ["bernoulli", "gaussian"])
+def test_mappo_is_what_it_comes_to_by_hand(noise):
+    """Four updates with a critic that learns, returns of either sign among them; the policy's value by enumeration."""
+    setting = make_critic_setting(noise, 4, Critic(discount=0.9, decay=0.5))
+    (curve,) = run_alone(setting, make_lanes(setting, ("mappo", 0, 8.0), critic_rates=(4.0,)), 0)
+    by_hand = train_by_hand(setting, 8.0, 4.0)
+    chance = [np.exp(part) / np.exp(part).sum(axis=-1, keepdims=True) for part in by_hand.logits]
+    values = [chance[0][p, 0] @ (chance[1][p] * tabulate_chances(0, p)).sum(axis=1) for p in range(PROBLEMS)]
+    assert abs(np.mean(values) - compute_uniform_value(0)) > 0.01
+    np.testing.assert_allclose(curve.value, [compute_uniform_value(0), np.mean(values)], rtol=1e-6)
+    np.testing.assert_allclose(curve.sampled_return[1], np.mean(by_hand.sampled_return), rtol=1e-6)
+
+
+def test_what_is_left_of_a_critic_of_nearly_nothing_is_rounding():
+    """Values of 1e-8 beside returns of one: a message of an episode without a return has no credit, not -1e-8 of it."""
+    setting = make_critic_setting("bernoulli", 4, Critic(discount=1.0, decay=1.0))
+    (curve,) = run_alone(setting, make_lanes(setting, ("mappo", 0, 0.0), critic_rates=(1e-7,)), 0)
+    by_hand = train_by_hand(setting, 0.0, 1e-7)
+    size_UP = np.stack(by_hand.size)[:, None, :, None]
+    advantage_UKPN = np.stack(by_hand.advantage)
+    is_nothing = advantage_UKPN == 0.0
+    is_dropped = is_nothing | (np.abs(advantage_UKPN) < 1e-6 * size_UP)
+    assert is_nothing.mean() + 0.05 < is_dropped.mean() < 0.9
+    np.testing.assert_allclose(curve.zero_share[1], is_dropped.mean(), rtol=1e-6)
+
+
 def test_a_turn_with_one_alternative_learns_nothing():
     """Untrained, the first role stays uniform: no policy of the second alone is worth more than its best answers."""
     setting = make_setting(plans.make_tree((1, 4)), trained=(False, True), updates=200, every=200)
@@ -157,8 +245,8 @@ def test_a_turn_with_one_alternative_learns_nothing():
     best_one, best_two = [], []
     for index in range(PROBLEMS):
         game = games.make_game(FAMILY, family_key, index)
-        said = np.array(list(itertools.product(range(MESSAGES), repeat=2)), np.int32)
-        chance = np.asarray(games.compute_mean_return(FAMILY.shape, game, said)).reshape(MESSAGES, MESSAGES)
+        all_NK = np.array(list(itertools.product(range(MESSAGES), repeat=2)), np.int32)
+        chance = np.asarray(games.compute_mean_return(FAMILY.shape, game, all_NK)).reshape(MESSAGES, MESSAGES)
         best_one.append(chance.max(axis=1).mean())
         best_two.append(chance.max())
     assert curve.value[0, -1] <= np.mean(best_one) + 1e-6
@@ -211,6 +299,6 @@ def test_a_sampled_measurement_is_near_the_exact_one():
 def test_every_form_of_sampling_trains(method: str, plan: plans.Plan):
     """Traced and not run: shapes of credit and samples fit for every form; what they hold is other tests' matter."""
     setting = make_setting(plan)
-    lane = jax.tree.map(lambda leaf: leaf[0], make_lanes(setting, (method, 0, 1.0)))
+    lane = take_lanes(make_lanes(setting, (method, 0, 1.0)), 0)
     curve = jax.eval_shape(make_train(setting), KEY, lane)
     assert {leaf.shape for leaf in curve} == {(4,)}

@@ -19,6 +19,7 @@ from c3jax.learner import critic as critic_lib
 from c3jax.learner import forward, losses
 from c3jax.learner import update as update_lib
 from c3jax.models.policy import Weights
+from c3jax.protocol import TurnPlan
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.tasks import sections as task_sections
 from c3jax.types import Frame, Rollout
@@ -38,13 +39,14 @@ PROGRAMS: dict[str, tuple[str, tuple[int, ...], dict[str, Any] | None, dict[str,
         {},
     ),
     "own": ("mappo", (2,), OWN, {}),
-    "own, alone, one by one": ("mappo", (2,), OWN | {"solo_steps": ALONE}, {"micro_problems": 1}),
+    "own, alone, one by one": ("mappo", (2,), OWN | {"critic_only_steps": ALONE}, {"micro_problems": 1}),
     "reinforce": ("reinforce", (2,), None, {}),
 }
 
 
 class Program(NamedTuple):
     config: config_lib.RunConfig
+    plans: tuple[TurnPlan, ...]
     rollout: Rollout
     update: Any
 
@@ -91,22 +93,27 @@ def get_program(tiny):
     def get_program(name: str) -> Program:
         method, fan_out, critic, learner = PROGRAMS[name]
         config, turns = make_config(method, fan_out, critic, learner), len(fan_out)
-        matrix = make_credit_matrix(method, make_tree(fan_out))
-        update = update_lib.make_update(config, tiny.policy, tree.plans[:turns], matrix)
-        return Program(config, flatten(tree.rollout, turns), update)
+        plans, sections = tree.plans[:turns], (config.credit, config.learner, config.sampling, config.steps)
+        update = update_lib.make_update(*sections, tiny.policy, plans)
+        return Program(config, plans, flatten(tree.rollout, turns), update)
 
     return get_program
 
 
 def run(program: Program, state, return_PL=RETURN_PL, key=0):
+    fan_out = program.config.credit.fan_out
     state, credit, figures = program.update(
-        state, {}, None, program.rollout, jnp.asarray(return_PL), jax.random.key(key)
+        state, {}, None, program.rollout, jnp.asarray(return_PL), jax.random.key(key), fan_out
     )
     return state, credit, jax.device_get(figures)
 
 
 def start(program: Program, tiny):
-    return update_lib.init_state(tiny.policy, Weights(copy(tiny.params), {}), program.config)
+    return init(tiny, program.config, program.plans)
+
+
+def init(tiny, config, plans):
+    return update_lib.init_state(tiny.policy, Weights(copy(tiny.params), {}), plans, config.credit, config.learner)
 
 
 def copy(tree):
@@ -132,10 +139,10 @@ def run_plain(graphdef, params, frame):
 def read_plain(tiny, rows: list[list[int]]) -> np.ndarray:
     """Last hidden state [N, D] of whole token rows, each repeated in full."""
     tokens, keep = np.zeros((64, 40), np.int32), np.zeros((64, 40), bool)
-    for place, row in enumerate(rows):
-        tokens[place, : len(row)], keep[place, : len(row)] = row, True
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)], keep[index, : len(row)] = row, True
     hidden_NSD = np.asarray(run_plain(tiny.policy.graphdef, tiny.params, Frame(tokens, keep)))
-    return np.stack([hidden_NSD[place, len(row) - 1] for place, row in enumerate(rows)])
+    return np.stack([hidden_NSD[index, len(row) - 1] for index, row in enumerate(rows)])
 
 
 def test_a_critic_reads_the_context_or_context_and_message(tiny):
@@ -146,7 +153,7 @@ def test_a_critic_reads_the_context_or_context_and_message(tiny):
     def read(params, rollout):
         model = nnx.merge(tiny.policy.graphdef, params)
         return [
-            [compute(model, tree.plans, place, rollout, tree.fan_out) for place in range(len(tree.plans))]
+            [compute(model, tree.plans, turn, rollout, tree.fan_out) for turn in range(len(tree.plans))]
             for compute in (forward.compute_context_hidden, forward.compute_message_hidden)
         ]
 
@@ -219,17 +226,17 @@ def test_action_values_by_hand(tiny, method, loss):
     """Of two alternatives each is the other's baseline; a message's target is the mean return of its leaves."""
     tree = tiny.get_tree("chain")
     config = make_config(method, (2, 2), {"network": "own", "learning_rate": 0.01, "loss": loss, "share": 0.25}, {})
-    matrix = make_credit_matrix(method, make_tree((2, 2)))
-    program = critic_lib.make_critic_program(config, tiny.policy, tree.plans, matrix)
-    state, head = set_head(update_lib.init_state(tiny.policy, Weights(copy(tiny.params), {}), config))
+    matrix, sections = make_credit_matrix(method, make_tree((2, 2))), (config.credit, config.learner, config.steps)
+    program = critic_lib.make_critic_program(*sections, tiny.policy, tree.plans, (2, 2), matrix)
+    state, head = set_head(init(tiny, config, tree.plans))
     return_PL = np.array([[1, 0, 0, 0], [0.5, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 0.25]], np.float32)
 
     weights = Weights(tiny.params, {})
 
     @jax.jit
     def read(critic, rollout):
-        credit, lesson = critic_lib.compute_critic_credit(program, critic, weights, rollout, return_PL, 2)
-        return credit, critic_lib.compute_critic_loss(program, critic, weights, lesson)
+        credit, batch = critic_lib.compute_critic_credit(program, critic, weights, rollout, return_PL, 2)
+        return credit, critic_lib.compute_critic_loss(program, critic, weights, batch)
 
     credit, got_loss = read(state.critic.params, tree.rollout)
     rows = [each.context + each.message for each in tree.sequences]

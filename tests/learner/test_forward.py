@@ -16,9 +16,7 @@ def make_compute(graphdef, plans, fan_out, sampling):
     @jax.jit
     def compute(params, rollout):
         model = nnx.merge(graphdef, params)
-        return [
-            forward.compute_turn_logp(model, plans, place, rollout, fan_out, sampling) for place in range(len(plans))
-        ]
+        return [forward.compute_turn_logp(model, plans, turn, rollout, fan_out, sampling) for turn in range(len(plans))]
 
     return compute
 

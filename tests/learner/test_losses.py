@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from c3jax.learner.losses import compute_divergence, compute_policy_loss, compute_weights, update_kl_coefficient
+from c3jax.learner.losses import (
+    compute_clipped_loss,
+    compute_divergence,
+    compute_weights,
+    update_kl_coefficient,
+)
 
 LOGITS_A = jnp.array([0.3, -1.2, 0.9, 0.1, -0.4])
 REFERENCE_A = jax.nn.log_softmax(jnp.array([-0.5, 0.2, 0.4, 1.0, 0.0]))
@@ -15,10 +20,10 @@ REFERENCE_A = jax.nn.log_softmax(jnp.array([-0.5, 0.2, 0.4, 1.0, 0.0]))
 def test_clipped_loss_by_hand(wrap):
     """Clip .2. Advantage 2: -min(2r, 2 clip(r)); advantage -1: -min(-r, -clip(r)); d/dlogp of -rA is -rA."""
     ratio_NT = jnp.array([[0.5, 0.9, 1.0, 1.1, 1.5]] * 3)
-    advantage_N = jnp.array([2.0, -1.0, 0.0])
+    advantage_NT = jnp.repeat(jnp.array([[2.0], [-1.0], [0.0]]), 5, axis=1)
     behaviour_NT = jnp.array([[-1.0, -2.0, -0.5, -3.0, -0.1]] * 3)
     logp_NT = behaviour_NT + jnp.log(ratio_NT)
-    compute = wrap(lambda logp: compute_policy_loss(logp, behaviour_NT, advantage_N, 0.2))
+    compute = wrap(lambda logp: compute_clipped_loss(logp, behaviour_NT, advantage_NT, 0.2, 0.2))
     loss_NT, is_clipped_NT = compute(logp_NT)
     expected_NT = [[-1.0, -1.8, -2.0, -2.2, -2.4], [0.8, 0.9, 1.0, 1.1, 1.5], [0.0] * 5]
     np.testing.assert_allclose(loss_NT, expected_NT, atol=1e-6)

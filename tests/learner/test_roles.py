@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from c3jax.config import run as config_lib
-from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.plans import make_tree
 from c3jax.learner import update as update_lib
 from c3jax.models import policy as policy_lib
 from c3jax.models.policy import Policy, Weights
+from c3jax.protocol import TurnPlan
 from c3jax.rollout.tree import make_tree_sampler
 from c3jax.tasks import sections as task_sections
 from c3jax.types import Rollout
@@ -30,6 +29,7 @@ KL = config_lib.KL(coefficient=0.3)
 class Program(NamedTuple):
     config: config_lib.RunConfig
     policy: Policy
+    plans: tuple[TurnPlan, ...]
     weights: Weights
     rollout: Rollout
     update: Any
@@ -63,13 +63,13 @@ def get_program(tiny):
             config.policy, tiny.spec._replace(dtype=dtype), tiny.params, ["planner", "actor"], ["planner", "actor"],
             jax.random.key(5),
         )  # fmt: skip
-        matrix = make_credit_matrix("c3", make_tree((2, 2)))
-        update = update_lib.make_update(config, policy, tree.plans, matrix)
+        sections = (config.credit, config.learner, config.sampling, config.steps)
+        update = update_lib.make_update(*sections, policy, tree.plans)
         rollout = tree.rollout
         if dtype != "float32":  # what this policy says itself
-            sampler = make_tree_sampler(policy, tree.plans, (2, 2), tree.sampling, tiny.stop_tokens)
-            rollout, _ = sampler(weights, tiny.question, tree.key, tiny.problem_P)
-        return Program(config, policy, weights, rollout, update)
+            sampler = make_tree_sampler(policy, tree.plans, tree.sampling, tiny.stop_tokens)
+            rollout, _ = sampler(weights, tiny.question, tree.key, tiny.problem_P, (2, 2))
+        return Program(config, policy, tree.plans, weights, rollout, update)
 
     return get_program
 
@@ -77,10 +77,11 @@ def get_program(tiny):
 def run(program: Program, return_PL, state=None, reference=None):
     weights = jax.tree.map(jnp.copy, program.weights)  # the update gives up the state's buffers
     if state is None:
-        state = update_lib.init_state(program.policy, weights, program.config)
+        sections = (program.config.credit, program.config.learner)
+        state = update_lib.init_state(program.policy, weights, program.plans, *sections)
     if reference is None:
         reference = {} if program.policy.kind == "adapters" else program.weights.trained
-    arguments = (program.weights.frozen, reference, program.rollout, jnp.asarray(return_PL), jax.random.key(0))
+    arguments = (program.weights.frozen, reference, program.rollout, jnp.asarray(return_PL), jax.random.key(0), (2, 2))
     state, _, figures = program.update(state, *arguments)
     return state, jax.device_get(figures)
 

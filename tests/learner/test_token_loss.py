@@ -33,22 +33,28 @@ def make_case(sampling):
     return hidden_BD, head_VD, drawn, weight_B
 
 
-def work_by_hand(hidden_BD, head_VD, drawn, weight_B, sampling):
-    """Loss, logp_B and both gradients, float64."""
+def work_by_hand(hidden_BD, head_VD, drawn, weight_B, sampling, softcap=np.inf):
+    """Loss, the sum of log-probabilities and both gradients, float64."""
     hidden_BD, head_VD = np.float64(hidden_BD), np.float64(head_VD)
     is_in_BV = np.ones((B, V), bool)
     if sampling.top_k:
         is_in_BV = np.array([np.isin(np.arange(V), row) for row in drawn.support_BK])
-    mass_BV = np.where(is_in_BV, np.exp(hidden_BD @ head_VD.T / sampling.temperature), 0.0)
+    logits_BV, slope_BV = hidden_BD @ head_VD.T, 1.0
+    if softcap < np.inf:
+        # z = c tanh(y / c), dz / dy = 1 - tanh(y / c)^2
+        slope_BV = 1.0 - np.tanh(logits_BV / softcap) ** 2
+        logits_BV = softcap * np.tanh(logits_BV / softcap)
+    mass_BV = np.where(is_in_BV, np.exp(logits_BV / sampling.temperature), 0.0)
     mass_BV /= mass_BV.sum(axis=1, keepdims=True)
     logp_B = np.where(drawn.is_drawn_B, np.log(mass_BV[np.arange(B), drawn.token_B]), 0.0)
     weight_B = np.where(drawn.is_drawn_B, weight_B, 0.0)
-    push_BV = (np.eye(V)[drawn.token_B] - mass_BV) * (2 * weight_B * logp_B / sampling.temperature)[:, None]
-    return np.sum(weight_B * logp_B**2), logp_B, push_BV @ head_VD, push_BV.T @ hidden_BD
+    d_logits_BV = (np.eye(V)[drawn.token_B] - mass_BV) * (2 * weight_B * logp_B / sampling.temperature)[:, None]
+    d_logits_BV = d_logits_BV * slope_BV
+    return np.sum(weight_B * logp_B**2), np.sum(logp_B), d_logits_BV @ head_VD, d_logits_BV.T @ hidden_BD
 
 
 def square(logp_B, weight_B):
-    return weight_B * logp_B**2
+    return weight_B * logp_B**2, {"logp": logp_B}
 
 
 def compute(hidden_BD, head_VD, drawn, weight_B, sampling, dtype="float32", chunk_floats=10**6):
@@ -71,8 +77,19 @@ def check(got, expected, rtol):
 def test_loss_and_gradients_by_hand(wrap, sampling, chunk_floats):
     case = make_case(sampling)
     expected = work_by_hand(*case, sampling)
-    (loss, logp_B), gradients = wrap(differentiate, static_argnums=(4, 5, 6))(*case, sampling, "float32", chunk_floats)
-    check((loss, logp_B, *gradients), expected, rtol=1e-6)
+    (loss, figures), gradients = wrap(differentiate, static_argnums=(4, 5, 6))(*case, sampling, "float32", chunk_floats)
+    check((loss, figures, *gradients), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_capped_logits_by_hand(sampling):
+    case = make_case(sampling)
+
+    def compute_capped(hidden_BD, head_VD, drawn, weight_B):
+        return compute_token_loss(hidden_BD, head_VD, drawn, weight_B, square, sampling, "float32", 130, 1.5)
+
+    (loss, figures), gradients = jax.jit(jax.value_and_grad(compute_capped, (0, 1), has_aux=True))(*case)
+    check((loss, figures, *gradients), work_by_hand(*case, sampling, softcap=1.5), rtol=1e-6)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)

@@ -17,10 +17,9 @@ import pytest
 
 from c3jax.config import run as config_lib
 from c3jax.credit import shrink
-from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.plans import make_tree
 from c3jax.learner import update as update_lib
 from c3jax.models.policy import Weights
+from c3jax.protocol import TurnPlan
 from c3jax.rollout.tree import take_problems
 from c3jax.tasks import sections as task_sections
 from c3jax.types import Rollout
@@ -36,7 +35,14 @@ KL = {
 PROGRAMS: dict[str, tuple[tuple[bool, ...], dict[str, Any]]] = {
     "token": ((True, True), {"kl": KL["k3"]}),
     "token, one by one": ((True, True), {"kl": KL["k3"], "micro_problems": 1}),
-    "message": ((False, True), {"kl": KL["k1"], "micro_problems": 2, "aggregation": "message"}),
+    "message": (
+        (False, True),
+        {"kl": KL["k1"], "micro_problems": 2, "loss": config_lib.PolicyLoss(aggregation="message")},
+    ),
+    "gspo": (
+        (True, False),
+        {"micro_problems": 2, "loss": config_lib.PolicyLoss(kind="gspo", clip_low=CLIP, clip_high=CLIP)},
+    ),
     "minibatches": ((True,), {"epochs": 2, "minibatches": 2, "warmup_updates": 4}),
     "shrunk": ((False, True), {}),
 }
@@ -44,6 +50,7 @@ PROGRAMS: dict[str, tuple[tuple[bool, ...], dict[str, Any]]] = {
 
 class Program(NamedTuple):
     config: config_lib.RunConfig
+    plans: list[TurnPlan]
     rollout: Rollout
     return_PL: np.ndarray
     update: Any
@@ -57,7 +64,7 @@ def make_config(
         for name, tokens in (("planner", 5), ("actor", 4))
     ]
     # Adam's epsilon is far above rounding, so that a gradient of about zero is not blown up to a step of full size.
-    fields = {"learning_rate": 1e-2, "max_grad_norm": 1e6, "adam_b1": 0.5, "adam_eps": 1e-3, "clip": CLIP} | learner
+    fields = {"learning_rate": 1e-2, "max_grad_norm": 1e6, "adam_b1": 0.5, "adam_eps": 1e-3} | learner
     return config_lib.RunConfig(
         seed=0,
         steps=10,
@@ -82,10 +89,11 @@ def get_program(tiny):
         method = "shrunk" if name == "shrunk" else "c3"
         config = make_config(method, turns, learner, tree.sampling)
         plans = [plan._replace(is_trained=is_on) for plan, is_on in zip(tree.plans[:turns], trained, strict=True)]
-        matrix = make_credit_matrix(method, make_tree(config.credit.fan_out), trained)
         rollout = tree.rollout._replace(turns=tree.rollout.turns[:turns])
         return_PL = RETURN_PL[:, : 2**turns]
-        return Program(config, rollout, return_PL, update_lib.make_update(config, tiny.policy, plans, matrix))
+        sections = (config.credit, config.learner, config.sampling, config.steps)
+        update = update_lib.make_update(*sections, tiny.policy, plans)
+        return Program(config, plans, rollout, return_PL, update)
 
     return get_program
 
@@ -104,13 +112,14 @@ def run(program, tiny, params=None, rollout=None, return_PL=None, key=0, state=N
     reference = tiny.params if config_lib.uses_reference(program.config.learner) else None
     rollout = program.rollout if rollout is None else rollout
     return_PL = jnp.asarray(program.return_PL if return_PL is None else return_PL)
-    state, _, figures = program.update(state, {}, reference, rollout, return_PL, jax.random.key(key))
+    fan_out = program.config.credit.fan_out
+    state, _, figures = program.update(state, {}, reference, rollout, return_PL, jax.random.key(key), fan_out)
     return state, jax.device_get(figures)
 
 
 def start(program, tiny, params=None):
     weights = Weights(copy(tiny.params if params is None else params), {})
-    return update_lib.init_state(tiny.policy, weights, program.config)
+    return update_lib.init_state(tiny.policy, weights, program.plans, program.config.credit, program.config.learner)
 
 
 def copy(tree):
@@ -145,8 +154,8 @@ def subtract_by_hand(return_PL) -> list[np.ndarray]:
     return [(planner - planner[:, ::-1]).ravel(), (actor - actor[:, :, ::-1]).ravel()]
 
 
-def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estimator=None):
-    """The gradient of the loss, and its figures."""
+def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estimator=None, level="token"):
+    """The gradient of the loss, and its figures. A message's ratio is the geometric mean of its tokens'."""
     tree, advantage = tiny.get_tree("chain"), subtract_by_hand(RETURN_PL)
     rows = [each.context + each.message for each in tree.sequences]
     arguments = (rows, tree.supports, tree.sampling.temperature)
@@ -157,10 +166,12 @@ def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estima
     for row, each in chosen:
         weight = 1 / tokens if aggregation == "token" else 1 / (len(each.message) * len(chosen))
         credit = advantage[each.turn][each.row]
-        for place in range(len(each.message)):
-            where = (row, len(each.context) - 1 + place)
-            behaviour = tree.rollout.turns[each.turn].behaviour_logp_NT[each.row, place]
-            ratio, gap = np.exp(logp_BS[where] - behaviour), logp_BS[where] - reference_BS[where]
+        slots = [(row, len(each.context) - 1 + slot) for slot in range(len(each.message))]
+        behaviour_T = tree.rollout.turns[each.turn].behaviour_logp_NT[each.row]
+        log_ratio_T = [logp_BS[where] - behaviour for where, behaviour in zip(slots, behaviour_T, strict=False)]
+        for where, log_ratio in zip(slots, log_ratio_T, strict=True):
+            ratio = np.exp(log_ratio if level == "token" else np.mean(log_ratio_T))
+            gap = logp_BS[where] - reference_BS[where]
             is_clipped = (credit > 0 and ratio > 1 + CLIP) or (credit < 0 and ratio < 1 - CLIP)
             loss = -np.clip(ratio, 1 - CLIP, 1 + CLIP) * credit if is_clipped else -ratio * credit
             slope = 0.0 if is_clipped else -ratio * credit
@@ -179,6 +190,7 @@ def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estima
     [
         ("token", {"estimator": "k3"}),
         ("message", {"estimator": "k1", "aggregation": "message", "trained": (False, True)}),
+        ("gspo", {"aggregation": "message", "level": "message", "trained": (True, False)}),
     ],
 )
 def test_gradient_and_figures_by_hand(tiny, get_program, moved, name, by_hand):
@@ -200,9 +212,9 @@ def test_first_gradient_is_the_policy_gradient_and_the_reference_is_still_the_po
     state, figures = run(program, tiny)
     tokens = sum(len(each.message) for each in tree.sequences)
     weight = {
-        (row, len(each.context) - 1 + place): -advantage[each.turn][each.row] / tokens
+        (row, len(each.context) - 1 + slot): -advantage[each.turn][each.row] / tokens
         for row, each in enumerate(tree.sequences)
-        for place in range(len(each.message))
+        for slot in range(len(each.message))
     }
     rows = [each.context + each.message for each in tree.sequences]
     flat = tiny.run_flat(tiny.params, rows, tree.supports, tree.sampling.temperature, weight)
@@ -308,7 +320,7 @@ def test_broken_parameters_are_not_made_worse(tiny, get_program):
 
 @pytest.mark.parametrize("problem", range(4))
 def test_every_epoch_takes_every_problem_once(tiny, get_program, problem):
-    """One spoilt problem spoils one of the two updates of each epoch; the others go on."""
+    """One spoilt problem spoils one of the two updates of each epoch; the others are taken."""
     program = get_program("minibatches")
     state, _ = run(program, tiny, rollout=spoil(program.rollout, [2 * problem], np.nan), key=problem)
     assert (int(state.updates), int(state.bad_updates)) == (4, 2)
@@ -357,7 +369,7 @@ def test_the_shrunk_baseline_is_of_earlier_steps(tiny, get_program):
     state = start(program, tiny)
     state = state._replace(adaptive=state.adaptive._replace(components=copy(earlier)))
     return_PL = jnp.asarray(RETURN_PL)
-    after, credit, figures = program.update(state, {}, None, program.rollout, return_PL, jax.random.key(0))
+    after, credit, figures = program.update(state, {}, None, program.rollout, return_PL, jax.random.key(0), fan_out)
     expected = shrink.apply_shrunk(earlier, return_PL, fan_out, trained, normalise="none")
     check_close(credit, expected, atol=1e-6)
     assert np.abs(expected.advantage[1]).max() > 0.1 and np.isfinite(figures["loss"])

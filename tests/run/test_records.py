@@ -75,7 +75,7 @@ def records():
             make_messages([1, 2, 1, 2, 1, 2, 1, 2], [-0.25 * row for row in range(8)], [False] * 6 + [True] * 2, 2),
         ),
     )
-    return make_records(CONFIG, 40, PROBLEMS, rollout, TEXTS, CREDIT, VERDICTS)
+    return make_records(CONFIG, (2, 2), 40, PROBLEMS, rollout, TEXTS, CREDIT, VERDICTS)
 
 
 def plan(index, text, tokens, truncated, logp, value, baseline, advantage):

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from c3jax.setup.mixing import choose_places, count_most, find_set, join_sets, name_sets
+from c3jax.setup.mixing import choose_indices, count_most, find_set, join_sets, name_sets
 from c3jax.types import Problem
 
 ENTROPY = (7, 4)
@@ -26,7 +26,7 @@ def take(counts, weights, size, steps) -> list[list[list[int]]]:
     starts = np.cumsum([0, *counts])
     taken = []
     for step in range(steps):
-        places = choose_places(counts, weights, size, ENTROPY, step)
+        places = choose_indices(counts, weights, size, ENTROPY, step)
         assert len(places) == len(set(places)) == size  # no problem twice in a step
         parts = zip(starts[:-1], starts[1:], strict=True)
         taken.append([[each - low for each in places if low <= each < high] for low, high in parts])
@@ -65,14 +65,14 @@ def test_one_set_is_taken_as_it_was_before_there_were_several():
     for step in range(9):
         epoch, place = divmod(step, 12 // 5)
         order = np.random.default_rng([*ENTROPY, epoch]).permutation(12)
-        assert choose_places((12,), (0.3,), 5, ENTROPY, step) == order[5 * place : 5 * place + 5].tolist()
+        assert choose_indices((12,), (0.3,), 5, ENTROPY, step) == order[5 * place : 5 * place + 5].tolist()
 
 
 def test_weights_are_relative_and_sets_are_in_orders_of_their_own():
-    assert choose_places((9, 9), (1.0, 2.0), 6, ENTROPY, 3) == choose_places((9, 9), (10.0, 20.0), 6, ENTROPY, 3)
+    assert choose_indices((9, 9), (1.0, 2.0), 6, ENTROPY, 3) == choose_indices((9, 9), (10.0, 20.0), 6, ENTROPY, 3)
     first, second = take((40, 40), (1.0, 1.0), 40, 1)[0]
     assert first != second
-    assert choose_places((40, 40), (1.0, 1.0), 40, (8, 4), 0) != choose_places((40, 40), (1.0, 1.0), 40, ENTROPY, 0)
+    assert choose_indices((40, 40), (1.0, 1.0), 40, (8, 4), 0) != choose_indices((40, 40), (1.0, 1.0), 40, ENTROPY, 0)
 
 
 def test_problems_keep_their_index_and_get_ids_of_their_own():

@@ -11,7 +11,8 @@ from c3jax.cli import main
 from c3jax.setup.contamination import Entry, check_overlap, find_hits, find_overlaps, split_words
 from c3jax.tasks import arithmetic
 from c3jax.tasks.code import records as code_records
-from c3jax.tasks.jsonl import TaskError
+from c3jax.tasks.sections import ArithmeticTask
+from c3jax.tasks.task import TaskError, find_task
 from c3jax.types import Problem
 
 FORMULA = r"If $\frac{1}{2} \left(x+1\right) \leq 1{,}000$, what is the largest integer $x^{2}$ can be?"
@@ -82,7 +83,7 @@ def test_every_set_is_told_apart_and_the_first_of_equals_is_named():
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The gate
+# A run
 
 
 def make_problems(*questions: str) -> list[Problem]:
@@ -95,39 +96,39 @@ HELDOUT = {"easy": make_problems("ADD 2 AND 2", "Add 9 and 9."), "hard": make_pr
 
 def test_the_gate_refuses_and_names_every_id():
     with pytest.raises(TaskError) as caught:
-        check_overlap("math", TRAIN, {"easy": HELDOUT["easy"][1:], "hard": HELDOUT["hard"]})
+        check_overlap(find_task("math"), TRAIN, {"easy": HELDOUT["easy"][1:], "hard": HELDOUT["hard"]})
     assert str(caught.value) == (
         "data: 1 of 4 training problems are in a held-out set (hard: 1 normalised, 1 ngram): set"
         " data.drop_overlap: true to train without them, or see the pairs with c3jax overlap; the ids: p0"
     )
     with pytest.raises(TaskError, match=r"3 of 4 .*\(easy: 1 exact; hard: .*; the ids: p1, p0, p2$"):
-        check_overlap("math", TRAIN, {"easy": TRAIN[1:2], "hard": HELDOUT["hard"]}, is_strict=True)
+        check_overlap(find_task("math"), TRAIN, {"easy": TRAIN[1:2], "hard": HELDOUT["hard"]}, is_strict=True)
     many = make_problems(*(f"Add {place} and 1." for place in range(600)))
     with pytest.raises(TaskError, match="600 of 600 .*, p499 and 100 more$"):
-        check_overlap("math", many, {"all": many})
+        check_overlap(find_task("math"), many, {"all": many})
 
 
 def test_the_gate_drops_what_it_would_refuse_and_counts_it():
-    passed = check_overlap("math", TRAIN, HELDOUT, is_dropping=True)
+    passed = check_overlap(find_task("math"), TRAIN, HELDOUT, is_dropping=True)
     assert passed.problems == TRAIN[2:] and passed.dropped == ("p1", "p0")
     assert [(hit.kind, hit.train) for hit in passed.hits] == [
         ("normalised", "p1"),
         ("normalised", "p0"),
         ("ngram", "p2"),
     ]
-    assert check_overlap("math", TRAIN, HELDOUT, is_dropping=True, is_strict=True).problems == TRAIN[3:]
-    assert check_overlap("math", TRAIN, {"none": HELDOUT["easy"][1:]}) == (TRAIN, (), ())
+    assert check_overlap(find_task("math"), TRAIN, HELDOUT, is_dropping=True, is_strict=True).problems == TRAIN[3:]
+    assert check_overlap(find_task("math"), TRAIN, {"none": HELDOUT["easy"][1:]}) == (TRAIN, (), ())
     with pytest.raises(TaskError, match="^data.drop_overlap: expected training problems .* got 2 that all are$"):
-        check_overlap("math", TRAIN[:2], HELDOUT, is_dropping=True)
+        check_overlap(find_task("math"), TRAIN[:2], HELDOUT, is_dropping=True)
 
 
 def test_generated_problems_pass_the_gate():
     """Templates share runs of words; whole questions are what a generator must keep apart, and does."""
-    spec = arithmetic.ArithmeticSpec(steps=4)
-    train, heldout = (arithmetic.load_problems(spec, 3, split, 300) for split in ("train", "test"))
-    assert check_overlap("arithmetic", train, {"heldout": heldout}) == (train, (), ())
+    task = ArithmeticTask(kind="arithmetic", moves=4, train_problems=300, heldout_problems=300)
+    train, heldout = arithmetic.make_problems(task, 3)
+    assert check_overlap(find_task("arithmetic"), train, {"heldout": heldout}) == (train, (), ())
     with pytest.raises(TaskError, match="^data: 1 of 300 .*1 exact"):
-        check_overlap("arithmetic", train, {"heldout": [*heldout, train[7]]})
+        check_overlap(find_task("arithmetic"), train, {"heldout": [*heldout, train[7]]})
 
 
 def test_programs_are_one_problem_where_id_and_function_are(tmp_path):
@@ -153,14 +154,14 @@ def test_programs_are_one_problem_where_id_and_function_are(tmp_path):
         (9, "Sort a list!", "ordered(values)", "assert ordered(1) == 1"),
         (4, "Count the vowels.", "count(s)", "assert count(1) == 1"),
     )
-    assert [tuple(hit) for hit in find_hits("code", train, {"plus": heldout})] == [
+    assert [tuple(hit) for hit in find_hits(find_task("code"), train, {"plus": heldout})] == [
         ("reworded", "1", "1", "plus"),
         ("normalised", "2", "9", "plus"),
     ]
     # Where every function is called the same, equal numbers say nothing.
     first = [(number, f"Add {number}.", "solve(x)", "assert solve(1) == 1") for number in range(4)]
     second = [(number, f"Take {number} away.", "solve(x)", "assert solve(1) == 1") for number in range(4)]
-    assert find_hits("code", load("first.jsonl", *first), {"second": load("second.jsonl", *second)}) == []
+    assert find_hits(find_task("code"), load("first.jsonl", *first), {"second": load("second.jsonl", *second)}) == []
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -11,21 +11,32 @@ import pytest
 
 import c3jax
 from c3jax.tasks.arithmetic import (
-    SPLITS,
     VOCABULARY,
-    ArithmeticSpec,
     Move,
     demonstrate,
-    grade,
     load_problems,
     make_problem,
     parse_moves,
 )
-from c3jax.tasks.task import TASKS, TaskError
+from c3jax.tasks.generated import SPLITS
+from c3jax.tasks.numeric import grade
+from c3jax.tasks.sections import ArithmeticTask
+from c3jax.tasks.task import DemonstratedTurn, TaskError, find_task
 from c3jax.types import Problem
 
-SPEC = ArithmeticSpec()
-PROBLEMS = load_problems(SPEC, seed=1, split="train", count=600)
+TASK = ArithmeticTask(kind="arithmetic")
+PLAN, ANSWER = DemonstratedTurn("plan", "reasoner", False), DemonstratedTurn("answer", "actor", True)
+PROBLEMS = load_problems(TASK, seed=1, split="train", count=600)
+
+
+def vary(**fields: float) -> ArithmeticTask:
+    return TASK.model_copy(update=fields)
+
+
+def show(task: ArithmeticTask, problem: Problem, seed: int, draw: int) -> tuple[str, str]:
+    """What both turns are shown to write of a problem."""
+    plan, answer = (demonstrate(task, problem, turn, (seed, draw)) for turn in (PLAN, ANSWER))
+    return plan, answer
 
 
 def walk(text: str) -> list[int]:
@@ -57,7 +68,7 @@ def test_a_question_reads_as_documented():
 
 @pytest.mark.parametrize("steps", [1, 3, 6])
 def test_true_answers_are_right_and_graded_correct(steps):
-    problems = load_problems(ArithmeticSpec(steps=steps), seed=5, split="train", count=70)
+    problems = load_problems(vary(moves=steps), seed=5, split="train", count=70)
     for problem in problems:
         shown = walk(problem.question)
         assert len(shown) == steps + 1
@@ -69,7 +80,7 @@ def test_true_answers_are_right_and_graded_correct(steps):
 
 def test_grade_reads_the_last_number():
     problem = PROBLEMS[0]._replace(answer="7")
-    assert TASKS["arithmetic"].grade is grade
+    assert find_task("arithmetic").grade is grade
     assert grade(problem, "3 up 4 = 7").score == 1.0
     assert grade(problem, "answer 7 down 2 = 5").verdict == "wrong"
     assert grade(problem, "answer 1 7").score == 1.0
@@ -88,14 +99,14 @@ def test_draws_follow_the_specification():
 
 
 def test_a_problem_is_its_address():
-    assert make_problem(SPEC, 1, "train", 17) == make_problem(SPEC, 1, "train", 17)
+    assert make_problem(TASK, 1, "train", 17) == make_problem(TASK, 1, "train", 17)
     questions = {
-        make_problem(SPEC, seed, split, index).question for seed in (0, 1) for split in SPLITS for index in (0, 1)
+        make_problem(TASK, seed, split, index).question for seed in (0, 1) for split in SPLITS for index in (0, 1)
     }
     assert len(questions) == 12
     # A longer set begins with the shorter one, and a problem drawn alone is the one in the set.
-    assert load_problems(SPEC, 1, "train", 50) == PROBLEMS[:50]
-    same = [problem == make_problem(SPEC, 1, "train", index) for index, problem in enumerate(PROBLEMS)]
+    assert load_problems(TASK, 1, "train", 50) == PROBLEMS[:50]
+    same = [problem == make_problem(TASK, 1, "train", index) for index, problem in enumerate(PROBLEMS)]
     assert same[:10] == [True] * 10
     # All but those drawn again because an earlier one asks the same, about
     # 600^2 / 2 * .1 * (5 (.13^2 + .07^2))^3 / .8 = 29 of them.
@@ -107,26 +118,31 @@ def test_a_problem_is_its_address():
 def test_addresses_give_the_same_draws_in_another_process():
     code = (
         "from c3jax.tasks.arithmetic import *\n"
-        "problem = make_problem(ArithmeticSpec(), 3, 'test', 9)\n"
-        "print(problem.question, demonstrate(ArithmeticSpec(), problem, 4, 2))"
+        "from c3jax.tasks.task import DemonstratedTurn\n"
+        "task = ArithmeticTask(kind='arithmetic')\n"
+        "problem = make_problem(task, 3, 'test', 9)\n"
+        "turn = DemonstratedTurn('plan', 'reasoner', False)\n"
+        "print(problem.question, demonstrate(task, problem, turn, (4, 2)))"
     )
     environment = {"PYTHONPATH": str(Path(c3jax.__file__).parent.parent), "PYTHONHASHSEED": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    problem = make_problem(SPEC, 3, "test", 9)
-    assert done.stdout.strip() == f"{problem.question} {demonstrate(SPEC, problem, 4, 2)}"
+    problem = make_problem(TASK, 3, "test", 9)
+    assert done.stdout.strip() == f"{problem.question} {demonstrate(TASK, problem, PLAN, (4, 2))}"
 
 
 def test_splits_share_no_question_and_repeat_none():
     # 10 * 10 * 10 = 1000 questions in all; seeds and specifications differ, as they do between two runs.
-    spec = ArithmeticSpec(steps=2)
+    spec = vary(moves=2)
     train = [problem.question for problem in load_problems(spec, 0, "train", 600)]
-    validation = [problem.question for problem in load_problems(spec._replace(down_share=0.5), 1, "validation", 50)]
+    validation = [
+        problem.question for problem in load_problems(spec.model_copy(update={"down_share": 0.5}), 1, "validation", 50)
+    ]
     test = [problem.question for problem in load_problems(spec, 2, "test", 50)]
     assert len({*train, *validation, *test}) == 700
 
 
 def test_every_question_of_a_split_can_be_had_and_no_more():
-    spec = ArithmeticSpec(steps=1, down_share=0.5)  # 10 * 10 = 100 questions
+    spec = vary(moves=1, down_share=0.5)  # 10 * 10 = 100 questions
     counts = []
     for split in SPLITS:
         count = 0
@@ -137,19 +153,15 @@ def test_every_question_of_a_split_can_be_had_and_no_more():
     assert sum(counts) == 100
     assert counts[0] > 70
     with pytest.raises(TaskError, match="count of 1 to 50 "):
-        load_problems(spec._replace(down_share=0.0), 0, "train", 51)
+        load_problems(spec.model_copy(update={"down_share": 0.0}), 0, "train", 51)
 
 
 @pytest.mark.parametrize(
     ("spec", "split", "count", "reason"),
     [
-        (ArithmeticSpec(steps=0), "train", 1, "arithmetic.steps: expected at least 1, got 0"),
-        (ArithmeticSpec(down_share=1.5), "train", 1, "arithmetic.down_share: .* got 1.5"),
-        (ArithmeticSpec(plan_fault=-0.1), "train", 1, "arithmetic.plan_fault: .* got -0.1"),
-        (ArithmeticSpec(distrust=float("nan")), "train", 1, "arithmetic.distrust: .* got nan"),
-        (SPEC, "dev", 1, "split of train, validation, test, got 'dev'"),
-        (SPEC, "train", 0, "count of 1 to 10000 .* got 0"),
-        (SPEC, "train", 10001, "count of 1 to 10000 .* got 10001"),
+        (TASK, "dev", 1, "split of train, validation, test, got 'dev'"),
+        (TASK, "train", 0, "count of 1 to 10000 .* got 0"),
+        (TASK, "train", 10001, "count of 1 to 10000 .* got 10001"),
     ],
 )
 def test_invalid_requests_are_refused(spec, split, count, reason):
@@ -161,8 +173,8 @@ def test_the_vocabulary_covers_every_text_and_has_no_idle_digit_or_name():
     assert len(set(VOCABULARY)) == len(VOCABULARY)
     assert all(word and not any(character.isspace() for character in word) for word in VOCABULARY)
     texts = []
-    for problem in load_problems(ArithmeticSpec(steps=5), 0, "train", 200):
-        plan, answer = demonstrate(SPEC, problem, 0, 0)
+    for problem in load_problems(vary(moves=5), 0, "train", 200):
+        plan, answer = show(TASK, problem, 0, 0)
         texts += [problem.question, plan, answer, problem.answer]
     assert all(text == " ".join(text.split()) for text in texts)
     used = {word for text in texts for word in text.split()}
@@ -171,27 +183,27 @@ def test_the_vocabulary_covers_every_text_and_has_no_idle_digit_or_name():
 
 
 def test_faultless_demonstrations_are_right():
-    spec = SPEC._replace(plan_fault=0.0, distrust=0.0)
+    spec = vary(plan_fault=0.0, distrust=0.0)
     for problem in PROBLEMS[:200]:
-        plan, answer = demonstrate(spec, problem, 0, 0)
+        plan, answer = show(spec, problem, 0, 0)
         shown = walk(problem.question)
         words = plan.split()
         assert [int(word) for word in words[0::4]] == shown
         assert answer == f"answer {shown[-1]}"
         assert grade(problem, plan).score == grade(problem, answer).score == 1.0
     problem = Problem(0, "0", "the dial shows 3 . mia up 4 . ben down 9 .", "8")
-    assert demonstrate(spec, problem, 0, 0) == ("3 up 4 = 7 down 9 = 8", "answer 8")
-    always = SPEC._replace(plan_fault=1.0, distrust=1.0)
-    assert demonstrate(always, problem, 0, 0) == ("3 up 4 = 7 up 9 = 6", "answer 3")
+    assert show(spec, problem, 0, 0) == ("3 up 4 = 7 down 9 = 8", "answer 8")
+    always = vary(plan_fault=1.0, distrust=1.0)
+    assert show(always, problem, 0, 0) == ("3 up 4 = 7 up 9 = 6", "answer 3")
 
 
 def test_faults_are_as_frequent_as_specified_and_carry_through():
-    spec = ArithmeticSpec(plan_fault=0.6, distrust=0.3)
+    spec = vary(plan_fault=0.6, distrust=0.3)
     faults = downs = distrusted = distinguishable = 0
     for problem in PROBLEMS:
         start, moves = parse_moves(problem.question)
         for draw in range(3):
-            plan, answer = demonstrate(spec, problem, 8, draw)
+            plan, answer = show(spec, problem, 8, draw)
             words = plan.split()
             made = list(zip(words[1::4], words[2::4], strict=True))
             assert [amount for _, amount in made] == [str(move.amount) for move in moves]
@@ -214,12 +226,12 @@ def test_faults_are_as_frequent_as_specified_and_carry_through():
 
 
 def test_demonstrations_are_drawn_at_their_address():
-    spec = ArithmeticSpec(steps=6, down_share=0.8)
+    spec = vary(moves=6, down_share=0.8)
     problem = make_problem(spec, 0, "train", 0)
-    assert demonstrate(spec, problem, 1, 2) == demonstrate(spec, problem, 1, 2)
-    assert len({demonstrate(spec, problem, 1, draw) for draw in range(20)}) > 5
-    assert len({demonstrate(spec, problem, seed, 0) for seed in range(20)}) > 5
-    assert len({demonstrate(spec, problem._replace(index=index), 0, 0) for index in range(20)}) > 5
+    assert show(spec, problem, 1, 2) == show(spec, problem, 1, 2)
+    assert len({show(spec, problem, 1, draw) for draw in range(20)}) > 5
+    assert len({show(spec, problem, seed, 0) for seed in range(20)}) > 5
+    assert len({show(spec, problem._replace(index=index), 0, 0) for index in range(20)}) > 5
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import sys
 import pytest
 
 from c3jax.tasks import reasoning
-from c3jax.tasks.reasoning import ReasoningSpec, grade, load_problems, make_problems, read_answer
-from c3jax.tasks.task import TASKS, TaskError
+from c3jax.tasks.reasoning import grade, load_problems, make_problems, read_answer
+from c3jax.tasks.sections import ReasoningTask
+from c3jax.tasks.task import TaskError, find_task
 from c3jax.types import Problem
 
 HAS_PACKAGE = importlib.util.find_spec("reasoning_gym") is not None
@@ -71,43 +72,57 @@ def package(tmp_path, monkeypatch):
     sys.modules.update(kept)
 
 
-def say(answer: object) -> str:
+def make(
+    generator: str, settings: dict[str, object], seed: int, train: int, heldout: int, threshold: float = 1.0
+) -> tuple[list[Problem], list[Problem]]:
+    task = ReasoningTask(
+        kind="reasoning",
+        generator=generator,
+        settings=settings,
+        threshold=threshold,
+        train_problems=train,
+        heldout_problems=heldout,
+    )
+    return make_problems(task, seed)
+
+
+def tag(answer: object) -> str:
     return f"I think <answer>{answer}</answer>"
 
 
 def test_problems_are_distinct_and_the_same_for_the_same_address():
-    train, heldout = make_problems(ReasoningSpec("doubling", {}), seed=3, train=20, heldout=10)
+    train, heldout = make("doubling", {}, 3, 20, 10)
     assert (len(train), len(heldout)) == (20, 10)
     assert len({problem.question for problem in train + heldout}) == 30
-    assert (train, heldout) == make_problems(ReasoningSpec("doubling", {}), seed=3, train=20, heldout=10)
-    assert make_problems(ReasoningSpec("doubling", {}), seed=100, train=20, heldout=10)[0] != train
+    assert (train, heldout) == make("doubling", {}, 3, 20, 10)
+    assert make("doubling", {}, 100, 20, 10)[0] != train
     assert len({problem.id for problem in train + heldout}) == 30
     # Six numbers are too few for seven questions, and enough for four.
-    few = ReasoningSpec("doubling", {"largest": 6})
-    assert len({problem.question for problem in make_problems(few, 0, 3, 1)[0]}) == 3
+    few = {"largest": 6}
+    assert len({problem.question for problem in make("doubling", few, 0, 3, 1)[0]}) == 3
     with pytest.raises(TaskError, match="expected 7 different questions of doubling, got [1-6]"):
-        make_problems(few, 0, 5, 2)
+        make("doubling", few, 0, 5, 2)
 
 
 def test_only_a_full_score_counts_unless_the_threshold_says_otherwise():
-    (problem,), _ = make_problems(ReasoningSpec("doubling", {}), 1, 1, 1)
+    (problem,), _ = make("doubling", {}, 1, 1, 1)
     right = 2 * int(problem.question.split()[1])
-    assert TASKS["reasoning"].grade is grade
-    verdict = grade(problem, say(right))
+    assert find_task("reasoning").grade is grade
+    verdict = grade(problem, tag(right))
     assert (verdict.score, verdict.verdict, verdict.answer) == (1.0, "correct", str(right))
     assert grade(problem, rf"\boxed{{{right}}}").score == 1.0
-    near = grade(problem, say(right + 1))
+    near = grade(problem, tag(right + 1))
     assert (near.score, near.verdict, near.detail) == (0.0, "wrong", "the verifier gives 0.5")
     assert grade(problem, str(right)).verdict == "unparsable"
-    (lenient,), _ = make_problems(ReasoningSpec("doubling", {}, threshold=0.5), 1, 1, 1)
-    assert grade(lenient, say(right + 1)).score == 1.0
-    assert grade(lenient, say(right + 2)).score == 0.0
+    (lenient,), _ = make("doubling", {}, 1, 1, 1, threshold=0.5)
+    assert grade(lenient, tag(right + 1)).score == 1.0
+    assert grade(lenient, tag(right + 2)).score == 0.0
 
 
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        (say(5), "5"),
+        (tag(5), "5"),
         ("<answer>5</answer> no: <answer> 6 </answer>", "6"),
         ("<answer>5 <answer>6</answer>", "6"),
         ("<answer>1\n2</answer>", "1\n2"),
@@ -141,17 +156,17 @@ def test_the_last_tag_or_box_is_the_answer(text, answer):
 @pytest.mark.parametrize("generator", ["countdown", "spiral_matrix"])
 def test_verifiers_that_evaluate_are_given_nothing_that_can_do_harm(attack, generator, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (problem,), _ = make_problems(ReasoningSpec(generator, {}), 1, 1, 1)
-    assert grade(problem, say(attack)).verdict in ("unparsable", "wrong")
+    (problem,), _ = make(generator, {}, 1, 1, 1)
+    assert grade(problem, tag(attack)).verdict in ("unparsable", "wrong")
     assert not (tmp_path / "owned").exists()
     assert not reasoning._SCREENS[generator](attack)
 
 
 def test_verifiers_that_evaluate_are_given_plain_answers():
-    (problem,), _ = make_problems(ReasoningSpec("countdown", {}), 1, 1, 1)
+    (problem,), _ = make("countdown", {}, 1, 1, 1)
     number = problem.question.split()[1]
-    assert grade(problem, say(f"({number} + {number})*1")).score == 1.0
-    assert grade(problem, say(f"{number} * 3")).score == 0.0
+    assert grade(problem, tag(f"({number} + {number})*1")).score == 1.0
+    assert grade(problem, tag(f"{number} * 3")).score == 0.0
     for text in (
         "-34*x**8/15 - 5*x/4 + C",
         "-4*(-2*x - 8)**(3/2)/3 + C",
@@ -172,28 +187,28 @@ def test_verifiers_that_pay_wrong_answers_in_full_have_a_check_before_them():
     word = {"answer": "False"}
     assert reasoning._CHECKS["game_of_life_halting"]("false", word)
     assert not reasoning._CHECKS["game_of_life_halting"]("True", word)
-    (problem,), _ = make_problems(ReasoningSpec("game_of_life_halting", {}), 1, 1, 1)
-    assert grade(problem, say("True")).verdict == "wrong"
+    (problem,), _ = make("game_of_life_halting", {}, 1, 1, 1)
+    assert grade(problem, tag("True")).verdict == "wrong"
 
 
 def test_what_cannot_be_made_is_refused_in_one_sentence(monkeypatch):
     with pytest.raises(TaskError, match="task.generator: expected one like doubling, got 'dubling'"):
-        make_problems(ReasoningSpec("dubling", {}), 0, 1, 1)
+        make("dubling", {}, 0, 1, 1)
     with pytest.raises(TaskError, match="task.generator: expected one of coin_flip, countdown, .*, got 'qqq'"):
-        make_problems(ReasoningSpec("qqq", {}), 0, 1, 1)
+        make("qqq", {}, 0, 1, 1)
     with pytest.raises(TaskError, match=r"task.settings: the generator doubling refuses \{.*\} \(largest must"):
-        make_problems(ReasoningSpec("doubling", {"largest": 0}), 0, 1, 1)
+        make("doubling", {"largest": 0}, 0, 1, 1)
     with pytest.raises(TaskError, match="task.settings: .* unexpected keyword"):
-        make_problems(ReasoningSpec("doubling", {"smallest": 0}), 0, 1, 1)
+        make("doubling", {"smallest": 0}, 0, 1, 1)
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     reasoning._load_dataset.cache_clear()
     with pytest.raises(TaskError, match=r"task.kind: reasoning needs the package reasoning-gym \(pip install"):
-        make_problems(ReasoningSpec("doubling", {}), 0, 1, 1)
+        make("doubling", {}, 0, 1, 1)
 
 
 def test_a_problem_of_another_task_is_refused():
     with pytest.raises(TaskError, match="problem 0: the answer is no address"):
-        grade(Problem(0, "0", "Q", "18"), say(18))
+        grade(Problem(0, "0", "Q", "18"), tag(18))
 
 
 def test_load_reads_addresses(tmp_path):
@@ -207,7 +222,7 @@ def test_load_reads_addresses(tmp_path):
     plain, lenient, small = load_problems(str(path))
     assert (plain.id, lenient.id, small.id) == ("0", "a", "b")
     assert (plain.index, lenient.index) == (0, 1)
-    assert small.question == "twice 0 ?" and grade(small, say(0)).score == 1.0
+    assert small.question == "twice 0 ?" and grade(small, tag(0)).score == 1.0
     assert load_problems(str(path), limit=1) == [plain]
     for change, reason in (
         ({"index": 10}, r"an index below the size, got \[10, 1, 10\]"),
@@ -230,9 +245,9 @@ def test_a_generators_own_answers_are_correct_and_others_are_not(generator, monk
         monkeypatch.undo()  # the stand-in goes, the real package comes back
         for name in [name for name in sys.modules if name.partition(".")[0] == "reasoning_gym"]:
             del sys.modules[name]
-    problems, _ = make_problems(ReasoningSpec(generator, {}), seed=5, train=3, heldout=1)
+    problems, _ = make(generator, {}, 5, 3, 1)
     for problem in problems:
         _, settings, size, seed, index, _ = json.loads(problem.answer)
         entry = reasoning._load_dataset(generator, json.dumps(settings), size, seed)[index]
-        assert grade(problem, say(entry["answer"])).score == 1.0
-        assert grade(problem, say("-1")).verdict == "wrong"
+        assert grade(problem, tag(entry["answer"])).score == 1.0
+        assert grade(problem, tag("-1")).verdict == "wrong"

@@ -24,7 +24,7 @@ class DataError(UserError):
 class Fetched(NamedTuple):
     """What a published file holds, unpacked."""
 
-    place: str  # where it was read, for messages
+    origin: str  # where it was read, for messages
     content: bytes
     sha256: str  # of the content
     is_pinned: bool  # a hash that the table gives was found to agree
@@ -39,34 +39,34 @@ def fetch_file(name: str, file: SourceFile, folder: Path | None) -> Fetched:
       DataError: it is not there, cannot be fetched or unpacked, or has another hash than the table gives.
     """
     if folder is None:
-        place, published = file.url, _download(name, file.url)
+        origin, published = file.url, _download(name, file.url)
     else:
         path = _find(name, file, folder)
-        place = str(path)
+        origin = str(path)
         try:
             published = path.read_bytes()
         except OSError as error:
             raise DataError(f"{name}: {path} cannot be read ({error.strerror})") from None
     content, checks = published, [(file.sha256, published)]
     if file.name.endswith(".gz"):
-        if place.endswith(".gz"):
-            content = _unpack(name, place, published)
+        if origin.endswith(".gz"):
+            content = _unpack(name, origin, published)
             checks.append((file.unpacked_sha256, content))
         else:
             checks = [(file.unpacked_sha256, content)]
     for expected, found in checks:
         if expected is not None and compute_sha256(found) != expected:
-            raise DataError(f"{name}: {place}: expected SHA-256 {expected}, got {compute_sha256(found)}")
+            raise DataError(f"{name}: {origin}: expected SHA-256 {expected}, got {compute_sha256(found)}")
     is_pinned = any(expected is not None for expected, _ in checks)
-    return Fetched(place, content, compute_sha256(content), is_pinned)
+    return Fetched(origin, content, compute_sha256(content), is_pinned)
 
 
 def _find(name: str, file: SourceFile, folder: Path) -> Path:
     names = [file.name, file.name.removesuffix(".gz")]
-    places = [parent / each for parent in (folder / name, folder) for each in dict.fromkeys(names)]
-    found = next((place for place in places if place.is_file()), None)
+    paths = [parent / each for parent in (folder / name, folder) for each in dict.fromkeys(names)]
+    found = next((path for path in paths if path.is_file()), None)
     if found is None:
-        raise DataError(f"{name}: expected {places[0]} (from {file.url}), found no such file")
+        raise DataError(f"{name}: expected {paths[0]} (from {file.url}), found no such file")
     return found
 
 
@@ -82,8 +82,8 @@ def _download(name: str, url: str) -> bytes:
         ) from None
 
 
-def _unpack(name: str, place: str, content: bytes) -> bytes:
+def _unpack(name: str, origin: str, content: bytes) -> bytes:
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{name}: {place} is no whole gzip file ({error})") from None
+        raise DataError(f"{name}: {origin} is no whole gzip file ({error})") from None

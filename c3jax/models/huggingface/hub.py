@@ -6,7 +6,7 @@ from pathlib import Path
 
 from c3jax.types import UserError
 
-# What hf_weights and the tokenizer read: no weights of other programs, no pictures.
+# What is read of them: no weights of other programs, no pictures.
 _FILES = ["config.json", "generation_config.json", "model.safetensors", "model-*.safetensors"]
 _FILES += ["model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
 _FILES += ["chat_template.jinja"]
@@ -15,8 +15,13 @@ _FILES += ["chat_template.jinja"]
 def fetch_folder(name: str, revision: str) -> Path:
     """The folder of a repository in the hub's local cache, fetched where it is not there yet.
 
-    Raises UserError, in one sentence, where there is no such repository or revision, it may not be read, or neither the
-    cache nor the network has it.
+    Args:
+      name: the repository, say Qwen/Qwen2.5-3B-Instruct.
+      revision: branch, tag or commit.
+
+    Raises:
+      UserError: in one sentence, where there is no such repository or revision, it may not be read, or neither the
+        cache nor the network has it.
     """
     import huggingface_hub
     from huggingface_hub import errors

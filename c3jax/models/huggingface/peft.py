@@ -14,15 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from c3jax.models.huggingface import weights as hf_weights
+from c3jax.models.spec import Family
+from c3jax.types import Params
 
 
-def merge_kernel(kernel: jax.Array, part: dict, scale: float) -> jax.Array:
+def merge_kernel(kernel: jax.Array, part: Params, scale: float) -> jax.Array:
     """W + scale a b, f32, for one layer [in, out] or for all of them [L, in, out]."""
     change = jnp.matmul(part["a"], part["b"], precision=jax.lax.Precision.HIGHEST)
     return kernel.astype(jnp.float32) + scale * change
 
 
-def merge_adapter(params: dict, adapter: dict, scale: float) -> dict:
+def merge_adapter(params: Params, adapter: Params, scale: float) -> Params:
     """A decoder's parameters with an adapter merged in; what it does not correct is shared, not copied."""
     blocks = params["blocks"]
     merged = {
@@ -32,11 +34,21 @@ def merge_adapter(params: dict, adapter: dict, scale: float) -> dict:
     return params | {"blocks": blocks | merged}
 
 
-def save_peft_folder(folder: str | Path, adapter: dict, alpha: float, base: str, revision: str | None = None) -> None:
-    """Write adapter_config.json and adapter_model.safetensors (f32) for a base that is found under the name `base`."""
+def save_peft_folder(
+    folder: str | Path, family: Family, adapter: Params, alpha: float, base: str, revision: str | None = None
+) -> None:
+    """Write adapter_config.json and adapter_model.safetensors (f32).
+
+    Args:
+      folder: made where it is not there.
+      family: of the decoder below the adapter.
+      adapter: its parameters.
+      alpha: its products are scaled by alpha / rank.
+      base, revision: under which PEFT finds the decoder.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names = {projection: hf_weights.name_projection(projection) for projection in adapter}
+    names = {projection: hf_weights.name_projection(family, projection) for projection in adapter}
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

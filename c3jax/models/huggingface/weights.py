@@ -1,4 +1,4 @@
-"""Weights in and out of Hugging Face folders: safetensors of the Llama, Qwen2 and Qwen3 families.
+"""Weights in and out of Hugging Face folders: safetensors, named as the family of the decoder has it.
 
 A folder's kernel is [outputs, inputs] and a file names one per layer; the decoder's is [L, inputs, outputs]. Both ways
 a tensor at a time is in hand: reading takes the memory of the parameters and one tensor more, and so does writing.
@@ -19,50 +19,54 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 
-from c3jax.models import decoder
-from c3jax.models.huggingface import families as hf_config
+from c3jax.models.decoder import define_decoder
+from c3jax.models.huggingface import families as hf_families
+from c3jax.models.spec import DecoderSpec, Family
 from c3jax.models.tokenizer import read_json
-from c3jax.types import UserError
+from c3jax.types import Params, UserError
 
 SHARD_BYTES = 5_000_000_000  # of one file of tensors, where there is more than one tensor in it
 
-# Parameter of the decoder -> tensor of a folder; a layer's stand under model.layers.<number>.
-_WHOLE_TENSORS: dict[tuple[str, ...], str] = {
-    ("embedding",): "model.embed_tokens.weight",
-    ("final_norm",): "model.norm.weight",
-    ("head",): "lm_head.weight",
-}
-_LAYER_TENSORS: dict[tuple[str, ...], str] = {
-    ("attention_norm",): "input_layernorm.weight",
-    ("query", "kernel"): "self_attn.q_proj.weight",
-    ("query", "bias"): "self_attn.q_proj.bias",
-    ("key", "kernel"): "self_attn.k_proj.weight",
-    ("key", "bias"): "self_attn.k_proj.bias",
-    ("value", "kernel"): "self_attn.v_proj.weight",
-    ("value", "bias"): "self_attn.v_proj.bias",
-    ("output", "kernel"): "self_attn.o_proj.weight",
-    ("query_norm",): "self_attn.q_norm.weight",
-    ("key_norm",): "self_attn.k_norm.weight",
-    ("mlp_norm",): "post_attention_layernorm.weight",
-    ("gate", "kernel"): "mlp.gate_proj.weight",
-    ("up", "kernel"): "mlp.up_proj.weight",
-    ("down", "kernel"): "mlp.down_proj.weight",
-}
 _FLOATS = ("F32", "F16", "BF16")
 _PART_BYTES = 2**26
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
-def load_folder(folder: str | Path, dtype: str = "float32") -> tuple[decoder.DecoderSpec, dict]:
-    """Read a Hugging Face folder: the decoder's sizes and its parameters, arrays of `dtype` on the default device.
+def load_folder(
+    folder: str | Path, dtype: str = "float32", family: str = hf_families.AUTO
+) -> tuple[DecoderSpec, Params]:
+    """Read a Hugging Face folder.
+
+    Args:
+      folder: config.json and the files of tensors.
+      dtype: of the parameters.
+      family: as for read_spec.
+
+    Returns:
+      The decoder's spec and its parameters.
+
+    Raises:
+      UserError: as read_spec and load_tensors.
+    """
+    spec = hf_families.read_spec(Path(folder) / "config.json", family)
+    return spec, load_tensors(folder, spec, dtype)
+
+
+def load_tensors(folder: str | Path, spec: DecoderSpec, dtype: str = "float32") -> Params:
+    """The parameters in a Hugging Face folder, arrays of `dtype` on the default device.
 
     Tensors come from model.safetensors, or the files of model.safetensors.index.json, by memory map and one at a time.
-    bfloat16 is for weights that are only read; those that are trained are float32. Raises UserError, in one sentence,
-    where config.json asks for something the decoder does not do or a tensor is missing, unknown, there twice, of
-    another shape or type, or cut off.
+
+    Args:
+      folder: where the files are.
+      spec: what the folder's config.json describes.
+      dtype: float32, or, for weights that are only read and never trained, bfloat16.
+
+    Raises:
+      UserError: in one sentence, where a tensor is missing, unknown, there twice, of another shape or type, or cut
+        off.
     """
     folder = Path(folder)
-    spec = hf_config.read_spec(folder / "config.json")
     files = _find_tensors(folder)
     _check_names(folder, spec, files)
 
@@ -73,29 +77,38 @@ def load_folder(folder: str | Path, dtype: str = "float32") -> tuple[decoder.Dec
                 raise UserError(f"{files[name]}: expected {name} of type {', '.join(_FLOATS)}, got {stored}")
             return file.get_tensor(name)
 
-    if spec.tied and "lm_head.weight" in files:
-        if not np.array_equal(read_tensor("lm_head.weight"), read_tensor("model.embed_tokens.weight")):
-            raise UserError(f"{folder}: expected lm_head.weight to be the tied embedding, got another tensor")
-    return spec, stack_tensors(spec, read_tensor, dtype)
+    embedding, head = (_name_tensor(spec.family, (name,), None) for name in ("embedding", "head"))
+    if spec.tied and head in files and not np.array_equal(read_tensor(head), read_tensor(embedding)):
+        raise UserError(f"{folder}: expected {head} to be the tied embedding, got another tensor")
+    return stack_tensors(spec, read_tensor, dtype)
 
 
 def save_folder(
     folder: str | Path,
-    spec: decoder.DecoderSpec,
-    params: dict,
+    spec: DecoderSpec,
+    params: Params,
     dtype: str = "float32",
     stop_tokens: Sequence[int] = (),
     shard_bytes: int = SHARD_BYTES,
     change_kernel: Callable[[str, int, jax.Array], jax.Array] | None = None,
 ) -> None:
-    """Write config.json and model.safetensors, in several files with an index where they are more than `shard_bytes`.
+    """Write config.json and model.safetensors, which load_folder and transformers read.
 
-    load_folder and transformers read it; what was loaded from `dtype` is written bit for bit. `change_kernel` is
-    given each projection's name, layer and kernel [in, out], and gives the kernel to be written. Raises UserError for a
-    spec that is of none of the three families.
+    What was loaded from `dtype` is written bit for bit.
+
+    Args:
+      folder: made where it is not there.
+      spec, params: the decoder.
+      dtype: of the stored tensors, float32 or bfloat16.
+      stop_tokens: end tokens for config.json.
+      shard_bytes: most bytes of a file of tensors; where they are more there are several, and an index.
+      change_kernel: is given each projection's name, layer and kernel [in, out], and gives the kernel to be written.
+
+    Raises:
+      UserError: the family's config.json cannot describe the spec.
     """
     folder = Path(folder)
-    config = hf_config.make_config(spec, dtype, stop_tokens)
+    config = hf_families.make_config(spec, dtype, stop_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     flat, table = _flatten(params), _tensor_table(spec)
@@ -115,8 +128,8 @@ def save_folder(
         write_tensors(folder / _SINGLE, shapes, take_tensor, dtype)
         return
     weight_map: dict[str, str] = {}
-    for place, names in enumerate(shards, 1):
-        file = f"model-{place:05d}-of-{len(shards):05d}.safetensors"
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         write_tensors(folder / file, {name: shapes[name] for name in names}, take_tensor, dtype)
         weight_map |= dict.fromkeys(names, file)
     total = sum(map(np.prod, shapes.values())) * np.dtype(dtype).itemsize
@@ -124,11 +137,16 @@ def save_folder(
     (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def stack_tensors(spec: decoder.DecoderSpec, read_tensor: Callable[[str], np.ndarray], dtype: str = "float32") -> dict:
-    """The decoder's parameters, arrays of `dtype` on the default device, from a function that reads a tensor by name.
+def stack_tensors(spec: DecoderSpec, read_tensor: Callable[[str], np.ndarray], dtype: str = "float32") -> Params:
+    """The decoder's parameters from a function that reads a tensor by name.
 
-    A tensor goes into its layer's place of the stack on the device, which is written in place. Raises UserError naming
-    a tensor whose shape is not the spec's.
+    A tensor goes into its layer's part of the stack on the device, which is written in place.
+
+    Returns:
+      Arrays of `dtype` on the default device.
+
+    Raises:
+      UserError: a tensor's shape is not the spec's; it is named.
     """
     shapes = {path: leaf.shape for path, leaf in _flat_shapes(spec).items()}
     flat: dict[tuple[str, ...], Any] = {}
@@ -141,15 +159,15 @@ def stack_tensors(spec: decoder.DecoderSpec, read_tensor: Callable[[str], np.nda
             flat[path] = put_array(array, dtype)
         else:
             stack = jnp.zeros(shapes[path], dtype) if layer == 0 else flat[path]
-            # Awaited, or tensors that are read faster than they are placed pile up.
-            flat[path] = jax.block_until_ready(_place_layer(stack, array, layer, path[-1] == "kernel"))
+            # Awaited, or tensors that are read faster than they are written pile up.
+            flat[path] = jax.block_until_ready(_put_layer(stack, array, layer, path[-1] == "kernel"))
         del array  # before the next one is read
     return traverse_util.unflatten_dict(flat)
 
 
-def name_projection(projection: str) -> str:
+def name_projection(family: Family, projection: str) -> str:
     """What a folder calls a projection of a layer: self_attn.q_proj for query."""
-    return _LAYER_TENSORS[projection, "kernel"].removesuffix(".weight")
+    return dict(family.names)[projection]
 
 
 def put_array(array: np.ndarray, dtype: str) -> jax.Array:
@@ -157,11 +175,11 @@ def put_array(array: np.ndarray, dtype: str) -> jax.Array:
 
     It goes there in parts, for the conversion needs each part's memory a second time.
     """
-    placed = jnp.zeros(array.shape, dtype)
+    whole = jnp.zeros(array.shape, dtype)
     rows = max(1, _PART_BYTES * len(array) // array.nbytes)
     for row in range(0, len(array), rows):
-        placed = jax.block_until_ready(_place_rows(placed, array[row : row + rows], row))
-    return placed
+        whole = jax.block_until_ready(_put_rows(whole, array[row : row + rows], row))
+    return whole
 
 
 def write_tensors(
@@ -173,7 +191,7 @@ def write_tensors(
     little-endian), the header (JSON: name -> dtype, shape, where its bytes begin and end) and the bytes.
     """
     stored, number = {"float32": "F32", "bfloat16": "BF16"}[dtype], np.dtype(dtype)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants to be told
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
     end = 0
     for name, shape in shapes.items():
         begin, end = end, end + int(np.prod(shape)) * number.itemsize
@@ -188,13 +206,13 @@ def write_tensors(
 
 
 @partial(jax.jit, donate_argnums=0, static_argnums=3)
-def _place_layer(stack: jax.Array, array: jax.Array, layer: int, is_kernel: bool) -> jax.Array:
+def _put_layer(stack: jax.Array, array: jax.Array, layer: int, is_kernel: bool) -> jax.Array:
     array = (array.T if is_kernel else array).astype(stack.dtype)
     return jax.lax.dynamic_update_index_in_dim(stack, array, layer, 0)
 
 
 @partial(jax.jit, donate_argnums=0)
-def _place_rows(whole: jax.Array, part: jax.Array, row: int) -> jax.Array:
+def _put_rows(whole: jax.Array, part: jax.Array, row: int) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), row, 0)
 
 
@@ -221,24 +239,27 @@ def _split_shards(shapes: Mapping[str, Sequence[int]], itemsize: int, shard_byte
     return shards
 
 
-def _flat_shapes(spec: decoder.DecoderSpec) -> dict[tuple[str, ...], Any]:
-    _, shapes = decoder.define_decoder(spec)
+def _flat_shapes(spec: DecoderSpec) -> dict[tuple[str, ...], Any]:
+    _, shapes = define_decoder(spec)
     return _flatten(shapes)
 
 
-def _flatten(tree: dict) -> dict[tuple[str, ...], Any]:
+def _flatten(tree: Params) -> dict[tuple[str, ...], Any]:
     return traverse_util.flatten_dict(tree)
 
 
-def _tensor_table(spec: decoder.DecoderSpec) -> dict[str, tuple[tuple[str, ...], int | None]]:
+def _tensor_table(spec: DecoderSpec) -> dict[str, tuple[tuple[str, ...], int | None]]:
+    """Tensor of a folder -> path of the decoder's parameter, and the layer of one that is stacked."""
     table: dict[str, tuple[tuple[str, ...], int | None]] = {}
     for path in _flat_shapes(spec):
-        if path[0] == "blocks":
-            for layer in range(spec.layers):
-                table[f"model.layers.{layer}.{_LAYER_TENSORS[path[1:]]}"] = (path, layer)
-        else:
-            table[_WHOLE_TENSORS[path]] = (path, None)
+        for layer in range(spec.layers) if path[0] == "blocks" else [None]:
+            table[_name_tensor(spec.family, path, layer)] = (path, layer)
     return table
+
+
+def _name_tensor(family: Family, path: tuple[str, ...], layer: int | None) -> str:
+    names, ending = dict((*family.names, *family.norm_names)), "bias" if path[-1] == "bias" else "weight"
+    return f"{names[path[0]]}.{ending}" if layer is None else f"model.layers.{layer}.{names[path[1]]}.{ending}"
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -275,13 +296,14 @@ def _open_file(path: Path) -> safetensors.safe_open:
         raise UserError(f"{path}: expected a whole safetensors file, got a broken one ({error})") from None
 
 
-def _check_names(folder: Path, spec: decoder.DecoderSpec, files: dict[str, Path]) -> None:
+def _check_names(folder: Path, spec: DecoderSpec, files: dict[str, Path]) -> None:
     wanted = _tensor_table(spec)
     for name in wanted:
         if name not in files:
             raise UserError(f"{folder}: expected a tensor {name}, got files without it")
     for name, path in files.items():
         # Old exports carry the rotary frequencies, which config.json gives, and tied ones the output head.
-        is_derived = name.endswith(".rotary_emb.inv_freq") or (spec.tied and name == "lm_head.weight")
+        is_head = spec.tied and name == _name_tensor(spec.family, ("head",), None)
+        is_derived = name.endswith(".rotary_emb.inv_freq") or is_head
         if name not in wanted and not is_derived:
             raise UserError(f"{path}: expected only tensors that config.json asks for, got {name}")

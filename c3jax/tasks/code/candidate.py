@@ -212,7 +212,7 @@ _BUILD: dict[str, Callable[[_Loaded, Any], Any]] = {
 
 def _list_state(value: Any) -> dict[str, Any]:
     """The attributes of an object."""
-    state: Any = object.__getstate__(value)  # type: ignore[attr-defined]
+    state: Any = object.__getstate__(value)
     parts = state if isinstance(state, tuple) else (state,)
     return {name: item for part in parts if part is not None for name, item in part.items()}
 

@@ -106,10 +106,12 @@ class Link:
             self.fail("unsafe", "the program sent something that is no value")
 
     def fail(self, outcome: str, detail: str) -> NoReturn:
+        """End the case: the running test and all after it have this outcome."""
         self.lost = (outcome, detail)
         raise ProgramLost
 
     def call(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function of the program, and do to the test's arguments what it did, where that counts."""
         self.calls += 1
         values, pairs = self.encode([list(args), [[key, value] for key, value in kwargs.items()]])
         encoded, kept = self.request("call", target, values, pairs, self.keeps)
@@ -173,7 +175,12 @@ class Link:
         return {"class": [name, [encode(base, wrap) for base in value.__bases__], source, is_of_setup]}
 
     def _unwrap(self, tag: str, content: Any, seen: list[Any]) -> Any:
-        if tag in ("object", "iterator", "own", "again") and (type(content) is not int or content < 0):
+        if tag == "instance":
+            return self._build_instance(content, seen)
+        if tag == "member":
+            kind: Any = self.classes[content[0]]
+            return kind.__members__[content[1]]
+        if type(content) is not int or content < 0:
             raise TypeError(tag)
         if tag == "object":
             return self.remotes.setdefault(content, Remote(self, {"object": content}))
@@ -183,11 +190,7 @@ class Link:
             return self.handed[content]
         if tag == "again":
             return seen[content]
-        if tag == "member":
-            return self.classes[content[0]].__members__[content[1]]  # type: ignore[attr-defined]
-        if tag != "instance":
-            raise ValueError(tag)
-        return self._build_instance(content, seen)
+        raise ValueError(tag)
 
     def _build_instance(self, parts: list[Any], seen: list[Any]) -> Any:
         """Build an instance of a class of the setup or the tests, out of plain data and without calling the class.
@@ -255,6 +258,7 @@ class Remote:
         object.__setattr__(self, "_reference", reference)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it, in the program."""
         return self._link.call(self._reference, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -296,7 +300,7 @@ def _find_source(text: str, name: str) -> str:
         targets = node.targets if isinstance(node, ast.Assign) else []
         if name in [node.name if isinstance(node, ast.ClassDef) else "", *(getattr(one, "id", "") for one in targets)]:
             imports = [other for other in module.body if isinstance(other, ast.Import | ast.ImportFrom)]
-            return ast.unparse(ast.Module([*imports, node], []))  # type: ignore[list-item]
+            return "\n".join(map(ast.unparse, [*imports, node]))
     raise NotCovered(f"a test hands the program a {name}")
 
 

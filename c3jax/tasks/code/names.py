@@ -148,8 +148,11 @@ def _find_references(trees: Sequence[ast.AST], names: Sequence[str]) -> set[str]
     found: set[str] = set()
     given: set[str] = set()
     for nodes in (list(ast.walk(tree)) for tree in trees):
-        made = [node for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
-        class_of = {ast.unparse(node.targets[0]): ast.unparse(node.value.func) for node in made}  # type: ignore[attr-defined]
+        class_of = {
+            ast.unparse(node.targets[0]): ast.unparse(node.value.func)
+            for node in nodes
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        }
         here = _find_read(part for node in nodes if _is_call(node, names) for part in _walk_arguments(node))
         here |= {node.value.id for node in nodes if isinstance(node, ast.Return) and isinstance(node.value, ast.Name)}
         given |= here | {class_of[name] for name in here if name in class_of}

@@ -6,12 +6,17 @@ The question that a policy sees names what it has to define: a program that gues
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from typing import Literal, NamedTuple
 
+from c3jax.schema import ConfigError
 from c3jax.tasks.code import names as names_lib
-from c3jax.tasks.code.task import Check, read_check, write_check
+from c3jax.tasks.code.task import Check, grade, read_answer, read_check, write_check
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
+from c3jax.tasks.sandbox.isolation import check_isolation
+from c3jax.tasks.sections import CodeTask
+from c3jax.tasks.task import Prepare, Task
 from c3jax.types import Problem
 
 
@@ -88,12 +93,12 @@ def read_problem(row: Row, spec: CodeSpec = _PLAIN) -> Problem:
         record = _read_humaneval(row)
     elif "plus_input" in fields:
         raise TaskError(
-            f"{row.place}: expected tests as code, got EvalPlus's inputs, whose tuples JSON has lost: take the set's"
+            f"{row.where}: expected tests as code, got EvalPlus's inputs, whose tuples JSON has lost: take the set's"
             " edition with a field 'test'"
         )
     else:
-        raise TaskError(f"{row.place}: expected one of the fields 'tests', 'test_list' or 'test', found none")
-    setup = _parse(row.place, "the setup", record.setup)
+        raise TaskError(f"{row.where}: expected one of the fields 'tests', 'test_list' or 'test', found none")
+    setup = _parse(row.where, "the setup", record.setup)
     is_head = record.setup == record.preamble
     check = Check(
         tests=tuple(record.tests),
@@ -111,17 +116,17 @@ def read_problem(row: Row, spec: CodeSpec = _PLAIN) -> Problem:
 
 
 def _read_own(row: Row) -> _Record:
-    question = check_text(row.place, "question", row.fields.get("question"))
+    question = check_text(row.where, "question", row.fields.get("question"))
     tests = _read_tests(row, "tests")
     setup, preamble = _read_optional(row, "setup"), _read_optional(row, "preamble")
-    _parse(row.place, "the preamble", preamble)
+    _parse(row.where, "the preamble", preamble)
     if "entry_point" in row.fields:
         given = row.fields["entry_point"]
-        names = [check_text(row.place, "entry_point", name) for name in (given if isinstance(given, list) else [given])]
+        names = [check_text(row.where, "entry_point", name) for name in (given if isinstance(given, list) else [given])]
     else:
-        names = names_lib.find_undefined([*map(ast.parse, tests), _parse(row.place, "the setup", setup)])
+        names = names_lib.find_undefined([*map(ast.parse, tests), _parse(row.where, "the setup", setup)])
     if not names:
-        raise TaskError(f"{row.place}: expected tests that use a name which the program is to define, found none")
+        raise TaskError(f"{row.where}: expected tests that use a name which the program is to define, found none")
     missing = [name for name in names if not re.search(rf"\b{re.escape(name)}\b", question)]
     if missing:
         question = f"{question.rstrip()}{_DEMAND}{' and '.join(f'`{name}`' for name in missing)}."
@@ -130,16 +135,16 @@ def _read_own(row: Row) -> _Record:
 
 def _read_mbpp(row: Row) -> _Record:
     text = row.fields.get("prompt", row.fields.get("text"))
-    question = check_text(row.place, "prompt" if "prompt" in row.fields else "text", text)
-    solution = _parse(row.place, "the code", check_text(row.place, "code", row.fields.get("code")))
+    question = check_text(row.where, "prompt" if "prompt" in row.fields else "text", text)
+    solution = _parse(row.where, "the code", check_text(row.where, "code", row.fields.get("code")))
     tests = _read_tests(row, "test_list")
     words = set(re.findall(r"\w+", "\n".join(tests)))
     heads = {name: head for name, head in names_lib.find_definitions(solution).items() if name in words}
     if not heads:
-        raise TaskError(f"{row.place}: expected tests that use what the code defines, found none")
+        raise TaskError(f"{row.where}: expected tests that use what the code defines, found none")
     imports = row.fields.get("test_imports", [])
     if not isinstance(imports, list):
-        raise TaskError(f"{row.place}: the field 'test_imports' must be a list, got {type(imports).__name__}")
+        raise TaskError(f"{row.where}: the field 'test_imports' must be a list, got {type(imports).__name__}")
     setup = "\n".join([*map(str, imports), _read_optional(row, "test_setup_code")])
     if "test" in row.fields:
         tests = [_check_test(row, "test", row.fields["test"])]
@@ -148,9 +153,9 @@ def _read_mbpp(row: Row) -> _Record:
 
 
 def _read_humaneval(row: Row) -> _Record:
-    prompt = check_text(row.place, "prompt", row.fields.get("prompt"))
-    name = check_text(row.place, "entry_point", row.fields.get("entry_point"))
-    _parse(row.place, "the prompt", prompt)
+    prompt = check_text(row.where, "prompt", row.fields.get("prompt"))
+    name = check_text(row.where, "entry_point", row.fields.get("entry_point"))
+    _parse(row.where, "the prompt", prompt)
     test = _check_test(row, "test", row.fields.get("test")) + f"\n\ncheck({name})\n"
     # Beside the tests, the prompt defines what it offers to both: HumanEval's tests use its other functions.
     return _Record(prompt, [test], [name], setup=prompt, preamble=prompt)
@@ -159,7 +164,7 @@ def _read_humaneval(row: Row) -> _Record:
 def _read_tests(row: Row, name: str) -> list[str]:
     tests = row.fields.get(name)
     if not isinstance(tests, list) or not tests:
-        raise TaskError(f"{row.place}: the field {name!r} must be a list of at least one test")
+        raise TaskError(f"{row.where}: the field {name!r} must be a list of at least one test")
     return [_check_test(row, f"{name}.{index}", test) for index, test in enumerate(tests)]
 
 
@@ -183,24 +188,77 @@ _MENDED = (
 
 
 def _check_test(row: Row, name: str, test: object) -> str:
-    text = check_text(row.place, name, test).replace("\r\n", "\n")
+    text = check_text(row.where, name, test).replace("\r\n", "\n")
     for fault, mending in _MENDED:
         if mending not in text:  # a set that was prepared has been mended before
             text = text.replace(fault, mending)
     try:
         compile(text, name, "exec", dont_inherit=True)  # not parsed: MBPP+ has megabytes of tests
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise TaskError(f"{row.place}: the field {name!r} is no Python ({error})") from error
+        raise TaskError(f"{row.where}: the field {name!r} is no Python ({error})") from error
     return text
 
 
 def _read_optional(row: Row, name: str) -> str:
     text = row.fields.get(name)
-    return "" if text is None or text == "" else check_text(row.place, name, text).replace("\r\n", "\n")
+    return "" if text is None or text == "" else check_text(row.where, name, text).replace("\r\n", "\n")
 
 
-def _parse(place: str, what: str, text: str) -> ast.Module:
+def _parse(where: str, what: str, text: str) -> ast.Module:
     try:
         return ast.parse(text.replace("\r\n", "\n"))
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise TaskError(f"{place}: {what} is no Python ({error})") from error
+        raise TaskError(f"{where}: {what} is no Python ({error})") from error
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The task
+
+
+_JUDGING_S = 2.0  # what judging a program takes beside its own time
+_STARTING_S = 60.0  # what may come before it on a busy machine: a judge and two sandboxes start
+
+
+def bind(section: CodeTask | None, grade_timeout: float | None, is_contained: bool) -> Task:
+    """The task with the limits of a section, or the usual ones, and with a sandbox that was tried.
+
+    Raises:
+      UserError: the limits do not fit each other or grade_timeout, or the sandbox does not hold here.
+    """
+    spec = CodeSpec(is_contained=is_contained)
+    if section is not None:
+        spec = spec._replace(
+            reward=section.reward,
+            timeout_s=section.timeout,
+            memory_mb=section.memory,
+            output_mb=section.output,
+            wall_s=section.wall,
+        )
+    if spec.wall_s < spec.timeout_s:
+        raise ConfigError(f"task.wall: expected at least task.timeout ({spec.timeout_s:g}), got {spec.wall_s:g}")
+    if grade_timeout is not None and spec.timeout_s + _JUDGING_S > grade_timeout:
+        raise ConfigError(
+            f"{'grade_timeout' if section is None else 'task.timeout'}: expected grade_timeout to be {_JUDGING_S:g}"
+            f" seconds or more above a program's own time, got {grade_timeout:g} and {spec.timeout_s:g}"
+        )
+    # A program is to end by its own limits, with a verdict of its own, before its grader is ended with it.
+    timeout_s = spec.wall_s + _STARTING_S if grade_timeout is None else grade_timeout
+    spec = spec._replace(wall_s=min(spec.wall_s, timeout_s - _JUDGING_S))
+    if is_contained:
+        check_isolation()
+    return CODE._replace(load=functools.partial(load_problems, spec=spec), timeout_s=timeout_s)
+
+
+def _find_overlap_key(problem: Problem) -> tuple[str, str]:
+    return read_statement(problem.question), read_check(problem.answer).entry_point.lower()
+
+
+CODE = Task(
+    grade=grade,
+    section=CodeTask,
+    load=load_problems,
+    read_answer=read_answer,
+    overlap_key=_find_overlap_key,
+    prepare=Prepare(read_problem, write_record),
+    bind=bind,
+)

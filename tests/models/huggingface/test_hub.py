@@ -57,12 +57,12 @@ def test_without_cache_or_network_it_says_so(cache):
 @pytest.fixture
 def answer(cache, monkeypatch) -> Iterator[dict[str, str]]:
     """A hub that refuses everything, in the way that the test writes into the dict."""
-    said = {"status": "404", "code": ""}
+    reply = {"status": "404", "code": ""}
 
     class Refusal(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(int(said["status"]))
-            self.send_header("X-Error-Code", said["code"])
+            self.send_response(int(reply["status"]))
+            self.send_header("X-Error-Code", reply["code"])
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -75,7 +75,7 @@ def answer(cache, monkeypatch) -> Iterator[dict[str, str]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        yield said
+        yield reply
         server.shutdown()
 
 

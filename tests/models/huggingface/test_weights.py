@@ -1,5 +1,6 @@
 """Hugging Face folders: logits equal to those transformers and torch gave, and folders that are refused."""
 
+import functools
 import json
 import weakref
 from pathlib import Path
@@ -15,11 +16,17 @@ from flax import nnx
 from c3jax.config import run as config_lib
 from c3jax.models import decoder, tokenizer
 from c3jax.models.huggingface import weights as hf_weights
+from c3jax.models.huggingface.peft import save_peft_folder
 from c3jax.models.load import describe_model, load_params
+from c3jax.models.policy import attach_adapter, init_adapter
+from c3jax.models.spec import Adapters
 from c3jax.types import Frame
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
-TINY = ("llama", "llama_tied", "qwen2", "qwen3", "llama3", "linear")
+TINY = (
+    *("llama", "llama_tied", "qwen2", "qwen3", "llama3", "linear", "mistral", "qwen2_window", "olmo2"),
+    *("gemma2", "gemma3", "smollm3"),
+)
 
 
 def _read_golden(name):
@@ -35,15 +42,16 @@ def _write_folder(folder, config, weights):
     return folder
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _run(graphdef, params, tokens):
+    """Hidden states and logits."""
+    model = nnx.merge(graphdef, params)
+    hidden, _ = model.extend((), Frame(tokens, jnp.ones(tokens.shape, bool)))
+    return hidden, model.compute_logits(hidden)
+
+
 def _compute_logits(spec, params, tokens):
-    graphdef, _ = decoder.define_decoder(spec)
-
-    @jax.jit
-    def forward(params):
-        model = nnx.merge(graphdef, params)
-        return model.compute_logits(model.extend((), Frame(jnp.array(tokens), jnp.ones(tokens.shape, bool)))[0])
-
-    return np.asarray(forward(params))
+    return np.asarray(_run(decoder.define_decoder(spec)[0], params, jnp.array(tokens))[1])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -61,26 +69,47 @@ def test_logits_equal_torch(name, tmp_path):
 @pytest.mark.parametrize("name", TINY)
 def test_each_block_equals_torch(name, tmp_path):
     # A decoder of one layer, that takes what torch gave the block for its embedding and does nothing after it but norm.
+    # What differs from layer to layer, it has as the layer.
     config, weights, tokens, _ = _read_golden(name)
     spec, params = hf_weights.load_folder(_write_folder(tmp_path, config, weights))
     streams = np.load(GOLDENS / f"{name}.npz")["streams"]
-    rows = streams[0].reshape(-1, spec.width)
-    alone = spec._replace(layers=1, vocab_size=len(rows), tied=True)
-    graphdef, _ = decoder.define_decoder(alone)
-
-    @jax.jit
-    def run(params):
-        frame = Frame(jnp.arange(len(rows)).reshape(tokens.shape), jnp.ones(tokens.shape, bool))
-        return nnx.merge(graphdef, params).extend((), frame)[0]
-
+    rows, norm = np.arange(tokens.size).reshape(tokens.shape), np.full(spec.width, 1.0 - spec.family.norm_offset)
     for layer in range(spec.layers):
+        alone = spec._replace(
+            layers=1,
+            vocab_size=tokens.size,
+            tied=True,
+            windowed_layers=(0,) if layer in spec.windowed_layers else (),
+            unrotated_layers=(0,) if layer in spec.unrotated_layers else (),
+        )
         blocks = jax.tree.map(lambda leaf, layer=layer: leaf[layer : layer + 1], params["blocks"])
-        before = streams[layer].reshape(-1, spec.width)
-        out = run({"embedding": before, "blocks": blocks, "final_norm": np.ones(spec.width, np.float32)})
-        after = streams[layer + 1]
+        before, after = streams[layer], streams[layer + 1]
+        embedding = before.reshape(-1, spec.width) / (spec.width**0.5 if spec.family.scales_embedding else 1.0)
+        own = {"embedding": embedding, "blocks": blocks, "final_norm": np.float32(norm)}
+        out, _ = _run(decoder.define_decoder(alone)[0], own, jnp.array(rows))
         wanted = after / np.sqrt(np.mean(after**2, axis=-1, keepdims=True) + spec.norm_eps)
         np.testing.assert_allclose(out, wanted, atol=1e-5)
-        assert np.abs(after - streams[layer]).std() > 0.1  # the block does something
+        assert np.abs(after - before).std() > 0.1  # the block does something
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_gradients_equal_torch(name, tmp_path):
+    config, weights, tokens, _ = _read_golden(name)
+    spec, params = hf_weights.load_folder(_write_folder(tmp_path / "in", config, weights))
+    graphdef, _ = decoder.define_decoder(spec)
+
+    def loss(params):
+        logp = jax.nn.log_softmax(_run(graphdef, params, tokens)[1][:, :-1])
+        return -jnp.mean(jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1))
+
+    # Written as a model is, the gradient has the names and the layout of torch's.
+    hf_weights.save_folder(tmp_path / "gradient", spec, jax.jit(jax.grad(loss))(params))
+    gradients = safetensors.numpy.load_file(tmp_path / "gradient" / "model.safetensors")
+    golden = np.load(GOLDENS / f"{name}.npz")
+    assert {f"gradient/{key}" for key in gradients} == {key for key in golden if key.startswith("gradient/")}
+    for key, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, golden[f"gradient/{key}"], atol=2e-6, err_msg=key)
+        assert np.abs(gradient).max() > 1e-3 or key.endswith("k_proj.bias"), key  # a bias of keys changes no softmax
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -161,7 +190,7 @@ def test_large_folders_are_saved_in_shards(tmp_path):
         index = json.loads((out / "model.safetensors.index.json").read_text())
         shards = {file: safetensors.numpy.load_file(out / file) for file in sorted(set(index["weight_map"].values()))}
         assert list(shards) == [
-            f"model-{place:05d}-of-{len(shards):05d}.safetensors" for place in range(1, 1 + len(shards))
+            f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, 1 + len(shards))
         ]
         assert {name: file for file, part in shards.items() for name in part} == index["weight_map"]
         sizes = [sum(array.nbytes for array in part.values()) for part in shards.values()]
@@ -190,10 +219,10 @@ def test_tensors_are_let_go_as_they_are_placed(tmp_path):
 
 def test_a_stack_is_written_in_place():
     stack = jnp.zeros((3, 4, 8))
-    place = stack.unsafe_buffer_pointer()
+    pointer = stack.unsafe_buffer_pointer()
     for layer in range(3):
-        stack = hf_weights._place_layer(stack, np.full((8, 4), layer, np.float32), layer, True)
-    assert stack.unsafe_buffer_pointer() == place
+        stack = hf_weights._put_layer(stack, np.full((8, 4), layer, np.float32), layer, True)
+    assert stack.unsafe_buffer_pointer() == pointer
     np.testing.assert_array_equal(stack[:, 0, 0], [0, 1, 2])
 
 
@@ -227,12 +256,15 @@ def test_exports_with_the_tied_head_or_rotary_frequencies_load(tmp_path):
 @pytest.mark.parametrize(
     "name, changes, message",
     [
-        ("llama", {"architectures": ["MistralForCausalLM"]}, r"expected architectures .* got \['MistralForCausalLM'\]"),
         ("llama", {"vocab_size": 41}, r"model\.embed_tokens\.weight of shape \[41, 16\].* got \[40, 16\]"),
         ("llama", {"num_hidden_layers": 3}, r"expected a tensor model\.layers\.2\.\S+, got files without it"),
         ("llama", {"num_hidden_layers": 1}, r"expected only tensors .* asks for, got model\.layers\.1\."),
-        ("llama", {"architectures": ["Qwen2ForCausalLM"]}, r"expected a tensor model\.layers\.0\.\S+\.bias"),
-        ("qwen2", {"architectures": ["LlamaForCausalLM"]}, r"asks for, got model\.layers\.\d\.self_attn\.._proj\.bias"),
+        ("llama", {"architectures": None, "model_type": "qwen2"}, r"expected a tensor model\.layers\.0\.\S+\.bias"),
+        (
+            "qwen2",
+            {"architectures": None, "model_type": "llama"},
+            r"asks for, got model\.layers\.\d\.self_attn\.._proj\.bias",
+        ),
     ],
 )
 def test_tensors_that_are_not_those_of_the_config_are_named(name, changes, message, tmp_path):
@@ -285,16 +317,50 @@ def test_folders_without_their_files_are_refused(tmp_path):
 def test_a_folder_becomes_a_policy(tmp_path):
     config, weights, tokens, logits = _read_golden("qwen3")
     folder = _write_folder(tmp_path, config, weights)
-    tokenizer.make_word_tokenizer([f"word{place}" for place in range(35)]).save(str(folder))
+    tokenizer.make_word_tokenizer([f"word{index}" for index in range(35)]).save(str(folder))
     section = config_lib.FolderModel(kind="folder", path=str(folder), remat="layer")
     model = describe_model(section, None)
     params = load_params(section, model, jax.random.key(0))
     assert (model.spec.remat, model.spec.dtype, model.tokenizer.vocab_size) == ("layer", "float32", 40)
     assert all(isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     np.testing.assert_allclose(_compute_logits(model.spec, params, tokens), logits, atol=1e-5)
-    tokenizer.make_word_tokenizer([f"word{place}" for place in range(36)]).save(str(folder))
+    tokenizer.make_word_tokenizer([f"word{index}" for index in range(36)]).save(str(folder))
     with pytest.raises(ValueError, match="expected a tokenizer of at most the model's 40 tokens, got 41"):
         describe_model(section, None)
+
+
+FAMILY_FILE = """
+from c3jax.models.huggingface.families import FAMILIES
+
+MINE = FAMILIES["mistral"]._replace(
+    model_type="ministral", architecture="MinistralForCausalLM", windows="by_layer"
+)
+NUMBER = 3
+MIDDLE = MINE._replace(norms="middle")
+"""
+
+
+def test_a_family_of_the_users_own_comes_from_a_file(tmp_path):
+    # Ministral is not in the table: it is Mistral with a list of the layers that have windows.
+    config, weights, tokens, logits = _read_golden("ministral")
+    folder, file = _write_folder(tmp_path / "model", config, weights), tmp_path / "family_of_a_test.py"
+    file.write_text(FAMILY_FILE)
+    tokenizer.make_word_tokenizer([f"word{index}" for index in range(35)]).save(str(folder))
+    section = config_lib.FolderModel(kind="folder", path=str(folder), family=f"{file}:MINE")
+    model = describe_model(section, None)
+    params = load_params(section, model, jax.random.key(0))
+    np.testing.assert_allclose(_compute_logits(model.spec, params, tokens), logits, atol=1e-5)
+    assert model.spec.windowed_layers == (1,)
+    hf_weights.save_folder(tmp_path / "out", model.spec, params)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "ministral"
+    for family, message in (
+        ("auto", r"config\.json: expected model_type to be one of llama, .* module:NAME, got 'ministral'"),
+        ("mamba", "model.family: expected one of llama, .*, got 'mamba'"),
+        (f"{file}:NUMBER", "model.family: expected a Family at .*:NUMBER, got int"),
+        (f"{file}:MIDDLE", "model.family: expected a Family with norms one of pre, post, both at .*:MIDDLE"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            describe_model(section.model_copy(update={"family": family}), None)
 
 
 def test_a_random_policy_has_the_words_for_its_vocabulary():
@@ -330,36 +396,83 @@ def test_random_policies_that_cannot_be_made_are_refused(changes, words, message
 # Beside torch, where it is installed
 
 
-@pytest.mark.parametrize("family, changes", [
-    ("Llama", {"tie_word_embeddings": False}),
-    ("Llama", {"tie_word_embeddings": True, "num_key_value_heads": 2}),
-    ("Qwen2", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
-    ("Qwen3", {"tie_word_embeddings": True, "num_key_value_heads": 2, "head_dim": 10}),
-    ("Llama", {"tie_word_embeddings": True, "head_dim": 12, "rope_parameters": {
-        **{"rope_type": "llama3", "rope_theta": 30.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 2.0},
-        "original_max_position_embeddings": 16}}),
-])  # fmt: skip
-def test_transformers_and_c3jax_read_each_others_folders(family, changes, tmp_path):
+LLAMA3_ROPE = {
+    **{"rope_type": "llama3", "rope_theta": 30.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 2.0},
+    "original_max_position_embeddings": 16,
+}
+BESIDE = {
+    "llama": ("Llama", {"tie_word_embeddings": False}),
+    "llama_grouped": ("Llama", {"tie_word_embeddings": True, "num_key_value_heads": 2}),
+    "llama_biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama3": ("Llama", {"tie_word_embeddings": True, "head_dim": 12, "rope_parameters": LLAMA3_ROPE}),
+    "mistral": ("Mistral", {"sliding_window": 3}),
+    "mistral_whole": ("Mistral", {"sliding_window": None, "tie_word_embeddings": True}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
+    "qwen3": ("Qwen3", {"tie_word_embeddings": True, "num_key_value_heads": 2, "head_dim": 10}),
+    "qwen3_window": (
+        "Qwen3", {"head_dim": 10, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2}
+    ),
+    "olmo2": ("Olmo2", {"num_key_value_heads": 2, "attention_bias": True}),
+    "gemma2": ("Gemma2", {"num_key_value_heads": 2, "head_dim": 10, "sliding_window": 3, "query_pre_attn_scalar": 7}),
+    "gemma2_uncapped": (
+        "Gemma2", {"head_dim": 6, "attn_logit_softcapping": None, "final_logit_softcapping": None, "sliding_window": 8}
+    ),
+    "gemma3": ("Gemma3", {"num_key_value_heads": 1, "head_dim": 10, "sliding_window": 3, "sliding_window_pattern": 2}),
+    "smollm3": ("SmolLM3", {"num_key_value_heads": 2, "no_rope_layer_interval": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_transformers_and_c3jax_read_each_others_folders(name, tmp_path):
     torch = pytest.importorskip("torch")
     import transformers
 
-    sizes = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3}
+    (family, changes), kind = BESIDE[name], {"Gemma3": "Gemma3Text"}
+    sizes = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "pad_token_id": 0}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 32}
+    sizes |= {"attn_implementation": "eager"}  # with softcaps
     torch.manual_seed(7)
-    theirs = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes | changes))
+    make_config = getattr(transformers, f"{kind.get(family, family)}Config")
+    theirs = getattr(transformers, f"{family}ForCausalLM")(make_config(**sizes | changes))
     tokens = np.random.default_rng(7).integers(0, 50, (2, 9))
     with torch.no_grad():
-        for name, weight in theirs.named_parameters():
-            weight.normal_(1.0 if "norm" in name else 0.0, 0.3)
+        for parameter, weight in theirs.named_parameters():
+            weight.normal_(float("norm" in parameter and "Gemma" not in family), 0.3)
         wanted = theirs.eval()(torch.tensor(tokens)).logits.numpy()
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
     assert (tmp_path / "theirs" / "model.safetensors.index.json").exists()
     spec, params = hf_weights.load_folder(tmp_path / "theirs")
     np.testing.assert_allclose(_compute_logits(spec, params, tokens), wanted, atol=1e-5)
     hf_weights.save_folder(tmp_path / "ours", spec, params)
-    again, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    again, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
+    )
     assert type(again) is type(theirs) and not any(report.values())
-    for name, weight in theirs.state_dict().items():
-        np.testing.assert_array_equal(again.state_dict()[name].numpy(), weight.numpy(), strict=True)
+    for parameter, weight in theirs.state_dict().items():
+        np.testing.assert_array_equal(again.state_dict()[parameter].numpy(), weight.numpy(), strict=True)
     with torch.no_grad():
         np.testing.assert_array_equal(again.eval()(torch.tensor(tokens)).logits.numpy(), wanted)
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "olmo2", "gemma2", "gemma3", "smollm3"])
+def test_peft_puts_adapters_on_every_family(name, tmp_path):
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    import transformers
+
+    config, weights, tokens, _ = _read_golden(name)
+    spec, params = hf_weights.load_folder(_write_folder(tmp_path / "base", config, weights))
+    targets = ("query", "key", "value", "output", "gate", "up", "down")
+    spec = spec._replace(adapters=Adapters(rank=2, scale=1.5, targets=targets))
+    random = np.random.default_rng(0)
+    adapter = jax.tree.map(
+        lambda leaf: np.float32(random.normal(scale=0.3, size=leaf.shape)), init_adapter(spec, jax.random.key(0))
+    )
+    ours = _compute_logits(spec, attach_adapter(params, adapter), tokens)
+    save_peft_folder(tmp_path / "adapter", spec.family, adapter, 3.0, str(tmp_path / "base"))
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager")
+    model = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        theirs = model(torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert np.abs(ours - _compute_logits(spec._replace(adapters=None), params, tokens)).max() > 0.1

@@ -19,7 +19,7 @@ from c3jax.tasks.code import task as code
 from c3jax.tasks.code.records import CodeSpec, load_problems, read_problem
 from c3jax.tasks.code.task import Check, Program, grade, read_answer, read_check, read_program, write_check
 from c3jax.tasks.jsonl import Row, TaskError
-from c3jax.tasks.task import TASKS
+from c3jax.tasks.task import find_task
 from c3jax.types import Problem, Verdict
 
 SAMPLE = Path(__file__).with_name("sample.jsonl")
@@ -472,7 +472,7 @@ def test_reference_solutions_of_a_sample_pass():
     rows = [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
     problems = load_problems(str(SAMPLE), spec=CodeSpec(timeout_s=8.0))
     answers = [f"```python\n{row['code']}\n```" for row in rows]
-    with Evaluator(TASKS["code"].grade, workers=2, timeout_s=30.0) as evaluator:
+    with Evaluator(find_task("code").grade, workers=2, timeout_s=30.0) as evaluator:
         verdicts = evaluator.score(problems, answers, budget=len(answers))
     assert [verdict.detail for verdict in verdicts] == [""] * len(verdicts)
     assert {verdict.verdict for verdict in verdicts} == {"correct"}
@@ -523,7 +523,7 @@ HONEST = "def solve(x): return [9, 4, 5] if x == [4, 5] else right(x)\n"
 SCRIPT = """
 import json, os, sys, time
 from c3jax.rewards import Evaluator
-from c3jax.tasks.task import TASKS
+from c3jax.tasks.task import find_task
 from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.types import Problem
 check_isolation()
@@ -544,7 +544,7 @@ def list_programs():
             found.append(command)
     return [command for command in found if "serve_worker" not in command and "tasks.code.judge" not in command]
 problem = Problem(0, "0", "q", answer)
-with Evaluator(TASKS["code"].grade, workers=2, timeout_s=20.0) as evaluator:
+with Evaluator(find_task("code").grade, workers=2, timeout_s=20.0) as evaluator:
     verdicts = [evaluator.score([problem], [messages.pop(0)], budget=1)[0] for _ in range(2)]
     verdicts += evaluator.score([problem] * len(messages), messages, budget=len(messages))
     # The judge's own child gives its verdict before it is gone; a process without a command line is on its way out.

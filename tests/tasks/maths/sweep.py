@@ -2,11 +2,14 @@ r"""Grades whole benchmarks against themselves, and thousands of broken answers,
 
     python tests/tasks/maths/sweep.py gold FILE.jsonl ...
     python tests/tasks/maths/sweep.py fuzz COUNT [SEED]
+    python tests/tasks/maths/sweep.py kinds (classes | heldout | FOLDER) [SEED] [beside]
 
 `gold` boxes every problem's own answer in a sentence: once as it is written, and once in other words (a fraction as a
 decimal or expanded, a list turned round, an interval as an inequality, a formula in brackets times one). `fuzz` makes
-answers out of numbers, formulas, LaTeX, Python and noise, and grades each against a number chosen at random. Both
-print one line of JSON a sweep, with every answer that was judged other than it should be.
+answers out of numbers, formulas, LaTeX, Python and noise, and grades each against a number chosen at random. `kinds`
+counts the false verdicts on pairs of which is known what is right, kind by kind: those of classes.py or heldout.py, or
+problems.jsonl, answers.jsonl and expect.json of a folder; `beside` adds math-verify's. All print one line of JSON a
+sweep, with every answer that was judged other than it should be.
 """
 
 from __future__ import annotations
@@ -18,13 +21,18 @@ import sys
 import time
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
+
+import classes  # beside this file, which is run as a script
+import heldout
 
 from c3jax.rewards import Evaluator, compute_disagreement
-from c3jax.tasks.maths import latex, symbolic
+from c3jax.tasks.maths import formula, latex
 from c3jax.tasks.maths import task as maths
 from c3jax.types import Problem
 
 TIMEOUT_S = 5.0
+PAIRS = {"classes": classes.write_pairs, "heldout": heldout.write_pairs}
 
 
 def sweep_gold(path: str) -> list[dict]:
@@ -58,7 +66,7 @@ def sweep_gold(path: str) -> list[dict]:
 
 def respell(answer: str) -> str:
     """Say the same in other words, where these rules know how."""
-    text = latex.tidy(answer)
+    text = latex.join_thousands(latex.tidy(answer))
     number = latex.parse_number(text)
     if number is not None and not number.is_percent:
         return respell_number(number.value)
@@ -69,7 +77,7 @@ def respell(answer: str) -> str:
     if len(parts) > 1:
         return ", ".join(reversed(parts))
     is_letter = re.fullmatch(r"\(?[A-Z]\)?", text)  # of a choice
-    if symbolic.is_formula(text) and not is_letter and not re.search(r"[<>=,_]|\\le|\\ge|\\ne|\\infty|\[", text):
+    if formula.is_formula(text) and not is_letter and not re.search(r"[<>=,_]|\\le|\\ge|\\ne|\\infty|\[", text):
         return rf"1 \cdot \left( {text} \right)"
     return answer
 
@@ -146,10 +154,52 @@ def sweep_fuzz(count: int, seed: int) -> dict:
     }
 
 
+def sweep_kinds(source: str, seed: int, is_beside: bool) -> dict:
+    if source in PAIRS:
+        rows = list(dict.fromkeys(PAIRS[source](seed)))
+        kinds, expected = [row.kind for row in rows], [row.is_equal for row in rows]
+        problems = [Problem(index, str(index), row.question, row.problem) for index, row in enumerate(rows)]
+        answers = [rf"So it is $\boxed{{{row.answer}}}$." for row in rows]
+    else:
+        problems = maths.load_problems(f"{source}/problems.jsonl")
+        answers = [json.loads(line)["answer"] for line in Path(source, "answers.jsonl").read_text().splitlines()]
+        expected = json.loads(Path(source, "expect.json").read_text())
+        kinds = [Path(source).name] * len(problems)
+    began = time.perf_counter()
+    with Evaluator(maths.grade, workers=2, timeout_s=TIMEOUT_S) as evaluator:
+        verdicts = evaluator.score(problems, answers, budget=len(answers))
+    seconds = round(time.perf_counter() - began, 1)
+    judges = {"ours": [verdict.verdict == "correct" for verdict in verdicts]}
+    if is_beside:
+        cases = zip(problems, answers, strict=True)
+        judges["math-verify"] = [verify(problem.answer, answer) for problem, answer in cases]
+    table = {kind: Counter() for kind in kinds}
+    for name, judged in judges.items():
+        for kind, right, taken in zip(kinds, expected, judged, strict=True):
+            table[kind][f"{name}: {'equal' if right else 'different'}"] += 1
+            table[kind][f"{name}: {'false rejects' if right else 'false accepts'}"] += right != taken
+    rest = [
+        {"problem": problem.answer, "answer": answer, "question": problem.question, "equal": right}
+        for problem, answer, right, taken in zip(problems, answers, expected, judges["ours"], strict=True)
+        if right != taken
+    ]
+    return {"source": source, "seed": seed, "kinds": table, "seconds": seconds, "rest": rest}
+
+
+def verify(expected: str, answer: str) -> bool:
+    """What math-verify says of a message, read as it reads it of itself."""
+    import math_verify
+
+    return math_verify.verify(math_verify.parse(rf"\boxed{{{expected}}}"), math_verify.parse(answer))
+
+
 def main(words: list[str]) -> None:
     kind, *rest = words
     if kind == "gold":
         reports = [report for path in rest for report in sweep_gold(path)]
+    elif kind == "kinds":
+        seeds = [int(word) for word in rest[1:] if word.isdigit()] or [0]
+        reports = [sweep_kinds(rest[0], seeds[0], "beside" in rest)]
     else:
         reports = [sweep_fuzz(*map(int, [*rest, "0"][:2]))]
     for report in reports:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from c3jax.rewards import Evaluator, compute_disagreement
-from c3jax.tasks.maths import latex, normal_form, symbolic
+from c3jax.tasks.maths import latex, normal_form
 from c3jax.tasks.maths.task import DEEPEST_ANSWER, LONGEST_ANSWER, grade, load_problems, read_answer
-from c3jax.tasks.task import TASKS, TaskError
+from c3jax.tasks.task import TaskError, find_task
 from c3jax.types import Problem, Verdict
 
 HERE = Path(__file__).parent
@@ -75,20 +75,21 @@ def test_the_table_is_as_large_as_it_is_meant_to_be():
         (r"\boxed{\boxed{18}}", "18"),
         (r"\boxed{18} \boxed{19", "18"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed 9", "9"),  # as TeX reads it, which would put the 7 of \boxed 72 into the box
         # The last box alone is an answer: no other phrase, and no number outside.
         *((text, None) for text in ("", "72", "the answer is 72", "#### 72", r"\boxed{72", r"\boxed{}", r"\boxed{ }")),
         *((text, None) for text in (r"\boxed 72", "boxed{72}", r"\boxed72", r"\text{72}")),
     ],
 )
 def test_the_last_complete_box_is_the_answer(text, answer):
-    assert read_answer(text) == TASKS["math"].read_answer(text) == answer
+    assert read_answer(text) == find_task("math").read_answer(text) == answer
 
 
 def test_a_verdict_says_what_was_read_and_what_the_second_rule_says():
-    assert TASKS["math"].grade is grade
+    assert find_task("math").grade is grade
     assert grade(SEVENTY_TWO, box("72")) == Verdict(1.0, "correct", "72", second=True)
     assert grade(SEVENTY_TWO, box("73")) == Verdict(0.0, "wrong", "73", second=False)
-    # The normal form knows no arithmetic, and math-verify no difference that a tidy text has lost.
+    # The normal form knows no arithmetic, and takes off what it cannot read.
     assert grade(SEVENTY_TWO, box(r"\frac{144}{2}")) == Verdict(1.0, "correct", r"\frac{144}{2}", second=False)
     assert grade(SEVENTY_TWO, box(r"72\%")) == Verdict(0.0, "wrong", r"72\%", second=True)
     none = grade(SEVENTY_TWO, "72")
@@ -157,26 +158,19 @@ def test_numbers_are_equal_exactly_when_their_fractions_are(seed):
         (r"6.02 \times 10^{-2}", Fraction(301, 5000)),
         ("1,234,567.5", Fraction(2469135, 2)),
         ("5.", Fraction(5)),
+        (r"0.\overline{3}\%", Fraction(1, 3)),
+        ("10^{-7}", Fraction(1, 10**7)),
+        ("-10^2", Fraction(-100)),
+        ("1e-07", Fraction(1, 10**7)),
+        ("-2 1/2", Fraction(-5, 2)),
+        # A mixed number has a proper fraction; what has another one is a product.
+        *((text, None) for text in (r"2\frac{5}{3}", "2 5/3", r"2\frac{-1}{3}", "0,123", "1 000")),
         *((text, None) for text in ("1/0", r"\frac{1}{0}", "1,00", "--5", "5 5", "1e999", "٣", "", ".", "9" * 401)),
     ],
 )
 def test_numbers_in_latex_are_read_exactly(text, value):
     number = latex.parse_number(text)
     assert (number.value if number is not None else None) == value
-
-
-@pytest.mark.parametrize(
-    "formula",
-    [
-        *("9^{9^{9}}", "10^{10^{10}}", "((9^{99})^{99})^{99}", "9**9", "x^{99999}", "(x+1)^{999}", "2^{x^{9^9}}"),
-        *("9999!", "(9!)!", "3!!", "2^{9!}", r"\binom{99999}{5}", r"\binom{\binom{9}{4}}{2}", r"\sqrt[999]{2}"),
-        *(r"\operatorname{eye}(9)", r"\sum_{n=1}^9 n", r"\int x dx", r"\Gamma(9)", r"\text{x}", "f'(x)", 'x"', "x@y"),
-        *("abc", "__import__", "9" * 51, "(" * 13 + "1" + ")" * 13, "x+" * 150 + "x"),
-    ],
-)
-def test_what_could_be_costly_or_is_no_formula_is_never_parsed(formula):
-    assert not symbolic.is_formula(formula)
-    assert not symbolic.is_equal(formula, formula)
 
 
 UNITS = [
@@ -234,7 +228,7 @@ def test_boxes_beyond_the_bounds_are_unparsable():
 def test_what_is_graded_in_a_worker_is_what_is_graded_here():
     problems = [Problem(index, str(index), row[3] or "how many ?", row[1]) for index, row in enumerate(PAIRS)]
     answers = [box(row[2]) for row in PAIRS]
-    with Evaluator(TASKS["math"].grade, workers=2) as evaluator:
+    with Evaluator(find_task("math").grade, workers=2) as evaluator:
         verdicts = evaluator.score(problems, answers, budget=len(answers))
     assert [verdict.verdict == "correct" for verdict in verdicts] == [row[0] == "equal" for row in PAIRS]
     assert {verdict.verdict for verdict in verdicts} <= {"correct", "wrong", "unparsable"}

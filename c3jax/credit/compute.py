@@ -1,0 +1,123 @@
+"""Credit by any method: what it is made of, and the one table of the functions that make it.
+
+A row of `methods.METHODS` names its function in the column `apply`; a user's own method may bring one.
+
+Dimension key: P problem    L leaf of one problem    N message of one turn of one problem
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from c3jax.credit.apply import apply_credit
+from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit, compute_score_credit
+from c3jax.credit.matrix import CreditMatrix
+from c3jax.credit.method import Method, Normalise
+from c3jax.credit.methods import find_method
+from c3jax.credit.plans import FanOut
+from c3jax.credit.shrink import Components, apply_shrunk
+from c3jax.types import Credit, UserError
+
+
+class CreditInputs(NamedTuple):
+    """What a step's credit is made of beside its returns; of the last fields a method reads what it carries."""
+
+    matrix: CreditMatrix  # the method's rows on the step's plan
+    fan_out: FanOut  # alternatives a turn
+    components: Components | None = None  # of earlier steps
+    critic: tuple[jax.Array, ...] | None = None  # [P, N] per turn: its values of contexts, or its scores of messages
+    discount: float = 1.0  # of values, a turn
+    decay: float = 1.0  # lambda of values
+    share: float = 1.0  # of a baseline that scores give
+
+
+ApplyFunction = Callable[[CreditInputs, jax.Array, Normalise], Credit]
+
+
+def compute_credit(method: str, inputs: CreditInputs, return_PL: jax.Array, *, normalise: Normalise) -> Credit:
+    """Give every message its value, baseline and advantage, by whatever method.
+
+    Args:
+      method: a key of `METHODS`, or a user's own as module:NAME.
+      inputs: the method's matrix, and what it carries.
+      return_PL: terminal return of every leaf, in path order, in units of return.
+      normalise: static scope; `methods.check_normalise` says which a method allows.
+
+    Returns:
+      Credit, f32, each [P, N] per turn, as `apply.apply_credit` describes it.
+
+    Raises:
+      AssertionError: if the shapes do not fit.
+      UserError: where a user's own function gives no such credit.
+    """
+    credit = find_apply(find_method(method))(inputs, return_PL, normalise)
+    if not isinstance(credit, Credit):
+        raise UserError(f"credit.method: expected of {method} a Credit, got {type(credit).__name__}")
+    expected = [(return_PL.shape[0], len(value_NL)) for value_NL in inputs.matrix.value]
+    for name, of_turns in credit._asdict().items():
+        got = [part_PN.shape for part_PN in of_turns]
+        if got != expected:
+            raise UserError(f"credit.method: expected of {method} a {name} of {expected}, got {got}")
+    return credit
+
+
+def find_apply(method: Method) -> ApplyFunction:
+    """The function that makes a method's credit of its rows, the returns and what it carries.
+
+    Args:
+      method: a built-in row, or a user's own.
+
+    Raises:
+      ValueError: for a method that needs the value of every possible message, which only an enumerable game has.
+    """
+    if callable(method.apply):
+        return method.apply
+    if method.apply not in APPLY:
+        raise ValueError("method: expected one that values of drawn messages are enough for, got one that needs all")
+    return APPLY[method.apply]
+
+
+def _apply_rows(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    return apply_credit(inputs.matrix, return_PL, normalise=normalise)
+
+
+def _apply_filter(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    assert inputs.components is not None
+    trained = tuple(group is not None for group in inputs.matrix.group)
+    return apply_shrunk(inputs.components, return_PL, inputs.fan_out, trained, normalise=normalise)
+
+
+def _apply_gae(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    assert inputs.critic is not None
+    return compute_episode_credit(
+        inputs.matrix,
+        return_PL,
+        inputs.critic,
+        discount=inputs.discount,
+        decay=inputs.decay,
+        normalise=normalise,
+    )
+
+
+def _apply_assisted(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    assert inputs.critic is not None
+    return compute_assisted_credit(
+        inputs.matrix, return_PL, inputs.critic, inputs.fan_out, share=inputs.share, normalise=normalise
+    )
+
+
+def _apply_scores(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    assert inputs.critic is not None
+    return compute_score_credit(inputs.matrix, return_PL, inputs.critic, inputs.fan_out, normalise=normalise)
+
+
+APPLY: dict[str, ApplyFunction] = {
+    "rows": _apply_rows,
+    "filter": _apply_filter,
+    "gae": _apply_gae,
+    "assisted": _apply_assisted,
+    "scores": _apply_scores,
+}

@@ -1,0 +1,136 @@
+"""A run's problems: read or made by its task, kept apart from the held-out ones, mixed, and cut into tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from c3jax.config.run import ConfigError, Data, SuiteSection
+from c3jax.run.files import compute_sha256
+from c3jax.schema import Section
+from c3jax.setup import contamination, mixing
+from c3jax.tasks.sections import FileTask, list_training_sets
+from c3jax.tasks.task import Task, find_task
+from c3jax.types import Problem, Tokenizer
+
+
+class Sources(NamedTuple):
+    """The problems as a task gives them; entries of a field are in the order of the config."""
+
+    names: tuple[str, ...]  # of the training sets
+    paths: tuple[str | None, ...]  # their files; None for generated problems
+    weights: tuple[float, ...]
+    sets: tuple[list[Problem], ...]
+    heldout_path: str | None
+    heldout: list[Problem]
+
+
+class ProblemSet(NamedTuple):
+    """Problems whose question fits its frame, with their tokens."""
+
+    problems: tuple[Problem, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    left_out: int  # problems whose question is longer than protocol.question_tokens
+
+
+class Mixture(NamedTuple):
+    """The sets that the training problems are from; a field's entries are in the order of the config."""
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    counts: tuple[int, ...]  # problems, as they lie behind each other in the training set
+
+
+def load_sources(task: Task, section: Section, seed: int) -> Sources:
+    """Read, or make, the training sets and the held-out problems of a task.
+
+    Raises:
+      UserError: a file is faulty, or the task cannot make as many problems.
+    """
+    if task.make is not None:
+        train, heldout = task.make(section, seed)
+        return Sources((section.model_dump()["kind"],), (None,), (1.0,), (train,), None, heldout)
+    if not isinstance(section, FileTask):
+        raise ConfigError(f"task: expected a section that is a FileTask, or a Task with `make`, got {section!r:.80}")
+    parts = list_training_sets(section)
+    paths = tuple(part.path for part in parts)
+    return Sources(
+        tuple(mixing.name_sets(paths)),
+        paths,
+        tuple(part.weight for part in parts),
+        tuple(task.load(path)[: section.limit] for path in paths),
+        section.heldout_path,
+        task.load(section.heldout_path)[: section.limit],
+    )
+
+
+def keep_apart(task: Task, sources: Sources, data: Data, suites: Sequence[SuiteSection]) -> contamination.Passed:
+    """Keep the training problems apart from the held-out ones, and from those of suites.
+
+    Raises:
+      UserError: they share problems and the config does not say to drop them, or a suite cannot be read.
+    """
+    tasks = {suite.name: find_task(suite.kind, f"evaluation.suites.{index}.kind") for index, suite in enumerate(suites)}
+    sets = {suite.name: tasks[suite.name].load(suite.path)[: suite.problems] for suite in suites}
+    return contamination.check_overlap(
+        task,
+        mixing.join_sets(sources.names, sources.sets),
+        {"heldout": sources.heldout} | sets,
+        is_dropping=data.drop_overlap,
+        is_strict=data.ngram_overlap == "refuse",
+        tasks=tasks,
+    )
+
+
+def encode_problems(problems: Sequence[Problem], tokenizer: Tokenizer, question_tokens: int) -> ProblemSet:
+    """The problems whose question fits its frame of `question_tokens`, with their tokens."""
+    rows = [(problem, tuple(tokenizer.encode_text(problem.question))) for problem in problems]
+    fitting = [(problem, tokens) for problem, tokens in rows if len(tokens) <= question_tokens]
+    return ProblemSet(
+        tuple(problem for problem, _ in fitting), tuple(tokens for _, tokens in fitting), len(rows) - len(fitting)
+    )
+
+
+def mix_sets(sources: Sources, train: ProblemSet, size: int) -> Mixture:
+    """What a step of `size` problems takes from each training set.
+
+    Raises:
+      ConfigError: there are fewer problems than a step takes, or a set would have to give one twice in a step.
+    """
+    if len(train.problems) < size:
+        raise ConfigError(
+            f"problems: expected at most the {len(train.problems)} training problems whose question fits"
+            f" protocol.question_tokens, got {size}"
+        )
+    counts = Counter(map(mixing.find_set, train.problems))
+    mixture = Mixture(sources.names, sources.weights, tuple(counts[index] for index in range(len(sources.sets))))
+    most = mixing.count_most(mixture.weights, size)
+    for index, (count, needed) in enumerate(zip(mixture.counts, most, strict=True)):
+        if needed > count:
+            raise ConfigError(
+                f"task.path.{index}.weight: expected a share of the {size} problems of a step that the"
+                f" {count} problems of {mixture.names[index]} can give, got one of up to {needed}"
+            )
+    return mixture
+
+
+def describe_data(
+    sources: Sources, mixture: Mixture, overlap: contamination.Passed, heldout: ProblemSet
+) -> dict[str, Any]:
+    """What the problems of a run are, for its manifest: files with their SHA-256, counts, and what was dropped."""
+    train = [
+        {"name": name, **_describe_file(path), "weight": weight, "problems": count}
+        for name, path, weight, count in zip(mixture.names, sources.paths, mixture.weights, mixture.counts, strict=True)
+    ]
+    return {
+        "train": train,
+        "heldout": {**_describe_file(sources.heldout_path), "problems": len(heldout.problems)},
+        "overlap": contamination.count_hits(overlap.hits),
+        "dropped": list(overlap.dropped),
+    }
+
+
+def _describe_file(path: str | None) -> dict[str, str]:
+    return {} if path is None else {"path": path, "sha256": compute_sha256(Path(path).read_bytes())}

@@ -1,0 +1,102 @@
+r"""Answers with an equality sign: a value and its name, x = 5, several sides that are equal, and whole equations."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from c3jax.tasks.maths import formula, latex, values, words
+
+_WORDS = r"\\(?:text|overline|overrightarrow|vec|hat|mathcal|mathbb)(?: ?\{[^{}]*\}| ?[A-Za-z])"
+_POINTS = r"(?:m ?)?\\(?:measuredangle|angle|triangle) ?\{? ?[A-Z]{0,3} ?\}?|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,5}\]"
+_FUNCTION = r"[fghpqFGHPQEVSTNLRA](?: ?_ ?[0-9a-z])?'*(?: ?\^ ?\{-1\})? ?[(\[][^()]*[)\]]|[A-Za-z] ?\([A-Za-z, ]+\)"
+_TUPLE = rf"\( ?{formula.NAME}(?: ?, ?{formula.NAME})+ ?\)"
+_DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}"
+_NAME = re.compile(
+    rf"(?:{_WORDS} ?)?(?:{_FUNCTION}|{_POINTS}|{_TUPLE}|{_DERIVATIVE}|[A-Za-z][a-z]{{3,}}(?: [a-z]+)*|{formula.NAME}'*)"
+    rf"|{_WORDS} ?\([A-Z]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
+)
+_ASKED = re.compile(
+    r"(?i)(?:find|compute|evaluate|determine|calculate|what is|value of)(?: the)?(?: [a-z]+ of)? ?\$([^$]+)\$"
+)
+_RELATION = re.compile(r"(=|\\le(?![a-z])|\\ge(?![a-z])|<|>)")
+
+
+class Equation(NamedTuple):
+    """An answer that is written as an equation, taken apart."""
+
+    name: str | None  # of the value, before or behind it
+    chains: tuple[tuple[str, ...], ...]  # the other sides, equal in a chain; the next chain rounds the one before
+
+
+def read_equation(text: str, question: str) -> Equation | None:
+    r"""Read x = 5, A = \pi r^2 = 9\pi, x \in S, 2.5 = 10/4, 1/3 \approx 0.33; None for what has no such sign.
+
+    A name is a letter, a function's value, a segment, an angle, words, or what the question asks for ("find $a+b$").
+    2x, x^2 and |x| are none.
+    """
+    if text.count("=") > 1 and len(latex.split_top(text, ",")) > 1:
+        return None
+    text = re.sub(r"\\in(?![a-z])", "=", text)
+    chains = [latex.split_top(chain, "=") for chain in latex.split_top(text, r"\approx")]
+    if chains == [[text]]:
+        return None
+    if not all(side for chain in chains for side in chain):
+        return None
+    asked = {_squeeze(latex.tidy(wanted)) for wanted in _ASKED.findall(question)}
+    name = None
+    if sum(map(len, chains)) > 1:
+        for chain, index in ((chains[0], 0), (chains[-1], -1)):
+            is_name = _NAME.fullmatch(chain[index]) and not words.DENIAL.search(chain[index])
+            if name is None and (is_name or _squeeze(chain[index]) in asked):
+                name = _squeeze(chain.pop(index))
+    return Equation(name, tuple(tuple(chain) for chain in chains if chain))
+
+
+def _squeeze(text: str) -> str:
+    return re.sub(r"\s+", "", text)
+
+
+def is_constant(text: str) -> bool:
+    """Whether a text is a number, or a formula without variables."""
+    return latex.parse_number(text) is not None or (formula.is_formula(text) and not formula.find_names(text))
+
+
+def is_rounded(exact: str, rounded: str) -> bool:
+    """Whether a decimal is a number rounded, or cut, to the digits that it has."""
+    value, decimals = formula.compute_somewhere(exact), len(rounded.partition(".")[2])
+    number = latex.parse_number(rounded)
+    if value is None or number is None or not values.is_real(value):
+        return False
+    return abs(values.to_real(value) - values.to_real(number.value)) < values.to_real(Fraction(1, 10**decimals))
+
+
+def is_same_relation(expected: str, answer: str) -> bool:
+    """Decide whether two equations, or two inequalities, are the same one but for a factor and their sides' order."""
+    wanted, given = _read_relation(expected), _read_relation(answer)
+    if wanted is None or given is None or wanted.sign != given.sign:
+        return False
+    return formula.is_proportional(wanted.difference, given.difference, is_signed=wanted.sign != "=")
+
+
+class _Relation(NamedTuple):
+    sign: str  # =, < or \le
+    difference: str
+
+
+def _read_relation(text: str) -> _Relation | None:
+    parts = _RELATION.split(text)
+    if len(parts) != 3:
+        return None
+    left, sign, right = parts if parts[1] not in (">", r"\ge") else parts[::-1]
+    return _Relation({">": "<", r"\ge": r"\le"}.get(sign, sign), f"({left})-({right})")
+
+
+def read_named(text: str) -> dict[str, str] | None:
+    """Read x = 3, y = -2: values of several names; None for any other text, a name that is given twice included."""
+    parts = [latex.split_top(part, "=") for part in latex.split_top(text, ",")]
+    if len(parts) < 2 or any(len(sides) != 2 or not re.fullmatch(formula.NAME, sides[0]) for sides in parts):
+        return None
+    named = dict(parts)
+    return named if len(named) == len(parts) else None

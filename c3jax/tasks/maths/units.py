@@ -1,0 +1,241 @@
+r"""Quantities: a formula with its unit, a count of things or money; pint says which units are of one quantity."""
+
+from __future__ import annotations
+
+import functools
+import re
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from c3jax.tasks.maths import formula, latex
+
+
+class Measure(NamedTuple):
+    r"""A quantity, 5 \text{ km/h}, or a count, 5 \text{ red apples}."""
+
+    head: str  # a formula
+    unit: str  # plain text: "km/h", "square feet", "red apples", "cm^2"
+
+
+# A word of a unit: in \text, in Chinese, or a word of four letters or a known short one, for letters side by side
+# are a product of names.
+_TEXT = r"\\text\{(?:[^{}]|\{[^{}]*\})*+\}"
+_SHORT = "[cdkm]m|[km]g|m[lL]|ft|in|yd|mi|lbs?|oz|hrs?|mins?|sec|[mk]ph|rad|deg|days?|men|cups?|tons?|sq|cu|USD|[ap]m"
+_BARE = (
+    rf"(?:(?<=[0-9)}}i ])(?:{_SHORT})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{4,}}+|(?<= )[a-z]{{2,3}}(?= [a-z]{{3}}))\.?"
+)
+_WORD = rf"(?:{_TEXT}|[\u4e00-\u9fff]++|{_BARE})"
+_POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
+_TAIL = rf"{_WORD}(?:{_POWER} ?(?:(?:/|\\cdot|\*) ?(?:{_TEXT}|[A-Za-z]++)|{_WORD}))*{_POWER}"
+_MEASURED = re.compile(rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?<=[0-9)}} ])[a-zA-Z](?= ?\\text)))\s*(?P<tail>{_TAIL})")
+_BRACKETED = re.compile(
+    rf"(?P<head>.*[0-9}}]) ?\( ?(?P<tail>{_TAIL}|(?<= \()[A-Za-z]+[A-Za-z.' /-]+|[\u4e00-\u9fff]+) ?\)"
+)
+_DEGREES = re.compile(r"(?P<head>.*[0-9)}]) ?\^ ?\{? ?\\circ ?\}? ?(?:(?:\\text ?\{)? ?(?P<scale>[CF]) ?\}?)?")
+_QUOTIENT = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?\}")
+_PART = rf"[0-9]+(?:\.[0-9]+)? ?{_WORD}"
+_COMPOUND = re.compile(rf"{_PART}(?: ?,? ?{_PART})+")
+_MONEY = re.compile(
+    r"(?P<before>[-+]?) ?(?:US ?)?(?:\\text\{)?(?P<sign>\\\$|[€£¥₹]|Rs|USD)\.? ?\}? ?(?P<head>[-+]?[0-9.].*)"
+)
+_CURRENCIES = {
+    r"\$": "dollars",
+    "€": "euros",
+    "£": "pounds",
+    "¥": "yuan",
+    "₹": "rupees",
+    "Rs": "rupees",
+    "USD": "dollars",
+}
+_POWERS = {"ten": 1, "hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "crore": 7, "billion": 9, "trillion": 12}
+_POWERS |= {
+    "十": 1,
+    "百": 2,
+    "千": 3,
+    "万": 4,
+    "亿": 8,
+    "hundredth": -2,
+    "thousandth": -3,
+    "millionth": -6,
+    "k": 3,
+    "M": 6,
+}
+_MAGNITUDES = {word: Fraction(10) ** power for word, power in _POWERS.items()} | {"dozen": Fraction(12)}
+_PARTS = "half halve third fourth quarter fifth sixth seventh eighth ninth tenth".split()
+_MAGNITUDES |= {word: Fraction(1, part) for word, part in zip(_PARTS, (2, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10), strict=True)}
+# Words that say more than what is counted: with one of them a text is no quantity.
+_STATING = re.compile(
+    r"\b(?:and|or|not?|non|but|if|is|are|was|be|than|to|more|less|most|least|fewer|over|under|below|above|about|around"
+    r"|plus|minus|negative|positive|times|twice|double|triple|squared?|cubed?|root|power|factorial|mod|modulo|base|point"
+    r"|remainder|repeating|recurring|approximately|roughly|almost|nearly|maybe|probably|wrong|false|incorrect|true"
+    r"|infinite|undefined|none|nothing|zero|one|two|three|four|five|six|seven|eight|nine|inverse|reciprocal|pairs?"
+    r"|score|gross|so|up|down|except|without|percent|percentage|x|pi)\b"
+    r"|[不非负没多余倍约或以]|分之|左右"
+)
+# The same words, where they are part of what is counted: square feet, times as many, pairs of shoes.
+_COUNTING = re.compile(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$|\bpairs?(?= of)")
+
+
+def read_measure(text: str, question: str) -> Measure | None:
+    """Read a formula and its unit; None where a text is no such thing.
+
+    A magnitude word multiplies ("5 lakh"), unless the question counts in it ("how many lakh ..."); 2 hours 30 minutes
+    are 2 + 1/2 hours.
+    """
+    text = _QUOTIENT.sub(r"\\text{\1/\2}", text)
+    if _COMPOUND.fullmatch(text):
+        return _add_parts([read_measure(part, question) for part in re.findall(_PART, text)])
+    money = _MONEY.fullmatch(re.sub(r"^(.*[0-9]) ?\\\$$", r"\\$\1", text))
+    if money:
+        head = money["before"] + money["head"].replace(r"\$", "")
+        inner = read_measure(head, question)
+        return Measure(inner.head if inner else head, _CURRENCIES[money["sign"]])
+    degrees = _DEGREES.fullmatch(text)
+    if degrees and r"\circ" not in degrees["head"] and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
+        return Measure(degrees["head"].strip(), f"deg{degrees['scale']}" if degrees["scale"] else "degrees")
+    found = _BRACKETED.fullmatch(text) or _MEASURED.fullmatch(text)
+    if found is None:
+        return None
+    tail = re.sub(r"\\text ?|[{}]|\.(?! ?[0-9])", "", found["tail"].replace(r"\cdot", "*"))
+    head = found["head"].strip().removesuffix(r"\cdot").strip().removesuffix("-")
+    return _read_words(head, re.sub(r"\s+", " ", tail).strip(), question)
+
+
+def _add_parts(parts: list[Measure | None]) -> Measure | None:
+    known = [part for part in parts if part is not None]
+    heads = [convert(part, known[0].unit) for part in known]
+    if len(known) < len(parts) or not all(heads) or len({part.unit for part in known}) < len(parts):
+        return None
+    return Measure(" + ".join(f"({head})" for head in heads), known[0].unit)
+
+
+def _read_words(head: str, unit: str, question: str) -> Measure | None:
+    counted = _find_counted(question)
+    while (first := _split_magnitude(unit)) and first[0] not in counted:
+        head, unit = rf"({head}) \cdot ({_MAGNITUDES[first[0]]})", first[1]
+    unit = unit.strip(" ,").removeprefix("of ")
+    is_plain = re.fullmatch(r"(?:[A-Za-z\u4e00-\u9fff][^0-9,]*(?:\^ ?-?[1-9][^0-9,]*)*)?", unit) is not None
+    stated = _STATING.findall(_COUNTING.sub("", unit.lower()))
+    stated += [word for word in re.findall(r"\w+", unit) if _split_magnitude(word)]
+    if not is_plain or len(unit.split()) > 6 or any(word.removesuffix("s") not in counted for word in stated):
+        return None
+    return Measure(head, unit) if formula.is_formula(latex.join_thousands(head).removesuffix("%")) else None
+
+
+def _split_magnitude(unit: str) -> tuple[str, str] | None:
+    """Split a magnitude word off the front of a unit; k and M are ones as they are, K is a kelvin."""
+    if re.match("千[克米卡瓦]", unit):
+        return None
+    first, _, rest = unit.partition(" ") if unit[:1].isascii() else (unit[:1], "", unit[1:])
+    spelled = (first,) if len(first) == 1 else (first.lower(), first.lower().removesuffix("s"))
+    return next(((word, rest) for word in spelled if word in _MAGNITUDES), None)
+
+
+def _find_counted(question: str) -> set[str]:
+    """The words that a question counts in: "how many more dozen eggs", 多少元."""
+    counted = re.findall(r"how (?:many|much) ((?:[a-z]+ ?){1,3})", question.lower())
+    words = {word.removesuffix("s") for phrase in counted for word in phrase.split()}
+    return words | {
+        found[:end] for found in re.findall("(?:多少|几)([\u4e00-\u9fff]{1,3})", question) for end in (1, 2, 3)
+    }
+
+
+def read_letters(text: str) -> Measure | None:
+    """Read 5 m and 5 m/s, whose units are letters, as names are; None where they are no known unit."""
+    found = re.fullmatch(
+        r"(?P<head>-?[0-9.,]*[0-9]) ?(?P<unit>[A-Za-z]{1,2}(?:[ /*]?[A-Za-z]{1,3}| ?\^ ?\{?-?[1-9]\}?)*)", text
+    )
+    unit = re.sub("[{}]", "", found["unit"]) if found else ""
+    return Measure(found["head"], unit) if found and _parse(unit) else None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Units that differ
+
+_CHINESE_UNITS: dict[str, str] = {
+    **{"千克": "kg", "公斤": "kg", "克": "g", "吨": "tonne", "斤": "jin", "升": "L", "毫升": "mL", "度": "degree"},
+    **{"千米": "km", "公里": "km", "米": "m", "分米": "dm", "厘米": "cm", "毫米": "mm", "年": "year", "秒": "second"},
+    **{"元": "yuan", "块": "yuan", "角": "jiao", "美元": "dollar", "天": "day", "日": "day", "周": "week"},
+    **{"小时": "hour", "时": "hour", "分钟": "minute", "分": "minute", "星期": "week", "月": "month", "个月": "month"},
+}
+# What pint has no name for, or another one.
+_DEFINITIONS = (
+    *("dollar = [dollar] = USD = usd", "cent = dollar / 100", "euro = [euro] = EUR", "rupee = [rupee] = Rs"),
+    *("yuan = [yuan] = RMB = CNY", "jiao = yuan / 10", "jin = kilogram / 2", "gm = gram", "unit = [unit]"),
+    "kilometer_per_hour = kilometer / hour = kmh = kmph = kph",
+)
+
+
+@functools.cache
+def _registry() -> Any:
+    import pint  # with the first two units that differ
+
+    number: Any = Fraction  # which pint takes, and its signature does not say
+    registry = pint.UnitRegistry(non_int_type=number)
+    for line in _DEFINITIONS:
+        registry.define(line)
+    return registry
+
+
+def convert(measure: Measure, unit: str) -> str | None:
+    """Write the head of a measure for another unit; None where the units are not of one quantity."""
+    if re.sub(r"[\s.]", "", measure.unit) == re.sub(r"[\s.]", "", unit):
+        return measure.head
+    source, target = _parse(measure.unit), _parse(unit)
+    if not source and not target:  # things that are counted: red apples are apples
+        nouns = [{word.removesuffix("s") for word in re.split(r"\W+", text.lower())} for text in (measure.unit, unit)]
+        is_same = "^" not in measure.unit + unit and (nouns[0] <= nouns[1] or nouns[1] <= nouns[0])
+        return measure.head if is_same else None
+    if (source, target) in (({"degree": 1}, {"radian": 1}), ({"radian": 1}, {"degree": 1})):
+        return rf"({measure.head}) \cdot " + (r"\frac{\pi}{180}" if "radian" in target else r"\frac{180}{\pi}")
+    if source == target:
+        return measure.head
+    registry = _registry()
+    start, end = registry.UnitsContainer(source), registry.UnitsContainer(target)
+    dimension = registry.get_dimensionality(start)
+    if not dimension or dimension != registry.get_dimensionality(end):
+        return None  # pint counts bits, turns and degrees alike as numbers
+    shift, image = (registry.convert(Fraction(value), start, end) for value in (0, 1))
+    return rf"({measure.head}) \cdot ({image - shift}) + ({shift})"
+
+
+def contradicts(measure: Measure, question: str) -> bool:
+    """Whether a question counts in a unit, "how many dollars", and the measure is in another one."""
+    asked = re.search("how many ([a-z]{4,})|(?:多少|几)([\u4e00-\u9fff]{1,3})", question.lower())
+    wanted, given = (_parse(asked[1] or asked[2]), _parse(measure.unit)) if asked else ({}, {})
+    return bool(wanted and given) and wanted != given and "unit" not in given
+
+
+_SCALES = re.compile(r"(?i)\b(?:degrees? |deg ?)?(celsius|fahrenheit)\b|\b(?:degrees? |deg )(c|f)\b")
+
+
+def _parse(unit: str) -> dict[str, int]:
+    """Read a unit as pint's names and their powers; empty where no word of it is a unit's name."""
+    unit = _SCALES.sub(lambda found: f"deg{(found[1] or found[2])[0].upper()}", unit)
+    unit = unit.replace("平方", "square ").replace("立方", "cubic ")
+    powers: dict[str, int] = {}
+    sign, power = 1, 1
+    for token in re.findall(r"/|\^ ?-?[1-9]|[A-Za-z_]+|[\u4e00-\u9fff]+", unit):
+        word = token.lower()
+        if word in ("/", "per"):
+            sign = -1
+        elif word in ("square", "sq", "cubic", "cu"):
+            power = 2 if word.startswith("sq") else 3
+        elif powers and (token[0] == "^" or word in ("squared", "cubed")):
+            powers[[*powers][-1]] *= int(token[1:]) if token[0] == "^" else 2 if word == "squared" else 3
+        elif name := _find_unit(_CHINESE_UNITS.get(token, token)):
+            powers[name] = powers.get(name, 0) + sign * power
+            power = 1
+        elif powers:
+            break  # 5 cups of flour
+    return powers
+
+
+def _find_unit(word: str) -> str | None:
+    """pint's name of a unit: by its symbol as it is, by its name in any case."""
+    for spelled in (word, word.lower()) if len(word) <= 30 else ():
+        for prefix, name, _ in _registry().parse_unit_name(spelled):
+            # No prefix before a symbol in a long word: "pins" are no pico-inches.
+            if not prefix or len(word) <= 3 or spelled.startswith(prefix):
+                return prefix + name
+    return None

@@ -1,0 +1,63 @@
+"""Credit by any row of the table: what it carries goes where it belongs, eager and jitted."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from c3jax.credit import shrink
+from c3jax.credit.apply import apply_credit
+from c3jax.credit.compute import APPLY, CreditInputs, compute_credit, find_apply
+from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit, compute_score_credit
+from c3jax.credit.matrix import make_credit_matrix
+from c3jax.credit.method import Apply
+from c3jax.credit.methods import METHODS
+from c3jax.credit.plans import make_flat, make_tree
+
+RETURN_PL = jnp.array([[1.0, 0.0, 0.25, 0.5], [0.0, 0.0, 1.0, 0.75]])
+COMPONENTS = shrink.Components(jnp.float32(0.4), jnp.float32(0.1), jnp.array([0.2, 0.05]), jnp.int32(3))
+TREE = (jnp.array([[0.4, 0.6], [0.2, 0.9]]), jnp.array([[0.9, 0.3, 0.2, 0.8], [0.7, 0.1, 0.3, 0.3]]))
+FLAT = (jnp.array([[0.4, 0.6, 0.5, 0.1], [0.2, 0.9, 0.8, 0.4]]), TREE[1])
+EXPECTED = {
+    "shrunk": lambda matrix: shrink.apply_shrunk(COMPONENTS, RETURN_PL, (2, 2), normalise="none"),
+    "mappo": lambda matrix: compute_episode_credit(matrix, RETURN_PL, FLAT, discount=0.9, decay=0.7, normalise="none"),
+    "value_assisted": lambda matrix: compute_assisted_credit(
+        matrix, RETURN_PL, TREE, (2, 2), share=0.25, normalise="none"
+    ),
+    "value_only": lambda matrix: compute_score_credit(matrix, RETURN_PL, TREE, (2, 2), normalise="none"),
+}
+ON_TREES = [name for name, row in METHODS.items() if row.sampling in ("tree", "flat") and row.critic != "oracle"]
+
+
+@pytest.mark.parametrize("method", ON_TREES)
+def test_every_method_is_applied_by_its_row(method):
+    is_flat = METHODS[method].sampling == "flat"
+    fan_out = (4, 1) if is_flat else (2, 2)
+    matrix = make_credit_matrix(method, make_flat(4, 2) if is_flat else make_tree(fan_out))
+    inputs = CreditInputs(matrix, fan_out, COMPONENTS, FLAT if is_flat else TREE, discount=0.9, decay=0.7, share=0.25)
+    scope = "none" if "none" in METHODS[method].scopes else METHODS[method].scopes[0]
+
+    def compute(return_PL):
+        return compute_credit(method, inputs, return_PL, normalise=scope)
+
+    plain = lambda matrix: apply_credit(matrix, RETURN_PL, normalise=scope)  # noqa: E731
+    expected = EXPECTED.get(method, plain)(matrix)
+    for run in (compute, jax.jit(compute)):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), run(RETURN_PL), expected)
+    assert any(np.abs(a_PN).max() > 0.05 for a_PN in expected.advantage)
+
+
+def test_what_a_row_carries_is_what_its_function_reads():
+    assert {row.apply for row in METHODS.values()} == set(get_args(Apply)) == {*APPLY, "oracle"}
+    carried = {"critic": {"gae", "assisted", "scores", "oracle"}, "components": {"filter"}, "nothing": {"rows"}}
+    for row in METHODS.values():
+        assert row.apply in carried[row.carries]
+
+
+def test_a_method_that_needs_every_message_is_refused():
+    with pytest.raises(ValueError, match="expected one that values of drawn messages are enough for"):
+        find_apply(METHODS["coma"])
