@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from c3jax.rewards import Evaluator
 from c3jax.schema import ConfigError
 from c3jax.tasks.code.task import read_check
-from c3jax.tasks.jsonl import TaskError
+from c3jax.tasks.jsonl import TaskError, read_rows
 from c3jax.tasks.sections import CodeTask
 from c3jax.tasks.task import TASKS, Task, find_task, make_verdict, open_task
 from c3jax.types import Problem, UserError, Verdict
@@ -164,3 +165,13 @@ def test_rows_of_any_set_with_a_question(tmp_path):
     path.write_text('{"question": "Who?", "answer": NaN}\n')
     with pytest.raises(TaskError, match="line 1: the line is not JSON .NaN is no finite number"):
         load(str(path))
+
+
+def test_sets_may_be_gzipped(tmp_path):
+    path = tmp_path / "set.jsonl.gz"
+    packed = gzip.compress(b'{"question": "Who?"}\n')
+    path.write_bytes(packed)
+    assert [problem.question for problem in Task(lambda problem, answer: 1.0).load(str(path))] == ["Who?"]
+    path.write_bytes(packed[:-9])
+    with pytest.raises(TaskError, match="set.jsonl.gz: this is no whole gzip file"):
+        read_rows(str(path))
