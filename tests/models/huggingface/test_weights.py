@@ -108,8 +108,11 @@ def test_gradients_equal_torch(name, tmp_path):
     golden = np.load(GOLDENS / f"{name}.npz")
     assert {f"gradient/{key}" for key in gradients} == {key for key in golden if key.startswith("gradient/")}
     for key, gradient in gradients.items():
-        np.testing.assert_allclose(gradient, golden[f"gradient/{key}"], atol=2e-6, err_msg=key)
         assert np.abs(gradient).max() > 1e-3 or key.endswith("k_proj.bias"), key  # a bias of keys changes no softmax
+    # Held to the truth in float64 as torch's own float32 is, which is off by 3e-8 to 4e-7. Both add up products in some
+    # order: ours was .6 to 2.3 times as far, and any wrong term is thousands of times.
+    errors = [(gradient - golden[f"gradient/{key}"]).ravel() for key, gradient in gradients.items()]
+    assert np.sqrt(np.mean(np.concatenate(errors) ** 2)) < 4 * golden["gradient_error"]
 
 
 @pytest.mark.parametrize("name", TINY)
