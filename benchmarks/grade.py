@@ -6,7 +6,6 @@ processes at once as there are workers, in turn with the judging: the ratios hol
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 from c3jax.rewards import Evaluator
 from c3jax.tasks.code import task as code
 from c3jax.tasks.code.records import CodeSpec, load_problems
+from c3jax.tasks.jsonl import read_rows
 from c3jax.tasks.maths import task as maths
 from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.sandbox.process import find_bubblewrap
@@ -144,9 +144,8 @@ def judge_solutions(path: str, left_out: Sequence[str]) -> int:
       UserError: the file cannot be read, or no sandbox can be made here.
     """
     # Far beyond what training allows: some references compute for a minute.
-    problems = load_problems(path, spec=CodeSpec(timeout_s=120.0, memory_mb=4096, output_mb=512))
-    with open(path, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    problems = load_problems(path, spec=CodeSpec(timeout_s=120.0, memory_mb=4096, output_mb=512, wall_s=600.0))
+    rows: list[Any] = [row.fields for row in read_rows(path)]
     pairs = [pair for pair in zip(problems, rows, strict=True) if pair[0].id not in left_out]
     began, failed = time.monotonic(), 0
     try:

@@ -27,6 +27,10 @@ Any field of the config may be set by its dotted path:
     --protocol.turns.0.max_tokens 20  --learner.micro_problems null
 Values are written as in YAML. `c3jax fields` lists every field."""
 
+_LIMITS = """\
+Limits are set as in a config: seconds for an answer, and for programs what `c3jax fields` lists of the task:
+    --grade-timeout 60  --task.timeout 30  --task.wall 300  --task.memory 2048"""
+
 # The commands' own options; every other --name sets a field of the config.
 _OPTIONS = (
     *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript"),
@@ -111,7 +115,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _add_run_commands(commands: Any) -> None:
-    train = _add(commands, "train", _train, "train a team, or go on with a run", overrides=True)
+    train = _add(commands, "train", _train, "train a team, or go on with a run", overrides=_OVERRIDES)
     train.add_argument("config", help="YAML file, or the name of one that c3jax brings: quickstart, trio, ...")
     train.add_argument("--run-dir", metavar="DIR", help="where the run is kept (default: runs/<name of the config>)")
     _add_unsafe(train)
@@ -122,7 +126,7 @@ def _add_run_commands(commands: Any) -> None:
         "evaluate",
         _evaluate,
         "measure a run or an untrained model on held-out problems and suites",
-        overrides=True,
+        overrides=_OVERRIDES,
     )
     evaluate.add_argument("source", help="a run directory, or a config for its model as it is before training")
     evaluate.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
@@ -139,7 +143,7 @@ def _add_run_commands(commands: Any) -> None:
         help="of the tables (default: terminal)",
     )
 
-    ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=True)
+    ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=_OVERRIDES)
     ask.add_argument("source", help="a run directory, or a config for its model as it is before training")
     ask.add_argument("question")
     ask.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
@@ -164,7 +168,7 @@ def _add_run_commands(commands: Any) -> None:
 
 
 def _add_measuring_commands(commands: Any) -> None:
-    study = _add(commands, "study", _study, "compare credit methods on games with a known truth", overrides=True)
+    study = _add(commands, "study", _study, "compare credit methods on games with a known truth", overrides=_OVERRIDES)
     study.add_argument("config", help="YAML file of a study, or the name of one that c3jax brings: credit_bench, ...")
     study.add_argument("--run-dir", metavar="DIR", help="where it is kept (default: runs/<name of the config>)")
 
@@ -181,7 +185,7 @@ def _add_measuring_commands(commands: Any) -> None:
 
 
 def _add_data_commands(commands: Any) -> None:
-    grade = _add(commands, "grade", _grade, "grade answers at hand, as training would")
+    grade = _add(commands, "grade", _grade, "grade answers at hand, as training would", overrides=_LIMITS)
     grade.add_argument("task", metavar="TASK", help="kind of the task: math, numeric, reasoning, ...")
     grade.add_argument("problems", metavar="PROBLEMS.jsonl", help="problems in any format that the task reads")
     grade.add_argument("answers", metavar="ANSWERS.jsonl", help='{"id": ..., "answer": the whole message} a line')
@@ -199,16 +203,16 @@ def _add_data_commands(commands: Any) -> None:
     overlap.add_argument("heldout", metavar="HELDOUT.jsonl", nargs="+", help="the same; exit code 1 where it is shared")
 
 
-def _add(commands: Any, name: str, run: Any, help_text: str, overrides: bool = False) -> argparse.ArgumentParser:
+def _add(commands: Any, name: str, run: Any, help_text: str, overrides: str = "") -> argparse.ArgumentParser:
     command = commands.add_parser(
         name,
         help=help_text,
         description=help_text[0].upper() + help_text[1:] + ".",
-        epilog=_OVERRIDES if overrides else None,
+        epilog=overrides or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    command.set_defaults(run=run, takes_overrides=overrides)
+    command.set_defaults(run=run, takes_overrides=bool(overrides))
     return command
 
 
@@ -329,7 +333,8 @@ def _grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax.commands import grade
 
     is_contained = not arguments.unsafe_no_sandbox
-    print(grade.grade_files(arguments.task, arguments.problems, arguments.answers, arguments.out, is_contained))
+    files = (arguments.problems, arguments.answers, arguments.out)
+    print(grade.grade_files(arguments.task, *files, is_contained, overrides))
     return 0
 
 

@@ -285,7 +285,7 @@ def evaluate_suites(setup: Setup, weights: Weights) -> list[Result | Missing]:
         except UserError as error:
             results.append(Missing(HELDOUT if section is None else section.name, str(error)))
             continue
-        with Evaluator(suite.task.grade, config.workers, config.grade_timeout) as evaluator:
+        with Evaluator(suite.task.grade, config.workers, suite.task.timeout_s) as evaluator:
             for profile in list_profiles(setup, None if section is None else section.samples):
                 name = f"{profile.samples} {profile.sampling.model_dump_json()}"
                 if name not in programs:

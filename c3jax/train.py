@@ -113,7 +113,7 @@ def train(
         assert setup.memory is not None  # it is one to train
         print_fit(setup.memory, console)
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
-        evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, config.grade_timeout))
+        evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, setup.task.timeout_s))
         evaluations = tuple(evaluate.make_evaluation(setup, profile) for profile in evaluate.list_profiles(setup))
         compiled = _Compiled(sample_tree, update, evaluations, evaluator)
         started = _start(setup, store, console, interrupts.is_stopping, run)

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import pydantic
+
+from c3jax.config.file import parse_section
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.run.files import save_whole
+from c3jax.schema import PositiveFloat, Section
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, read_id, read_rows
-from c3jax.tasks.task import open_task
+from c3jax.tasks.sections import FileTask
+from c3jax.tasks.task import find_task, open_task
 from c3jax.types import Problem, UserError, Verdict, VerdictName
 
 _MOST_WORKERS = 8
-_TIMEOUT_S = 10.0  # seconds that one answer may take
 
 
-def grade_files(kind: str, problems_path: str, answers_path: str, out_path: str, is_contained: bool = True) -> str:
+def grade_files(
+    kind: str,
+    problems_path: str,
+    answers_path: str,
+    out_path: str,
+    is_contained: bool = True,
+    limits: Mapping[str, Any] | None = None,
+) -> str:
     """Grade a file of answers, one for each problem of a file, and write the verdicts in the order of the answers.
 
     Args:
@@ -27,22 +38,24 @@ def grade_files(kind: str, problems_path: str, answers_path: str, out_path: str,
       answers_path: JSONL, {"id": of a problem, "answer": the whole final message} a line.
       out_path: where {"id", "return", "verdict", "detail"} is written, a line an answer; whole or not at all.
       is_contained: False runs programs without their sandbox, which is else tried first.
+      limits: values by the dotted path of a config's field: grade_timeout, and how a task runs programs (task.timeout).
 
     Returns:
       One line on how many answers got which verdict.
 
     Raises:
-      UserError: there is no such task, a file is faulty, the answers are not one for each problem, or the verdicts
-        cannot be written.
+      UserError: there is no such task, a limit is none of it or does not fit, a file is faulty, the answers are not one
+        for each problem, or the verdicts cannot be written.
     """
-    task = open_task(kind, None, _TIMEOUT_S, is_contained, field="TASK")
+    section, grade_timeout = _read_limits(kind, limits or {})
+    task = open_task(kind, section, grade_timeout, is_contained, field="TASK")
     if not is_contained and task.bind is None:
         raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {kind}")
     loaded = task.load(problems_path)
     problems, answers = pair_answers(loaded, problems_path, answers_path)
     if not Path(out_path).absolute().parent.is_dir():
         raise UserError(f"--out: expected a file in a folder that exists, got {out_path}")
-    with Evaluator(task.grade, min(_MOST_WORKERS, os.cpu_count() or 1), _TIMEOUT_S) as evaluator:
+    with Evaluator(task.grade, min(_MOST_WORKERS, os.cpu_count() or 1), task.timeout_s) as evaluator:
         verdicts = evaluator.score(problems, answers, budget=len(answers))
     rows = [
         {"id": problem.id, "return": verdict.score, "verdict": verdict.verdict, "detail": verdict.detail}
@@ -53,6 +66,30 @@ def grade_files(kind: str, problems_path: str, answers_path: str, out_path: str,
     except OSError as error:
         raise UserError(f"--out: {out_path} cannot be written ({error.strerror})") from error
     return count_verdicts(verdicts)
+
+
+class _Limits(Section):
+    task: Section | None = None
+    grade_timeout: PositiveFloat | None = None
+
+
+def _read_limits(kind: str, limits: Mapping[str, Any]) -> tuple[Section | None, float | None]:
+    """Read the limits as the config would: the section of a task that runs programs, and grade_timeout."""
+    task = find_task(kind, field="TASK")
+    runs_programs = task.bind is not None and issubclass(task.section, FileTask)
+    own = [f"task.{name}" for name in task.section.model_fields if runs_programs and name not in FileTask.model_fields]
+    for path in limits:
+        if path not in (known := ["grade_timeout", *own]):
+            raise UserError(f"{path}: expected one of {', '.join(known)} to grade by, got another field of a config")
+    given: dict[str, Any] = {"grade_timeout": limits.get("grade_timeout")}
+    declared = _Limits
+    if not set(own).isdisjoint(limits):
+        # The files are those of the command, and a section has to name some.
+        files = dict.fromkeys(("path", "heldout_path"), "-")
+        given["task"] = {"kind": kind, **files, **{name[5:]: limits[name] for name in own if name in limits}}
+        declared = pydantic.create_model("Limits", __base__=_Limits, task=(task.section, ...))
+    read = parse_section(given, declared)
+    return read.task, read.grade_timeout
 
 
 def pair_answers(problems: Sequence[Problem], problems_path: str, answers_path: str) -> tuple[list[Problem], list[str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ class Row(NamedTuple):
     fields: dict[str, object]
 
 
+_GZIP = b"\x1f\x8b"  # how such a file starts, and no text in UTF-8 does
 _QUESTIONS = ("question", "prompt", "problem")
 
 
@@ -53,7 +56,7 @@ def _read_problem(row: Row) -> Problem:
 
 
 def read_rows(path: str) -> list[Row]:
-    """Read a UTF-8 file of JSON objects, one a line.
+    """Read a UTF-8 file of JSON objects, one a line; it may be gzipped, as public sets are.
 
     Raises:
       TaskError: the file cannot be read or is empty, or a line is no JSON object.
@@ -63,6 +66,11 @@ def read_rows(path: str) -> list[Row]:
             content = file.read()
     except OSError as error:
         raise TaskError(f"{path}: the file cannot be read ({error.strerror})") from error
+    if content.startswith(_GZIP):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise TaskError(f"{path}: this is no whole gzip file ({error})") from error
     return parse_rows(path, content)
 
 

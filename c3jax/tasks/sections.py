@@ -106,10 +106,14 @@ class CodeTask(FileTask):
     kind: Literal["code"]
     reward: Literal["all_pass", "fraction"] = "all_pass"
     """The return of a program: 1 if it passes all tests, or the share that it passes."""
-    timeout: PositiveFloat = 5.0
-    """Seconds that a program has for all tests of its problem; grade_timeout must leave 2 more."""
+    timeout: PositiveFloat = 15.0
+    """Seconds for a program and all tests of its problem: processor time, and time spent waiting for nothing."""
+    wall: PositiveFloat = 120.0
+    """Seconds after which a program ends even if a busy machine has given it less processor time than that."""
     memory: Annotated[int, pydantic.Field(ge=64)] = 1024
     """Address space of a program, in MB."""
+    output: Positive = 32
+    """Largest value that a program may return, in MB of JSON."""
 
 
 AnyTask = ArithmeticTask | StoryTask | NumericTask | MathTask | CodeTask | ReasoningTask

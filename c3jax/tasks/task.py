@@ -59,9 +59,10 @@ class Task(NamedTuple):
     # (the text by which two problems are compared, a name that with the id tells a reworded problem)
     overlap_key: Callable[[Problem], tuple[str, str]] | None = None
     prepare: Prepare | None = None  # for public sets that `c3jax prepare` fetches
-    # For a task that runs programs: (section or None, grade_timeout in seconds, is_contained) -> the task with the
-    # limits of the section, and the sandbox, bound into `load`. Raises UserError where the sandbox does not hold.
-    bind: Callable[[Any, float, bool], Task] | None = None
+    timeout_s: float = 10.0  # that one evaluator call may take, where the config's grade_timeout says nothing
+    # For a task that runs programs: (section or None, grade_timeout or None, is_contained) -> the task with the limits
+    # of the section, and the sandbox, bound into `load`. Raises UserError where the sandbox does not hold.
+    bind: Callable[[Any, float | None, bool], Task] | None = None
     is_contained: bool = True  # whether programs, of this task or of a suite beside it, run in a sandbox
 
 
@@ -122,14 +123,18 @@ def _grade_by_reward(reward: Callable[..., Sequence[float]], problem: Problem, t
 
 
 def open_task(
-    kind: str, section: Section | None, grade_timeout: float, is_contained: bool = True, field: str = "task.kind"
+    kind: str,
+    section: Section | None,
+    grade_timeout: float | None = None,
+    is_contained: bool = True,
+    field: str = "task.kind",
 ) -> Task:
-    """Find a task and bind into it how its programs are run, where it runs any.
+    """Find a task and bind into it how long a call may take, and how its programs are run, where it runs any.
 
     Args:
       kind: as for `find_task`.
       section: its part of the config; None for a suite or a file of answers, which have none.
-      grade_timeout: seconds that one evaluator call may take.
+      grade_timeout: seconds that one evaluator call may take; None takes the task's own.
       is_contained: False gives up the sandbox of programs.
       field: dotted path of the config's field, for complaints.
 
@@ -139,7 +144,8 @@ def open_task(
     task = find_task(kind, field)
     if task.bind is not None:
         task = task.bind(section, grade_timeout, is_contained)
-    return task._replace(is_contained=is_contained)
+    timeout_s = task.timeout_s if grade_timeout is None else grade_timeout
+    return task._replace(timeout_s=timeout_s, is_contained=is_contained)
 
 
 def make_verdict(given: Any) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -113,6 +114,44 @@ def test_programs_meet_the_machine_only_where_that_is_typed(files, capsys):
     problems, answers, out = files(PROBLEMS, ANSWERS)
     with pytest.raises(UserError, match="--unsafe-no-sandbox: expected a task that runs programs, got math"):
         grade_files("math", problems, answers, out, is_contained=False)
+
+
+BUSY = """import time
+def f(x):
+    while time.process_time() < 1.5:
+        pass
+    return x == 0"""
+
+
+def test_limits_are_set_as_in_a_config(files, capsys):
+    problem = {"id": "a", "question": "Q", "tests": ["assert f(0)"], "entry_point": "f"}
+    problems, answers, out = files([problem], [{"id": "a", "answer": f"```python\n{BUSY}\n```"}])
+    words = ["grade", "code", problems, answers, "--out", out]
+    assert cli.main(words) == 0 and cli.main([*words, "--task.timeout=0.5", "--task.wall", "60"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "100.0% correct" in shown[0] and "100.0% timeout" in shown[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits", "complaint"),
+    [
+        ("math", {"task.timeout": 3.0}, "^task.timeout: expected one of grade_timeout to grade by"),
+        ("code", {"task.path": "x"}, "^task.path: expected one of grade_timeout, task.reward, task.timeout, task.wall"),
+        ("code", {"seed": 1}, "^seed: expected one of grade_timeout, task.reward"),
+        ("code", {"task.timeout": "no"}, '^task.timeout: expected a number, got "no"'),
+        ("code", {"task.memory": 3}, "^task.memory: expected greater than or equal to 64, got 3"),
+        ("math", {"grade_timeout": 0}, "^grade_timeout: expected greater than 0, got 0"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(files, kind, limits, complaint):
+    with pytest.raises(UserError, match=complaint):
+        grade_files(kind, *files(PROBLEMS, ANSWERS), limits=limits)
+
+
+def test_what_is_published_gzipped_is_graded_so(files, tmp_path):
+    problems, answers, out = files(PROBLEMS, ANSWERS)
+    (tmp_path / "problems.jsonl.gz").write_bytes(gzip.compress((tmp_path / "problems.jsonl").read_bytes()))
+    assert grade_files("math", f"{problems}.gz", answers, out) == grade_files("math", problems, answers, out)
 
 
 def test_the_summary_names_every_kind_of_verdict_there_is():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from c3jax.rewards import Evaluator
 from c3jax.schema import ConfigError
-from c3jax.tasks.jsonl import TaskError
+from c3jax.tasks.code.task import read_check
+from c3jax.tasks.jsonl import TaskError, read_rows
+from c3jax.tasks.sections import CodeTask
 from c3jax.tasks.task import TASKS, Task, find_task, make_verdict, open_task
 from c3jax.types import Problem, UserError, Verdict
 
@@ -110,10 +113,31 @@ def test_a_grader_that_cannot_be_sent_by_name_is_refused(own):
         Evaluator(find_task(f"{own}:LAMBDA").grade, workers=1)
 
 
-def test_a_task_that_runs_programs_is_bound_to_its_limits():
+def test_a_task_that_runs_programs_is_bound_to_its_limits(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_text('{"question": "Q", "tests": ["assert f(0)"]}\n')
+
+    def read_limits(task: Task) -> tuple[float, ...]:
+        check = read_check(task.load(str(path))[0].answer)
+        return check.timeout_s, check.wall_s, check.memory_mb, check.output_mb, task.timeout_s
+
+    assert read_limits(open_task("code", None, is_contained=False)) == (15.0, 120.0, 1024, 32, 180.0)
+    # A call that may take less than the wall clock of a program ends the program sooner.
+    assert read_limits(open_task("code", None, 60.0, is_contained=False)) == (15.0, 58.0, 1024, 32, 60.0)
+    given = {"kind": "code", "path": "-", "heldout_path": "-", "timeout": 1.0, "wall": 9.0, "memory": 64, "output": 2}
+    task = open_task("code", CodeTask(**given), is_contained=False)
+    assert read_limits(task) == (1.0, 9.0, 64, 2, 69.0) and task.is_contained is False
     with pytest.raises(ConfigError, match="^grade_timeout: expected grade_timeout to be 2 seconds or more above"):
-        open_task("code", None, grade_timeout=5.0)
-    assert open_task("code", None, grade_timeout=10.0, is_contained=False).is_contained is False
+        open_task("code", None, grade_timeout=16.0)
+    with pytest.raises(ConfigError, match="^task.timeout: expected grade_timeout to be 2 seconds or more above"):
+        open_task("code", CodeTask(**given), grade_timeout=2.0)
+    with pytest.raises(ConfigError, match=r"^task.wall: expected at least task.timeout \(1\), got 0.5"):
+        open_task("code", CodeTask(**given | {"wall": 0.5}))
+
+
+def test_a_call_may_take_what_the_config_says_or_else_the_task():
+    assert open_task("math", None).timeout_s == 10.0
+    assert open_task("math", None, grade_timeout=3.0).timeout_s == 3.0
 
 
 @pytest.mark.parametrize(
@@ -141,3 +165,13 @@ def test_rows_of_any_set_with_a_question(tmp_path):
     path.write_text('{"question": "Who?", "answer": NaN}\n')
     with pytest.raises(TaskError, match="line 1: the line is not JSON .NaN is no finite number"):
         load(str(path))
+
+
+def test_sets_may_be_gzipped(tmp_path):
+    path = tmp_path / "set.jsonl.gz"
+    packed = gzip.compress(b'{"question": "Who?"}\n')
+    path.write_bytes(packed)
+    assert [problem.question for problem in Task(lambda problem, answer: 1.0).load(str(path))] == ["Who?"]
+    path.write_bytes(packed[:-9])
+    with pytest.raises(TaskError, match="set.jsonl.gz: this is no whole gzip file"):
+        read_rows(str(path))

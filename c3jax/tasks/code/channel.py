@@ -1,7 +1,7 @@
-"""What crosses between a judge and a program: lines of JSON that spell plain data. Runs inside the sandboxes.
+"""What crosses between a judge and a program: lines of JSON that encode plain data. Runs inside the sandboxes.
 
 A value crosses as what it is made of, never as an object: whatever class the program returns, the judge builds an int,
-str, list ... of its own. Objects that are no plain data stay where they are and cross as a number (a handle).
+str, list ... of its own. What is no plain data is left to the two sides.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Wrap = Callable[[Any], Any]  # an object that is no plain data -> JSON
     Unwrap = Callable[[str, Any], Any]  # the tag and the content of such JSON -> an object
 
+DEEPEST = 10_000  # calls within each other: room for values some thousand levels deep, within the stack of a process
 _EXACT = 2**53  # JSON's own integers end here; longer ones cross in hexadecimal, which takes linear time
 _BASES = (int, float, complex, str, bytes, bytearray, list, tuple, dict, frozenset, set)
 
@@ -28,7 +29,7 @@ class Channel:
     """Lines to and from the other side, on descriptors that nothing else writes to by accident."""
 
     def __init__(self) -> None:
-        self._incoming, self._outgoing = os.dup(0), os.dup(1)
+        self._incoming, self.outgoing = os.dup(0), os.dup(1)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nowhere, descriptor)
@@ -52,13 +53,13 @@ class Channel:
         """Write a line of ASCII."""
         left = memoryview(line.encode("ascii") + b"\n")
         while left:
-            left = left[os.write(self._outgoing, left) :]
+            left = left[os.write(self.outgoing, left) :]
 
 
 def encode(value: Any, wrap: Wrap) -> Any:
-    """Spell a value as JSON: lists as arrays, all other compounds as {tag: content}.
+    """Encode a value as JSON: lists as arrays, all other compounds as {tag: content}.
 
-    Subclasses of plain types are spelt as those types. What is no plain data is given to `wrap`.
+    What is of no plain type, a subclass of one included, is given to `wrap`.
     """
     kind = type(value)
     if value is None or kind is bool or kind is str or kind is float:
@@ -67,20 +68,22 @@ def encode(value: Any, wrap: Wrap) -> Any:
         return value if -_EXACT < value < _EXACT else {"int": hex(value)}
     if kind is list:
         return [encode(item, wrap) for item in value]
-    if kind in _SPELLINGS:
-        tag, write = _SPELLINGS[kind]
-        return {tag: write(value, wrap)}
-    if kind.__module__ in _SPELLED_BY_NAME and kind.__qualname__ in _SPELLED_BY_NAME[kind.__module__]:
-        tag, write = _SPELLED_BY_NAME[kind.__module__][kind.__qualname__]
-        return {tag: write(value, wrap)}
+    if kind in _ENCODERS:
+        tag, encode_content = _ENCODERS[kind]
+        return {tag: encode_content(value, wrap)}
+    if kind.__module__ in _ENCODERS_BY_NAME and kind.__qualname__ in _ENCODERS_BY_NAME[kind.__module__]:
+        tag, encode_content = _ENCODERS_BY_NAME[kind.__module__][kind.__qualname__]
+        return {tag: encode_content(value, wrap)}
     if kind is type and vars(builtins).get(value.__name__) is value:
         return {"type": value.__name__}
-    for base in _BASES:
-        if isinstance(value, base):
-            return encode(base(value), wrap)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if kind.__module__ == "numpy" and kind.__name__ != "ndarray" and hasattr(value, "item"):
         return encode(value.item(), wrap)
     return wrap(value)
+
+
+def find_base(kind: type) -> type | None:
+    """Find the plain type that a class is a subclass of."""
+    return next((base for base in _BASES if issubclass(kind, base)), None)
 
 
 def _encode_items(value: Any, wrap: Wrap) -> list[Any]:
@@ -91,7 +94,22 @@ def _encode_pairs(value: Any, wrap: Wrap) -> list[Any]:
     return [[encode(key, wrap), encode(item, wrap)] for key, item in value.items()]
 
 
-_SPELLINGS: dict[type, tuple[str, Callable[[Any, Wrap], Any]]] = {
+def _encode_date(value: Any, wrap: Wrap) -> list[Any]:
+    name = type(value).__name__
+    items = value.__getinitargs__() if name == "timezone" else [getattr(value, part) for part in _DATES[name]]
+    return [name, *(encode(item, wrap) for item in items)]
+
+
+_DATES = {
+    "date": ("year", "month", "day"),
+    "time": ("hour", "minute", "second", "microsecond", "tzinfo"),
+    "datetime": ("year", "month", "day", "hour", "minute", "second", "microsecond", "tzinfo"),
+    "timedelta": ("days", "seconds", "microseconds"),
+    "timezone": (),
+}
+
+
+_ENCODERS: dict[type, tuple[str, Callable[[Any, Wrap], Any]]] = {
     tuple: ("tuple", _encode_items),
     dict: ("dict", _encode_pairs),
     set: ("set", _encode_items),
@@ -105,31 +123,33 @@ _SPELLINGS: dict[type, tuple[str, Callable[[Any, Wrap], Any]]] = {
     type({}.items()): ("items", _encode_items),
 }
 # By name, so that none of these modules is imported before it is needed.
-_SPELLED_BY_NAME: dict[str, dict[str, tuple[str, Callable[[Any, Wrap], Any]]]] = {
-    "collections": {"deque": ("deque", _encode_items)},
+_ENCODERS_BY_NAME: dict[str, dict[str, tuple[str, Callable[[Any, Wrap], Any]]]] = {
+    "collections": {"deque": ("deque", lambda value, wrap: [value.maxlen, *_encode_items(value, wrap)])},
     "fractions": {"Fraction": ("fraction", lambda value, wrap: [hex(value.numerator), hex(value.denominator)])},
     "decimal": {"Decimal": ("decimal", lambda value, wrap: str(value))},
+    "datetime": dict.fromkeys(_DATES, ("date", _encode_date)),
+    "zoneinfo": {"ZoneInfo": ("zone", lambda value, wrap: value.key)},
 }
 
 
-def decode(spelt: Any, unwrap: Unwrap) -> Any:
+def decode(encoded: Any, unwrap: Unwrap) -> Any:
     """Build a value from JSON; tags that are not of plain data are given to `unwrap`.
 
     Raises:
-      ValueError, TypeError, OverflowError, RecursionError: this spells no value.
+      ValueError, TypeError, OverflowError, RecursionError: this encodes no value.
     """
-    if isinstance(spelt, list):
-        return [decode(item, unwrap) for item in spelt]
-    if not isinstance(spelt, dict):
-        return spelt
-    ((tag, content),) = spelt.items()
+    if isinstance(encoded, list):
+        return [decode(item, unwrap) for item in encoded]
+    if not isinstance(encoded, dict):
+        return encoded
+    ((tag, content),) = encoded.items()
     if tag in _BUILDERS_OF_TEXT:
         if type(content) is not str:
-            raise TypeError(f"{tag} is spelt as text")
+            raise TypeError(f"{tag} is encoded as text")
         return _BUILDERS_OF_TEXT[tag](content)
     if tag in _BUILDERS_OF_ITEMS:
         if type(content) is not list:
-            raise TypeError(f"{tag} is spelt as a list")
+            raise TypeError(f"{tag} is encoded as a list")
         return _BUILDERS_OF_ITEMS[tag]([decode(item, unwrap) for item in content])
     return unwrap(tag, content)
 
@@ -147,7 +167,7 @@ def _build_range(items: list[Any]) -> range:
 def _build_deque(items: list[Any]) -> Any:
     from collections import deque
 
-    return deque(items)
+    return deque(items[1:], items[0])
 
 
 def _build_fraction(items: list[Any]) -> Any:
@@ -168,6 +188,24 @@ def _build_decimal(text: str) -> Any:
         raise ValueError("no decimal") from error
 
 
+def _build_date(items: list[Any]) -> Any:
+    import datetime
+
+    name, *parts = items
+    if name not in _DATES:
+        raise ValueError("no date")
+    return getattr(datetime, name)(*parts)
+
+
+def _build_zone(key: str) -> Any:
+    import zoneinfo
+
+    try:
+        return zoneinfo.ZoneInfo(key)
+    except (zoneinfo.ZoneInfoNotFoundError, OSError) as error:
+        raise ValueError("no time zone") from error
+
+
 def _build_type(name: str) -> type:
     found = vars(builtins).get(name)
     if not isinstance(found, type):
@@ -180,6 +218,7 @@ _BUILDERS_OF_TEXT: dict[str, Callable[[str], Any]] = {
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
     "decimal": _build_decimal,
+    "zone": _build_zone,
     "type": _build_type,
 }
 _BUILDERS_OF_ITEMS: dict[str, Callable[[list[Any]], Any]] = {
@@ -194,6 +233,7 @@ _BUILDERS_OF_ITEMS: dict[str, Callable[[list[Any]], Any]] = {
     "items": lambda items: dict(items).items(),
     "deque": _build_deque,
     "fraction": _build_fraction,
+    "date": _build_date,
 }
 
 
@@ -213,12 +253,12 @@ def _refuse(value: Any) -> Any:
 
 
 _scan = make_scanner(_Reading)  # type: ignore[arg-type]
-_encode_by = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, True)
+_encode_json = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, True)
 
 
 def write(message: Any) -> str:
-    """Spell a message as one line of ASCII: JSON, with NaN and Infinity."""
-    return "".join(_encode_by(message, 0))
+    """Write a message as one line of ASCII: JSON, with NaN and Infinity."""
+    return "".join(_encode_json(message, 0))
 
 
 def read(line: str) -> Any:

@@ -6,15 +6,12 @@ The question that a policy sees names what it has to define: a program that gues
 from __future__ import annotations
 
 import ast
-import builtins
 import functools
 import re
-import sys
-import types
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from c3jax.schema import ConfigError
+from c3jax.tasks.code import names as names_lib
 from c3jax.tasks.code.task import Check, grade, read_answer, read_check, write_check
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
 from c3jax.tasks.sandbox.isolation import check_isolation
@@ -27,10 +24,11 @@ class CodeSpec(NamedTuple):
     """How the programs of a set are run and paid."""
 
     reward: Literal["all_pass", "fraction"] = "all_pass"
-    timeout_s: float = 5.0  # wall time of a program over all tests of its problem
+    timeout_s: float = 15.0  # processor time of a program and its tests, and time in which neither wants a processor
     memory_mb: int = 1024  # address space of each of a program's processes
-    output_mb: int = 8  # all values that a program returns, spelt as JSON
+    output_mb: int = 32  # one value that a program returns, as JSON
     is_contained: bool = True  # False: no sandbox; programs run with the rights of the caller
+    wall_s: float = 120.0  # time on the wall's clock, on a machine that is busy with other things
 
 
 _PLAIN = CodeSpec()
@@ -45,7 +43,7 @@ def load_problems(path: str, limit: int | None = None, spec: CodeSpec = _PLAIN) 
       HumanEval(+)      {"task_id", "prompt", "entry_point", "test"}
     A test is Python that raises if the program is wrong, and functions test...() that it defines are called. MBPP+'s
     "test" holds the inputs of its "test_list" and more, so it is the one test; "test_imports" hold for it. Of ours,
-    "entry_point" is a name or a list of them, and "preamble" a head that a message may go on from.
+    "entry_point" is a name or a list of them, and "preamble" a head that a message may continue.
 
     Args:
       limit: keep at most this many problems, from the top. The whole file is checked all the same.
@@ -101,15 +99,17 @@ def read_problem(row: Row, spec: CodeSpec = _PLAIN) -> Problem:
     else:
         raise TaskError(f"{row.where}: expected one of the fields 'tests', 'test_list' or 'test', found none")
     setup = _parse(row.where, "the setup", record.setup)
+    is_head = record.setup == record.preamble
     check = Check(
         tests=tuple(record.tests),
         names=tuple(record.names),
         entry_point=record.names[-1],
         setup=record.setup,
+        shared=record.setup if is_head else names_lib.share_setup(setup, record.tests, record.names, record.question),
+        named=tuple(name for name in names_lib.find_classes(setup) if names_lib.is_mentioned(name, record.question)),
         preamble=record.preamble,
-        program_imports="\n".join(map(ast.unparse, filter(_is_import, setup.body))),
-        test_imports=tuple(sorted(_find_modules([record.setup, *record.tests]) - set(record.names))),
-        keeps=tuple(_looks_at_arguments(test, record.names) for test in record.tests),
+        test_imports=tuple(sorted(names_lib.find_modules([record.setup, *record.tests]) - set(record.names))),
+        keeps=tuple(names_lib.looks_at_arguments(test, record.names) for test in record.tests),
         **spec._asdict(),
     )
     return Problem(row.index, read_id(row, "id", "task_id"), record.question, write_check(check))
@@ -124,7 +124,7 @@ def _read_own(row: Row) -> _Record:
         given = row.fields["entry_point"]
         names = [check_text(row.where, "entry_point", name) for name in (given if isinstance(given, list) else [given])]
     else:
-        names = _find_undefined([*map(ast.parse, tests), _parse(row.where, "the setup", setup)])
+        names = names_lib.find_undefined([*map(ast.parse, tests), _parse(row.where, "the setup", setup)])
     if not names:
         raise TaskError(f"{row.where}: expected tests that use a name which the program is to define, found none")
     missing = [name for name in names if not re.search(rf"\b{re.escape(name)}\b", question)]
@@ -139,7 +139,7 @@ def _read_mbpp(row: Row) -> _Record:
     solution = _parse(row.where, "the code", check_text(row.where, "code", row.fields.get("code")))
     tests = _read_tests(row, "test_list")
     words = set(re.findall(r"\w+", "\n".join(tests)))
-    heads = {name: head for name, head in _find_definitions(solution).items() if name in words}
+    heads = {name: head for name, head in names_lib.find_definitions(solution).items() if name in words}
     if not heads:
         raise TaskError(f"{row.where}: expected tests that use what the code defines, found none")
     imports = row.fields.get("test_imports", [])
@@ -165,7 +165,7 @@ def _read_tests(row: Row, name: str) -> list[str]:
     tests = row.fields.get(name)
     if not isinstance(tests, list) or not tests:
         raise TaskError(f"{row.where}: the field {name!r} must be a list of at least one test")
-    return [_check_test(row, f"{name}.{where}", test) for where, test in enumerate(tests)]
+    return [_check_test(row, f"{name}.{index}", test) for index, test in enumerate(tests)]
 
 
 # Faults of MBPP+'s and HumanEval+'s own tests, and their mending. By the first two a program is paid for nothing.
@@ -174,15 +174,23 @@ _MENDED = (
     ("np.allclose(out, exp,", "np.shape(out) == np.shape(exp) and np.allclose(out, exp,"),
     # Three tests of MBPP+ compare, and do nothing with what comes out.
     ("exact_match = exp == (out is not None)\n", "exact_match = exp == (out is not None)\n    assert exact_match\n"),
-    # One input of MBPP+ 255 has 1.7 million right answers of 77 words each: a gigabyte, which no limit should allow.
-    (", [['Dog', 'Cat', 'CatBird', 'Bird', 'Fish'], 77]", ""),
+    # Inputs of MBPP+ 255 have up to 1.7 million right answers of 77 words each: a gigabyte.
+    (
+        "enumerate(inputs):\n    assertion(combinations_colors(",
+        "enumerate(inputs):\n    if inp[1] > 70:\n        continue\n    assertion(combinations_colors(",
+    ),
+    # Inputs of MBPP+ 599 have its reference add 10^8 numbers, 14 times; EvalPlus's edition without extremes has none.
+    (
+        "zip(inputs, results)):\n    assertion(sum_average(",
+        "zip(inputs, results)):\n    if inp[0] > 10**7:\n        continue\n    assertion(sum_average(",
+    ),
 )
 
 
 def _check_test(row: Row, name: str, test: object) -> str:
     text = check_text(row.where, name, test).replace("\r\n", "\n")
     for fault, mending in _MENDED:
-        if not mending or mending not in text:  # a set that was prepared has been mended before
+        if mending not in text:  # a set that was prepared has been mended before
             text = text.replace(fault, mending)
     try:
         compile(text, name, "exec", dont_inherit=True)  # not parsed: MBPP+ has megabytes of tests
@@ -203,94 +211,42 @@ def _parse(where: str, what: str, text: str) -> ast.Module:
         raise TaskError(f"{where}: {what} is no Python ({error})") from error
 
 
-def _find_definitions(module: ast.Module) -> dict[str, str]:
-    """The functions and classes of a solution, and how each is called."""
-    heads = {}
-    for statement in module.body:
-        if isinstance(statement, ast.FunctionDef):
-            heads[statement.name] = f"`{statement.name}({ast.unparse(statement.args)})`"
-        elif isinstance(statement, ast.ClassDef):
-            inits = [node for node in statement.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
-            arguments = ast.unparse(inits[0].args).partition(",")[2].strip() if inits else ""
-            heads[statement.name] = f"the class `{statement.name}({arguments})`"
-    return heads
-
-
-def _find_undefined(modules: Sequence[ast.Module]) -> list[str]:
-    """The names that code reads, in the order in which they appear, and that nothing in it gives a meaning."""
-    read: dict[str, None] = {}
-    known = set(dir(builtins)) | set(sys.stdlib_module_names)
-    for node in (node for module in modules for node in ast.walk(module)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            read[node.id] = None
-        elif isinstance(node, ast.Name):
-            known.add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            known.add(node.name)
-        elif isinstance(node, ast.arg):
-            known.add(node.arg)
-        elif isinstance(node, ast.alias):
-            known.add((node.asname or node.name).partition(".")[0])
-        elif isinstance(node, ast.ExceptHandler) and node.name is not None:
-            known.add(node.name)
-    return [name for name in read if name not in known]
-
-
-def _find_modules(texts: Sequence[str]) -> set[str]:
-    """Modules of the standard library whose names tests use: MBPP leaves it to the solution to import them."""
-    codes = [compile(text, "tests", "exec", dont_inherit=True) for text in texts]
-    names: set[str] = set()
-    while codes:
-        code = codes.pop()
-        names.update(code.co_names)
-        codes.extend(constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return names & set(sys.stdlib_module_names)
-
-
-def _is_import(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Import | ast.ImportFrom)
-
-
-def _looks_at_arguments(test: str, names: Sequence[str]) -> bool:
-    """Whether a test calls the program for what it does to its arguments: a call whose result goes nowhere.
-
-    In all other tests a program cannot change what it was given, so it cannot change what it is compared with.
-    """
-    if not re.search(rf"^[ \t]*(?:{'|'.join(map(re.escape, names))})\(", test, re.MULTILINE):
-        return False
-    return any(
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Call)
-        and isinstance(node.value.func, ast.Name)
-        and node.value.func.id in names
-        for node in ast.walk(ast.parse(test))
-    )
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # The task
 
 
 _JUDGING_S = 2.0  # what judging a program takes beside its own time
+_STARTING_S = 60.0  # what may come before it on a busy machine: a judge and two sandboxes start
 
 
-def bind(section: CodeTask | None, grade_timeout: float, is_contained: bool) -> Task:
+def bind(section: CodeTask | None, grade_timeout: float | None, is_contained: bool) -> Task:
     """The task with the limits of a section, or the usual ones, and with a sandbox that was tried.
 
     Raises:
-      UserError: grade_timeout leaves no room for a program's own time, or the sandbox does not hold here.
+      UserError: the limits do not fit each other or grade_timeout, or the sandbox does not hold here.
     """
     spec = CodeSpec(is_contained=is_contained)
     if section is not None:
-        spec = spec._replace(reward=section.reward, timeout_s=section.timeout, memory_mb=section.memory)
-    if spec.timeout_s + _JUDGING_S > grade_timeout:
+        spec = spec._replace(
+            reward=section.reward,
+            timeout_s=section.timeout,
+            memory_mb=section.memory,
+            output_mb=section.output,
+            wall_s=section.wall,
+        )
+    if spec.wall_s < spec.timeout_s:
+        raise ConfigError(f"task.wall: expected at least task.timeout ({spec.timeout_s:g}), got {spec.wall_s:g}")
+    if grade_timeout is not None and spec.timeout_s + _JUDGING_S > grade_timeout:
         raise ConfigError(
             f"{'grade_timeout' if section is None else 'task.timeout'}: expected grade_timeout to be {_JUDGING_S:g}"
             f" seconds or more above a program's own time, got {grade_timeout:g} and {spec.timeout_s:g}"
         )
+    # A program is to end by its own limits, with a verdict of its own, before its grader is ended with it.
+    timeout_s = spec.wall_s + _STARTING_S if grade_timeout is None else grade_timeout
+    spec = spec._replace(wall_s=min(spec.wall_s, timeout_s - _JUDGING_S))
     if is_contained:
         check_isolation()
-    return CODE._replace(load=functools.partial(load_problems, spec=spec))
+    return CODE._replace(load=functools.partial(load_problems, spec=spec), timeout_s=timeout_s)
 
 
 def _find_overlap_key(problem: Problem) -> tuple[str, str]:

@@ -11,21 +11,23 @@ import contextlib
 import functools
 import json
 import re
+import textwrap
 import time
 from typing import Any, Literal, NamedTuple, get_args
 
 from c3jax.tasks.code import candidate as code_candidate
 from c3jax.tasks.code import channel as code_channel
 from c3jax.tasks.code import judge as code_judge
+from c3jax.tasks.code import link as code_link
 from c3jax.tasks.sandbox import process as sandbox
-from c3jax.tasks.sandbox.process import Child, Limits, Lost
+from c3jax.tasks.sandbox.process import Child, Clock, Limits, Lost
 from c3jax.types import Problem, Verdict, VerdictName
 
 LONGEST_MESSAGE = 200_000  # characters, counted from the end, where the answer stands
 
-_JUDGE_LIMITS = Limits(wall_s=3600.0, memory_mb=2048, processes=16, open_files=64, output_mb=1 << 20)
+_JUDGE_LIMITS = Limits(cpu_s=3600.0, memory_mb=2048, processes=16, open_files=64, output_mb=1 << 20)
 _JUDGE_START_S = 60.0  # seconds for the judge to come up, or to compile tests it has not seen
-_JUDGE_END_S = 1.0  # seconds for the judge to conclude once the program's time is over
+_JUDGE_END_S = 1.0  # seconds for the judge to conclude once the time of the case is over
 
 
 class Check(NamedTuple):
@@ -35,15 +37,17 @@ class Check(NamedTuple):
     names: tuple[str, ...]  # what the tests use of the program
     entry_point: str  # the first of them to look for in a message
     setup: str = ""  # runs before the tests, beside them
-    preamble: str = ""  # runs before the program, beside it: the head that a message may go on from
-    program_imports: str = ""  # import statements that hold for the program
+    shared: str = ""  # what of the setup runs before the program, too
+    named: tuple[str, ...] = ()  # classes of the setup that the question names
+    preamble: str = ""  # runs before the program, beside it: a head that a message may continue
     test_imports: tuple[str, ...] = ()  # modules that the tests use without importing them
     keeps: tuple[bool, ...] = ()  # for each test: whether it looks at what the program did to its arguments
     reward: Literal["all_pass", "fraction"] = "all_pass"
-    timeout_s: float = 5.0
+    timeout_s: float = 15.0
     memory_mb: int = 1024
-    output_mb: int = 8
+    output_mb: int = 32
     is_contained: bool = True
+    wall_s: float = 120.0
 
 
 class Program(NamedTuple):
@@ -51,6 +55,7 @@ class Program(NamedTuple):
 
     blocks: tuple[str, ...]  # of the last one everything counts, of those before it what they define
     is_fenced: bool  # else prose may follow
+    is_whole: bool = True  # else it may be what continues the preamble
 
 
 def grade(problem: Problem, text: str) -> Verdict:
@@ -60,7 +65,7 @@ def grade(problem: Problem, text: str) -> Verdict:
     "error", a "timeout". "unparsable" is a message without code; a program that forged a reply is "unsafe", and gets 0.
     """
     check = read_check(problem.answer)
-    program = read_program(text, check.entry_point)
+    program = read_program(text, check.entry_point, has_head=bool(check.preamble.strip()))
     if program is None:
         return Verdict(0.0, "unparsable", None, "no code in the message")
     outcomes = _run_tests(check, program)
@@ -91,11 +96,27 @@ def write_check(check: Check) -> str:
     return json.dumps(check._asdict())
 
 
-_FENCE = re.compile(r"^[ \t]{0,3}(?P<mark>`{3,}|~{3,})[ \t]*(?P<label>[^`\n]*)$")
+# The marks of a list or a quotation may stand before a fence.
+_FENCE = re.compile(
+    r"^(?P<margin>(?:[ \t]*(?:>|(?:[-*+]|\d{1,9}[.)])(?=[ \t])))*[ \t]*)(?P<mark>`{3,}|~{3,})[ \t]*(?P<label>[^`\n]*)$"
+)
+_END = re.compile(r"^[ \t]{0,3}(?P<mark>`{3,}|~{3,})[ \t]*$")
+_END_OF_LINE = re.compile(r"^(?P<code>[^`]*[^`\s:\"'])[ \t]*(?P<mark>`{3,})[ \t]*$")
+_BLOCK_IN_LINE = re.compile(
+    r"(?<!`)(?P<mark>`{3,9})(?!`) *(?:(?:python|py)3? +)?"
+    r"(?P<code>(?:async |def |class |from |import |\w+ *=)[^`\n]+)(?P=mark)",
+    re.IGNORECASE,
+)
 _PYTHON_LABELS = {"", "python", "py", "python3", "py3"}
 _CHAT_TOKEN = re.compile(r"<\|[a-z_0-9]{2,30}\|>|</s>|<s>|<end_of_turn>|<｜[^｜\n]{2,30}｜>")
 _CODE_LINE = re.compile(
     r"^(?:(?:async +)?def +\w+ *\(|class +\w+ *[(:]|from +[\w.]+ +import\b|import +[\w.]+ *(?:,|$|as\b|;|#)|@\w)",
+    re.MULTILINE,
+)
+# What may be the first line of a function's body, where a message gives no more than that.
+_BODY_LINE = re.compile(
+    rf"{_CODE_LINE.pattern}|^(?:[ \t]+\S|return\b|raise\b|(?:for|if|while|with) .*:[ \t]*$|try:"
+    r"|\w[\w.\[\], ]*[-+*/%|&^]*=[^=])",
     re.MULTILINE,
 )
 
@@ -106,46 +127,77 @@ def read_answer(text: str) -> str | None:
     return None if program is None else "\n".join(program.blocks)
 
 
-def read_program(text: str, entry_point: str) -> Program | None:
+def read_program(text: str, entry_point: str, has_head: bool = False) -> Program | None:
     """Read the code out of a message.
 
-    Fenced blocks (``` or ~~~, labelled as Python or not at all) are taken up to the last one that defines the entry
-    point, or the last of all where none does; a fence that is left open ends with the message. Without a fence, the
-    code starts at the first line that imports or defines something. Only the last `LONGEST_MESSAGE` characters count.
+    Fenced blocks (``` or ~~~, labelled as Python or not at all, in lists and quotations too) are taken up to the last
+    one that defines the entry point, or the last of all where none does; a fence that is left open ends with the
+    message. Without a fence, or where only text outside of them defines the entry point, the code starts at the first
+    line that imports or defines something. Only the last `LONGEST_MESSAGE` characters count.
+
+    Args:
+      has_head: the question is the head of a function, and the message may be no more than its body.
 
     Returns:
       None where there is no code.
     """
     text = _CHAT_TOKEN.sub("", text[-LONGEST_MESSAGE:]).replace("\r\n", "\n").replace("\r", "\n")
-    blocks = _read_blocks(text)
-    if blocks:
-        defines = re.compile(rf"^(?:async +def|def|class)[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
-        last = max((index for index, block in enumerate(blocks) if defines.search(block)), default=len(blocks) - 1)
-        return Program(tuple(blocks[: last + 1]), True)
-    start = _CODE_LINE.search(text)
-    if start is not None:
-        return Program((text[start.start() :],), False)
-    return None
+    name = re.escape(entry_point)
+    defines = re.compile(
+        rf"^(?:(?:(?:async +)?def|class)[ \t]+{name}\b|{name} *(?::[^=\n]+)?=[^=]|(?:from|import)\b.*\b{name}\b)",
+        re.MULTILINE,
+    )
+    blocks, others = _read_blocks(text)
+    blocks = [whole if defines.search(whole := textwrap.dedent(block)) else block for block in blocks]
+    defining = [index for index, block in enumerate(blocks) if defines.search(block)]
+    if blocks and (defining or not defines.search(others)):
+        last = max(defining, default=len(blocks) - 1)
+        return Program(tuple(blocks[: last + 1]), True, not has_head or bool(defining))
+    is_whole = not has_head or defines.search(text) is not None
+    start = (_CODE_LINE if is_whole else _BODY_LINE).search(text)
+    return None if start is None else Program((text[start.start() :].rstrip("`"),), False, is_whole)
 
 
-def _read_blocks(text: str) -> list[str]:
+def _read_blocks(text: str) -> tuple[list[str], str]:
+    """Read the fenced blocks of Python, and the text outside of all blocks."""
     blocks: list[str] = []
+    others: list[str] = []
     opened: re.Match[str] | None = None
     lines: list[str] = []
+    has_code = False
     for line in [*text.split("\n"), None]:
-        fence = None if line is None else _FENCE.match(line)
-        if opened is None:
-            opened, lines = fence, []
-            continue
-        closes = fence is not None and not fence["label"].strip() and fence["mark"].startswith(opened["mark"])
-        if line is not None and not closes:
-            lines.append(line)
-            continue
-        words = opened["label"].lower().split()
-        if (words[0] if words else "") in _PYTHON_LABELS and any(map(str.strip, lines)):
-            blocks.append("\n".join(lines) + "\n")
-        opened = None
-    return blocks
+        if opened is None and line is not None:
+            fence = _FENCE.match(line)
+            # Where code has come without a fence, a fence that is indented like code stands in one of its texts.
+            if fence is not None and not (has_code and len(fence["margin"]) > 3):
+                opened, lines = fence, []
+            else:
+                blocks += [block["code"] + "\n" for block in _BLOCK_IN_LINE.finditer(line)]
+                others.append(line)
+                has_code = has_code or _CODE_LINE.match(line) is not None
+        elif opened is not None:
+            inside = None if line is None else _strip_margin(line, opened["margin"])
+            end = None if inside is None else _END.match(inside) or _END_OF_LINE.match(inside)
+            is_over = inside is None or (end is not None and end["mark"].startswith(opened["mark"]))
+            lines.append("" if inside is None else inside[: end.start("mark")] if end and is_over else inside)
+            words = opened["label"].lower().split() or [""]
+            # The end of a block whose begin is missing begins nothing.
+            is_stray = line is None and not words[0] and others[-1:] != [] and others[-1][:1].isspace()
+            if is_over and words[0] in _PYTHON_LABELS and any(map(str.strip, lines)) and not is_stray:
+                blocks.append("\n".join(lines).rstrip() + "\n")
+            opened = None if is_over else opened
+    return blocks, "\n".join(others)
+
+
+def _strip_margin(line: str, margin: str) -> str:
+    """Take off a line of a block what stands before the block's fence: marks of quotation, and no more blanks."""
+    for _ in range(margin.count(">")):
+        line = line.lstrip().removeprefix(">") if line.lstrip().startswith(">") else line
+    width = len(margin.rpartition(">")[2].expandtabs(4))
+    while width > 0 and line[:1] in (" ", "\t"):
+        width -= 4 if line[0] == "\t" else 1
+        line = line[1:]
+    return line
 
 
 # A worker's judge, kept from answer to answer: it takes longer to come up than most tests take to run.
@@ -161,24 +213,25 @@ def close() -> None:
 def _run_tests(check: Check, program: Program) -> list[tuple[str, str]]:
     """Run the tests; return the outcome and a detail of each."""
     case = {
-        "load": ["load", check.program_imports, check.preamble, program.blocks, program.is_fenced],
+        "load": ["load", check.shared, check.preamble, program.blocks, program.is_fenced, program.is_whole],
         "setup": check.setup,
         "imports": check.test_imports,
         "names": check.names,
+        "named": check.named,
         "tests": check.tests,
         "keeps": check.keeps,
     }
-    limits = Limits(wall_s=check.timeout_s, memory_mb=check.memory_mb, output_mb=check.output_mb)
+    limits = Limits(cpu_s=check.timeout_s, memory_mb=check.memory_mb, output_mb=check.output_mb)
     if check.is_contained not in _judges:
         _judges[check.is_contained] = sandbox.start(
-            code_judge.__name__, [code_channel.__name__], _JUDGE_LIMITS, check.is_contained
+            code_judge.__name__, [code_channel.__name__, code_link.__name__], _JUDGE_LIMITS, check.is_contained
         )
     judge = _judges[check.is_contained]
     child = sandbox.start(code_candidate.__name__, [code_channel.__name__], limits, check.is_contained)
     try:
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(_drop_judge, check.is_contained)  # in the middle of a case, it is of no further use
-            outcomes = _carry(judge, child, json.dumps(case).encode(), check.timeout_s)
+            outcomes = _carry(judge, child, json.dumps(case).encode(), check)
             cleanup.pop_all()
         return outcomes
     except Lost as lost:
@@ -192,19 +245,22 @@ def _drop_judge(is_contained: bool) -> None:
     sandbox.stop(_judges.pop(is_contained))
 
 
-def _carry(judge: Child, program: Child, case: bytes, timeout_s: float) -> list[tuple[str, str]]:
+def _carry(judge: Child, program: Child, case: bytes, check: Check) -> list[tuple[str, str]]:
     """Carry requests to the program and replies back until the judge has decided; raises Lost if the judge is lost."""
-    sandbox.send(judge, case, time.monotonic() + _JUDGE_START_S)
-    line = sandbox.receive(judge, time.monotonic() + _JUDGE_START_S)
-    deadline = time.monotonic() + timeout_s
+    start = sandbox.within(_JUDGE_START_S)
+    forked_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    sandbox.send(judge, case, start)
+    line = sandbox.receive(judge, start)
+    clock = Clock([(program, 0.0), (judge, forked_s)], check.timeout_s, check.wall_s)
+    conclude = functools.partial(clock.wait, grace_s=_JUDGE_END_S)
     while line[:1] == b"C":
         try:
-            sandbox.send(program, line[1:], deadline)
-            reply = b"R" + sandbox.receive(program, deadline)
+            sandbox.send(program, line[1:], clock.wait)
+            reply = b"R" + sandbox.receive(program, clock.wait)
         except Lost as lost:
             reply = b"X" + json.dumps(_REASONS[lost.reason]).encode()
-        sandbox.send(judge, reply, deadline + _JUDGE_END_S)
-        line = sandbox.receive(judge, deadline + _JUDGE_END_S)
+        sandbox.send(judge, reply, conclude)
+        line = sandbox.receive(judge, conclude)
     return [(outcome, detail) for outcome, detail in json.loads(line[1:])]
 
 

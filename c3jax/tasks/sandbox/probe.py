@@ -1,4 +1,4 @@
-"""What the sandbox's walls are tried with: a program that attempts what no program may do. Runs inside a sandbox."""
+"""What the sandbox is tried with: a program that attempts what no program may do. Runs inside a sandbox."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _MB = 1 << 20
 
 
 def main() -> None:
-    """Do what one line of JSON asks: {"try": facts of the host} is answered with the walls that gave way."""
+    """Do what one line of JSON asks: {"try": facts of the host} is answered with what it got through."""
     channel = Channel()
     order, facts = next(iter(read(channel.receive()).items()))
     if order == "try":
-        channel.send(write([wall for wall, attempt in _ATTEMPTS.items() if attempt(facts)]))
+        channel.send(write([name for name, attempt in _ATTEMPTS.items() if attempt(facts)]))
     elif order == "spin":
         while True:
             pass
     elif order == "flood":
         while True:
-            channel.send("x" * _MB)
+            os.write(channel.outgoing, bytes(_MB))
     elif order == "stay":
         for _ in range(2):
             if os.fork() == 0:

@@ -3,8 +3,8 @@
 Inside there is no network, no /proc, no file of the host but the interpreter and /usr (read-only), an environment of
 two fixed entries, process numbers of its own, a user without rights, and a small private /tmp. System calls that hold
 memory or state outside the limits (shared segments, keyrings, memory files, tracing) are refused. Processor time,
-address space, processes, file size, open files and output are limited; wall time is the caller's deadline. Ending a
-sandbox kills its first process, and the kernel kills all others before that one is gone: nothing outlives `stop`.
+address space, processes, file size, open files and output are limited; how long to wait is the caller's to say. Ending
+a sandbox kills its first process, and the kernel kills all others before that one is gone: nothing outlives `stop`.
 
 A caller who is root has no limit on processes, and a user namespace maps him to root outside. So root gives up his user
 before the program starts; everybody else does it with the namespace.
@@ -25,10 +25,10 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from c3jax.types import UserError
 
@@ -36,6 +36,10 @@ _SOURCE = Path(__file__).resolve().parents[3]
 _LIBRARIES = "/libraries"  # where numpy lies inside
 _NOBODY = "65534"
 _START_S = 30.0  # seconds for the namespaces to be made, on a machine that is busy with other things
+_LOOK_S = 0.25  # seconds between two looks at what processes do, once their time may be over
+
+# Takes the seconds just waited in vain, 0 at first; gives those to wait before it is asked again, or raises Lost.
+Wait = Callable[[float], float]
 # Strings hash alike in every process, so that one answer has one verdict; a thread pool counts as processes.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -43,13 +47,13 @@ _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
 class Limits(NamedTuple):
     """What a program may use; MB are 2^20 bytes."""
 
-    wall_s: float = 5.0
+    cpu_s: float = 5.0  # processor time of each process, kept to the second: a Clock is exact
     memory_mb: int = 1024  # address space of each process
     processes: int = 8  # and threads, the sandbox's own first process counted
     tmp_mb: int = 16  # all of /tmp
     file_mb: int = 4  # one file
     open_files: int = 32
-    output_mb: int = 8  # all that it sends
+    output_mb: int = 32  # one line that it sends
 
 
 class Lost(Exception):
@@ -69,7 +73,7 @@ class Child:
     first_handle: int  # the same, as a file descriptor that no later process can take over
     requests: int
     replies: int
-    output_left: int  # bytes
+    largest_line: int  # bytes
     buffer: bytearray = field(default_factory=bytearray)
 
 
@@ -79,20 +83,21 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
     Args:
       module: full name; inside, only it, the modules it needs, the standard library and numpy can be imported.
       needs: full names of further modules of c3jax, each after those that it imports itself.
-      is_contained: False runs it with the limits but without the walls, as the caller.
+      is_contained: False runs it with the limits but without the isolation, as the caller.
 
     Raises:
       UserError: there is no bubblewrap, or it cannot make a sandbox on this machine.
     """
-    seconds = int(limits.wall_s) + 2  # of processor: the wall limit is to come first for a program of one process
+    modules = (*needs, module)
     boot = _BOOT.format(
-        limits=_resource_limits(limits, seconds),
-        modules=_compile_modules((*needs, module)),
+        limits=_resource_limits(limits),
+        names=modules,
         path=_LIBRARIES if is_contained else _find_libraries(),
     )
-    python = [os.path.realpath(sys._base_executable), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", boot]  # type: ignore[attr-defined]
+    interpreter = os.path.realpath(sys._base_executable)  # pyright: ignore[reportAttributeAccessIssue]
+    python = [interpreter, *("-P", "-s", "-S", "-B", "-X", "utf8"), "-c", boot, *_compile_modules(modules)]
     if not is_contained:
-        process = subprocess.Popen(python, env=_ENVIRONMENT, start_new_session=True, **_pipes(subprocess.DEVNULL))
+        process = _launch(python, subprocess.DEVNULL, is_session=True)
         return _make_child(process, process.pid, limits)
     errors = os.memfd_create("errors")
     info_read, info_write = os.pipe()
@@ -101,7 +106,7 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
         os.write(rules, _system_call_rules())
         os.lseek(rules, 0, os.SEEK_SET)
         command = _bubblewrap(limits.tmp_mb, rules, info_write) + python
-        process = subprocess.Popen(command, env=_ENVIRONMENT, pass_fds=(rules, info_write), **_pipes(errors))
+        process = _launch(command, errors, (rules, info_write))
         os.close(info_write)
         info_write = -1
         return _make_child(process, _read_first_pid(process, info_read, errors), limits)
@@ -111,11 +116,78 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
                 os.close(descriptor)
 
 
-def send(child: Child, line: bytes, deadline: float) -> None:
-    """Write a line, without its end, by a time on the monotonic clock; raises Lost."""
+def within(seconds: float) -> Wait:
+    """Allow so many seconds from now on."""
+    deadline = time.monotonic() + seconds
+
+    def wait(waited_s: float) -> float:
+        left = deadline - time.monotonic()
+        if left <= 0.0:
+            raise Lost("time")
+        return left
+
+    return wait
+
+
+@dataclass(eq=False)
+class Clock:
+    """Time of processes that work by turns: it stands still while one that wants a processor gets none.
+
+    What counts is the processor time of all of them, and the time in which none of them wants a processor. Nobody
+    looks before `budget_s` seconds have passed, so that what is quick costs nothing.
+    """
+
+    children: Sequence[tuple[Child, float]]  # and since when its processes count, in seconds since the machine's start
+    budget_s: float
+    wall_s: float  # the end even for processes that never get a processor
+    begun: float = field(default_factory=time.monotonic)
+    looked: float = 0.0
+    was_idle: bool = False
+    idle_s: float = 0.0
+
+    def wait(self, waited_s: float, grace_s: float = 0.0) -> float:
+        """Give the seconds to wait before anybody looks; raises Lost when the time, and a grace beyond it, is over."""
+        now = time.monotonic()
+        budget_s, passed_s = self.budget_s + grace_s, now - self.begun
+        if passed_s < budget_s:
+            return budget_s - passed_s
+        if waited_s == 0.0 and now - self.looked < _LOOK_S:
+            self.was_idle = False
+            return _LOOK_S
+        # Counted only now: whoever was idle may have been so because its line was already on the way.
+        self.idle_s += waited_s if waited_s > 0.0 and self.was_idle else 0.0
+        used_s, self.was_idle = _measure(self.children)
+        self.looked = now
+        if used_s + self.idle_s >= budget_s or passed_s >= self.wall_s + grace_s:
+            raise Lost("time")
+        return _LOOK_S
+
+
+def _measure(children: Sequence[tuple[Child, float]]) -> tuple[float, bool]:
+    """Add up the processor seconds of children and of all that they started; say whether all of them only wait."""
+    ticks_s = os.sysconf("SC_CLK_TCK")
+    rows: dict[int, list[str]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            rows[int(name)] = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()
+    used_s, is_idle = 0.0, True
+    for pid, row in rows.items():
+        ancestor = pid
+        while ancestor in rows and ancestor not in (child.process.pid for child, _ in children):
+            ancestor = int(rows[ancestor][1])
+        for child, since_s in children:
+            if child.process.pid == ancestor and int(row[19]) >= since_s * ticks_s:
+                # In user and kernel mode, of the process and of those that it has seen end.
+                used_s += sum(map(int, row[11:15])) / ticks_s
+                is_idle = is_idle and row[0] not in "RD"
+    return used_s, is_idle
+
+
+def send(child: Child, line: bytes, wait: Wait) -> None:
+    """Write a line, without its end; raises Lost."""
     left = memoryview(line + b"\n")
     while left:
-        _await(child.requests, select.POLLOUT, deadline)
+        _await(child.requests, select.POLLOUT, wait)
         try:
             left = left[os.write(child.requests, left) :]
         except BlockingIOError:
@@ -124,20 +196,19 @@ def send(child: Child, line: bytes, deadline: float) -> None:
             raise Lost("end") from None
 
 
-def receive(child: Child, deadline: float) -> bytes:
-    """Read the next line, without its end, by a time on the monotonic clock; raises Lost."""
+def receive(child: Child, wait: Wait) -> bytes:
+    """Read the next line, without its end; raises Lost."""
     searched = 0
     while (end := child.buffer.find(b"\n", searched)) < 0:
         searched = len(child.buffer)
-        _await(child.replies, select.POLLIN, deadline)
+        if searched > child.largest_line:
+            raise Lost("output")
+        _await(child.replies, select.POLLIN, wait)
         received = os.read(child.replies, 1 << 16)
         if not received:
             raise Lost("end")
-        child.output_left -= len(received)
-        if child.output_left < 0:
-            raise Lost("output")
         child.buffer += received
-    line = bytes(child.buffer[:end])
+    line = bytes(memoryview(child.buffer)[:end])
     del child.buffer[: end + 1]
     return line
 
@@ -167,7 +238,8 @@ for name, value in {limits}:
     value = value if most < 0 else min(value, most)
     resource.setrlimit(kind, (value, value))
 sys.path.append({path!r})
-for name, code in {modules}:
+for name in {names}:
+    code = sys.argv.pop(1)  # one each: no argument may be longer than 128 kB
     module = sys.modules[name] = type(sys)(name)
     exec(marshal.loads(bytes.fromhex(code)), module.__dict__)
 module.main()
@@ -175,16 +247,16 @@ module.main()
 
 
 @functools.cache
-def _compile_modules(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Compile modules of c3jax, for the interpreter that this one is: [(name, hexadecimal of the marshalled code)]."""
+def _compile_modules(names: tuple[str, ...]) -> list[str]:
+    """Compile modules of c3jax, for the interpreter that this one is, to the hexadecimal of the marshalled code."""
     files = {name: _SOURCE / (name.replace(".", "/") + ".py") for name in names}
     codes = {name: compile(file.read_bytes(), name, "exec", dont_inherit=True) for name, file in files.items()}
-    return [(name, marshal.dumps(code).hex()) for name, code in codes.items()]
+    return [marshal.dumps(code).hex() for code in codes.values()]
 
 
-def _resource_limits(limits: Limits, seconds: int) -> list[tuple[str, int]]:
+def _resource_limits(limits: Limits) -> list[tuple[str, int]]:
     return [
-        ("RLIMIT_CPU", seconds),
+        ("RLIMIT_CPU", int(limits.cpu_s) + 2),  # later than a Clock, for whoever uses none
         ("RLIMIT_AS", limits.memory_mb << 20),
         ("RLIMIT_NPROC", limits.processes),
         ("RLIMIT_FSIZE", limits.file_mb << 20),
@@ -195,8 +267,18 @@ def _resource_limits(limits: Limits, seconds: int) -> list[tuple[str, int]]:
     ]
 
 
-def _pipes(errors: int) -> dict[str, Any]:
-    return {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+def _launch(
+    command: list[str], errors: int, descriptors: Sequence[int] = (), is_session: bool = False
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=_ENVIRONMENT,
+        pass_fds=descriptors,
+        start_new_session=is_session,
+    )
 
 
 def _make_child(process: subprocess.Popen[bytes], first_pid: int, limits: Limits) -> Child:
@@ -209,12 +291,12 @@ def _make_child(process: subprocess.Popen[bytes], first_pid: int, limits: Limits
 
 
 def _read_first_pid(process: subprocess.Popen[bytes], info_read: int, errors: int) -> int:
-    """Read what bubblewrap tells of the sandbox it has made, or say what it said instead."""
+    """Read bubblewrap's information on the sandbox that it has made, or raise with its message."""
     text = b""
-    deadline = time.monotonic() + _START_S
+    wait = within(_START_S)
     with contextlib.suppress(Lost):
         while b"}" not in text:
-            _await(info_read, select.POLLIN, deadline)
+            _await(info_read, select.POLLIN, wait)
             received = os.read(info_read, 4096)
             if not received:
                 break
@@ -227,11 +309,12 @@ def _read_first_pid(process: subprocess.Popen[bytes], info_read: int, errors: in
     raise UserError(f"the sandbox: bubblewrap cannot make one on this machine ({reason or 'it gave no reason'})")
 
 
-def _await(descriptor: int, event: int, deadline: float) -> None:
+def _await(descriptor: int, event: int, wait: Wait) -> None:
     poller = select.poll()
     poller.register(descriptor, event)
-    if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise Lost("time")
+    pause_s = 0.0
+    while not poller.poll(pause_s * 1000):
+        pause_s = wait(pause_s)
 
 
 def _bubblewrap(tmp_mb: int, rules: int, info_write: int) -> list[str]:

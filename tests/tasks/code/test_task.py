@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
-import subprocess
-import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -40,6 +37,7 @@ def judge(program: str, *tests: str, **fields: object) -> Verdict:
 
 
 FUNCTION = "def f(x):\n    return x + 1\n"
+QUOTING = 'def f(x):\n    """As in\n    ```\n    f(1)\n    ```\n    """\n    return x + 1\n'
 
 
 @pytest.mark.parametrize(
@@ -56,9 +54,26 @@ FUNCTION = "def f(x):\n    return x + 1\n"
         (f"```bash\npip install f\n```\n```python\n{FUNCTION}```", Program((FUNCTION,), True)),
         (f"```python\n{FUNCTION}```\nThen:\n```python\nprint(f(1))\n```", Program((FUNCTION,), True)),
         (f"```python\nimport re\n```\n```python\n{FUNCTION}```", Program(("import re\n", FUNCTION), True)),
+        # In lists, nested ones too, and in quotations, a block is as far in as its fence.
+        ("1. So:\n   ```python\n   def f(x):\n       return x + 1\n   ```\n2. Done.", Program((FUNCTION,), True)),
+        ("* a\n  * b\n\n    ```python\n    def f(x):\n        return x + 1\n    ```", Program((FUNCTION,), True)),
+        ("- ```python\n  def f(x):\n      return x + 1\n  ```", Program((FUNCTION,), True)),
+        ("12) a\n\n\t```python\n\tdef f(x):\n\t    return x + 1\n\t```", Program((FUNCTION,), True)),
+        ("> ```python\n> def f(x):\n>     return x + 1\n> ```", Program((FUNCTION,), True)),
+        ("```python\n    def f(x):\n        return x + 1\n```", Program((FUNCTION,), True)),
+        # On one line, and with the end of the block on the last line of the code.
+        ("```python def f(x): return x + 1```", Program(("def f(x): return x + 1\n",), True)),
+        ("So: ```def f(x): return x + 1``` it is.", Program(("def f(x): return x + 1\n",), True)),
+        ("```python\ndef f(x):\n    return x + 1```\nIt adds.", Program((FUNCTION,), True)),
+        # Fences in texts of the code are none.
+        (f"```python\n{QUOTING}```", Program((QUOTING,), True)),
+        (QUOTING, Program((QUOTING,), False)),
+        # The last block may only use what others, or the text beside them, define.
+        (f"{FUNCTION}```\nIt adds.", Program((f"{FUNCTION}```\nIt adds.",), False)),
         (FUNCTION, Program((FUNCTION,), False)),
         (f"{FUNCTION}<|im_end|>", Program((FUNCTION,), False)),
         (f"Sure, from the list I take:\n\n{FUNCTION}", Program((FUNCTION,), False)),
+        ("Use `def f(x): return x + 1`.", "none"),
         ("I cannot do that.", "none"),
         ("", "none"),
         ("```text\nno code\n```", "none"),
@@ -77,8 +92,9 @@ def test_what_is_read_out_of_a_message(message, expected):
 
 
 def test_reading_takes_time_linear_in_the_message():
-    for piece in ("```\n", "~~~ x\n", "<|", "def ", "import a", "````"):
-        read_program(piece * 60_000, "f")  # seconds if it were quadratic
+    pieces = ("```\n", "~~~ x\n", "<|", "def ", "import a", "````", "- ", "> ", "    ```\n", "```def ", "a=", ":")
+    for message in [before + piece * 60_000 for piece in pieces for before in ("", "def f():\n")]:
+        read_program(message, "f", has_head=True)  # seconds if it were quadratic
 
 
 def test_verdicts_and_their_scores():
@@ -106,6 +122,7 @@ def test_a_judge_that_hangs_is_replaced():
 
 def test_code_in_several_blocks_and_among_prose():
     problem = make_problem("assert f(1) == 2")
+    assert grade(problem, "```\nf = lambda x: x + 1\n```\n```\nf(1)\n```\n```\nf(2)\n```").score == 1.0
     helper = "```python\nimport math\nONE = 1\nprint(undefined)\ndef g(x): return math.floor(x) + ONE\n```"
     assert grade(problem, f"{helper}\nThen:\n```python\ndef f(x): return g(x)\n```").score == 1.0
     sketch = "```python\ndef f(x): ... something\n```"
@@ -129,8 +146,8 @@ VALUES = """[
 ]"""
 KINDS = f"""
 values = {VALUES}
-for place, value in enumerate(values):
-    got = f(place)
+for index, value in enumerate(values):
+    got = f(index)
     assert got == value and type(got) is type(value), (got, value)
     assert repr(got) == repr(value) or isinstance(value, (set, frozenset))
 got = f(2)
@@ -151,7 +168,7 @@ def test_messages_are_json_and_nothing_else_is_read():
 
 
 def test_plain_values_cross_as_they_are_and_both_ways():
-    assert judge(f"def f(place): return {VALUES}[place]", KINDS).detail == ""
+    assert judge(f"def f(index): return {VALUES}[index]", KINDS).detail == ""
     assert judge("def f(x): return x", f"for value in {VALUES}:\n    assert f(value) == value, value").detail == ""
     assert (
         judge("def f(x): return x", "assert f(f) is not f(1)", "import math\nassert math.isnan(f(math.nan))").score
@@ -249,7 +266,7 @@ def test_a_test_that_catches_everything_does_not_hide_a_program_that_ends():
 
 
 def test_what_cannot_cross_is_an_error():
-    assert judge("def f(g): return g(1)", "assert f(lambda x: x) == 1").verdict == "error"
+    assert judge("def f(g): return g", "import threading\nassert f(threading.Lock()) == 1").verdict == "error"
     assert judge("class P:\n    pass\ndef f(x): return P()", "p = f(0)\np.a = 1").verdict == "error"
     assert (
         judge("class P:\n    def __len__(self): return 2\ndef f(x): return P()", "assert len(f(0)) == 2").verdict
@@ -357,14 +374,66 @@ def test_records_of_humaneval_take_whole_functions_and_what_completes_the_prompt
     assert grade(problem, "```python\ndef g(x): return 0\ndef f(x): return 0\n```").verdict == "wrong"
 
 
+COMPLETIONS = Path(__file__).with_name("completions.jsonl")
+BODY = "    total = 0\n    for item in x:\n        total += g(item)\n    return total\n"
+
+
+def test_bodies_alone_complete_prompts_of_humaneval():
+    """Problems of our own in HumanEval's format, whose solutions are bodies."""
+    rows = [json.loads(line) for line in COMPLETIONS.read_text(encoding="utf-8").splitlines()]
+    for problem, row in zip(load_problems(str(COMPLETIONS)), rows, strict=True):
+        body = row["canonical_solution"]
+        for message in (
+            body,
+            body.strip(),
+            f"```python\n{body}```",
+            f"{body}\n\n\ndef unfinished(x",
+            row["prompt"] + body,
+        ):
+            assert grade(problem, message).detail == "", (row["task_id"], message)
+        for message in ("    pass\n", "    return None\n", "\n", "I do not know.", '    """No."""\n'):
+            assert grade(problem, message).score == 0.0, (row["task_id"], message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        BODY,
+        BODY.strip(),
+        textwrap.dedent(BODY),
+        BODY.replace("    ", "\t"),
+        BODY.replace("    ", "  "),
+        BODY.replace("\n", "\r\n"),
+        f"{BODY}<|endoftext|>",
+        f"{BODY}```\nIt adds.",
+        f"The body is:\n\n{BODY}",
+        f"{BODY}\nIt adds what g gives.",
+        f"{BODY}\nprint(f([1]))\n",
+        f"{BODY}\nif __name__ == '__main__':\n    import doctest\n    doctest.testmod()\n",
+        "    import math\n    return int(math.fsum(map(g, x)))",
+        "import math\n    return int(math.fsum(map(g, x)))",
+        "    return help(x)\n\ndef help(x):\n    return sum(map(g, x))\n",
+        "    def help(x):\n        return g(x)\n    return sum(help(item) for item in x)\n",
+        f"```python\n{textwrap.dedent(BODY)}```",
+        f"- So:\n  ```python\n{textwrap.indent(BODY, '  ')}  ```",
+        "```python\ndef help(x): return g(x)\n\ndef f(x): return sum(map(help, x))\n```",
+        "def help(x): return g(x)\n\ndef f(x): return sum(map(help, x))\n",
+        f"```python\n    def f(x):\n{textwrap.indent(BODY, '    ')}```",
+    ],
+)
+def test_a_body_counts_with_its_indentation_lost_or_text_around_it(tmp_path, message):
+    (problem,) = load_problems(write_rows(tmp_path / "set", HUMANEVAL))
+    assert grade(problem, message).detail == ""
+
+
 def test_records_of_our_own(tmp_path):
     own = {"id": "a", "question": "Define add.", "tests": ["assert add(ONE, 1) == 2"], "setup": "import re\nONE = 1"}
     shadow = {"question": "Add.", "tests": ["assert sum(1, 1) == 2"], "entry_point": "sum"}
     first, second = load_problems(write_rows(tmp_path / "set", own, shadow))
     assert first.question == "Define add." and second.question == "Add.\n\nYour program must define `sum`."
-    # The imports of the setup hold for the program, all else in it is the judge's alone.
+    # The setup holds for the program, too.
     assert grade(first, "```\ndef add(a, b): return len(re.findall('1', '11'))\n```").score == 1.0
-    assert grade(first, "```\ndef add(a, b): return ONE + ONE\n```").verdict == "error"
+    assert grade(first, "```\ndef add(a, b): return ONE + ONE\n```").score == 1.0
     assert grade(second, "```\ndef sum(a, b): return a + b\n```").score == 1.0
     assert len(load_problems(str(tmp_path / "set"), limit=1)) == 1
     keeps = {"question": "Define f.", "tests": ["x = [2, 1]\nf(x)\nassert x == [1, 2]", "assert f([]) is None"]}
@@ -383,6 +452,7 @@ def test_records_of_our_own(tmp_path):
         ({"tests": ["f()"]}, "line 2: the field 'question' is missing"),
         ({**MBPP, "task_id": 12, "code": "x = 1"}, "line 2: expected tests that use what the code defines"),
         ({**MBPP, "task_id": 12, "code": 3}, "line 2: the field 'code' must be text"),
+        ({"question": "q", "tests": ["assert math.pi"]}, "line 2: expected tests that use a name"),
         (MBPP, "line 2: the id '11' is already that of line 1"),
         ({**HUMANEVAL, "test": "def check("}, "line 2: the field 'test' is no Python"),
         ({"task_id": "Mbpp/2", "plus_input": [[1]]}, "line 2: .*whose tuples JSON has lost"),
@@ -402,128 +472,3 @@ def test_reference_solutions_of_a_sample_pass():
         verdicts = evaluator.score(problems, answers, budget=len(answers))
     assert [verdict.detail for verdict in verdicts] == [""] * len(verdicts)
     assert {verdict.verdict for verdict in verdicts} == {"correct"}
-
-
-# Hostile programs. The tests' own values are known to `right` alone; see the page for who may call it.
-PAGE = Path(__file__).with_name("hostile") / "programs.md"
-PROGRAMS = dict(re.findall(r"^## ([^\n]+)\n```python\n(.*?)```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
-RIGHT = """
-def right(x):
-    if isinstance(x, list): return ["a", "b"]
-    if isinstance(x, str): return ["y", "x"]
-    if isinstance(x, float): return 7.25
-    return {3: 10, 1: 2, 2: 5}.get(x, -x)
-"""
-TESTS = (
-    "assert solve(3) == 10",
-    "import math\nassert math.isclose(solve(2.5), 7.25)",
-    'assert set(solve([1, 2])) == {"a", "b"}',
-    'assert sorted(solve("ba")) == ["x", "y"]',
-    "for n, expected in zip([1, 2], [2, 5]):\n    assert solve(n) == expected",
-    "assert all(map(lambda n: solve(n) == -n, [101, 102]))",
-    "x = [4, 5]\nassert solve(x) == [9, *x]",
-)
-HONEST = "def solve(x): return [9, 4, 5] if x == [4, 5] else right(x)\n"
-SCRIPT = """
-import json, os, sys, time
-from c3jax.rewards import Evaluator
-from c3jax.tasks.task import find_task
-from c3jax.tasks.sandbox.isolation import check_isolation
-from c3jax.types import Problem
-check_isolation()
-answer, messages = json.load(sys.stdin)
-def list_programs():
-    rows = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/stat") as stat, open(f"/proc/{name}/cmdline") as command:
-                rows[int(name)] = int(stat.read().rpartition(")")[2].split()[1]), command.read()
-        except OSError:
-            pass
-    found = []
-    for pid, (parent, command) in rows.items():
-        while parent in rows and parent != os.getpid():
-            parent = rows[parent][0]
-        if parent == os.getpid():
-            found.append(command)
-    return [command for command in found if "serve_worker" not in command and "code_judge" not in command]
-problem = Problem(0, "0", "q", answer)
-with Evaluator(find_task("code").grade, workers=2, timeout_s=20.0) as evaluator:
-    verdicts = [evaluator.score([problem], [messages.pop(0)], budget=1)[0] for _ in range(2)]
-    verdicts += evaluator.score([problem] * len(messages), messages, budget=len(messages))
-    # The judge's own child gives its verdict before it is gone; a process without a command line is on its way out.
-    for _ in range(50):
-        left = list_programs()
-        if "" not in left:
-            break
-        time.sleep(0.02)
-json.dump([os.getuid(), verdicts, left], sys.stdout)
-"""
-
-
-def let_in(path: Path) -> list[str]:
-    """Options of bubblewrap by which a folder of root's can be read by everybody, and nothing else beside it."""
-    closed = next((folder for folder in [*reversed(path.parents), path] if not folder.stat().st_mode & 0o001), None)
-    if closed is None:
-        return []
-    between = [folder for folder in reversed(path.parents) if folder.is_relative_to(closed) and folder != closed]
-    options = ["--perms", "0755", "--tmpfs", str(closed)]
-    for folder in between:
-        options += ["--perms", "0755", "--dir", str(folder)]
-    return [*options, "--ro-bind", str(path), str(path)]
-
-
-def as_nobody() -> list[str]:
-    """The start of a command that runs what follows as an ordinary user, who can read this interpreter and c3jax."""
-    from c3jax.tasks.sandbox.process import find_bubblewrap
-
-    command = [find_bubblewrap(), "--bind", "/", "/", "--dev-bind", "/dev", "/dev"]
-    command += let_in(Path(sys.base_prefix).resolve())
-    command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "/usr/bin/setpriv"]
-    return [*command, "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all"]
-
-
-def run_hostile(before: list[str]) -> tuple[int, dict[str, Verdict], list[str]]:
-    fields = {"names": ("solve",), "entry_point": "solve", "timeout_s": 0.6, "reward": "fraction"}
-    messages = [f"```python\n{RIGHT}{program}```" for program in (HONEST, HONEST, *PROGRAMS.values())]
-    command = [*before, sys.executable, "-B", "-c", SCRIPT]
-    request = json.dumps([make_problem(*TESTS, **fields).answer, messages])
-    environment = {"PYTHONPATH": str(Path(code.__file__).parents[3]), "PATH": os.environ["PATH"]}
-    done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=120, env=environment, cwd="/")
-    assert done.returncode == 0, done.stderr
-    user, verdicts, left = json.loads(done.stdout)
-    names = ["honest, at first", "honest, once the tests are known", *PROGRAMS]
-    return user, dict(zip(names, (Verdict(*verdict) for verdict in verdicts), strict=True)), left
-
-
-@pytest.fixture(scope="module", params=["caller", "ordinary user"] if os.geteuid() == 0 else ["caller"])
-def hostile(request):
-    user, verdicts, left = run_hostile([] if request.param == "caller" else as_nobody())
-    assert user == (os.getuid() if request.param == "caller" else 65534)
-    return verdicts, left
-
-
-def test_there_are_many_tricks():
-    assert len(PROGRAMS) >= 70
-    assert len(set(PROGRAMS.values())) == len(PROGRAMS)
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_no_trick_is_paid(hostile, name):
-    verdict = hostile[0][name]
-    assert verdict.score == 0.0 and verdict.verdict in ("wrong", "error", "timeout", "unsafe"), verdict
-
-
-def test_the_honest_program_is_paid_beside_them(hostile):
-    assert hostile[0]["honest, once the tests are known"].detail == ""
-
-
-def test_no_trick_outlives_its_verdict_or_leaves_a_file(hostile):
-    assert hostile[1] == []
-    for folder in ("/", "/tmp", "/var/tmp", "/dev", "/dev/shm", "/usr", sys.base_prefix, os.getcwd()):
-        assert not Path(folder, "c3jax_hostile").exists()
-
-
-@pytest.mark.parametrize("name", ["replies of the wrong shape", "forged verdict on every descriptor"])
-def test_a_forged_reply_is_called_unsafe(hostile, name):
-    assert hostile[0][name].verdict == "unsafe"
