@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -39,7 +38,7 @@ def make_optimiser(
     updates = steps * learner.epochs * learner.minibatches
     rise = learner.warmup_updates
 
-    def schedule(count: chex.Numeric) -> chex.Numeric:
+    def schedule(count: Any) -> jax.Array:
         warm = learner.learning_rate * (count + 1) / max(rise, 1)
         return jnp.where(count < rise, warm, after(count - rise))
 

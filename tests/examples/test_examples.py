@@ -27,15 +27,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where these runs cache what they compile."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def run(wheel: Path, tmp_path: Path):
+def run(wheel: Path, home: Path, tmp_path: Path):
     """Run Python in an empty folder that holds the examples asked for, with the wheel's c3jax."""
-    home = tmp_path / "home"  # the wheel is found before the editable install, and no other run's cache
 
     def run_python(*words: str, files: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         for name in files:
             shutil.copy(EXAMPLES / name, tmp_path)
-        environment = os.environ | {"PYTHONPATH": str(wheel), "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(home)}
+        # The wheel is found before the editable install. Programs here compile for seconds and run for milliseconds.
+        quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+        environment = os.environ | {"PYTHONPATH": str(wheel), "XDG_CACHE_HOME": str(home)} | quick
         done = subprocess.run(
             [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
         )
@@ -47,7 +54,8 @@ def run(wheel: Path, tmp_path: Path):
 
 def train(run, tmp_path: Path, config: str, files: tuple[str, ...], *overrides: str) -> Path:
     program = "import sys, c3jax.cli; print(c3jax.__file__); sys.exit(c3jax.cli.main())"
-    small = ("--steps", "2", "--imitation.updates", "2", "--evaluation.problems", "16", "--evaluation.batch", "16")
+    small = ("--steps", "2", "--problems", "8", "--imitation.updates", "2", "--imitation.problems", "8")
+    small += ("--evaluation.problems", "8", "--evaluation.batch", "8", "--evaluation.samples", "0")
     done = run("-c", program, "train", config, *small, *overrides, files=files)
     assert str(ROOT) not in done.stdout.partition("\n")[0]
     return tmp_path / "runs" / Path(config).stem
