@@ -41,7 +41,8 @@ def _is_same_text(expected: str, answer: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\\text|[\s{}().:\"'`]", "", text).lower()
+    text = re.sub(r"\\text|[{}]", "", text).strip()
+    return re.sub(r"^(?:an?|the|on) |[\s().:\"'`]", "", text.lower())
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ def _match_options(expected: str, answer: str, question: str) -> bool | None:
         return wanted.letter == given.letter and is_same
     if not text or (option.text and not is_equal(text, option.text, "")):
         return None
-    return is_equal(text, answer if given is None else expected, "")  # the option's text alone
+    return is_equal(text, answer if given is None else expected, "") or None  # the option's text alone
 
 
 def _match_equations(expected: str, answer: str, question: str) -> bool | None:
@@ -147,7 +148,9 @@ def _match_lists(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = _read_list(latex.join_thousands(expected)), _read_list(latex.join_thousands(answer))
     if (wanted, given) == ([latex.join_thousands(expected)], [latex.join_thousands(answer)]):
         return None
-    if len(wanted) != len(given) and re.search("(?i)separate|list|all", question):  # 10,100 may be a list
+    if len(wanted) != len(given) and re.search(
+        "(?i)separate|list|all (?:[a-z]+ )*values", question
+    ):  # 10,100 may be a list
         wanted, given = _read_list(expected), _read_list(answer)
     if len(wanted) != len(given):
         return False
@@ -191,7 +194,7 @@ def _match_enclosed(expected: str, answer: str, question: str) -> bool | None:
 
 
 _MATRIX = re.compile(
-    r"(?P<left>[(\[]?) ?\\begin ?\{(?P<kind>[pbB]?matrix|smallmatrix|array)\}(?: ?\{[clr| ]*\})?"
+    r"(?P<factor>[^(\[]*?)(?P<left>[(\[]?) ?\\begin ?\{(?P<kind>[pbB]?matrix|smallmatrix|array)\}(?: ?\{[clr| ]*\})?"
     r"(?P<inside>.*)\\end ?\{(?P=kind)\} ?(?P<right>[)\]]?)"
 )
 
@@ -204,7 +207,8 @@ def _read_matrix(text: str) -> list[list[str]] | None:
     if found is None or r"\begin" in found["inside"] or bool(found["left"]) != bool(found["right"]):
         return None
     rows = [row for row in found["inside"].split(r"\\") if row.strip()]
-    return [[cell.strip() for cell in row.split("&")] for row in rows]
+    factor = f"({found['factor']})" if found["factor"] else ""
+    return [[f"{factor}({cell})" if factor else cell.strip() for cell in row.split("&")] for row in rows]
 
 
 def _match_matrices(expected: str, answer: str, question: str) -> bool | None:
@@ -257,8 +261,13 @@ def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
 
 def _match_units(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = units.read_measure(expected, question), units.read_measure(answer, question)
-    # 5m is a product of names, and a length where the other side has a unit.
-    wanted, given = wanted or (given and units.read_letters(expected)), given or (wanted and units.read_letters(answer))
+    # 5m is a product of names, and a length where the other side has such a unit.
+    letters = units.read_letters(expected if wanted is None else answer)
+    if letters and (given if wanted is None else wanted):
+        other = given or wanted
+        head = units.convert(letters, other.unit)
+        if head is not None and is_equal(head, other.head, question):
+            return True
     if wanted is not None and given is not None:
         head = units.convert(given, wanted.unit)
         return head is not None and is_equal(wanted.head, head, question)
