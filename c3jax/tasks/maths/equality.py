@@ -222,24 +222,23 @@ def _match_matrices(expected: str, answer: str, question: str) -> bool | None:
 
 
 _BASED = re.compile(r"(?P<digits>[0-9A-F]+(?:\.[0-9A-F]+)?) ?(?:_|base) ?(?P<base>[0-9]{1,2}|[a-z]+)")
-_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
-_ASKED_BASE = re.compile(r"(?i)(?:in|to) base[- ]\$?([0-9]{1,2}|[a-z]+)")
+_ASKED_BASE = re.compile(r"(?i)(?:in|to) base[- ]\$?([0-9]{1,2}|[a-z]+)|(binary|octal|hexadecimal)")
+_NAMED_BASES = {"binary": "2", "octal": "8", "hexadecimal": "16"}
 
 
 def _match_bases(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = (_BASED.fullmatch(re.sub(r"\\text|[{}()]", "", text).strip()) for text in (expected, answer))
     if wanted is None and given is None:
         return None
-    if wanted is None or given is None:
-        digits = [whole if part is None else part["digits"] for whole, part in ((expected, wanted), (answer, given))]
-        if given is None:
-            return digits[0] == digits[1]
-        words_of_bases = (("binary", "2"), ("octal", "8"), ("hexadecimal", "16"))
-        asked = {*_ASKED_BASE.findall(question)}
-        asked |= {base for word, base in words_of_bases if word in question.lower()}
-        return digits[0] == digits[1] and _BASES.get(given["base"], given["base"]) in {_BASES.get(b, b) for b in asked}
-    bases = {_BASES.get(part["base"], part["base"]) for part in (wanted, given)}
-    return wanted["digits"] == given["digits"] and len(bases) == 1
+    digits = [whole if part is None else part["digits"] for whole, part in ((expected, wanted), (answer, given))]
+    bases = ["" if part is None else words.to_digits(part["base"]) for part in (wanted, given)]
+    if wanted is not None:
+        return digits[0] == digits[1] and bases[1] in ("", bases[0])
+    asked = {words.to_digits(base) or _NAMED_BASES[name.lower()] for base, name in _ASKED_BASE.findall(question)}
+    is_number = len(digits[1]) > 1 and (digits[1] + bases[1]).isdigit() and int(max(digits[1])) < int(bases[1]) <= 10
+    if asked or not is_number:
+        return digits[0] == digits[1] and bases[1] in asked
+    return formula.is_equal(expected, str(int(digits[1], int(bases[1]))))  # 101_2 is 5
 
 
 _TIME = re.compile(r"[0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?.*")
@@ -262,12 +261,9 @@ def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
 def _match_units(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = units.read_measure(expected, question), units.read_measure(answer, question)
     # 5m is a product of names, and a length where the other side has such a unit.
-    letters = units.read_letters(expected if wanted is None else answer)
-    if letters and (given if wanted is None else wanted):
-        other = given or wanted
-        head = units.convert(letters, other.unit)
-        if head is not None and is_equal(head, other.head, question):
-            return True
+    known, letters = wanted or given, units.read_letters(expected if wanted is None else answer)
+    if known and letters and (head := units.convert(letters, known.unit)) and is_equal(head, known.head, question):
+        return True
     if wanted is not None and given is not None:
         head = units.convert(given, wanted.unit)
         return head is not None and is_equal(wanted.head, head, question)

@@ -43,7 +43,7 @@ def read_region(text: str) -> Region | None:
             known = [region for region in found if region is not None]
             variables = {region.variable for region in known} - {None}
             if len(known) == len(parts) and len(variables) <= 1:
-                return Region(*variables or (None,), combine(*(region.pieces for region in known)))
+                return Region(next(iter(variables), None), combine(*(region.pieces for region in known)))
             if mark != "-":
                 return None
     return _read_interval(text) or _read_conditions(text)

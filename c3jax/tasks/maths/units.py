@@ -7,7 +7,7 @@ import re
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from c3jax.tasks.maths import formula, latex
+from c3jax.tasks.maths import formula, latex, words
 
 
 class Measure(NamedTuple):
@@ -38,33 +38,12 @@ _QUOTIENT = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*
 _PART = rf"[0-9]+(?:\.[0-9]+)? ?{_WORD}"
 _COMPOUND = re.compile(rf"{_PART}(?: ?,? ?{_PART})+")
 _MONEY = re.compile(r"(?P<before>[-+]?) ?(?:US ?)?(?:\\text\{)?(?P<sign>\\\$|[€£¥₹]|Rs|USD)\.? ?\}? ?(?P<head>.+)")
-_CURRENCIES = {
-    r"\$": "dollars",
-    "€": "euros",
-    "£": "pounds",
-    "¥": "yuan",
-    "₹": "rupees",
-    "Rs": "rupees",
-    "USD": "dollars",
-}
-_POWERS = {"ten": 1, "hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "crore": 7, "billion": 9, "trillion": 12}
-_POWERS |= {
-    "十": 1,
-    "百": 2,
-    "千": 3,
-    "万": 4,
-    "亿": 8,
-    "hundredth": -2,
-    "thousandth": -3,
-    "millionth": -6,
-    "k": 3,
-    "M": 6,
-}
-_MAGNITUDES = {word: Fraction(10) ** power for word, power in _POWERS.items()} | {"dozen": Fraction(12)}
-_PARTS = "half halve third fourth quarter fifth sixth seventh eighth ninth tenth twelfth".split()
-_MAGNITUDES |= {
-    word: Fraction(1, part) for word, part in zip(_PARTS, (2, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10, 12), strict=True)
-}
+_CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan", "₹": "rupee", "Rs": "rupee", "USD": "dollar"}
+_MULTIPLES = {"ten": 10, "dozen": 12, "k": 1000, "lakh": 10**5, "M": 10**6, "crore": 10**7}
+_PARTS = "half third quarter fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth millionth".split()
+_PARTS = dict(zip(_PARTS, (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 100, 1000, 10**6), strict=True)) | {"halve": 2, "fourth": 4}
+_MAGNITUDES = {word: Fraction(value) for word, value in (words.SCALES | words.CHINESE_SCALES | _MULTIPLES).items()}
+_MAGNITUDES |= {word: Fraction(1, value) for word, value in _PARTS.items()}
 # Words that say more than what is counted: with one of them a text is no quantity.
 _STATING = re.compile(
     r"\b(?:and|or|not?|non|but|if|is|are|was|be|than|to|more|less|most|least|fewer|over|under|below|above|about|around"
@@ -140,8 +119,8 @@ def _split_magnitude(unit: str) -> tuple[str, str] | None:
 def _find_counted(question: str) -> set[str]:
     """The words that a question counts in: "how many more dozen eggs", 多少元."""
     counted = re.findall(r"how (?:many|much) ((?:[a-z]+ ?){1,3})", question.lower())
-    words = {word.removesuffix("s") for phrase in counted for word in phrase.split()}
-    return words | {
+    nouns = {word.removesuffix("s") for phrase in counted for word in phrase.split()}
+    return nouns | {
         found[:end] for found in re.findall("(?:多少|几)([\u4e00-\u9fff]{1,3})", question) for end in (1, 2, 3)
     }
 
@@ -229,7 +208,7 @@ def _parse(unit: str) -> dict[str, int]:
             power = 2 if word.startswith("sq") else 3
         elif powers and (token[0] == "^" or word in ("squared", "cubed")):
             powers[[*powers][-1]] *= int(token[1:]) if token[0] == "^" else 2 if word == "squared" else 3
-        elif name := _find_unit(_CHINESE_UNITS.get(token, token)):
+        elif name := _find_unit(_CHINESE_UNITS.get(token) or token):
             powers[name] = powers.get(name, 0) + sign * power
             power = 1
         elif powers:

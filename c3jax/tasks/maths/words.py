@@ -9,12 +9,12 @@ _UNITS = "zero one two three four five six seven eight nine ten eleven twelve th
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _NUMBERS = {word: number for number, word in enumerate([*_UNITS, "seventeen", "eighteen", "nineteen"])}
 _NUMBERS |= {word: 10 * tens for tens, word in enumerate(_TENS, start=2)}
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_WORD = "|".join(sorted([*_NUMBERS, *_SCALES], key=len, reverse=True))
+SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_WORD = "|".join(sorted([*_NUMBERS, *SCALES], key=len, reverse=True))
 _ENGLISH = re.compile(rf"(?i:(?:{_WORD})(?:(?:-| and | )(?:{_WORD}))*)(?![A-Za-z])")
 _CHINESE_DIGITS = {**{digit: number for number, digit in enumerate("零一二三四五六七八九")}, "两": 2}
-_CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
-_CHINESE = re.compile(f"[{''.join([*_CHINESE_DIGITS, *_CHINESE_SCALES])}]+")
+CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
+_CHINESE = re.compile(f"[{''.join([*_CHINESE_DIGITS, *CHINESE_SCALES])}]+")
 
 _SIGN = re.compile(r"(?i:\\text ?\{ ?(?:minus|negative) ?\} ?|(?:minus|negative) )(?=.)|负(?=.)")
 
@@ -45,8 +45,8 @@ def _read_english(parts: list[str]) -> int | None:
     for part in parts:
         if part == "hundred":
             current = max(current, 1) * 100
-        elif part in _SCALES:
-            total, current = total + max(current, 1) * _SCALES[part], 0
+        elif part in SCALES:
+            total, current = total + max(current, 1) * SCALES[part], 0
         elif current % (10 if _NUMBERS[part] < 10 else 100) and current != _NUMBERS[part]:
             return None  # "two three"
         else:
@@ -57,7 +57,7 @@ def _read_english(parts: list[str]) -> int | None:
 def _read_chinese(text: str) -> int | None:
     total = section = digit = 0
     for character in text:
-        scale = _CHINESE_SCALES.get(character)
+        scale = CHINESE_SCALES.get(character)
         if scale is None:
             if digit:
                 return None
