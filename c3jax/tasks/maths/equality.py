@@ -109,8 +109,8 @@ def _match_numbers(expected: str, answer: str, question: str) -> bool | None:
         return wanted.value == given.value
     if wanted.is_percent:  # the sign may be left out, or worked out
         return given.value in (wanted.value, wanted.value / 100)
-    asked = " ".join(re.split(r"[.?!] ", question)[-2:])  # the last two sentences
-    asks_percent = re.search(r"(?i)percent|%|百分", asked) is not None
+    asked = " ".join(re.split(r"[.?!] ", question)[-2:]).replace("$", "")  # the last two sentences
+    asks_percent = re.search(r"(?i)(?<![0-9])(?<![0-9][ \\])(?:percent|\\?%)|百分", asked) is not None  # not 50%
     return given.value / 100 == wanted.value or (asks_percent and given.value == wanted.value)
 
 

@@ -98,7 +98,7 @@ def _read_words(head: str, unit: str, question: str) -> Measure | None:
     counted = _find_counted(question)
     while (first := _split_magnitude(unit)) and first[0] not in counted:
         head, unit = rf"({head}) \cdot ({_MAGNITUDES[first[0]]})", first[1]
-    unit = unit.strip(" ,").removeprefix("of ")
+    unit = unit.rstrip(" ,").strip().removeprefix("of ")
     is_plain = re.fullmatch(r"(?:[A-Za-z\u4e00-\u9fff][^0-9,]*(?:\^ ?-?[1-9][^0-9,]*)*)?", unit) is not None
     stated = [found[0] for found in _STATING.finditer(_COUNTING.sub("", unit.lower()))]
     stated += [word for word in re.findall(r"\w+", unit) if _split_magnitude(word)]
