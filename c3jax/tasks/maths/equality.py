@@ -148,10 +148,8 @@ def _match_lists(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = _read_list(latex.join_thousands(expected)), _read_list(latex.join_thousands(answer))
     if (wanted, given) == ([latex.join_thousands(expected)], [latex.join_thousands(answer)]):
         return None
-    if len(wanted) != len(given) and re.search(
-        "(?i)separate|list|all (?:[a-z]+ )*values", question
-    ):  # 10,100 may be a list
-        wanted, given = _read_list(expected), _read_list(answer)
+    if len(wanted) != len(given) and re.search("(?i)separate|list|all (?:[a-z]+ )*values", question):
+        wanted, given = _read_list(expected), _read_list(answer)  # 10,100 may be a list
     if len(wanted) != len(given):
         return False
     left = list(given)

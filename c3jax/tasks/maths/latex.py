@@ -60,9 +60,7 @@ _COMMANDS = {
     **{"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "vert": "|", "lvert": "|", "rvert": "|"},
     **{"varnothing": r"\emptyset", "degree": r"^\circ", "mid": "|", "colon": ":", "bar": r"\overline"},
     **{"backslash": r"\setminus", "smallsetminus": r"\setminus", "simeq": r"\approx", "euro": "€", "pounds": "£"},
-    **{"langle": "⟨", "rangle": "⟩"},
-    **dict.fromkeys(("lor", "vee"), r"\text{or}"),
-    **dict.fromkeys(("land", "wedge"), ","),
+    **{"langle": "⟨", "rangle": "⟩", "lor": r"\text{or}", "vee": r"\text{or}", "land": ",", "wedge": ","},
 }
 _COMMAND = re.compile(r"\\([A-Za-z]+)\s*")
 _SPACING = re.compile(r"\\([,;:!> ()\[\]])|(?<!\\)~")
@@ -84,8 +82,7 @@ _BEFORE = (
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"\\%", "%"),
-    (r"<=", r"\\le "),
-    (r">=", r"\\ge "),
+    *((r"<=", r"\\le "), (r">=", r"\\ge ")),
     (r"\\math(?:bb|bf) ?(?:\{ ?R ?\}|R(?![A-Za-z]))", r"\\reals "),
     (r"\\(?:mathrm|text) ?(?:\{ ?([eixyz]) ?\}|([eixyz])(?![A-Za-z]))", r"\1\2 "),
     (r"\\begin ?\{cases\}(.*)\\end ?\{cases\}", lambda found: re.sub(r" ?,? ?\\\\", ", ", found[1])),
@@ -100,14 +97,9 @@ _AFTER = (
     (r"(?<=[0-9]\.)\(([0-9]+)\)", r"\\overline{\1}"),
     (r"\\text ?\{ ?[.,;:]? ?\}", ""),
     (r"\\text \{", r"\\text{"),
-    (
-        r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\reals|R))? ?[|:]((?:[^{}]|(?<!\\)\{[^{}]*\})*)\\\}",
-        r"\1",
-    ),  # a set by its condition
-    (
-        r"(?i)^(?:\\text\{)?all real(?: number)?s? (?:except|other than) ?\}? ?(?:[a-z] ?= ?)?(.*)$",
-        r"\\reals \\setminus \\{\1\\}",
-    ),
+    # A set by its condition.
+    (r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\reals|R))? ?[|:]((?:[^{}]|(?<!\\)\{[^{}]*\})*)\\\}", r"\1"),
+    (r"(?i)^(?:\\text\{)?all real[a-z ]* (?:except|other than) ?\}? ?(?:x ?= ?)?(.*)$", r"\\reals \\setminus \\{\1\\}"),
     (r"[a-z] ?\\in ?\\reals ?, ?", ""),
     (r" ?\((?:%|percent)\)", "%"),
     (r" ?; ?", ", "),
