@@ -41,7 +41,8 @@ def _is_same_text(expected: str, answer: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\\text|[\s{}().:\"'`]", "", text).lower()
+    text = re.sub(r"\\text|[{}]", "", text).strip()
+    return re.sub(r"^(?:an?|the|on) |[\s().:\"'`]", "", text.lower())
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ def _match_options(expected: str, answer: str, question: str) -> bool | None:
         return wanted.letter == given.letter and is_same
     if not text or (option.text and not is_equal(text, option.text, "")):
         return None
-    return is_equal(text, answer if given is None else expected, "")  # the option's text alone
+    return is_equal(text, answer if given is None else expected, "") or None  # the option's text alone
 
 
 def _match_equations(expected: str, answer: str, question: str) -> bool | None:
@@ -108,8 +109,8 @@ def _match_numbers(expected: str, answer: str, question: str) -> bool | None:
         return wanted.value == given.value
     if wanted.is_percent:  # the sign may be left out, or worked out
         return given.value in (wanted.value, wanted.value / 100)
-    asked = " ".join(re.split(r"[.?!] ", question)[-2:])  # the last two sentences
-    asks_percent = re.search(r"(?i)percent|%|百分", asked) is not None
+    asked = " ".join(re.split(r"[.?!] ", question)[-2:]).replace("$", "")  # the last two sentences
+    asks_percent = re.search(r"(?i)(?<![0-9])(?<![0-9][ \\])(?:percent|\\?%)|百分", asked) is not None  # not 50%
     return given.value / 100 == wanted.value or (asks_percent and given.value == wanted.value)
 
 
@@ -147,8 +148,8 @@ def _match_lists(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = _read_list(latex.join_thousands(expected)), _read_list(latex.join_thousands(answer))
     if (wanted, given) == ([latex.join_thousands(expected)], [latex.join_thousands(answer)]):
         return None
-    if len(wanted) != len(given) and re.search("(?i)separate|list|all", question):  # 10,100 may be a list
-        wanted, given = _read_list(expected), _read_list(answer)
+    if len(wanted) != len(given) and re.search("(?i)separate|list|all (?:[a-z]+ )*values", question):
+        wanted, given = _read_list(expected), _read_list(answer)  # 10,100 may be a list
     if len(wanted) != len(given):
         return False
     left = list(given)
@@ -191,7 +192,7 @@ def _match_enclosed(expected: str, answer: str, question: str) -> bool | None:
 
 
 _MATRIX = re.compile(
-    r"(?P<left>[(\[]?) ?\\begin ?\{(?P<kind>[pbB]?matrix|smallmatrix|array)\}(?: ?\{[clr| ]*\})?"
+    r"(?P<factor>[^(\[]*?)(?P<left>[(\[]?) ?\\begin ?\{(?P<kind>[pbB]?matrix|smallmatrix|array)\}(?: ?\{[clr| ]*\})?"
     r"(?P<inside>.*)\\end ?\{(?P=kind)\} ?(?P<right>[)\]]?)"
 )
 
@@ -204,7 +205,8 @@ def _read_matrix(text: str) -> list[list[str]] | None:
     if found is None or r"\begin" in found["inside"] or bool(found["left"]) != bool(found["right"]):
         return None
     rows = [row for row in found["inside"].split(r"\\") if row.strip()]
-    return [[cell.strip() for cell in row.split("&")] for row in rows]
+    factor = f"({found['factor']})" if found["factor"] else ""
+    return [[f"{factor}({cell})" if factor else cell.strip() for cell in row.split("&")] for row in rows]
 
 
 def _match_matrices(expected: str, answer: str, question: str) -> bool | None:
@@ -218,24 +220,23 @@ def _match_matrices(expected: str, answer: str, question: str) -> bool | None:
 
 
 _BASED = re.compile(r"(?P<digits>[0-9A-F]+(?:\.[0-9A-F]+)?) ?(?:_|base) ?(?P<base>[0-9]{1,2}|[a-z]+)")
-_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
-_ASKED_BASE = re.compile(r"(?i)(?:in|to) base[- ]\$?([0-9]{1,2}|[a-z]+)")
+_ASKED_BASE = re.compile(r"(?i)(?:in|to) base[- ]\$?([0-9]{1,2}|[a-z]+)|(binary|octal|hexadecimal)")
+_NAMED_BASES = {"binary": "2", "octal": "8", "hexadecimal": "16"}
 
 
 def _match_bases(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = (_BASED.fullmatch(re.sub(r"\\text|[{}()]", "", text).strip()) for text in (expected, answer))
     if wanted is None and given is None:
         return None
-    if wanted is None or given is None:
-        digits = [whole if part is None else part["digits"] for whole, part in ((expected, wanted), (answer, given))]
-        if given is None:
-            return digits[0] == digits[1]
-        words_of_bases = (("binary", "2"), ("octal", "8"), ("hexadecimal", "16"))
-        asked = {*_ASKED_BASE.findall(question)}
-        asked |= {base for word, base in words_of_bases if word in question.lower()}
-        return digits[0] == digits[1] and _BASES.get(given["base"], given["base"]) in {_BASES.get(b, b) for b in asked}
-    bases = {_BASES.get(part["base"], part["base"]) for part in (wanted, given)}
-    return wanted["digits"] == given["digits"] and len(bases) == 1
+    digits = [whole if part is None else part["digits"] for whole, part in ((expected, wanted), (answer, given))]
+    bases = ["" if part is None else words.to_digits(part["base"]) for part in (wanted, given)]
+    if wanted is not None:
+        return digits[0] == digits[1] and bases[1] in ("", bases[0])
+    asked = {words.to_digits(base) or _NAMED_BASES[name.lower()] for base, name in _ASKED_BASE.findall(question)}
+    is_number = len(digits[1]) > 1 and (digits[1] + bases[1]).isdigit() and int(max(digits[1])) < int(bases[1]) <= 10
+    if asked or not is_number:
+        return digits[0] == digits[1] and bases[1] in asked
+    return formula.is_equal(expected, str(int(digits[1], int(bases[1]))))  # 101_2 is 5
 
 
 _TIME = re.compile(r"[0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?.*")
@@ -257,8 +258,10 @@ def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
 
 def _match_units(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = units.read_measure(expected, question), units.read_measure(answer, question)
-    # 5m is a product of names, and a length where the other side has a unit.
-    wanted, given = wanted or (given and units.read_letters(expected)), given or (wanted and units.read_letters(answer))
+    # 5m is a product of names, and a length where the other side has such a unit.
+    known, letters = wanted or given, units.read_letters(expected if wanted is None else answer)
+    if known and letters and (head := units.convert(letters, known.unit)) and is_equal(head, known.head, question):
+        return True
     if wanted is not None and given is not None:
         head = units.convert(given, wanted.unit)
         return head is not None and is_equal(wanted.head, head, question)

@@ -30,7 +30,7 @@ _POINTS = 9
 
 _GREEK = "alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|(?:var)?phi"
 _GREEK += "|chi|psi|omega|Delta|Phi|Omega"
-NAME = rf"(?:[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
+NAME = rf"(?:[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))(?: ?_ ?(?:[0-9A-Za-z]|\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}))?"
 _TOKEN = re.compile(rf"{NAME}|\\[A-Za-z]+|[0-9]+(?:\.[0-9]*)?|\.[0-9]+|[-+*/^_=()\[\]{{}}|!]")
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4}|^(?=.*[A-Za-z]{3})[A-Za-z ]+$|^[A-Z]{2,}$")
 _CLOSING = {"(": ")", "[": "]", "{": "}", "|(": "|)", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}

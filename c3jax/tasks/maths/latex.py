@@ -40,7 +40,8 @@ _SYMBOLS = {
     **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "θ": r"\theta "},
     **{"∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in "},
     **{"±": r"\pm ", "√": r"\sqrt ", "≈": r"\approx ", "∅": r"\emptyset ", "ℝ": r"\reals ", "℃": r"^\circ C "},
-    **{"²": "^2", "³": "^3"},
+    **{power: f"^{digit}" for digit, power in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    **{"½": " 1/2", "¼": " 1/4", "¾": " 3/4"},
     **{"。": ".", "、": ",", "￥": "¥", **dict.fromkeys("\n\t\xa0\u2009\u202f\u3000", " ")},
     # The wide letters, digits and signs of Chinese fonts.
     **{chr(code + 0xFEE0): chr(code) for code in range(ord("!"), ord("~") + 1)},
@@ -59,13 +60,12 @@ _COMMANDS = {
     **{"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "vert": "|", "lvert": "|", "rvert": "|"},
     **{"varnothing": r"\emptyset", "degree": r"^\circ", "mid": "|", "colon": ":", "bar": r"\overline"},
     **{"backslash": r"\setminus", "smallsetminus": r"\setminus", "simeq": r"\approx", "euro": "€", "pounds": "£"},
-    **{"langle": "⟨", "rangle": "⟩"},
-    **dict.fromkeys(("lor", "land", "vee", "wedge"), ","),
+    **{"langle": "⟨", "rangle": "⟩", "lor": r"\text{or}", "vee": r"\text{or}", "land": ",", "wedge": ","},
 }
 _COMMAND = re.compile(r"\\([A-Za-z]+)\s*")
 _SPACING = re.compile(r"\\([,;:!> ()\[\]])|(?<!\\)~")
 _SPACED_THOUSANDS = re.compile(
-    r"(?<![0-9.,])[0-9]{1,3}(?:(?:,\\!|\{,\}|\{?\\[,;: ]\}?|\\thinspace ?|[~ ])[0-9]{3})+(?![0-9])"
+    r"(?<![0-9.,_^])[0-9]{1,3}(?:(?:,\\!|\{,\}|\{?\\[,;: ]\}?|\\thinspace ?|[~ ])[0-9]{3})+(?![0-9])"
 )
 _DIGIT_ARGUMENT = re.compile(
     r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt|\\pmod|\\overline)\s*([0-9A-Za-z])"
@@ -78,30 +78,33 @@ _LEAD = (
 _BEFORE = (
     (r"\\\\ ?\[ ?-?[0-9.]+ ?[a-z]{2} ?\]", r"\\\\ "),  # the end of a matrix's row, with some space
     (r"\\(?:(?:text)?color(?:box)?|[hv]space\*?|tag) ?\{[^{}]*\}", ""),
-    (r"\{,\}", ","),
+    (r"\{([,:])\}", r"\1"),
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"\\%", "%"),
-    (r"<=", r"\\le "),
-    (r">=", r"\\ge "),
+    *((r"<=", r"\\le "), (r">=", r"\\ge ")),
     (r"\\math(?:bb|bf) ?(?:\{ ?R ?\}|R(?![A-Za-z]))", r"\\reals "),
-    (r"\\(?:mathrm|text) ?(?:\{ ?([ei]) ?\}|([ei])(?![A-Za-z]))", r"\1\2 "),
+    (r"\\(?:mathrm|text) ?(?:\{ ?([eixyz]) ?\}|([eixyz])(?![A-Za-z]))", r"\1\2 "),
     (r"\\begin ?\{cases\}(.*)\\end ?\{cases\}", lambda found: re.sub(r" ?,? ?\\\\", ", ", found[1])),
     (r"\\operatorname\*? ?\{ ?([A-Za-z]+) ?\}", r"\\\1 "),
 )
 _AFTER = (
+    (r"(?<=[0-9]) ?(?:\\text\{)? ?and (?:a|one) half(?![a-z]) ?\}?", r"\\frac{1}{2}"),
+    (r"(?=.*(?:[<>]|\\[lg]e(?![a-z])))(?:\\text ?\{ ?or ?\}|(?<![A-Za-z\\])or(?![A-Za-z]))", r"\\cup"),
     (r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和)\s*", ", "),
     (r"\\text\s*\{\s*(?:percent|per cent)\s*\}|(?<=[0-9]) ?(?:percent|per cent)(?![a-z])", "%"),
     (r"(?<=[.0-9])\\dot ?\{? ?([0-9]) ?\}?(?:([0-9]*) ?\\dot ?\{? ?([0-9]) ?\}?)?", r"\\overline{\1\2\3}"),
     (r"(?<=[0-9]\.)\(([0-9]+)\)", r"\\overline{\1}"),
     (r"\\text ?\{ ?[.,;:]? ?\}", ""),
     (r"\\text \{", r"\\text{"),
+    # A set by its condition.
+    (r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\reals|R))? ?[|:]((?:[^{}]|(?<!\\)\{[^{}]*\})*)\\\}", r"\1"),
+    (r"(?i)^(?:\\text\{)?all real[a-z ]* (?:except|other than) ?\}? ?(?:x ?= ?)?(.*)$", r"\\reals \\setminus \\{\1\\}"),
     (r"[a-z] ?\\in ?\\reals ?, ?", ""),
     (r" ?\((?:%|percent)\)", "%"),
     (r" ?; ?", ", "),
     (r"(?<=[0-9])\{(\\frac\{[^{}]*\}\{[^{}]*\})\}", r"\1"),
     (r"(?<![A-Za-z\\])(sin|cos|tan|log|ln|exp|sqrt)(?![A-Za-z])", r"\\\1 "),
-    (r"^负(?=[0-9])", "-"),
     (r"^[\"“`](.*)[\"”`]$", r"\1"),
     (r"^\*\*(.*)\*\*$", r"\1"),
     (rf"^(?:\\text\{{ ?{_LEAD} ?\}}|{_LEAD}) ?(?=.)", ""),
@@ -250,7 +253,7 @@ _NUMBER = re.compile(
     rf"|(?P<decimal>{_DECIMAL})"
     r"(?: ?\\(?:times|cdot) ?10 ?\^ ?(?:\{ ?(?P<power>-?[0-9]{1,2}) ?\}|(?P<digit>[0-9])))?"
     r"(?:[eE](?P<exponent>[-+]?[0-9]{1,2}))?"
-    r")(?P<percent> ?%)?"
+    r")(?P<percent> ?\\?%)?"
 )
 
 

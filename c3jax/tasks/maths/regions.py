@@ -30,25 +30,20 @@ _RELATION = re.compile(r"(\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>)")
 _VARIABLE = re.compile(r"[A-Za-z]|\\(?:theta|alpha|beta|lambda|phi)|f ?\([a-z]\)")
 _DISTANCE = re.compile(r"\| ?([A-Za-z]) ?\| ?(<|>|\\[lg]e(?![a-z])) ?([^<>]+)")
 _WITHIN = {">": r"\le", r"\ge": "<"}  # the numbers that are not so far away
-_EXCEPT = re.compile(r"(?i)^(?:\\text\{)?all real(?: number)?s? (?:except|other than) ?\}? ?(.*)$")
-_BUILDER = re.compile(r"\\\{ ?(?P<variable>[A-Za-z])(?: ?\\in ?(?:\\reals|R))? ?[|:](?P<condition>.*)\\\}")
 
 
 def read_region(text: str) -> Region | None:
     """Read a set of real numbers; None for any other text, a list of numbers among them."""
-    builder = _BUILDER.fullmatch(text)
-    if builder:
-        return read_region(builder["condition"].strip())
-    text = _EXCEPT.sub(r"\\reals \\setminus \\{\1\\}", text)
     if words.name_saying(text) == "reals":
         return Region(None, _complement(()))
     for mark, combine in ((r"\cup", _unite), (r"\setminus", _subtract), ("-", _subtract), (r"\cap", _intersect)):
         parts = latex.split_top(text, mark)
         if len(parts) > 1:
             found = [read_region(part) or read_points(part) for part in parts]
-            known = [region.pieces for region in found if region is not None]
-            if len(known) == len(parts):
-                return Region(None, combine(*known))
+            known = [region for region in found if region is not None]
+            variables = {region.variable for region in known} - {None}
+            if len(known) == len(parts) and len(variables) <= 1:
+                return Region(next(iter(variables), None), combine(*(region.pieces for region in known)))
             if mark != "-":
                 return None
     return _read_interval(text) or _read_conditions(text)

@@ -7,7 +7,7 @@ import re
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from c3jax.tasks.maths import formula, latex
+from c3jax.tasks.maths import formula, latex, words
 
 
 class Measure(NamedTuple):
@@ -27,7 +27,9 @@ _BARE = (
 _WORD = rf"(?:{_TEXT}|[\u4e00-\u9fff]++|{_BARE})"
 _POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
 _TAIL = rf"{_WORD}(?:{_POWER} ?(?:(?:/|\\cdot|\*) ?(?:{_TEXT}|[A-Za-z]++)|{_WORD}))*{_POWER}"
-_MEASURED = re.compile(rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?<=[0-9)}} ])[a-zA-Z](?= ?\\text)))\s*(?P<tail>{_TAIL})")
+_MEASURED = re.compile(
+    rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?:^|(?<=[0-9)}} ]))[a-zA-Z](?= ?\\text)))\s*(?P<tail>{_TAIL})"
+)
 _BRACKETED = re.compile(
     rf"(?P<head>.*[0-9}}]) ?\( ?(?P<tail>{_TAIL}|(?<= \()[A-Za-z]+[A-Za-z.' /-]+|[\u4e00-\u9fff]+) ?\)"
 )
@@ -35,42 +37,22 @@ _DEGREES = re.compile(r"(?P<head>.*[0-9)}]) ?\^ ?\{? ?\\circ ?\}? ?(?:(?:\\text 
 _QUOTIENT = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?\}")
 _PART = rf"[0-9]+(?:\.[0-9]+)? ?{_WORD}"
 _COMPOUND = re.compile(rf"{_PART}(?: ?,? ?{_PART})+")
-_MONEY = re.compile(
-    r"(?P<before>[-+]?) ?(?:US ?)?(?:\\text\{)?(?P<sign>\\\$|[€£¥₹]|Rs|USD)\.? ?\}? ?(?P<head>[-+]?[0-9.].*)"
-)
-_CURRENCIES = {
-    r"\$": "dollars",
-    "€": "euros",
-    "£": "pounds",
-    "¥": "yuan",
-    "₹": "rupees",
-    "Rs": "rupees",
-    "USD": "dollars",
-}
-_POWERS = {"ten": 1, "hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "crore": 7, "billion": 9, "trillion": 12}
-_POWERS |= {
-    "十": 1,
-    "百": 2,
-    "千": 3,
-    "万": 4,
-    "亿": 8,
-    "hundredth": -2,
-    "thousandth": -3,
-    "millionth": -6,
-    "k": 3,
-    "M": 6,
-}
-_MAGNITUDES = {word: Fraction(10) ** power for word, power in _POWERS.items()} | {"dozen": Fraction(12)}
-_PARTS = "half halve third fourth quarter fifth sixth seventh eighth ninth tenth".split()
-_MAGNITUDES |= {word: Fraction(1, part) for word, part in zip(_PARTS, (2, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10), strict=True)}
+_MONEY = re.compile(r"(?P<before>[-+]?) ?(?:US ?)?(?:\\text\{)?(?P<sign>\\\$|[€£¥₹]|Rs|USD)\.? ?\}? ?(?P<head>.+)")
+_CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan", "₹": "rupee", "Rs": "rupee", "USD": "dollar"}
+_MULTIPLES = {"ten": 10, "dozen": 12, "k": 1000, "lakh": 10**5, "M": 10**6, "crore": 10**7}
+_PARTS = "half third quarter fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth millionth".split()
+_PARTS = dict(zip(_PARTS, (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 100, 1000, 10**6), strict=True)) | {"halve": 2, "fourth": 4}
+_MAGNITUDES = {word: Fraction(value) for word, value in (words.SCALES | words.CHINESE_SCALES | _MULTIPLES).items()}
+_MAGNITUDES |= {word: Fraction(1, value) for word, value in _PARTS.items()}
 # Words that say more than what is counted: with one of them a text is no quantity.
 _STATING = re.compile(
     r"\b(?:and|or|not?|non|but|if|is|are|was|be|than|to|more|less|most|least|fewer|over|under|below|above|about|around"
     r"|plus|minus|negative|positive|times|twice|double|triple|squared?|cubed?|root|power|factorial|mod|modulo|base|point"
     r"|remainder|repeating|recurring|approximately|roughly|almost|nearly|maybe|probably|wrong|false|incorrect|true"
     r"|infinite|undefined|none|nothing|zero|one|two|three|four|five|six|seven|eight|nine|inverse|reciprocal|pairs?"
-    r"|score|gross|so|up|down|except|without|percent|percentage|x|pi)\b"
-    r"|[不非负没多余倍约或以]|分之|左右"
+    r"|score|gross|so|up|down|except|without|percent|percentage|x|pi"
+    r"|too|opposite|fails?|impossible|binary|octal|hexadecimal|per ?mille?|basis|grand|mil|bn|[a-z]*illions?|googol"
+    r"|(?:eleven|[a-z]+teen|[a-z]+tie)ths?)\b|[不非负没多余倍约或以]|分之|左右|([a-z])\1\1"
 )
 # The same words, where they are part of what is counted: square feet, times as many, pairs of shoes.
 _COUNTING = re.compile(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$|\bpairs?(?= of)")
@@ -96,6 +78,9 @@ def read_measure(text: str, question: str) -> Measure | None:
     found = _BRACKETED.fullmatch(text) or _MEASURED.fullmatch(text)
     if found is None:
         return None
+    # Letters beside a number are a product, if no unit: 72xxxx.
+    if re.match("[A-Za-z]", found["tail"]) and text[found.start("tail") - 1].isalnum() and not _parse(found["tail"]):
+        return None
     tail = re.sub(r"\\text ?|[{}]|\.(?! ?[0-9])", "", found["tail"].replace(r"\cdot", "*"))
     head = found["head"].strip().removesuffix(r"\cdot").strip().removesuffix("-")
     return _read_words(head, re.sub(r"\s+", " ", tail).strip(), question)
@@ -113,9 +98,9 @@ def _read_words(head: str, unit: str, question: str) -> Measure | None:
     counted = _find_counted(question)
     while (first := _split_magnitude(unit)) and first[0] not in counted:
         head, unit = rf"({head}) \cdot ({_MAGNITUDES[first[0]]})", first[1]
-    unit = unit.strip(" ,").removeprefix("of ")
+    unit = unit.rstrip(" ,").strip().removeprefix("of ")
     is_plain = re.fullmatch(r"(?:[A-Za-z\u4e00-\u9fff][^0-9,]*(?:\^ ?-?[1-9][^0-9,]*)*)?", unit) is not None
-    stated = _STATING.findall(_COUNTING.sub("", unit.lower()))
+    stated = [found[0] for found in _STATING.finditer(_COUNTING.sub("", unit.lower()))]
     stated += [word for word in re.findall(r"\w+", unit) if _split_magnitude(word)]
     if not is_plain or len(unit.split()) > 6 or any(word.removesuffix("s") not in counted for word in stated):
         return None
@@ -134,8 +119,8 @@ def _split_magnitude(unit: str) -> tuple[str, str] | None:
 def _find_counted(question: str) -> set[str]:
     """The words that a question counts in: "how many more dozen eggs", 多少元."""
     counted = re.findall(r"how (?:many|much) ((?:[a-z]+ ?){1,3})", question.lower())
-    words = {word.removesuffix("s") for phrase in counted for word in phrase.split()}
-    return words | {
+    nouns = {word.removesuffix("s") for phrase in counted for word in phrase.split()}
+    return nouns | {
         found[:end] for found in re.findall("(?:多少|几)([\u4e00-\u9fff]{1,3})", question) for end in (1, 2, 3)
     }
 
@@ -179,7 +164,7 @@ def _registry() -> Any:
 
 def convert(measure: Measure, unit: str) -> str | None:
     """Write the head of a measure for another unit; None where the units are not of one quantity."""
-    if re.sub(r"[\s.]", "", measure.unit) == re.sub(r"[\s.]", "", unit):
+    if not measure.unit or not unit or re.sub(r"[\s.]", "", measure.unit) == re.sub(r"[\s.]", "", unit):
         return measure.head
     source, target = _parse(measure.unit), _parse(unit)
     if not source and not target:  # things that are counted: red apples are apples
@@ -223,7 +208,7 @@ def _parse(unit: str) -> dict[str, int]:
             power = 2 if word.startswith("sq") else 3
         elif powers and (token[0] == "^" or word in ("squared", "cubed")):
             powers[[*powers][-1]] *= int(token[1:]) if token[0] == "^" else 2 if word == "squared" else 3
-        elif name := _find_unit(_CHINESE_UNITS.get(token, token)):
+        elif name := _find_unit(_CHINESE_UNITS.get(token) or token):
             powers[name] = powers.get(name, 0) + sign * power
             power = 1
         elif powers:

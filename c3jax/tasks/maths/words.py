@@ -9,16 +9,22 @@ _UNITS = "zero one two three four five six seven eight nine ten eleven twelve th
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _NUMBERS = {word: number for number, word in enumerate([*_UNITS, "seventeen", "eighteen", "nineteen"])}
 _NUMBERS |= {word: 10 * tens for tens, word in enumerate(_TENS, start=2)}
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_WORD = "|".join(sorted([*_NUMBERS, *_SCALES], key=len, reverse=True))
+SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_WORD = "|".join(sorted([*_NUMBERS, *SCALES], key=len, reverse=True))
 _ENGLISH = re.compile(rf"(?i:(?:{_WORD})(?:(?:-| and | )(?:{_WORD}))*)(?![A-Za-z])")
 _CHINESE_DIGITS = {**{digit: number for number, digit in enumerate("零一二三四五六七八九")}, "两": 2}
-_CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
-_CHINESE = re.compile(f"[{''.join([*_CHINESE_DIGITS, *_CHINESE_SCALES])}]+")
+CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
+_CHINESE = re.compile(f"[{''.join([*_CHINESE_DIGITS, *CHINESE_SCALES])}]+")
+
+_SIGN = re.compile(r"(?i:\\text ?\{ ?(?:minus|negative) ?\} ?|(?:minus|negative) )(?=.)|负(?=.)")
 
 
 def to_digits(text: str) -> str:
     r"""Write a number that a text begins with in digits: "eight apples", "seventy-two", 二十五, 四分之三."""
+    sign = _SIGN.match(text)
+    if sign:
+        number = to_digits(text[sign.end() :])
+        return f"-{number}" if number[0].isdigit() else text
     found = re.fullmatch(r"(.+)分之(.+)", text)
     if found:
         under, over = ("100" if part == "百" else to_digits(part) for part in found.groups())
@@ -39,8 +45,8 @@ def _read_english(parts: list[str]) -> int | None:
     for part in parts:
         if part == "hundred":
             current = max(current, 1) * 100
-        elif part in _SCALES:
-            total, current = total + max(current, 1) * _SCALES[part], 0
+        elif part in SCALES:
+            total, current = total + max(current, 1) * SCALES[part], 0
         elif current % (10 if _NUMBERS[part] < 10 else 100) and current != _NUMBERS[part]:
             return None  # "two three"
         else:
@@ -51,7 +57,7 @@ def _read_english(parts: list[str]) -> int | None:
 def _read_chinese(text: str) -> int | None:
     total = section = digit = 0
     for character in text:
-        scale = _CHINESE_SCALES.get(character)
+        scale = CHINESE_SCALES.get(character)
         if scale is None:
             if digit:
                 return None
@@ -90,6 +96,7 @@ class Option(NamedTuple):
     text: str  # what is written after it
 
 
+_DRESSED = r"(?:\\(?:text(?:bf)?|mathrm) ?|^)\{([^{}]*)\}|\$"
 _OPTION = re.compile(
     r"(?:(?i:option|choice)|(?:答案|故|应|所以)?(?:选[项择]?)?)?:? ?"
     r"(?:\( ?(?P<inner>[A-J]) ?\)|(?P<bare>[A-J])(?:[).:]|选?项|(?=\s*$)))(?P<text>.*)"
@@ -98,7 +105,7 @@ _OPTION = re.compile(
 
 def read_option(text: str) -> Option | None:
     r"""Read B, (B), \text{(B)} 14, B. 14, "option B" and 选B."""
-    found = _OPTION.fullmatch(re.sub(r"\\text|[{}]", "", text).strip())
+    found = _OPTION.fullmatch(re.sub(_DRESSED, r"\1", text).strip())
     return Option(found["inner"] or found["bare"], found["text"].strip()) if found else None
 
 
@@ -107,7 +114,7 @@ _LABEL = re.compile(r"(?<![A-Za-z])\(?([A-J])(?:\)|\.(?= )|:)")
 
 def find_options(question: str) -> dict[str, str]:
     """Find the options that a question lists, by their letters."""
-    parts = _LABEL.split(re.sub(r"\\(?:text(?:bf)?|mathrm)|[{}$]", "", question))
+    parts = _LABEL.split(re.sub(_DRESSED, r"\1", question))
     options = {letter: text.strip(" ,;\n") for letter, text in zip(parts[1::2], parts[2::2], strict=True)}
     return options if {"A", "B"} <= options.keys() else {}
 

@@ -1,4 +1,6 @@
-r"""Pairs of answers made from the rows of classes.tsv, each of which stands for a kind of pair.
+r"""Pairs of answers made from the rows of classes.tsv, each of which stands for a kind of pair, or of unseen.tsv.
+
+The latter was written by the kinds of fault alone, before its writer had read the rules that it measures.
 
 What is between « and » is a Python expression in numbers that are drawn anew for every pair: a, b, c from 2 to 19, all
 different; n from 21 to 98; k from 2 to 8; p/q a proper fraction in lowest terms; square, of a small number.
@@ -21,10 +23,10 @@ class Pair(NamedTuple):
     question: str
 
 
-def write_pairs(seed: int, rounds: int = 5) -> list[Pair]:
-    """Write a number of pairs of every class."""
+def write_pairs(seed: int, rounds: int = 5, table: str = "classes.tsv") -> list[Pair]:
+    """Write a number of pairs of every row of a table."""
     rng = random.Random(seed)
-    rows = [line.split("\t") for line in (Path(__file__).parent / "classes.tsv").read_text().splitlines()[1:]]
+    rows = [line.split("\t") for line in (Path(__file__).parent / table).read_text().splitlines()[1:]]
     pairs = []
     for kind, verdict, *texts in rows:
         for _ in range(rounds):
