@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,11 +225,8 @@ def _add_unsafe(command: argparse.ArgumentParser) -> None:
 
 
 def _add_accept(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--accept-changes",
-        action="store_true",
-        help="use a run whose problems, model or modules of your own are not what they were when it was last started",
-    )
+    text = "use a run whose problems, model or modules of your own are not what they were when it was last started"
+    command.add_argument("--accept-changes", action="store_true", help=text)
 
 
 # Rooms that need JAX are imported by the command that uses them: help and a wrong config answer at once.
@@ -377,6 +375,7 @@ def _set_up_process() -> Console:
     jax.config.update("jax_default_matmul_precision", "float32")
     # A cache that grows for ever fills the disk; what was not used for longest goes first.
     jax.config.update("jax_compilation_cache_max_size", 4 << 30)
+    warnings.showwarning = _print_warning
     # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -387,6 +386,12 @@ def _set_up_process() -> Console:
     except RuntimeError as error:
         raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
     return Console(highlight=False, markup=False)
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Print what a user can do something about; what libraries tell each other's developers is not."""
+    if category is UserWarning:
+        print(f"c3jax: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

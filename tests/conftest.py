@@ -121,6 +121,11 @@ class Tiny(NamedTuple):
     run_flat: Callable[..., Flat]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with whole runs: one that takes minutes, begun last, would keep one worker waiting for the other."""
+    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_examples.py"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
     """Without the compiler's costly passes where programs compile for seconds and run for milliseconds."""

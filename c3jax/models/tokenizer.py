@@ -6,10 +6,13 @@ No JAX here. transformers takes seconds to import, so it is imported where it is
 from __future__ import annotations
 
 import copy
+import datetime
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 
 from c3jax.types import Tokenizer, UserError
 
@@ -18,9 +21,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, STOP = "<pad>", "<stop>"
-# Today's date for Llama 3's templates, or a run's contexts would change overnight: the one that they have where
-# they are given none.
+# Today's date for templates that ask for one, or a run's contexts would change overnight and from turn to turn: the one
+# that Llama 3's have where they are given none.
 _DATE = "26 Jul 2024"
+_LFS = b"version https://git-lfs.github.com/spec/"
 # No white space, and in no text: stands for what follows a piece.
 _FOLLOWING = "\ue000"
 # What steps of a tokenizer that put a space before a text call it: Prepend, Metaspace and ByteLevel.
@@ -32,6 +36,15 @@ _WORD_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|> ' + message['content'] + ' ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+
+
+class _StoppedClock(datetime.datetime):
+    """Midnight of _DATE."""
+
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> _StoppedClock:
+        """Tell the time."""
+        return cls(2024, 7, 26, tzinfo=tz)
 
 
 def make_word_tokenizer(words: Sequence[str]) -> Tokenizer:
@@ -81,10 +94,32 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     read_json(folder / "tokenizer.json")
     if (folder / "tokenizer_config.json").exists():
         read_json(folder / "tokenizer_config.json")
-    fast = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    try:
+        fast = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # what transformers and tokenizers raise of a faulty file is of any kind
+        raise UserError(f"{folder}: expected a tokenizer that can be read, got {describe_error(error)}") from None
     if not fast.chat_template:
         raise UserError(f"{folder}: expected a chat template (tokenizer_config.json or chat_template.jinja), got none")
-    return wrap_tokenizer(fast, _read_stop_tokens(folder, fast))
+    stop_tokens = _read_stop_tokens(folder, fast)
+    if not set(own_stop_tokens(fast)) <= set(stop_tokens):
+        warnings.warn(
+            f"{folder}: {fast.eos_token}, the tokenizer's own end of a turn, is not among the stop tokens"
+            f" {list(stop_tokens)} of generation_config.json or config.json: messages may run to max_tokens",
+            stacklevel=2,
+        )
+    return wrap_tokenizer(fast, stop_tokens)
+
+
+def describe_error(error: Exception) -> str:
+    """What kind of error it is and what it says, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")[:300]
+
+
+def check_fetched(path: Path) -> None:
+    """Check that a file is there itself. Raises UserError where it is Git LFS's pointer to it."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise UserError(f"{path}: expected the file, got a Git LFS pointer to it (git lfs pull fetches it)")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -94,9 +129,12 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: in one sentence, where it cannot be read or holds no object.
     """
     try:
+        check_fetched(path)
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path}: expected JSON, got {error}") from None
     if not isinstance(value, dict):
@@ -229,16 +267,23 @@ def _make_encode_words(fast: PreTrainedTokenizerFast) -> Callable[[str, bool, bo
 
 def _make_render(fast: PreTrainedTokenizerFast) -> Callable[[str, str], str]:
     import jinja2
+    from transformers.utils import chat_template_utils
 
     def render(system: str, user: str) -> str:
         messages = [{"role": "user", "content": user}]
         if system:
             messages.insert(0, {"role": "system", "content": system})
         try:
-            rendered = fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DATE)
-            return cast(str, rendered)
+            # The clock that templates are given cannot be passed as an argument: no function can.
+            with mock.patch.object(chat_template_utils, "datetime", _StoppedClock):
+                return cast(
+                    str,
+                    fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DATE),
+                )
         except jinja2.TemplateError as error:
             raise UserError(f"expected prompts that the chat template accepts, got its error: {error}") from None
+        except Exception as error:  # a template is a program
+            raise UserError(f"expected a chat template that works, got {describe_error(error)}") from None
 
     return render
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -19,14 +20,14 @@ from c3jax.tasks.task import DemonstratedTurn
 from c3jax.types import Params, Rollout
 
 
-def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], bool], path: Path) -> Params | None:
+def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], bool], path: Path | None = None) -> Params | None:
     """Imitate as the config asks.
 
     Args:
       setup: of the run.
       console: where the progress is shown.
       is_stopping: whether the run was told to stop.
-      path: where it is saved when it stops before its end, and taken up again.
+      path: where it is saved when it stops before its end, and taken up again; None saves nothing.
 
     Returns:
       The parameters after it, or None where the run was told to stop meanwhile.
@@ -42,10 +43,11 @@ def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], bool], pat
         TimeElapsedColumn(),
     )
     with (
-        CheckpointStore(path, 1, console.print) as store,
+        nullcontext() if path is None else CheckpointStore(path, 1, console.print) as store,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
-        first, state = store.restore_newest(jax.eval_shape(init, setup.weights.trained)) or (0, None)
+        shapes = jax.eval_shape(init, setup.weights.trained)
+        first, state = (store and store.restore_newest(shapes)) or (0, None)
         if state is None:
             state = init(jax.tree.map(jnp.copy, setup.weights.trained))
         bar = progress.add_task("imitation", total=section.updates, completed=first, status="compiling")
@@ -53,7 +55,7 @@ def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], bool], pat
             console.print(f"imitation: {section.updates - first} updates (the first compiles them)", soft_wrap=True)
         for done in range(first, section.updates):
             if is_stopping():
-                if done > first:
+                if store and done > first:
                     store.save(done, state)
                 console.print(
                     f"stopped after {done} of {section.updates} updates of imitation; the same command resumes it",

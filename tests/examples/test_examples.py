@@ -85,6 +85,12 @@ def test_a_plain_function_grades(run, tmp_path):
     }
 
 
+def test_the_configs_come_along(run):
+    names = ("quickstart", "trio", "debate", "math_qwen")
+    code = f"from c3jax.config.file import load_config; print([load_config(name).seed for name in {names}])"
+    assert run("-c", code).stdout == "[0, 0, 0, 0]\n"
+
+
 def test_a_protocol_of_ones_own_trains(run, tmp_path):
     path = train(run, tmp_path, "own_protocol.yaml", ("own_protocol.yaml",))
     (tree,) = [json.loads(line) for line in (path / "rollouts" / "step-000000.jsonl").read_text().splitlines()][:1]

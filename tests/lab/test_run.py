@@ -246,7 +246,7 @@ def test_a_finished_study_is_shown_again_without_a_run(study, capsys):
         (["other.yaml"], ["holds the run of another config", "seed is 0 and not 1"]),
         (["tiny.yaml", "--seeds", "many"], ["seeds: expected an integer", '"many"']),
         (["tiny.yaml", "--cases.0.estimators.1", "c5 2x2"], ["estimators.1: expected one of c3, ", '"c5 2x2"']),
-        (["nothing.yaml"], ["nothing.yaml", "cannot be read"]),
+        (["nothing.yaml"], ["nothing.yaml", "expected a YAML file"]),
     ],
     ids=["another config", "a word", "a method", "no file"],
 )

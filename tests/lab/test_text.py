@@ -347,7 +347,7 @@ def test_a_wrong_study_is_refused_in_one_sentence(changes, run, words):
 
 def test_a_base_that_is_no_file_is_refused(tmp_path):
     path = tmp_path / "study.yaml"
-    for base, words in (("none.yaml", "none.yaml: cannot be read"), (3, "run.base: expected the path")):
+    for base, words in (("none.yaml", "none.yaml: expected a YAML file"), (3, "run.base: expected the path")):
         path.write_text(yaml.safe_dump(make_tree(run={"base": base})), encoding="utf-8")
         with pytest.raises(ConfigError, match=words):
             load_study(path)

@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 
 from c3jax.models import tokenizer
+from c3jax.types import UserError
 
 WORDS = ("turn", "the", "dial", "7", "up", ".")
 TEMPLATE = (
@@ -214,6 +215,11 @@ def _no_end(folder):
         (_no_end, "expected an eos_token_id"),
         (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json: cannot be read"),
         (lambda folder: (folder / "tokenizer.json").write_text('{"mod'), r"tokenizer\.json: expected JSON"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "expected a tokenizer that can be read, got "),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid 1"),
+            r"tokenizer\.json: expected the file, got a Git LFS pointer to it \(git lfs pull fetches it\)$",
+        ),
         (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "expected a JSON object, got list"),
         (lambda folder: _change(folder / "config.json", eos_token_id="2"), r"config\.json: .* eos_token_id .* '2'"),
         (lambda folder: _change(folder / "config.json", eos_token_id=260), r"expected tokens below 260, got \[260\]"),
@@ -231,3 +237,31 @@ def test_a_template_that_refuses_a_system_prompt_says_so(folder):
     assert loaded.render("", "hi") == "x"
     with pytest.raises(ValueError, match="got its error: no system role"):
         loaded.render("be brief", "hi")
+
+
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+        ("{{ 'a' + 1 }}", "TypeError: can only concatenate str"),
+        ("{{ messages[0]['content']['text'].x.y }}", "its error: "),
+        ([{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "y"}], "ValueError: .*template"),
+    ],
+)
+def test_a_template_that_fails_is_one_sentence(folder, template, error):
+    _change(folder / "tokenizer_config.json", chat_template=template)
+    loaded = tokenizer.load_tokenizer(folder)
+    with pytest.raises(UserError, match=f"^expected .* got {error}"):
+        loaded.render("", "hi")
+
+
+def test_the_clock_stands_still_in_templates(folder):
+    template = "{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') }} {{ date_string }}"
+    _change(folder / "tokenizer_config.json", chat_template=template)
+    assert tokenizer.load_tokenizer(folder).render("", "hi") == "2024-07-26 00:00:00.000000 26 Jul 2024"
+
+
+def test_an_end_of_turn_that_stops_nothing_is_said(folder):
+    (folder / "generation_config.json").write_text('{"eos_token_id": 1}')
+    with pytest.warns(UserWarning, match=r"the tokenizer's own end of a turn, is not among the stop tokens \[1\]"):
+        tokenizer.load_tokenizer(folder)

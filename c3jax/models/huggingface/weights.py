@@ -22,7 +22,7 @@ from flax import traverse_util
 from c3jax.models.decoder import define_decoder
 from c3jax.models.huggingface import families as hf_families
 from c3jax.models.spec import DecoderSpec, Family
-from c3jax.models.tokenizer import read_json
+from c3jax.models.tokenizer import check_fetched, read_json
 from c3jax.types import Params, UserError
 
 SHARD_BYTES = 5_000_000_000  # of one file of tensors, where there is more than one tensor in it
@@ -289,6 +289,7 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
 
 def _open_file(path: Path) -> safetensors.safe_open:
     try:
+        check_fetched(path)
         return safetensors.safe_open(path, framework="numpy")
     except OSError:
         raise UserError(f"{path}: expected a file of tensors, got none that can be read") from None

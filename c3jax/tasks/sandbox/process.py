@@ -89,11 +89,8 @@ def start(module: str, needs: Sequence[str], limits: Limits, is_contained: bool 
       UserError: there is no bubblewrap, or it cannot make a sandbox on this machine.
     """
     modules = (*needs, module)
-    boot = _BOOT.format(
-        limits=_resource_limits(limits),
-        names=modules,
-        path=_LIBRARIES if is_contained else _find_libraries(),
-    )
+    libraries = _LIBRARIES if is_contained else _find_libraries()
+    boot = _BOOT.format(limits=_resource_limits(limits), names=modules, path=libraries)
     interpreter = os.path.realpath(sys._base_executable)  # pyright: ignore[reportAttributeAccessIssue]
     python = [interpreter, *("-P", "-s", "-S", "-B", "-X", "utf8"), "-c", boot, *_compile_modules(modules)]
     if not is_contained:

@@ -332,7 +332,7 @@ def test_two_claims_end_to_end_and_resumed(tmp_path: Path):
     ("words", "complaint"),
     [
         (["--only", "20"], "--only: expected a claim from 1 to 19, got 20"),
-        (["--config", "nowhere.yaml"], "config nowhere.yaml: cannot be read"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: expected a YAML file"),
         (["--config", "bad.yaml"], "samples: expected greater than or equal to 100, got 5"),
     ],
 )
