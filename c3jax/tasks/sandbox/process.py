@@ -118,8 +118,7 @@ def within(seconds: float) -> Wait:
     deadline = time.monotonic() + seconds
 
     def wait(waited_s: float) -> float:
-        left = deadline - time.monotonic()
-        if left <= 0.0:
+        if (left := deadline - time.monotonic()) <= 0.0:
             raise Lost("time")
         return left
 
@@ -201,8 +200,7 @@ def receive(child: Child, wait: Wait) -> bytes:
         if searched > child.largest_line:
             raise Lost("output")
         _await(child.replies, select.POLLIN, wait)
-        received = os.read(child.replies, 1 << 16)
-        if not received:
+        if not (received := os.read(child.replies, 1 << 16)):
             raise Lost("end")
         child.buffer += received
     line = bytes(memoryview(child.buffer)[:end])
@@ -294,8 +292,7 @@ def _read_first_pid(process: subprocess.Popen[bytes], info_read: int, errors: in
     with contextlib.suppress(Lost):
         while b"}" not in text:
             _await(info_read, select.POLLIN, wait)
-            received = os.read(info_read, 4096)
-            if not received:
+            if not (received := os.read(info_read, 4096)):
                 break
             text += received
     if b"}" in text:
