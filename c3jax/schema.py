@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
 import pydantic
 
@@ -110,3 +110,15 @@ def _load_object(field: str, name: str) -> Any:
 
 def _name_module(where: str) -> str:
     return Path(where).stem if where.endswith(".py") else where
+
+
+def kinds_of(section: type[Section]) -> tuple[str, ...]:
+    """The kinds that a section is one of."""
+    return get_args(section.model_fields["kind"].annotation)
+
+
+def sections_in(annotation: Any) -> list[type[Section]]:
+    """The sections among what a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in sections_in(part)]

@@ -100,8 +100,6 @@ def train(
         setup = make_setup(config, is_contained, is_training=True)
         sample_tree, update = _make_step(setup)
         _print_problems(setup, console)
-        if jax.local_device_count() > 1:
-            console.print(f"of the {jax.local_device_count()} devices here this run uses one", highlight=False)
         facts = {"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained}
         interrupts.check()
         opening = open_run_dir(path, config, list(command), facts=facts, accepts_changes=accepts_changes)
@@ -123,16 +121,13 @@ def train(
         record_start(run_dir, first)
         tracked = TrackedRun(run, first, config.model_dump(mode="json"))
         write = stack.enter_context(open_trackers(openers, tracked, console.print))
-        if first == 0 and not (run / "eval" / "before.json").exists():
-            with announce(console, "evaluating before the first step"):
-                _evaluate(setup, compiled, state, run / "eval" / "before.json", 0)
+        if first == 0:
+            _evaluate_once(setup, compiled, state, run / "eval" / "before.json", 0, console)
         opened = _Open(run, console, store, write, interrupts.is_stopping)
         state, code = _take_steps(setup, compiled, opened, state, fan_out, first)
         if code != DONE:
             return code
-        if not (run / "eval" / "after.json").exists():
-            with announce(console, "evaluating after the last step"):
-                _evaluate(setup, compiled, state, run / "eval" / "after.json", config.steps)
+        _evaluate_once(setup, compiled, state, run / "eval" / "after.json", config.steps, console)
         print_summary(console, run)
     return DONE
 
@@ -301,6 +296,14 @@ def _evaluate(setup: Setup, compiled: _Compiled, state: TrainState, path: Path, 
     return {f"{result.profile}_accuracy": result.accuracy for result in results}
 
 
+def _evaluate_once(
+    setup: Setup, compiled: _Compiled, state: TrainState, path: Path, step: int, console: Console
+) -> None:
+    if not path.exists():
+        with announce(console, f"evaluating {path.stem} training"):
+            _evaluate(setup, compiled, state, path, step)
+
+
 def _make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update]:
     """What draws a step's trees, and what learns from them."""
     config, policy, plans = setup.config, setup.policy, setup.plans
@@ -359,6 +362,9 @@ def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float
 
 
 def _print_problems(setup: Setup, console: Console) -> None:
+    """What of the problems and the devices is not used."""
+    if jax.local_device_count() > 1:
+        console.print(f"of the {jax.local_device_count()} devices here this run uses one", highlight=False)
     if setup.overlap.hits:
         dropped = f", of which {len(setup.overlap.dropped):,} are dropped" if setup.overlap.dropped else ""
         console.print(

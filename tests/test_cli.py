@@ -323,3 +323,15 @@ def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path):
     for checkpoint, expected in (("7", "newest, best or one of [0, 2]"), ("best", "a run whose config keeps the best")):
         assert main(["ask", "out", QUESTION, "--checkpoint", checkpoint]) == 2
         assert capsys.readouterr().err.startswith(f"c3jax: --checkpoint: expected {expected}")
+
+
+def test_a_device_that_is_not_there_and_a_disk_that_is_full_are_one_sentence(config):
+    command = [sys.executable, "-m", "c3jax.cli"]
+    environment = os.environ | {"JAX_PLATFORMS": "abacus", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([*command, "train", config], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("c3jax: JAX_PLATFORMS=abacus: "), done.stderr
+    assert done.stderr.count("\n") == 1
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, "fields"], env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "c3jax: the output cannot be written (No space left on device)\n"

@@ -21,7 +21,8 @@ import yaml
 
 from c3jax.config.checks import check_config
 from c3jax.config.run import RunConfig
-from c3jax.schema import ConfigError, Section, show_value
+from c3jax.config.switch import drop_other_kinds, fit_credit
+from c3jax.schema import ConfigError, Section, kinds_of, sections_in, show_value
 from c3jax.tasks.task import find_task
 
 # Fields that had another name, by that name.
@@ -96,8 +97,11 @@ def read_tree(path: str | Path, overrides: dict[str, Any] | None = None) -> dict
         raise ConfigError(f"config {path}: not valid YAML ({_describe_yaml(error)})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"config {path}: expected a mapping of sections, got {show_value(tree)}")
-    for dotted, value in (overrides or {}).items():
+    overrides = overrides or {}
+    drop_other_kinds(tree, overrides)
+    for dotted, value in overrides.items():
         _set_dotted(tree, dotted, value)
+    fit_credit(tree, overrides)
     return tree
 
 
@@ -137,7 +141,7 @@ def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Fi
     fields: list[Field] = []
     for name, declared in section.model_fields.items():
         path, annotation, text = prefix + name, declared.annotation, declared.description or ""
-        sections = _sections_in(annotation)
+        sections = sections_in(annotation)
         if len(sections) > 1:
             fields += list_kinds(sections, f"{path}.", text)
         elif not sections or _has_list(annotation):
@@ -150,7 +154,7 @@ def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Fi
 
 def list_kinds(sections: Sequence[type[Section]], prefix: str, text: str) -> list[Field]:
     """Every field of sections of which `kind` chooses one; a field that not all of them have says whose it is."""
-    kinds = ["|".join(_kinds_of(section)) for section in sections]
+    kinds = ["|".join(kinds_of(section)) for section in sections]
     fields = [Field(f"{prefix}kind", "|".join(kinds), "required", text)]
     listed = {kind: list_fields(section, prefix) for kind, section in zip(kinds, sections, strict=True)}
     for field in dict.fromkeys(field for own in listed.values() for field in own):
@@ -277,7 +281,7 @@ def _describe(error: pydantic.ValidationError, section: type[Section]) -> str:
     if kind == "union_tag_not_found":
         return f"{path}.kind: expected a value, got nothing"
     if kind == "union_tag_invalid":
-        kinds = ", ".join(kind for section in sections for kind in _kinds_of(section))
+        kinds = ", ".join(kind for section in sections for kind in kinds_of(section))
         own = ", or your own as module:NAME" if path == "task" else ""
         return f"{path}.kind: expected one of {kinds}{own}, got {show_value(first['input']['kind'])}"
     # A field that takes several kinds of value is refused once for each kind.
@@ -297,11 +301,11 @@ def _locate(location: tuple[int | str, ...], section: type[Section]) -> tuple[st
         elif is_labelled:
             is_labelled = False
         elif len(sections) > 1:  # pydantic puts the section's kind after its name
-            sections = [chosen for chosen in sections if part in _kinds_of(chosen)]
+            sections = [chosen for chosen in sections if part in kinds_of(chosen)]
         elif sections:  # below a value there is only the kind of value that pydantic tried
             names.append(part)
             declared = sections[0].model_fields.get(part)
-            sections = _sections_in(declared.annotation) if declared else []
+            sections = sections_in(declared.annotation) if declared else []
             is_labelled = declared is not None and len(sections) == 1 and _has_list(declared.annotation, is_bare=False)
     return ".".join(names), sections
 
@@ -327,18 +331,8 @@ def _as_listed(dotted: str) -> str:
 # Fields
 
 
-def _kinds_of(section: type[Section]) -> tuple[str, ...]:
-    return typing.get_args(section.model_fields["kind"].annotation)
-
-
 def _show_default(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value)
-
-
-def _sections_in(annotation: Any) -> list[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [found for part in typing.get_args(annotation) for found in _sections_in(part)]
 
 
 def _has_list(annotation: Any, is_bare: bool = True) -> bool:
@@ -362,6 +356,6 @@ def _describe_type(annotation: Any) -> str:
     if origin is dict:
         return "section"
     if origin is tuple:
-        return "list" if _sections_in(arguments[0]) else f"list of {_describe_type(arguments[0])}"
+        return "list" if sections_in(arguments[0]) else f"list of {_describe_type(arguments[0])}"
     named = {int: "integer", float: "number", bool: "true|false", types.NoneType: "null"}
     return named.get(annotation, "text")  # text too is what is written in words of its own: a study's estimators

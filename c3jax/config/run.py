@@ -169,7 +169,7 @@ class Credit(Section):
     """Which share of the outcome a message is given. Nothing here has a default: the paper varies all of it."""
 
     method: str
-    """The estimator: a row of c3jax.credit.methods.METHODS, or your own as module:NAME."""
+    """A row of c3jax.credit.methods.METHODS, or module:NAME; --credit.method brings the fan_out and critic it needs."""
     fan_out: Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)] | Literal["auto"]
     """Alternatives a turn draws at each context, a number per turn; or auto, for c3, no_loo and shrunk."""
     budget: Positive

@@ -109,7 +109,7 @@ WRONG = [
     ({"credit.fan_out": [0, 8]}, "credit.fan_out.0: expected greater than or equal to 1, got 0"),
     # A critic, for the methods that learn one
     (
-        {"credit.method": "mappo", "credit.fan_out": [8, 1]},
+        {"credit.method": "mappo", "credit.fan_out": [8, 1], "credit.critic": None},
         "credit.critic: expected a section for method mappo, which learns a critic, got none",
     ),
     (
@@ -194,11 +194,11 @@ WRONG = [
         " trained turn, got 1 from fan_out (1, 8)",
     ),
     (
-        {"credit.method": "rloo"},
+        {"credit.method": "rloo", "credit.fan_out": [2, 4]},
         "credit.fan_out: method rloo compares whole episodes: expected fan_out (B, 1, ..., 1), got (2, 4)",
     ),
     (
-        {"credit.method": "grpo", "credit.fan_out": [8, 1]},
+        {"credit.method": "grpo", "credit.fan_out": [8, 1], "credit.normalise": "none"},
         "credit.normalise: method grpo: expected normalise group, got 'none'",
     ),
     ({"credit.normalise": "role"}, "credit.normalise: expected 'none', 'group', 'turn' or 'batch', got \"role\""),

@@ -1,0 +1,73 @@
+"""What a config takes with it when the command line names another kind of a section, or another method of credit."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from c3jax.config.run import RunConfig
+from c3jax.credit.methods import check_pairing, find_trainable, needs_critic
+from c3jax.credit.plans import make_tree
+from c3jax.schema import ConfigError, kinds_of, sections_in
+
+
+def drop_other_kinds(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Leave out of a section whose kind is overridden what the new kind has no field for.
+
+    With a model that is trained already goes the warm-up.
+    """
+    for name in ("task", "model"):
+        kind, section = overrides.get(f"{name}.kind"), tree.get(name)
+        if kind is None or not isinstance(section, dict) or section.get("kind") == kind:
+            continue
+        for declared in sections_in(RunConfig.model_fields[name].annotation):
+            if kind in kinds_of(declared):
+                tree[name] = {field: value for field, value in section.items() if field in declared.model_fields}
+        if name == "model" and kind != "random":
+            tree.pop("imitation", None)
+
+
+def fit_credit(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Give an overridden method the fan-out, the normalisation and the critic that it needs, where none is overridden.
+
+    Of the budget it draws episodes, (B, 1, ..., 1), where it compares whole episodes, else the evenest tree that it can
+    use; the critic is a network of its own with the learner's rate. What is left wrong, the checks of the config say.
+    """
+    credit, protocol, learner = (tree.get(name) for name in ("credit", "protocol", "learner"))
+    turns = protocol.get("turns") if isinstance(protocol, dict) else None
+    if "credit.method" not in overrides or not isinstance(credit, dict) or not isinstance(turns, list):
+        return
+    try:
+        method = find_trainable(name := credit["method"])
+    except ConfigError:
+        return
+    given = {path.split(".")[1] for path in overrides if path.startswith("credit.")}
+    if "normalise" not in given and credit.get("normalise") not in method.scopes:
+        credit["normalise"] = method.scopes[0]
+    if "critic" not in given and not needs_critic(name):
+        credit.pop("critic", None)
+    elif "critic" not in given and not credit.get("critic"):
+        rate = learner.get("learning_rate") if isinstance(learner, dict) else None
+        credit["critic"] = {"network": "own", "learning_rate": rate}
+    trained = tuple(not isinstance(turn, dict) or turn.get("trained", True) is not False for turn in turns)
+    budget, fan_out = credit.get("budget"), credit.get("fan_out")
+    is_known = isinstance(fan_out, list) and all(type(number) is int for number in (budget, *fan_out))
+    if "fan_out" in given or not is_known or not 0 < budget <= 4096:
+        return
+    if math.prod(fan_out) == budget and _is_usable(name, tuple(fan_out), trained):
+        return
+    divisors = [number for number in range(1, budget + 1) if budget % number == 0]
+    trees = [sizes for sizes in itertools.product(divisors, repeat=len(turns)) if math.prod(sizes) == budget]
+    usable = [sizes for sizes in trees if _is_usable(name, sizes, trained)]
+    if usable:
+        credit["fan_out"] = list(min(usable, key=lambda sizes: max(sizes) - min(sizes)))
+
+
+def _is_usable(method: str, fan_out: tuple[int, ...], trained: tuple[bool, ...]) -> bool:
+    try:
+        check_pairing(method, make_tree(fan_out), trained)
+    except (ValueError, TypeError):
+        return False
+    return True
