@@ -53,8 +53,9 @@ def fit_credit(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
         credit["critic"] = {"network": "own", "learning_rate": rate}
     trained = tuple(not isinstance(turn, dict) or turn.get("trained", True) is not False for turn in turns)
     budget, fan_out = credit.get("budget"), credit.get("fan_out")
-    is_known = isinstance(fan_out, list) and all(type(number) is int for number in (budget, *fan_out))
-    if "fan_out" in given or not is_known or not 0 < budget <= 4096:
+    if "fan_out" in given or not isinstance(fan_out, list) or not all(isinstance(size, int) for size in fan_out):
+        return
+    if not isinstance(budget, int) or not 0 < budget <= 4096:
         return
     if math.prod(fan_out) == budget and _is_usable(name, tuple(fan_out), trained):
         return
