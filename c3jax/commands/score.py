@@ -52,6 +52,9 @@ def score_source(source: Path, method: str, normalise: Normalise, out: Path, con
     Raises UserError for a tree that is damaged or does not hold the method's sampling, and for a file it cannot write.
     """
     find_method(method, "--method")
+    recorded = (source / "rollouts" if source.is_dir() else source).resolve()
+    if recorded in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"--out {out}: expected a file that is none of the recorded ones, got one of {source}")
     trees = load_trees(source)
     scored = score_trees(trees, method, normalise)
     try:

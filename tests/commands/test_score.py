@@ -289,6 +289,12 @@ def test_the_command(shell, capsys):
     assert main("score run --method magrpo --out out/scored.jsonl".split()) == 0
     assert capsys.readouterr().out == "2 trees, 16 messages, credit of magrpo: out/scored.jsonl\n"
     assert json.loads(Path("out/scored.jsonl").read_text().splitlines()[0])["method"] == "magrpo"
+    recorded = Path("run/rollouts/step-000000.jsonl").read_bytes()
+    for out in ("run/rollouts/step-000000.jsonl", "run/rollouts/new.jsonl"):
+        assert main(["score", "run", "--method", "magrpo", "--out", out]) == 2
+        sentence = f"c3jax: --out {out}: expected a file that is none of the recorded ones, got one of run\n"
+        assert capsys.readouterr().err == sentence
+    assert Path("run/rollouts/step-000000.jsonl").read_bytes() == recorded
     assert main("score run --compare rloo,grpo,reinforce".split()) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80 and shown.count("rloo / grpo") == 2

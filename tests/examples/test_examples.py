@@ -85,6 +85,15 @@ def test_a_plain_function_grades(run, tmp_path):
     }
 
 
+def test_the_answers_at_hand_are_graded(run, tmp_path):
+    words = ("grade", "math", "problems.jsonl", "answers.jsonl", "--out", "verdicts.jsonl")
+    run("-m", "c3jax.cli", *words, files=("problems.jsonl", "answers.jsonl"))
+    verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["return"]) for row in verdicts] == [
+        *(("sides", 1.0), ("half", 1.0), ("roots", 1.0), ("length", 0.0))
+    ]
+
+
 def test_the_configs_come_along(run):
     names = ("quickstart", "trio", "debate", "math_qwen")
     code = f"from c3jax.config.file import load_config; print([load_config(name).seed for name in {names}])"
