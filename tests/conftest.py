@@ -129,7 +129,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
     """Without the compiler's costly passes where programs compile for seconds and run for milliseconds."""
-    is_quick = request.path.parent.name in ("rollout", "learner")
+    is_quick = request.path.parent.name in ("rollout", "learner", "models", "huggingface", "benchmarks")
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", is_quick or before)
     yield

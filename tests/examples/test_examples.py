@@ -54,8 +54,8 @@ def run(wheel: Path, home: Path, tmp_path: Path):
 
 def train(run, tmp_path: Path, config: str, files: tuple[str, ...], *overrides: str) -> Path:
     program = "import sys, c3jax.cli; print(c3jax.__file__); sys.exit(c3jax.cli.main())"
-    small = ("--steps", "2", "--problems", "8", "--imitation.updates", "2", "--imitation.problems", "8")
-    small += ("--evaluation.problems", "8", "--evaluation.batch", "8", "--evaluation.samples", "0")
+    small = ("--steps", "2", "--problems", "8", "--evaluation.problems", "8")
+    small += ("--evaluation.batch", "8", "--evaluation.samples", "0")
     done = run("-c", program, "train", config, *small, *overrides, files=files)
     assert str(ROOT) not in done.stdout.partition("\n")[0]
     return tmp_path / "runs" / Path(config).stem
@@ -66,7 +66,8 @@ def read_metrics(path: Path) -> list[dict[str, object]]:
 
 
 def test_a_task_of_ones_own_trains(run, tmp_path):
-    path = train(run, tmp_path, "own_task.yaml", ("own_task.py", "own_task.yaml"))
+    warm_up = ("--imitation.updates", "2", "--imitation.problems", "8")
+    path = train(run, tmp_path, "own_task.yaml", ("own_task.py", "own_task.yaml"), *warm_up)
     rows = read_metrics(path)
     assert len(rows) == 2 and all(row["error_share"] == 0.0 for row in rows)
     assert list(json.loads((path / "manifest.json").read_text())["inputs"]["modules"]) == ["own_task:RIDDLES"]
@@ -101,7 +102,7 @@ def test_the_configs_come_along(run):
 
 
 def test_a_protocol_of_ones_own_trains(run, tmp_path):
-    path = train(run, tmp_path, "own_protocol.yaml", ("own_protocol.yaml",))
+    path = train(run, tmp_path, "own_protocol.yaml", ("own_protocol.yaml",), "--imitation", "null")
     (tree,) = [json.loads(line) for line in (path / "rollouts" / "step-000000.jsonl").read_text().splitlines()][:1]
     assert [node["turn"] for node in tree["nodes"]] == ["first"] * 2 + ["second"] * 4 + ["referee"] * 8
 
@@ -109,8 +110,17 @@ def test_a_protocol_of_ones_own_trains(run, tmp_path):
 def test_a_method_a_loss_and_a_tracker_of_ones_own_train(run, tmp_path):
     files = ("own_task.py", "own_task.yaml", "own_method.py", "own_loss.py", "own_tracker.py")
     names = ("own_method:BLENDED", "./own_loss.py:SOFT_CLIP", "own_tracker:open_csv")
-    overrides = ("--credit.method", names[0], "--learner.loss.kind", names[1], "--trackers", f"[{names[2]!r}]")
-    path = train(run, tmp_path, "own_task.yaml", files, *overrides)
+    overrides = (
+        "--imitation",
+        "null",
+        "--credit.method",
+        names[0],
+        "--learner.loss.kind",
+        names[1],
+        "--trackers",
+        f"[{names[2]!r}]",
+    )
+    path = train(run, tmp_path, "own_task.yaml", files, *overrides, "--imitation", "null")
     assert len(read_metrics(path)) == 2  # the record is written whether it is named or not
     assert (path / "figures.csv").read_text().splitlines()[0] == "step,return,kl,tokens_per_second"
     assert list(json.loads((path / "manifest.json").read_text())["inputs"]["modules"]) == ["own_task:RIDDLES", *names]

@@ -477,5 +477,8 @@ def test_peft_puts_adapters_on_every_family(name, tmp_path):
     model = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     with torch.no_grad():
         theirs = model(torch.tensor(tokens)).logits.numpy()
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        truth = model.double()(torch.tensor(tokens)).logits.numpy()
+    # Held to the truth in float64 as torch's own float32 is: adapters of this size make deep models err by over 1e-5.
+    error, torch_error = (np.sqrt(np.mean((logits - truth) ** 2)) for logits in (ours, theirs))
+    assert error < 4 * torch_error < 1e-4, (error, torch_error)
     assert np.abs(ours - _compute_logits(spec._replace(adapters=None), params, tokens)).max() > 0.1
