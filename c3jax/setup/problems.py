@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from c3jax.config.run import ConfigError, Data, SuiteSection
-from c3jax.run.files import hash_file
 from c3jax.schema import Section
 from c3jax.setup import contamination, mixing
 from c3jax.tasks.sections import FileTask, list_training_sets
@@ -116,20 +115,24 @@ def mix_sets(sources: Sources, train: ProblemSet, size: int) -> Mixture:
 
 
 def describe_data(
-    sources: Sources, mixture: Mixture, overlap: contamination.Passed, heldout: ProblemSet
+    sources: Sources,
+    mixture: Mixture,
+    overlap: contamination.Passed,
+    heldout: ProblemSet,
+    hashes: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What the problems of a run are, for its manifest: files with their SHA-256, counts, and what was dropped."""
+    """What the problems of a run are, for its manifest: files with their SHA-256 by path, counts, what was dropped."""
+
+    def describe_file(path: str | None) -> dict[str, str]:
+        return {} if path is None else {"path": path, "sha256": hashes[path]}
+
     train = [
-        {"name": name, **_describe_file(path), "weight": weight, "problems": count}
+        {"name": name, **describe_file(path), "weight": weight, "problems": count}
         for name, path, weight, count in zip(mixture.names, sources.paths, mixture.weights, mixture.counts, strict=True)
     ]
     return {
         "train": train,
-        "heldout": {**_describe_file(sources.heldout_path), "problems": len(heldout.problems)},
+        "heldout": {**describe_file(sources.heldout_path), "problems": len(heldout.problems)},
         "overlap": contamination.count_hits(overlap.hits),
         "dropped": list(overlap.dropped),
     }
-
-
-def _describe_file(path: str | None) -> dict[str, str]:
-    return {} if path is None else {"path": path, "sha256": hash_file(path)}

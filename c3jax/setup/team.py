@@ -94,7 +94,8 @@ def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_train
         )
     needs = _check_memory(config, spec, plans) if is_training else None
     policy, weights = _load_policy(config, model)
-    data, inputs = describe_data(sources, mixture, overlap, heldout), hash_inputs(config, sources, model)
+    inputs = hash_inputs(config, sources, model)
+    data = describe_data(sources, mixture, overlap, heldout, inputs["problems"])
     problems = (train, mixture, overlap, heldout, data, inputs)
     return Setup(config, task, *problems, tokenizer, plans, spec, needs, policy, weights)
 
