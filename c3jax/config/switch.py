@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -59,11 +58,16 @@ def fit_credit(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
         return
     if math.prod(fan_out) == budget and _is_usable(name, tuple(fan_out), trained):
         return
-    divisors = [number for number in range(1, budget + 1) if budget % number == 0]
-    trees = [sizes for sizes in itertools.product(divisors, repeat=len(turns)) if math.prod(sizes) == budget]
-    usable = [sizes for sizes in trees if _is_usable(name, sizes, trained)]
+    usable = [sizes for sizes in _list_trees(budget, len(turns)) if _is_usable(name, sizes, trained)]
     if usable:
         credit["fan_out"] = list(min(usable, key=lambda sizes: max(sizes) - min(sizes)))
+
+
+def _list_trees(budget: int, turns: int) -> list[tuple[int, ...]]:
+    if turns <= 1:
+        return [(budget,)] * turns
+    sizes = (size for size in range(1, budget + 1) if budget % size == 0)
+    return [(size, *rest) for size in sizes for rest in _list_trees(budget // size, turns - 1)]
 
 
 def _is_usable(method: str, fan_out: tuple[int, ...], trained: tuple[bool, ...]) -> bool:
