@@ -44,7 +44,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)  # of standard output: disk fu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 failed, 2 the user can mend it, 130 stopped."""
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 the user can mend it, 130 stopped by
+    Ctrl-C, 75 by SIGTERM: what was stopped goes on when it is started again.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _make_parser()
     try:
@@ -59,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"c3jax: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("c3jax: stopped", file=sys.stderr)
-        return 130
+        return getattr(error, "code", 130)
     except OSError as error:
         if error.errno not in _FULL or error.filename is not None:
             raise
@@ -236,7 +238,7 @@ def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     config, run_dir = config_file.load_config(arguments.config, overrides), _choose_run_dir(arguments)
     from c3jax import train
 
-    console = _set_up_process()
+    console = _set_up_process(joins=True)
     command, is_contained = ["c3jax", *arguments.words], not arguments.unsafe_no_sandbox
     return train.train(config, run_dir, command, console, is_contained, arguments.accept_changes)
 
@@ -366,10 +368,14 @@ def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     return 0
 
 
-def _set_up_process() -> Console:
-    """Set numerics, the compilation cache and what libraries say, before JAX compiles anything."""
+def _set_up_process(joins: bool = False) -> Console:
+    """Set numerics, the compilation cache and what libraries say, before JAX compiles anything; meet the run's other
+    processes, where there are any.
+    """
     import jax
     from rich.console import Console
+
+    from c3jax import processes
 
     # float32 means float32 on every device: accelerators would otherwise round the factors of a product.
     jax.config.update("jax_default_matmul_precision", "float32")
@@ -378,14 +384,19 @@ def _set_up_process() -> Console:
     warnings.showwarning = _print_warning
     # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(home / "c3jax" / "xla"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "c3jax" / "xla"
+    for entry in cache.glob("*-cache"):
+        if not entry.with_name(entry.name.removesuffix("cache") + "atime").exists():
+            entry.unlink(missing_ok=True)  # half written by a program that was killed: JAX would warn at every write
+    jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if joins:
+        processes.join_processes()
     try:
         jax.devices()
     except RuntimeError as error:
         raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
-    return Console(highlight=False, markup=False)
+    return Console(highlight=False, markup=False, quiet=joins and not processes.is_first())
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -10,19 +11,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import jax
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from c3jax import processes
 from c3jax.analysis.statistics import Interval, compute_bootstrap_interval, compute_wilson_interval
 from c3jax.config.run import Sampling, SuiteSection
 from c3jax.models.policy import Weights
+from c3jax.models.sharding import count_parts, fetch_own, list_own
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
-from c3jax.rollout.collect import wait_for
+from c3jax.rollout.collect import draw_and_submit, share_verdicts, take_rows
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger
 from c3jax.setup.problems import ProblemSet, encode_problems
@@ -103,39 +105,34 @@ def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evalua
     """
     fan_out = (profile.samples,) + (1,) * (len(setup.plans) - 1)
     stop_tokens, batches = setup.tokenizer.stop_tokens, setup.config.shapes.batches
-    sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, profile.sampling, stop_tokens, batches)
+    sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, profile.sampling, stop_tokens, batches, setup.mesh)
     key = address.make_stream(setup.config.seed, address.EVALUATE)
 
     def evaluate(weights: Weights, evaluator: Evaluator, suite: Suite) -> Result:
         count = len(suite.problems.problems)
-        batch = min(setup.config.evaluation.batch, count)
-        chunks = [list(range(first, min(first + batch, count))) for first in range(0, count, batch)]
+        parts = count_parts(setup.mesh)
+        batch = -(-min(setup.config.evaluation.batch, count) // parts) * parts
 
-        def begin(chunk: list[int]) -> Rollout:
-            # The last chunk is filled up to the one compiled shape; what fills it is not scored.
-            filled = chunk + [chunk[-1]] * (batch - len(chunk))
-            question, problem_P = make_questions(setup, suite.problems, filled)
-            return sample_tree(weights, question, key, problem_P, fan_out)[0]
+        def draw(places: list[int]) -> tuple[Rollout, tree.RolloutCounts]:
+            question, problem_P = make_questions(setup, suite.problems, places)
+            return sample_tree(weights, question, key, problem_P, fan_out)
 
+        own: list[int] = []  # problems whose answers are graded here
         truncated: list[bool] = []
         generated = 0
-        begun = begin(chunks[0])
-        for number, chunk in enumerate(chunks):
-            wait_for(begun, evaluator)
-            rollout, begun = begun, begin(chunks[number + 1]) if number + 1 < len(chunks) else begun
-            rollout = _keep_first(jax.device_get(rollout), batch, len(chunk))
-            answers = decode_messages(setup.tokenizer, rollout.turns[-1])
-            asked = [suite.problems.problems[index] for index in chunk for _ in range(profile.samples)]
-            evaluator.submit(asked, answers, budget=len(asked))
-            truncated += rollout.turns[-1].truncated_N.tolist()
-            generated += sum(int(turn.sampled_NT.sum()) for turn in rollout.turns)
-        return compute_result(suite, profile, evaluator.collect(), truncated, generated)
+        decode = functools.partial(decode_messages, setup.tokenizer)
+        for drawn in draw_and_submit(draw, suite.problems.problems, batch, decode, evaluator, setup.mesh):
+            turns = [turn._replace(support_NTK=turn.truncated_N) for turn in drawn.rollout.turns]  # large, and not read
+            turns = take_rows(fetch_own(setup.mesh, turns), len(list_own(setup.mesh, batch)), drawn.rows)
+            own += drawn.own
+            truncated += turns[-1].truncated_N.tolist()
+            generated += sum(int(turn.sampled_NT.sum()) for turn in turns)
+        verdicts = share_verdicts(own, evaluator.collect())
+        shared = processes.share([truncated, generated])
+        truncated = [is_cut for part, _ in shared for is_cut in part]
+        return compute_result(suite, profile, verdicts, truncated, sum(count for _, count in shared))
 
     return evaluate
-
-
-def _keep_first(rollout: Rollout, problems: int, kept: int) -> Rollout:
-    return jax.tree.map(lambda array: array[: len(array) // problems * kept], rollout)  # rows are in path order
 
 
 def compute_result(

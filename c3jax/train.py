@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,17 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from c3jax import evaluate
+from c3jax import evaluate, processes
 from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
 from c3jax.evaluate import print_summary
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out
 from c3jax.learner.update import TrainState, pack_state, unpack_state
+from c3jax.models import sharding
 from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
-from c3jax.rollout.collect import wait_for
+from c3jax.rollout.collect import Drawn, draw_and_submit, share_verdicts
 from c3jax.run import records
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.run.directory import open_run_dir, record_start
@@ -45,9 +45,9 @@ from c3jax.setup.team import (
     make_questions,
     make_setup,
 )
-from c3jax.types import FanOut, Frame, Params, Rollout, Verdict, VerdictName
+from c3jax.types import Credit, FanOut, Params, Problem, Rollout, Verdict, VerdictName
 
-DONE, FAILED, STOPPED = 0, 1, 130  # exit codes
+DONE, FAILED = 0, 1  # exit codes; interrupt.py has those of a run that was told to stop
 
 
 class _Compiled(NamedTuple):
@@ -66,7 +66,7 @@ class _Open(NamedTuple):
     console: Console
     store: CheckpointStore
     write: Callable[[int, dict[str, Any]], None]  # a step's figures
-    is_stopping: Callable[[], bool]
+    ask_to_stop: Callable[[], int]  # of all processes: an exit code, 0 where none was told to stop
 
 
 def train(
@@ -88,7 +88,7 @@ def train(
       accepts_changes: resume a run whose problems, model or modules are not what they were; the manifest says so.
 
     Returns:
-      The exit code: DONE, FAILED or STOPPED.
+      The exit code: DONE, FAILED, or STOPPED by Ctrl-C, or TERMINATED by SIGTERM.
 
     Raises:
       UserError: before anything is written, where the config, its files or the directory cannot be used.
@@ -97,7 +97,7 @@ def train(
     with ExitStack() as stack:
         interrupts = stack.enter_context(catch_signals(lambda line: console.print(line, highlight=False)))
         openers = find_openers(config.trackers)
-        setup = make_setup(config, is_contained, is_training=True)
+        setup = make_setup(config, is_contained, is_training=True, uses_mesh=True)
         sample_tree, update = _make_step(setup)
         _print_problems(setup, console)
         facts = {"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained}
@@ -114,22 +114,33 @@ def train(
         evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, setup.task.timeout_s))
         evaluations = tuple(evaluate.make_evaluation(setup, profile) for profile in evaluate.list_profiles(setup))
         compiled = _Compiled(sample_tree, update, evaluations, evaluator)
-        started = _start(setup, store, console, interrupts.is_stopping, run)
+
+        def ask_to_stop() -> int:
+            return max(processes.share(interrupts.code))
+
+        started = _start(setup, store, console, ask_to_stop, run)
         if started is None:
-            return STOPPED
+            return ask_to_stop()
         state, fan_out, first = started
         record_start(run_dir, first)
         tracked = TrackedRun(run, first, config.model_dump(mode="json"))
-        write = stack.enter_context(open_trackers(openers, tracked, console.print))
+        write = _write_nothing
+        if processes.is_first():
+            write = stack.enter_context(open_trackers(openers, tracked, console.print))
         if first == 0:
             _evaluate_once(setup, compiled, state, run / "eval" / "before.json", 0, console)
-        opened = _Open(run, console, store, write, interrupts.is_stopping)
+        opened = _Open(run, console, store, write, ask_to_stop)
         state, code = _take_steps(setup, compiled, opened, state, fan_out, first)
         if code != DONE:
             return code
         _evaluate_once(setup, compiled, state, run / "eval" / "after.json", config.steps, console)
-        print_summary(console, run)
+        if processes.is_first():
+            print_summary(console, run)
     return DONE
+
+
+def _write_nothing(step: int, row: dict[str, Any]) -> None:
+    """What a process other than the first writes."""
 
 
 def _take_steps(
@@ -150,11 +161,12 @@ def _take_steps(
             if max(row["bad_in_row"], row.get("critic_bad_in_row", 0)) >= config.learner.max_bad_updates:
                 opened.console.print(_describe_bad(row, done, run), style="red", soft_wrap=True)
                 return state, FAILED
-            if done == config.steps or opened.is_stopping() or done % config.checkpoint.every == 0:
+            code = opened.ask_to_stop()
+            if done == config.steps or code or done % config.checkpoint.every == 0:
                 opened.store.save(done, pack_state(state, fan_out), _find_best_value(config, run, row))
-            if opened.is_stopping() and done < config.steps:
+            if code and done < config.steps:
                 opened.console.print(f"stopped after step {done}; the same command resumes it", highlight=False)
-                return state, STOPPED
+                return state, code
     return state, DONE
 
 
@@ -171,40 +183,47 @@ def _run_step(
     began, config = time.perf_counter(), setup.config
     sample_tree, update, evaluator = compiled.sample_tree, compiled.update, compiled.evaluator
     indices = choose_problems(setup, step)
-    problems = [setup.train.problems[index] for index in indices]
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
     calls_before = evaluator.calls
-    weights = Weights(state.params, setup.weights.frozen)
-    sample = functools.partial(_sample_and_submit, setup, fan_out, evaluator, indices)
-    rollout, counts, answers = sample(
-        lambda question, problem_P: sample_tree(weights, question, key, problem_P, fan_out)
-    )
+    weights, slots = Weights(state.params, setup.weights.frozen), choose_slots(setup, setup.train, indices)
+
+    def draw(places: list[int]) -> tuple[Rollout, tree.RolloutCounts]:
+        question, problem_P = make_questions(setup, setup.train, [indices[place] for place in places], slots)
+        return sample_tree(weights, question, key, problem_P, fan_out)
+
+    problems = [setup.train.problems[index] for index in indices]
+    decode = functools.partial(decode_messages, setup.tokenizer)
+    size = config.rollout_problems or config.problems
+    drawn = list(draw_and_submit(draw, problems, size, decode, evaluator, setup.mesh))
+    counts = jax.tree.map(lambda *parts: sum(parts), *(part.counts for part in drawn))
     sampled = time.perf_counter()
 
-    # The other turns' texts are only for the records: they are decoded while the last answers are graded.
-    texts = [decode_messages(setup.tokenizer, messages) for messages in rollout.turns[:-1]] + [answers]
-    verdicts = evaluator.collect()
-    return_PL = jnp.array([verdict.score for verdict in verdicts], jnp.float32).reshape(config.problems, -1)
+    own_verdicts = evaluator.collect()
+    verdicts = share_verdicts([place for part in drawn for place in part.own], own_verdicts)
+    return_PL: Any = np.array([verdict.score for verdict in verdicts], np.float32).reshape(config.problems, -1)
     scored = time.perf_counter()
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
+    rollout = sharding.join_problems(setup.mesh, [part.rollout for part in drawn])
     trimmed = tree.trim_messages(rollout, config.shapes.lengths)
-    state, credit, figures = update(state, weights.frozen, reference, trimmed, return_PL, order_key, fan_out)
+    placed_PL = sharding.place_problems(setup.mesh, return_PL)
+    state, credit, figures = update(state, weights.frozen, reference, trimmed, placed_PL, order_key, fan_out)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
 
     if config.record_every and step % config.record_every == 0:
-        made = records.make_records(config, fan_out, step, problems, rollout, texts, credit, verdicts)
-        records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
+        made = _record_trees(setup, fan_out, step, problems, drawn, credit, own_verdicts)
+        if processes.is_first():
+            records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
     row |= _describe_rollout(setup, verdicts, counts, np.asarray(zero_credit_share(credit)))
-    row |= _describe_sets(setup, indices, np.asarray(return_PL))
+    row |= _describe_sets(setup, indices, return_PL)
     row |= {
         "bad_updates": int(state.bad_updates),
         "bad_in_row": int(state.bad_in_row),
         **_describe_critic(state),
         "traces": sample_tree._cache_size() + update._cache_size(),
         **({"fan_out": list(fan_out)} if config.credit.fan_out == "auto" else {}),
-        "evaluator_calls": evaluator.calls - calls_before,
+        "evaluator_calls": sum(processes.share(evaluator.calls - calls_before)),
         "seconds_rollout": sampled - began,
         "seconds_score": scored - sampled,
         "seconds_update": updated - scored,
@@ -213,40 +232,24 @@ def _run_step(
     return state, row
 
 
-def _sample_and_submit(
+def _record_trees(
     setup: Setup,
     fan_out: FanOut,
-    evaluator: Evaluator,
-    indices: list[int],
-    sample: Callable[[Frame, jax.Array], tuple[Rollout, tree.RolloutCounts]],
-) -> tuple[Rollout, tree.RolloutCounts, list[str]]:
-    """The trees of a step, made call by call; a call's answers go to the evaluator while the next call runs.
-
-    Messages are drawn by the address of their problem and all from one policy: in how many calls changes nothing.
-    """
-    size, leaves = setup.config.rollout_problems or setup.config.problems, math.prod(fan_out)
-    chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
-    made: list[tuple[Rollout, tree.RolloutCounts]] = []
-    answers: list[str] = []
-    slots = choose_slots(setup, setup.train, indices)
-    begun = sample(*make_questions(setup, setup.train, chunks[0], slots))
-    for number, chunk in enumerate(chunks):
-        wait_for(begun, evaluator)
-        made.append(begun)
-        if number + 1 < len(chunks):
-            begun = sample(*make_questions(setup, setup.train, chunks[number + 1], slots))
-        written = decode_messages(setup.tokenizer, made[-1][0].turns[-1])
-        asked = [setup.train.problems[index] for index in chunk for _ in range(leaves)]
-        evaluator.submit(asked, written, budget=leaves * len(chunk))
-        answers += written
-    rollouts, counts = zip(*made, strict=True)
-    if len(made) == 1:
-        return rollouts[0], counts[0], answers
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *rollouts), jax.tree.map(_add, *counts), answers
-
-
-def _add(*parts: jax.Array) -> jax.Array:
-    return sum(parts[1:], start=parts[0])
+    step: int,
+    problems: Sequence[Problem],
+    drawn: Sequence[Drawn],
+    credit: Credit,
+    verdicts: list[Verdict],
+) -> list[dict[str, Any]]:
+    """The records of a step's trees, of all processes: each makes those of the problems that it grades."""
+    own = [place for part in drawn for place in part.own]
+    parts = [sharding.fetch_own(setup.mesh, part.rollout) for part in drawn]
+    rollout = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    credit = jax.tree.map(lambda value_PN: np.asarray(value_PN)[own], credit)
+    texts = [decode_messages(setup.tokenizer, messages) for messages in rollout.turns]
+    of_own = [problems[place] for place in own]
+    made = records.make_records(setup.config, fan_out, step, of_own, rollout, texts, credit, verdicts)
+    return processes.share_rows(own, made)
 
 
 def _describe_rollout(
@@ -292,14 +295,15 @@ def _evaluate(setup: Setup, compiled: _Compiled, state: TrainState, path: Path, 
     """Evaluate on the held-out problems, write the file and give the accuracies for the metrics row."""
     heldout, weights = evaluate.make_heldout(setup), Weights(state.params, setup.weights.frozen)
     results = [run_profile(weights, compiled.evaluator, heldout) for run_profile in compiled.evaluations]
-    evaluate.save_results(path, step, results)
+    if processes.is_first():
+        evaluate.save_results(path, step, results)
     return {f"{result.profile}_accuracy": result.accuracy for result in results}
 
 
 def _evaluate_once(
     setup: Setup, compiled: _Compiled, state: TrainState, path: Path, step: int, console: Console
 ) -> None:
-    if not path.exists():
+    if not processes.ask_first(path.exists):
         with announce(console, f"evaluating {path.stem} training"):
             _evaluate(setup, compiled, state, path, step)
 
@@ -308,13 +312,17 @@ def _make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update]:
     """What draws a step's trees, and what learns from them."""
     config, policy, plans = setup.config, setup.policy, setup.plans
     return (
-        tree.make_tree_sampler(policy, plans, config.sampling, setup.tokenizer.stop_tokens, config.shapes.batches),
-        update_lib.make_update(config.credit, config.learner, config.sampling, config.steps, policy, plans),
+        tree.make_tree_sampler(
+            policy, plans, config.sampling, setup.tokenizer.stop_tokens, config.shapes.batches, setup.mesh
+        ),
+        update_lib.make_update(
+            config.credit, config.learner, config.sampling, config.steps, policy, plans, mesh=setup.mesh
+        ),
     )
 
 
 def _start(
-    setup: Setup, store: CheckpointStore, console: Console, is_stopping: Callable[[], bool], run: Path
+    setup: Setup, store: CheckpointStore, console: Console, ask_to_stop: Callable[[], int], run: Path
 ) -> tuple[TrainState, FanOut | None, int] | None:
     """The state to go on from, the fan-out in force and the step: of the newest checkpoint, or of the warmed-up policy,
     saved as step 0.
@@ -323,18 +331,20 @@ def _start(
     def init(weights: Weights) -> TrainState:
         return update_lib.init_state(setup.policy, weights, setup.plans, setup.config.credit, setup.config.learner)
 
-    found = store.restore_newest(jax.eval_shape(lambda weights: pack_state(init(weights), None), setup.weights))
+    shapes = jax.eval_shape(lambda weights: pack_state(init(weights), None), setup.weights)
+    found = store.restore_newest(sharding.list_shapes(setup.mesh, shapes))
     if found is not None:
         step, saved = found
         console.print(f"resumed after step {step}", highlight=False)
         return *unpack_state(saved), step
-    trained = warm_up(setup, console, is_stopping, run / "imitation")
+    trained = warm_up(setup, console, ask_to_stop, run / "imitation")
     if trained is None:
         return None
-    state = init(setup.weights._replace(trained=trained))
+    state = sharding.place_state(setup.mesh, init(setup.weights._replace(trained=trained)))
     store.save(0, pack_state(state, None), None)
     store.wait()
-    shutil.rmtree(run / "imitation", ignore_errors=True)  # it is in checkpoint 0
+    if processes.is_first():
+        shutil.rmtree(run / "imitation", ignore_errors=True)  # it is in checkpoint 0
     return state, None, 0
 
 
@@ -346,12 +356,15 @@ def _find_reference(setup: Setup, store: CheckpointStore, state: TrainState, fir
         return {}  # it is the frozen network, without an adapter
     if first == 0:
         return jax.tree.map(jnp.copy, state.params)  # the state's own buffers are given up by the first update
-    return store.restore_step(0, jax.eval_shape(lambda: state.params), part="params")
+    shapes = sharding.list_shapes(setup.mesh, jax.eval_shape(lambda: state.params))
+    return store.restore_step(0, shapes, part="params")
 
 
 def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float | None:
     """The value of the rule that keeps the best checkpoint: of this step, or of the newest evaluation."""
     name = config.checkpoint.best
+    if not processes.is_first():
+        return None
     if name is None or name in row:
         return row[name] if name else None
     rows = [past[name] for past in read_metrics(run) if name in past]
@@ -363,8 +376,12 @@ def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float
 
 def _print_problems(setup: Setup, console: Console) -> None:
     """What of the problems and the devices is not used."""
-    if jax.local_device_count() > 1:
-        console.print(f"of the {jax.local_device_count()} devices here this run uses one", highlight=False)
+    count, mesh = jax.device_count(), setup.mesh
+    if mesh is not None:
+        laid = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        console.print(f"{mesh.size} devices: {laid}", highlight=False)
+    if count > (used := 1 if mesh is None else mesh.size):
+        console.print(f"of the {count} devices here this run uses {used}", highlight=False)
     if setup.overlap.hits:
         dropped = f", of which {len(setup.overlap.dropped):,} are dropped" if setup.overlap.dropped else ""
         console.print(

@@ -306,6 +306,17 @@ class Shapes(Section):
     """Rows that are decoded together: all, half, a quarter, ...; rows that have stopped leave the batch."""
 
 
+class Mesh(Section):
+    """How a run is laid over several devices; it changes no result but its rounding. One size may be -1: the rest."""
+
+    data: Positive | Literal[-1] = -1
+    """Parts in which a step's problems are cut, each with all weights."""
+    fsdp: Positive | Literal[-1] = 1
+    """Parts in which problems are cut, and the weights with them."""
+    tensor: Positive | Literal[-1] = 1
+    """Parts in which heads, features of the MLP and the vocabulary are cut."""
+
+
 class Checkpoint(Section):
     """What is kept on disk to go on from."""
 
@@ -344,6 +355,8 @@ class RunConfig(Section):
     """How the policy is updated."""
     shapes: Shapes = Shapes()
     """Sizes of arrays; they change no result but its rounding."""
+    mesh: Mesh = Mesh()
+    """Several devices."""
     imitation: Imitation | None = None
     """Warm-up by imitation, for tasks that demonstrate."""
     evaluation: Evaluation = Evaluation()

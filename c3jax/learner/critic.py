@@ -8,6 +8,7 @@ Dimension key beside types.py: U update, C micro-batch, B problem of a micro-bat
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from c3jax.credit.methods import find_method
 from c3jax.credit.plans import FanOut
 from c3jax.learner import forward, losses
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
+from c3jax.models import sharding
 from c3jax.models.critic import compute_score, init_critic, merge_network
 from c3jax.models.policy import Policy, Weights, find_start
 from c3jax.protocol import TurnPlan
@@ -52,6 +54,7 @@ class CriticProgram(NamedTuple):
     matrix: CreditMatrix
     optimiser: optax.GradientTransformation
     is_action_value: bool
+    mesh: sharding.Mesh | None
 
 
 class CriticBatch(NamedTuple):
@@ -87,6 +90,7 @@ def make_critic_program(
     plans: Sequence[TurnPlan],
     fan_out: FanOut,
     matrix: CreditMatrix,
+    mesh: sharding.Mesh | None = None,
 ) -> CriticProgram | None:
     """What the functions below take.
 
@@ -96,6 +100,7 @@ def make_critic_program(
       policy, plans: the team's.
       fan_out: alternatives a turn, of the step.
       matrix: the method's rows on that tree.
+      mesh: over which weights and problems are laid; None for one device.
 
     Returns:
       The program; None for a method without a critic.
@@ -105,7 +110,7 @@ def make_critic_program(
         return None
     is_action_value = find_method(credit.method).critic == "action_value"
     optimiser = _make_optimiser(section, learner, steps)
-    return CriticProgram(credit, section, policy, tuple(plans), fan_out, matrix, optimiser, is_action_value)
+    return CriticProgram(credit, section, policy, tuple(plans), fan_out, matrix, optimiser, is_action_value, mesh)
 
 
 def compute_critic_credit(
@@ -193,14 +198,22 @@ def _make_optimiser(section: Critic, learner: Learner, steps: int) -> optax.Grad
 def _apply_minibatch(
     program: CriticProgram, state: CriticState, weights: Weights, batch: CriticBatch, problem_CB: jax.Array
 ) -> tuple[CriticState, jax.Array]:
-    # Micro-batches have equally many messages, so the mean of their means is the minibatch's.
-    share, problems = 1.0 / problem_CB.shape[0], len(batch.rollout.question.tokens_NS)
+    # Micro-batches, and devices, have equally many messages, so the mean of their means is the minibatch's.
+    problems = len(batch.rollout.question.tokens_NS)
+    share = 1.0 / (problem_CB.shape[0] * sharding.count_parts(program.mesh))
+
+    def differentiate(critic: Params, weights: Weights, part: CriticBatch) -> tuple[jax.Array, Params]:
+        loss, gradient = jax.value_and_grad(lambda critic: share * compute_critic_loss(program, critic, weights, part))(
+            critic
+        )
+        return sharding.add_up(program.mesh, loss), sharding.add_up_gradient(program.mesh, gradient)
+
+    of_critic, of_weights = sharding.cut_weights(state.params), sharding.cut_weights(weights)
+    arguments, results = (of_critic, of_weights, sharding.CUT), (sharding.WHOLE, of_critic)
+    mapped = sharding.map_problems(program.mesh, differentiate, arguments, results)
 
     def compute(problem_B: jax.Array) -> tuple[jax.Array, Params]:
-        part = tree.take_problems(batch, problems, problem_B)
-        return jax.value_and_grad(lambda critic: share * compute_critic_loss(program, critic, weights, part))(
-            state.params
-        )
+        return mapped(state.params, weights, tree.take_problems(batch, problems, problem_B))
 
     loss, gradient = add_micro_batches(compute, problem_CB)
     params, opt_state, is_good, _ = apply_gradient(program.optimiser, state.params, state.opt_state, gradient, loss)
@@ -219,8 +232,10 @@ def _read_all(
 ) -> tuple[jax.Array, ...]:
     """What the head reads of every message, a micro-batch at a time."""
     problems = len(rollout.question.tokens_NS)
+    arguments = (sharding.cut_weights(critic), sharding.cut_weights(weights), sharding.CUT)
+    read = sharding.map_problems(program.mesh, functools.partial(_read, program), arguments, sharding.CUT)
     parts = jax.lax.map(
-        lambda problem_B: _read(program, critic, weights, tree.take_problems(rollout, problems, problem_B)),
+        lambda problem_B: read(critic, weights, tree.take_problems(rollout, problems, problem_B)),
         jnp.arange(problems).reshape(-1, micro),
     )
     return tuple(part_CND.reshape(-1, part_CND.shape[-1]) for part_CND in parts)

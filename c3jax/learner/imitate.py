@@ -13,6 +13,7 @@ import optax
 from c3jax.config.run import Imitation, Sampling
 from c3jax.learner import forward
 from c3jax.learner.token_loss import compute_token_loss
+from c3jax.models import sharding
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.types import Messages, Params, Rollout, UserError
@@ -65,7 +66,7 @@ def make_messages(token_rows: Sequence[Sequence[int]], stop_token: int, max_toke
 
 
 def make_imitation(
-    section: Imitation, policy: Policy, plans: Sequence[TurnPlan]
+    section: Imitation, policy: Policy, plans: Sequence[TurnPlan], mesh: sharding.Mesh | None = None
 ) -> tuple[Callable[[Params], ImitationState], Callable[[ImitationState, Rollout], tuple[ImitationState, jax.Array]]]:
     """Make init(params) and the jitted update(state, rollout), which gives the next state and the loss.
 
@@ -76,6 +77,7 @@ def make_imitation(
       section: of the config.
       policy: whose weights are all trained.
       plans: the turns.
+      mesh: over which weights and problems are laid; None for one device.
 
     Returns:
       init and update; the update gives up the buffers of the state it is given.
@@ -84,21 +86,27 @@ def make_imitation(
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0))
     fan_out = (1,) * len(plans)
 
-    def compute_loss(params: Params, rollout: Rollout) -> jax.Array:
-        total, count = jnp.float32(0.0), jnp.int32(0)
+    def compute_loss(params: Params, rollout: Rollout, tokens: jax.Array) -> jax.Array:
+        total = jnp.float32(0.0)
         for turn, plan in enumerate(plans):
             model = make_model(policy, Weights(params, {}), plan.role)
             hidden_BD, drawn = forward.compute_drawn_tokens(model, plans, turn, rollout, fan_out)
             arguments = (lambda logp_B, _: (-logp_B, {}), _PLAIN, model.spec.dtype)
             softcap = model.spec.logit_softcap
             total += compute_token_loss(hidden_BD, model.head_weight(), drawn, (), *arguments, softcap=softcap)[0]
-            count += jnp.sum(drawn.is_drawn_B)
-        return total / count
+        return total / tokens
+
+    def differentiate(params: Params, rollout: Rollout, tokens: jax.Array) -> tuple[jax.Array, Params]:
+        loss, gradient = jax.value_and_grad(compute_loss)(params, rollout, tokens)
+        return sharding.add_up(mesh, loss), sharding.add_up_gradient(mesh, gradient)
 
     def update(state: ImitationState, rollout: Rollout) -> tuple[ImitationState, jax.Array]:
-        loss, gradient = jax.value_and_grad(compute_loss)(state.params, rollout)
+        tokens = sum(jnp.sum(messages.sampled_NT) for messages in rollout.turns)
+        cut = sharding.cut_weights(state.params)
+        arguments, results = (cut, sharding.CUT, sharding.WHOLE), (sharding.WHOLE, cut)
+        loss, gradient = sharding.map_problems(mesh, differentiate, arguments, results)(state.params, rollout, tokens)
         changes, opt_state = optimiser.update(gradient, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, changes)
-        return ImitationState(params, opt_state), loss
+        return sharding.place_state(mesh, ImitationState(params, opt_state)), sharding.replicate(mesh, loss)
 
     return lambda params: ImitationState(params, optimiser.init(params)), jax.jit(update, donate_argnums=0)

@@ -28,6 +28,7 @@ from c3jax.learner import forward, losses
 from c3jax.learner.adapt import AdaptiveState, init_adaptive, update_adaptive
 from c3jax.learner.objective import Objective, TokenTerms, compute_turn_loss, make_objective
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
+from c3jax.models import sharding
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
@@ -107,6 +108,7 @@ class _Step(NamedTuple):
     fan_out: FanOut
     matrix: CreditMatrix
     critic: critic_lib.CriticProgram | None
+    mesh: sharding.Mesh | None
 
     @property
     def trained(self) -> tuple[int, ...]:
@@ -188,6 +190,7 @@ def make_update(
     policy: Policy,
     plans: Sequence[TurnPlan],
     matrix: CreditMatrix | None = None,
+    mesh: sharding.Mesh | None = None,
 ) -> Update:
     """Make the jitted update of a run's steps.
 
@@ -198,6 +201,7 @@ def make_update(
       steps: of the run, by which schedules end.
       policy, plans: the team's.
       matrix: weights of another method in place of those that the method's rows give; a study's methods are an axis.
+      mesh: over which the state and problems are laid; None for one device.
 
     Returns:
       The update.
@@ -221,10 +225,11 @@ def make_update(
     ) -> tuple[TrainState, Credit, Figures]:
         trained = tuple(plan.is_trained for plan in plans)
         used = make_credit_matrix(credit.method, make_tree(fan_out), trained) if matrix is None else matrix
-        critic = critic_lib.make_critic_program(credit, learner, steps, policy, plans, fan_out, used)
-        fixed = (optimiser, schedule, len(return_PL), fan_out, used, critic)
+        critic = critic_lib.make_critic_program(credit, learner, steps, policy, plans, fan_out, used, mesh)
+        fixed = (optimiser, schedule, len(return_PL), fan_out, used, critic, mesh)
         step = _Step(credit, learner, sampling, policy, tuple(plans), objective, *fixed)
-        return _take_step(step, state, frozen, reference, rollout, return_PL, key)
+        state, given, figures = _take_step(step, state, frozen, reference, rollout, return_PL, key)
+        return sharding.place_state(mesh, state), *sharding.replicate(mesh, (given, figures))
 
     return jax.jit(update, donate_argnums=0, static_argnames="fan_out")  # pyright: ignore[reportReturnType]
 
@@ -335,14 +340,22 @@ def _compute_gradient(
     chosen = tree.take_problems(batch.rollout, step.problems, problem_CB.reshape(-1))
     total: Any = sum(_weigh(step, chosen, turn).sum() for turn in step.trained)
 
+    def differentiate(
+        params: Params, frozen: Params, part: _Batch, coefficient: jax.Array, total: jax.Array
+    ) -> tuple[Params, Figures]:
+        def compute_loss(params: Params) -> tuple[jax.Array, Figures]:
+            return _compute_loss(step, Weights(params, frozen), part, coefficient, total)
+
+        (_, figures), gradient = jax.value_and_grad(compute_loss, has_aux=True)(params)
+        return sharding.add_up_gradient(step.mesh, gradient), sharding.add_up(step.mesh, figures)
+
+    of_weights = (sharding.cut_weights(state.params), sharding.cut_weights(frozen))
+    arguments = (*of_weights, sharding.CUT, sharding.WHOLE, sharding.WHOLE)
+    mapped = sharding.map_problems(step.mesh, differentiate, arguments, (of_weights[0], sharding.WHOLE))
+
     def compute_gradient(problem_B: jax.Array) -> tuple[Params, Figures]:
         part = tree.take_problems(batch, step.problems, problem_B)
-
-        def compute_loss(params: Params) -> tuple[jax.Array, Figures]:
-            return _compute_loss(step, Weights(params, frozen), part, state.kl_coefficient, total)
-
-        (_, figures), gradient = jax.value_and_grad(compute_loss, has_aux=True)(state.params)
-        return gradient, figures
+        return mapped(state.params, frozen, part, state.kl_coefficient, total)
 
     return add_micro_batches(compute_gradient, problem_CB)
 
@@ -379,15 +392,21 @@ def _make_terms(step: _Step, batch: _Batch, turn: int, kl_coefficient: jax.Array
 def _compute_reference(step: _Step, reference: Weights, rollout: Rollout) -> tuple[jax.Array, ...]:
     """The reference policy's log-probabilities [N, T] of all turns' messages, a micro-batch at a time."""
 
-    def compute(problem_B: jax.Array) -> tuple[jax.Array, ...]:
+    def compute(reference: Weights, part: Rollout) -> tuple[jax.Array, ...]:
         """Of the trained turns."""
-        part, logp = tree.take_problems(rollout, step.problems, problem_B), []
+        logp = []
         for turn in step.trained:
             model = make_model(step.policy, reference, step.plans[turn].role)
             logp.append(forward.compute_turn_logp(model, step.plans, turn, part, step.fan_out, step.sampling))
         return tuple(logp)
 
-    parts = jax.lax.map(compute, jnp.arange(step.problems).reshape(-1, step.micro))
+    arguments = (sharding.cut_weights(reference), sharding.CUT)
+    mapped = sharding.map_problems(step.mesh, compute, arguments, sharding.CUT)
+
+    def compute_part(problem_B: jax.Array) -> tuple[jax.Array, ...]:
+        return mapped(reference, tree.take_problems(rollout, step.problems, problem_B))
+
+    parts = jax.lax.map(compute_part, jnp.arange(step.problems).reshape(-1, step.micro))
     filled = dict(zip(step.trained, parts, strict=True))
     return tuple(
         filled[turn].reshape(messages.tokens_NT.shape) if turn in filled else messages.behaviour_logp_NT

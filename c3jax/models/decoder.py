@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from c3jax.models import attention
+from c3jax.models import attention, sharding
 from c3jax.models.spec import Adapters as Adapters  # where most look for them
 from c3jax.models.spec import DecoderSpec, RopeScaling
 from c3jax.types import Frame, KeysValues, Params
@@ -193,7 +193,7 @@ class Decoder(nnx.Module):
                 for (key, value), p, position in zip(past_kv, past, positions[:-1], strict=True)
             ]
             rope = ropes if kind.rope is None else jax.tree.map(lambda table: table[kind.rope], ropes)
-            block = nnx.merge(graphdef, layer)
+            block = nnx.merge(graphdef, sharding.gather(layer, spec.width))
             return block(x_NSD, rope, coarse, frame.keep_NS, positions[-1], kind.window, rows)
 
         if spec.remat != "none":
@@ -221,7 +221,9 @@ class Decoder(nnx.Module):
         """
         _, stacked = nnx.split(self.blocks)
         stacked = jax.tree.map(lambda leaf: leaf.astype(self.spec.dtype) if leaf.ndim > 2 else leaf, stacked)
-        layers = tuple(_take_layer(stacked, index) for index in range(self.spec.layers))
+        layers = tuple(
+            sharding.gather(_take_layer(stacked, index), self.spec.width) for index in range(self.spec.layers)
+        )
         # Without the barrier the compiler moves the slices into the loop.
         return jax.lax.optimization_barrier(layers)
 
@@ -235,10 +237,23 @@ class Decoder(nnx.Module):
 
     def head_weight(self) -> jax.Array:
         """Output weights [V, D], f32: row v gives token v's logit, before a softcap."""
-        return self.embedding[...] if self.spec.tied else self.head[...]
+        return self._gather_table("embedding" if self.spec.tied else "head")
+
+    def gather_tables(self) -> Decoder:
+        """The same decoder with embedding and head whole, and of the products' type, for a loop: none may wait in it
+        for another device, whose loop may have ended.
+        """
+        graphdef, params = nnx.split(self, nnx.Param)
+        tables = {name: leaf for name, leaf in nnx.to_pure_dict(params).items() if name in ("embedding", "head")}
+        cast = jax.tree.map(lambda leaf: leaf.astype(self.spec.dtype), tables)
+        whole = sharding.gather(cast, self.spec.width)
+        return nnx.merge(graphdef, nnx.to_pure_dict(params) | whole)
+
+    def _gather_table(self, name: str) -> jax.Array:
+        return sharding.gather({name: getattr(self, name)[...]}, self.spec.width)[name]
 
     def _embed(self, tokens_NS: jax.Array) -> jax.Array:
-        x_NSD = self.embedding[...][tokens_NS].astype(self.spec.dtype)
+        x_NSD = self._gather_table("embedding")[tokens_NS].astype(self.spec.dtype)
         if not self.spec.family.scales_embedding:
             return x_NSD
         return x_NSD * jnp.asarray(self.spec.width**0.5, self.spec.dtype)  # rounded, as in training

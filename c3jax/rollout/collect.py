@@ -1,14 +1,85 @@
-"""Waiting for the device without leaving the graders alone."""
+"""Trees drawn call by call and graded meanwhile: a call's answers go to the graders while the device runs the next.
+
+Messages are drawn by the address of their problem and all from one policy: in how many calls, and on how many devices
+and processes, changes nothing. Each process grades the problems that it is the first to hold.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 
+from c3jax.models.sharding import Mesh, fetch_own, list_own
+from c3jax.processes import share_rows
 from c3jax.rewards import Evaluator
+from c3jax.rollout.tree import RolloutCounts
+from c3jax.types import Messages, Problem, Rollout, Verdict
+
+Tree = TypeVar("Tree")
 
 _PATIENCE_S = 0.02  # between two looks at the device
+
+
+class Drawn(NamedTuple):
+    """The trees of one call, whose answers are being graded."""
+
+    rollout: Rollout  # of the call's problems, and of what fills it up
+    counts: RolloutCounts
+    own: list[int]  # the problems whose answers this process grades, by their places in the whole list
+    rows: list[int]  # where these are among the problems that this process holds of the call
+
+
+def draw_and_submit(  # noqa: PLR0913
+    draw: Callable[[list[int]], tuple[Rollout, RolloutCounts]],
+    problems: Sequence[Problem],
+    size: int,
+    decode: Callable[[Messages], list[str]],
+    evaluator: Evaluator,
+    mesh: Mesh | None,
+) -> Iterator[Drawn]:
+    """Draw the trees of all problems, and submit their answers.
+
+    Args:
+      draw: gives the trees of the problems at these places, `size` of them.
+      problems: all of them; the last call is filled up with its last one, which is not graded again.
+      size: problems of a call.
+      decode: gives the texts of messages.
+      evaluator: given the answers; who has taken all trees collects the verdicts of them all.
+      mesh: over which the trees are laid.
+
+    Yields:
+      The trees of each call, in order.
+    """
+    cuts = [range(first, min(first + size, len(problems))) for first in range(0, len(problems), size)]
+    held = list_own(mesh, size)
+
+    def begin(cut: range) -> tuple[Rollout, RolloutCounts]:
+        return draw([*cut, *[cut[-1]] * (size - len(cut))])
+
+    begun = begin(cuts[0])
+    for number, cut in enumerate(cuts):
+        wait_for(begun, evaluator)
+        rollout, counts = begun
+        if number + 1 < len(cuts):
+            begun = begin(cuts[number + 1])
+        rows = [row for row, place in enumerate(held) if place < len(cut)]
+        own = [cut[held[row]] for row in rows]
+        answers = decode(take_rows(fetch_own(mesh, rollout.turns[-1]), len(held), rows))
+        leaves = len(answers) // max(len(own), 1)
+        evaluator.submit([problems[place] for place in own for _ in range(leaves)], answers, budget=len(answers))
+        yield Drawn(rollout, counts, own, rows)
+
+
+def take_rows(arrays: Tree, problems: int, rows: Sequence[int]) -> Tree:
+    """Some problems' rows of arrays on the host, which have the rows of so many problems in path order."""
+
+    def take(array: np.ndarray) -> np.ndarray:
+        return array.reshape(problems, -1, *array.shape[1:])[list(rows)].reshape(-1, *array.shape[1:])
+
+    return arrays if not problems else jax.tree.map(take, arrays)
 
 
 def wait_for(arrays: Any, evaluator: Evaluator) -> None:
@@ -22,3 +93,15 @@ def wait_for(arrays: Any, evaluator: Evaluator) -> None:
     while not all(leaf.is_ready() for leaf in leaves) and evaluator.pump(_PATIENCE_S):
         pass
     jax.block_until_ready(arrays)
+
+
+def share_verdicts(own: Sequence[int], verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts of every process, in the order of the problems.
+
+    Args:
+      own: the problems, by their numbers in the batch, whose answers this process has graded.
+      verdicts: of these, as many of each.
+    """
+    leaves = len(verdicts) // max(len(own), 1)
+    cut = [verdicts[first * leaves : (first + 1) * leaves] for first in range(len(own))]
+    return [Verdict(*verdict) for of_problem in share_rows(own, cut) for verdict in of_problem]

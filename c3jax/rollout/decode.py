@@ -83,6 +83,7 @@ def sample_messages(
     Returns:
       The messages, N rows.
     """
+    model = model.gather_tables()
     past, hidden_MD = prefill(model, path)
     rows = key_N.shape[0]
     logits_NV = jnp.repeat(model.compute_logits(hidden_MD), rows // hidden_MD.shape[0], axis=0)

@@ -6,6 +6,7 @@ policy that the messages will be used to update, so alternatives are i.i.d. from
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from c3jax.config.run import Sampling
+from c3jax.models import sharding
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import address, context, decode
@@ -60,6 +62,7 @@ def make_tree_sampler(
     sampling: Sampling,
     stop_tokens: tuple[int, ...],
     batches: int = 1,
+    mesh: sharding.Mesh | None = None,
 ) -> TreeSampler:
     """Make the jitted sample_tree(weights, question, key, problem_P, fan_out).
 
@@ -68,12 +71,13 @@ def make_tree_sampler(
       sampling: how tokens are drawn.
       stop_tokens: what ends a message.
       batches: sizes of the decoding batch that are compiled: all rows, half of them, a quarter, ...
+      mesh: over which weights and problems are laid; None for one device.
 
     Returns:
       The sampler.
     """
 
-    def sample_tree(
+    def sample_own(
         weights: Weights, question: Frame, key: jax.Array, problem_P: jax.Array, fan_out: FanOut
     ) -> tuple[Rollout, RolloutCounts]:
         turns: tuple[Messages, ...] = ()
@@ -88,7 +92,16 @@ def make_tree_sampler(
         generated = jnp.stack([messages.sampled_NT.sum() for messages in turns]).sum()
         truncated = jnp.stack([messages.truncated_N.sum() for messages in turns]).sum()
         total = jnp.int32(sum(messages.truncated_N.size for messages in turns))
-        return Rollout(question, turns), RolloutCounts(prefilled, generated, truncated, total)
+        counts = RolloutCounts(prefilled, generated, truncated, total)
+        return Rollout(question, turns), sharding.add_up(mesh, counts)
+
+    def sample_tree(
+        weights: Weights, question: Frame, key: jax.Array, problem_P: jax.Array, fan_out: FanOut
+    ) -> tuple[Rollout, RolloutCounts]:
+        cut = (sharding.cut_weights(weights), sharding.CUT, sharding.WHOLE, sharding.CUT)
+        sample = functools.partial(sample_own, fan_out=fan_out)
+        mapped = sharding.map_problems(mesh, sample, cut, (sharding.CUT, sharding.WHOLE))
+        return mapped(weights, question, key, problem_P)
 
     return jax.jit(sample_tree, static_argnames="fan_out")  # pyright: ignore[reportReturnType]
 

@@ -8,8 +8,10 @@ STEP.deleting before it goes, so a folder that is named by its step alone was on
 A checksum is needed because silent damage is real: a flipped bit inside a compressed chunk mostly decompresses to other
 numbers without a complaint. Files are checked before Orbax parses them, arrays after.
 
-One process holds all arrays. While a run is under way, others may read its checkpoints with the functions, which write
-nothing; the store is for the one process that holds the run directory's lock.
+Of several processes each writes and reads its own parts of the arrays, whose checksums are then those of the files
+alone, and the first does all else; any number of processes and devices may read what any other wrote. While a run is
+under way, others may read its checkpoints with the functions, which write nothing; the store is for the processes of
+the run, the first of which holds the run directory's lock.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from c3jax import processes
 from c3jax.types import UserError
 
 
@@ -55,10 +58,7 @@ class CheckpointStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
         try:
-            _folder(run_dir).mkdir(parents=True, exist_ok=True)
-            for path in _folder(run_dir).iterdir():
-                if re.fullmatch(r"\d+\.(writing|deleting)", path.name):
-                    shutil.rmtree(path)
+            processes.ask_first(lambda: _clear_folder(_folder(run_dir)))
         except OSError as error:
             raise CheckpointError(f"checkpoints in {_folder(run_dir)}: cannot be written ({error.strerror})") from None
 
@@ -77,7 +77,8 @@ class CheckpointStore:
         """Save a pytree of arrays of any shape and dtype (PRNG keys as key data) as checkpoint `step`.
 
         Returns when the state is copied to the host, so its buffers may be donated at once; it is written beside the
-        caller, after an earlier save is done. A best_value that is None or not finite is no candidate for the best.
+        caller, after an earlier save is done. Several processes return when it is written. A best_value that is None or
+        not finite is no candidate for the best.
         Raises CheckpointError when this save or the one before it cannot be written.
         """
         self.wait()
@@ -87,10 +88,13 @@ class CheckpointStore:
         free = shutil.disk_usage(_folder(self._run_dir)).free
         if size > free:
             raise CheckpointError(f"checkpoint {step}: expected {size:,} free bytes on its disk, got {free:,}")
-        # np.array copies, where device_get gives a view into the device's own buffer on the CPU.
-        arrays = {name: np.array(leaf, copy=True) for name, leaf in _name_leaves(state, "").items()}
         if best_value is not None and not math.isfinite(best_value):
             best_value = None
+        if jax.process_count() > 1:
+            _write(self._run_dir, step, _name_leaves(state, ""), best_value, self._keep)
+            return
+        # np.array copies, where device_get gives a view into the device's own buffer on the CPU.
+        arrays = {name: np.array(leaf, copy=True) for name, leaf in _name_leaves(state, "").items()}
         self._saving = self._thread.submit(_write, self._run_dir, step, arrays, best_value, self._keep)
 
     def wait(self) -> None:
@@ -188,8 +192,10 @@ def _read(run_dir: Path, step: int, like: Any, part: str) -> Any:
     record = _load_record(folder)
     wanted = _name_leaves(like, part)
     _check_fits(step, record["arrays"], wanted, part)
-    _check_files(folder, record["files"])
-    arrays = _read_arrays(folder, record["arrays"], list(wanted))
+    damage = processes.ask_first(lambda: _find_damage(folder, record["files"]))
+    if damage is not None:
+        raise _Damage(damage)
+    arrays = _read_arrays(folder, record["arrays"], wanted)
     # Each array leaves the host as it reaches its device: no moment holds all of them twice.
     placed = [_put(arrays.pop(name), leaf) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
@@ -223,33 +229,47 @@ def _show(dtype: Any, shape: Any) -> str:
     return f"an array {np.dtype(dtype).name}{list(shape)}"
 
 
-def _check_files(folder: Path, files: dict[str, Any]) -> None:
+def _find_damage(folder: Path, files: dict[str, Any]) -> str | None:
     for name, saved in files.items():
         try:
             found = _describe_file(folder / "state" / name)
         except OSError as error:
-            raise _Damage(f"file state/{name}: {error.strerror}") from None
+            return f"file state/{name}: {error.strerror}"
         if found["bytes"] != saved["bytes"]:
-            raise _Damage(f"file state/{name} has {found['bytes']} bytes, not {saved['bytes']}")
+            return f"file state/{name} has {found['bytes']} bytes, not {saved['bytes']}"
         if found != saved:
-            raise _Damage(f"file state/{name} has other bytes than were saved")
+            return f"file state/{name} has other bytes than were saved"
+    return None
 
 
-def _read_arrays(folder: Path, saved: dict[str, Any], names: list[str]) -> dict[str, np.ndarray]:
-    empty = {name: np.zeros(saved[name]["shape"], saved[name]["dtype"]) for name in names if 0 in saved[name]["shape"]}
+def _read_arrays(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The arrays whole and on the host, or, for one of several processes, its own parts where they are to be."""
+    names = {name: 0 in saved[name]["shape"] for name in wanted}
+    empty = {name: np.zeros(saved[name]["shape"], saved[name]["dtype"]) for name, is_empty in names.items() if is_empty}
     stored = {name: 0 for name in names if name not in empty}
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in stored}
+
+    def choose_form(leaf: Any) -> ocp.RestoreArgs:
+        if jax.process_count() > 1 and getattr(leaf, "sharding", None) is not None:
+            return ocp.ArrayRestoreArgs(sharding=leaf.sharding)
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+
+    forms = {name: choose_form(wanted[name]) for name in stored}
     _silence_orbax()
     with closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
-        request = ocp.args.PyTreeRestore(item=stored, restore_args=as_numpy, partial_restore=True)
+        request = ocp.args.PyTreeRestore(item=stored, restore_args=forms, partial_restore=True)
         arrays = checkpointer.restore(folder / "state", args=request) if stored else {}
     for name in stored:
-        if _describe_array(arrays[name]) != saved[name]:
+        if isinstance(arrays[name], np.ndarray) and saved[name]["crc32"] not in (
+            None,
+            _describe_array(arrays[name])["crc32"],
+        ):
             raise _Damage(f"the array at {name} is not what was saved")
     return arrays | empty
 
 
-def _put(array: np.ndarray, like: Any) -> jax.Array:
+def _put(array: Any, like: Any) -> jax.Array:
+    if isinstance(array, jax.Array):
+        return array
     is_placed = isinstance(like, jax.ShapeDtypeStruct) or (isinstance(like, jax.Array) and like.committed)
     # On the CPU, device_put takes over aligned memory of numpy's, whatever may_alias says, and a buffer that numpy also
     # owns is not reused when it is donated, but copied.
@@ -260,12 +280,18 @@ def _put(array: np.ndarray, like: Any) -> jax.Array:
 # Writing
 
 
-def _write(run_dir: Path, step: int, arrays: dict[str, np.ndarray], best_value: float | None, keep: int) -> None:
+def _clear_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if re.fullmatch(r"\d+\.(writing|deleting)", path.name):
+            shutil.rmtree(path)
+
+
+def _write(run_dir: Path, step: int, arrays: dict[str, Any], best_value: float | None, keep: int) -> None:
+    """Write a checkpoint; of several processes each its own parts of the arrays."""
     unfinished = _folder(run_dir) / f"{step}.writing"
-    try:
-        if unfinished.exists():  # of a save that failed in this process
-            shutil.rmtree(unfinished)
-        _write_arrays(unfinished / "state", arrays)
+
+    def finish() -> None:
         record = {
             "best_value": best_value,
             "arrays": {name: _describe_array(array) for name, array in arrays.items()},
@@ -279,12 +305,18 @@ def _write(run_dir: Path, step: int, arrays: dict[str, np.ndarray], best_value: 
         (unfinished / "record.json").write_text(json.dumps(whole), encoding="utf-8")
         unfinished.rename(_folder(run_dir) / str(step))
         _prune(run_dir, keep)
+
+    try:
+        if processes.is_first() and unfinished.exists():  # of a save that failed in this process
+            shutil.rmtree(unfinished)
+        _write_arrays(unfinished / "state", arrays)
+        processes.ask_first(finish)
     except (OSError, ValueError) as error:  # TensorStore's own errors, a full disk's among them, are ValueErrors
         reason = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint {step}: cannot be written ({reason})") from None
 
 
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     stored = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses arrays without elements
     _silence_orbax()
     with closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
@@ -327,7 +359,9 @@ def _name_leaves(tree: Any, part: str) -> dict[str, Any]:
     return named
 
 
-def _describe_array(array: np.ndarray) -> dict[str, Any]:
+def _describe_array(array: Any) -> dict[str, Any]:
+    if isinstance(array, jax.Array):  # a part of it is elsewhere
+        return {"dtype": array.dtype.name, "shape": list(array.shape), "crc32": None}
     bytes_B = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return {"dtype": array.dtype.name, "shape": list(array.shape), "crc32": zlib.crc32(bytes_B.data)}
 

@@ -43,7 +43,7 @@ class RunDir(NamedTuple):
     is_resumed: bool  # the run was there already
     extended: int | None  # the steps that it had, where it is to have more now
     command: list[str]
-    lock: TextIO
+    lock: TextIO | None  # None in a process that is not the run's first
     facts: Mapping[str, Any]  # what else the manifest says
 
     def __enter__(self) -> RunDir:
@@ -52,7 +52,8 @@ class RunDir(NamedTuple):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.lock.close()
+        if self.lock is not None:
+            self.lock.close()
 
 
 def open_run_dir(
@@ -73,11 +74,33 @@ def open_run_dir(
       facts: what else the manifest says; its `inputs` are the SHA-256 of what is read from outside, by kind and name.
       accepts_changes: whether a run is taken up whose inputs are not those that it was last started with.
 
+    Returns:
+      The directory. Of several processes the first opens it, and the others have its word.
+
     Raises:
       RunDirError: with nothing written, when the path holds another config's run or something else, when another
         process has the run, when an input changed, or when the disk does not take it.
     """
-    path = Path(path)
+    from c3jax.processes import ask_first  # JAX takes seconds, and the others here need none
+
+    made: list[RunDir] = []
+
+    def open_first() -> tuple[bool, int | None]:
+        made.append(_open(Path(path), config, command, load, facts, accepts_changes))
+        return made[0].is_resumed, made[0].extended
+
+    is_resumed, extended = ask_first(open_first)
+    return made[0] if made else RunDir(Path(path), is_resumed, extended, command, None, facts)
+
+
+def _open(
+    path: Path,
+    config: Section,
+    command: list[str],
+    load: Callable[[Path], Section],
+    facts: Mapping[str, Any],
+    accepts_changes: bool,
+) -> RunDir:
     try:
         _check_contents(path, config, load)
         path.mkdir(parents=True, exist_ok=True)
@@ -111,6 +134,8 @@ def record_start(run: RunDir, step: int) -> None:
     Raises:
       RunDirError: the manifest cannot be read or written.
     """
+    if run.lock is None:
+        return
     path = run.path / _MANIFEST
     facts = _describe_program() | {"command": run.command, **run.facts}
     facts |= {} if run.extended is None else {"extended_from": run.extended}
@@ -175,7 +200,8 @@ def _check_contents(path: Path, config: Section, load: Callable[[Path], Section]
     if not path.is_dir():
         raise RunDirError(f"run directory {path}: expected a directory, got a file")
     if (path / _CONFIG).exists():
-        there, here = (part.model_dump(mode="json") for part in (load(path / _CONFIG), config))
+        # On which devices a run goes on changes nothing but rounding; the manifest's start says it.
+        there, here = (part.model_dump(mode="json", exclude={"mesh"}) for part in (load(path / _CONFIG), config))
         is_longer = isinstance(config, RunConfig) and here["steps"] > there["steps"]
         difference = _find_difference(there, here | {"steps": there["steps"]} if is_longer else here, "")
         if difference is not None:

@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STOPPED, TERMINATED = 130, 75  # exit codes, after Ctrl-C and after SIGTERM: what stopped may be started again
 _PATIENCE_S = 2.0  # in which a process that is told to stop at once is to come out of its last call
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come."""
+
+    code = TERMINATED
 
 
 class Interrupts:
@@ -26,9 +33,15 @@ class Interrupts:
         self.handled: list[int] = []
         self.watched: list[int] = []
 
+    @property
+    def code(self) -> int:
+        """The exit code of a process that the signals so far have stopped; 0 where none has come."""
+        numbers = (*self.handled, *self.watched)
+        return STOPPED if signal.SIGINT in numbers else TERMINATED if numbers else 0
+
     def is_stopping(self) -> bool:
         """Whether a signal has come."""
-        return bool(self.handled or self.watched)
+        return self.code != 0
 
     def is_urgent(self) -> bool:
         """Whether a signal has come that waits for nothing."""
@@ -39,15 +52,15 @@ class Interrupts:
     def check(self) -> None:
         """Raise KeyboardInterrupt where one is due: Python drops those that a garbage collector's callback raises."""
         if self.is_urgent():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if self.code == STOPPED else Terminated
 
 
 @contextmanager
 def catch_signals(print_line: Callable[[str], None]) -> Iterator[Interrupts]:
     """Catch SIGINT and SIGTERM: they raise KeyboardInterrupt, or, once `is_gentle` is set, the first does not.
 
-    Where the process then does not come out of a call within 2 s, it exits with code 130. Threads other than the main
-    one cannot catch signals; there nothing ever asks to stop.
+    Where the process then does not come out of a call within 2 s, it exits with the signals' code. Threads other than
+    the main one cannot catch signals; there nothing ever asks to stop.
 
     Args:
       print_line: is given the sentence that says what is waited for.
@@ -88,6 +101,6 @@ def _watch(
         if interrupts.is_urgent():
             if not is_over.wait(_PATIENCE_S):
                 print("c3jax: stopped", file=sys.stderr, flush=True)
-                os._exit(130)
+                os._exit(interrupts.code)
         elif interrupts.is_stopping():
             print_line("stopping after this step, with a checkpoint (Ctrl-C again: at once)")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from c3jax.learner import imitate
+from c3jax.models.sharding import list_shapes, place_problems, place_state
 from c3jax.rollout import address
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.setup.team import Setup, make_questions
@@ -20,7 +21,7 @@ from c3jax.tasks.task import DemonstratedTurn
 from c3jax.types import Params, Rollout
 
 
-def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], bool], path: Path | None = None) -> Params | None:
+def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], int], path: Path | None = None) -> Params | None:
     """Imitate as the config asks.
 
     Args:
@@ -35,7 +36,7 @@ def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], bool], pat
     section = setup.config.imitation
     if section is None:
         return setup.weights.trained
-    init, update = imitate.make_imitation(section, setup.policy, setup.plans)
+    init, update = imitate.make_imitation(section, setup.policy, setup.plans, setup.mesh)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(None),
@@ -46,10 +47,10 @@ def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], bool], pat
         nullcontext() if path is None else CheckpointStore(path, 1, console.print) as store,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
-        shapes = jax.eval_shape(init, setup.weights.trained)
+        shapes = list_shapes(setup.mesh, jax.eval_shape(init, setup.weights.trained))
         first, state = (store and store.restore_newest(shapes)) or (0, None)
         if state is None:
-            state = init(jax.tree.map(jnp.copy, setup.weights.trained))
+            state = place_state(setup.mesh, init(jax.tree.map(jnp.copy, setup.weights.trained)))
         bar = progress.add_task("imitation", total=section.updates, completed=first, status="compiling")
         if not console.is_terminal:
             console.print(f"imitation: {section.updates - first} updates (the first compiles them)", soft_wrap=True)
@@ -87,4 +88,4 @@ def make_demonstrations(setup: Setup, update: int) -> Rollout:
         rows = [setup.tokenizer.encode_text(text) for text in texts]
         turns.append(imitate.make_messages(rows, stop_token, plan.max_tokens))
     question, _ = make_questions(setup, setup.train, indices)
-    return Rollout(question, tuple(turns))
+    return Rollout(question, place_problems(setup.mesh, tuple(turns)))

@@ -17,6 +17,7 @@ import numpy as np
 from c3jax import protocol as protocol_lib
 from c3jax.config import run as config_lib
 from c3jax.models import load as load_lib
+from c3jax.models import sharding
 from c3jax.models.critic import count_network
 from c3jax.models.huggingface import hub
 from c3jax.models.policy import Policy, Weights, count_weights, make_policy
@@ -55,11 +56,14 @@ class Setup(NamedTuple):
     plans: tuple[protocol_lib.TurnPlan, ...]
     spec: DecoderSpec
     memory: memory.Fit | None  # what training takes; None where nothing is trained
+    mesh: sharding.Mesh | None  # None where one device does it all
     policy: Policy
     weights: Weights
 
 
-def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_training: bool = False) -> Setup:
+def make_setup(
+    config: config_lib.RunConfig, is_contained: bool = True, is_training: bool = False, uses_mesh: bool = False
+) -> Setup:
     """Read the problems, load the model and plan the contexts.
 
     Args:
@@ -67,6 +71,7 @@ def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_train
       is_contained: False gives up the sandbox of programs that answers are.
       is_training: the suites that the run will be evaluated on must be there, with no training problem among theirs,
         and the run must fit the device's memory.
+      uses_mesh: lay weights and problems over the config's mesh, instead of using one device.
 
     Returns:
       Everything fixed that acting takes, and the weights that the run starts from.
@@ -92,12 +97,17 @@ def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_train
         raise config_lib.ConfigError(
             f"protocol.question_tokens: expected room for at least one held-out question, got {question_tokens}"
         )
+    mesh = sharding.make_mesh(config.mesh) if uses_mesh else None
+    sharding.check_spec(mesh, spec)
+    if is_training:
+        _check_divides(config, sharding.count_parts(mesh))
     needs = _check_memory(config, spec, plans) if is_training else None
     policy, weights = _load_policy(config, model)
+    weights = sharding.place_state(mesh, weights)
     inputs = hash_inputs(config, sources, model)
     data = describe_data(sources, mixture, overlap, heldout, inputs["problems"])
     problems = (train, mixture, overlap, heldout, data, inputs)
-    return Setup(config, task, *problems, tokenizer, plans, spec, needs, policy, weights)
+    return Setup(config, task, *problems, tokenizer, plans, spec, needs, mesh, policy, weights)
 
 
 def hash_inputs(
@@ -154,7 +164,8 @@ def make_questions(
     """
     rows = [problem_set.tokens[index] for index in indices]
     frame = context.make_frame(rows, slots or setup.config.protocol.question_tokens)
-    return frame, jnp.asarray([problem_set.problems[index].index for index in indices], jnp.int32)
+    problem_P: Any = np.asarray([problem_set.problems[index].index for index in indices], np.int32)
+    return sharding.place_problems(setup.mesh, (frame, problem_P))
 
 
 def decode_turns(setup: Setup, rollout: Rollout) -> list[list[str]]:
@@ -185,6 +196,24 @@ def list_words(config: config_lib.RunConfig, task: Task) -> list[str] | None:
         slots = {name: " " for name in config_lib.slots_of(turn)}
         words += turn.system.format(**slots).split() + turn.user.format(**slots).split()
     return list(dict.fromkeys(words))
+
+
+def _check_divides(config: config_lib.RunConfig, parts: int) -> None:
+    """Check that whatever problems are taken together is as many on every device. Raises UserError with the numbers."""
+    minibatch, imitation = config.problems // config.learner.minibatches, config.imitation
+    counts = {
+        "problems": config.problems,
+        "rollout_problems": config.rollout_problems or config.problems,
+        "learner.minibatches": minibatch,
+        "learner.micro_problems": config.learner.micro_problems or minibatch,
+        "imitation.problems": imitation.problems if imitation else parts,
+    }
+    for field, count in counts.items():
+        if count % parts:
+            of = " of so many" if field == "learner.minibatches" else ""
+            raise config_lib.ConfigError(
+                f"{field}: expected problems{of} that data x fsdp = {parts} parts of the mesh divide, got {count}"
+            )
 
 
 def _check_memory(

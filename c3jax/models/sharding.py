@@ -1,0 +1,269 @@
+"""How a run is laid over several devices: the mesh, and which of its axes each axis of an array is cut along.
+
+    mesh axis   what is cut along it
+    data        problems
+    fsdp        problems, and the width of every weight (fully sharded data parallelism, ZeRO-3, arXiv 1910.02054)
+    tensor      heads, the MLP's features and the vocabulary (arXiv 1909.08053)
+
+A problem, all the rows of its tree and its contexts are on one device, so sampling and attention pass nothing between
+devices along data and fsdp. Programs over problems are written for one device's own and mapped by `map_problems`; a
+weight that is cut along fsdp is put together where it is used, a layer at a time, and its gradient is summed and cut
+again on the way back. What is cut along tensor the compiler partitions.
+
+Dimension key beside types.py: P problem of all devices
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from c3jax.config import run as config_lib
+from c3jax.models.spec import DecoderSpec
+from c3jax.types import Params, UserError
+
+Tree = TypeVar("Tree")
+
+AXES = ("data", "fsdp", "tensor")
+PROBLEMS = ("data", "fsdp")  # mesh axes over which problems, and all rows below them, are cut
+CUT, WHOLE = PartitionSpec(PROBLEMS), PartitionSpec()
+
+# Logical axes of a decoder's parameters; the stacked layers' own stands in front.
+_TABLES = {"embedding": ("vocab", "width"), "head": ("vocab", "width")}
+_PROJECTIONS = {
+    "query": ("width", "heads"),
+    "key": ("width", "kv_heads"),
+    "value": ("width", "kv_heads"),
+    "output": ("heads", "width"),
+    "gate": ("width", "mlp"),
+    "up": ("width", "mlp"),
+    "down": ("mlp", "width"),
+}
+_MESH_AXIS = {"width": "fsdp", "vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"}
+
+
+def make_mesh(section: config_lib.Mesh, devices: Sequence[Any] | None = None) -> Mesh | None:
+    """The mesh that a config asks for.
+
+    Args:
+      section: of the config; a size of -1 takes the devices that the others leave.
+      devices: to use; None takes all of this run's.
+
+    Returns:
+      The mesh, of axes data, fsdp and tensor; None where it is of one device.
+
+    Raises:
+      UserError: the sizes do not fit the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [section.data, section.fsdp, section.tensor]
+    known = math.prod(size for size in sizes if size > 0)
+    if sizes.count(-1) == 1 and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    used = math.prod(sizes)
+    if min(sizes) < 1 or used > len(devices) or (used < len(devices) and jax.process_count() > 1):
+        asked = ", ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
+        raise UserError(
+            f"mesh: expected sizes, one of them -1 at most, for the {len(devices)} devices here, got {asked}"
+        )
+    return None if used == 1 else Mesh(np.array(devices[:used]).reshape(sizes), AXES)
+
+
+def count_parts(mesh: Mesh | None) -> int:
+    """In how many parts problems are cut."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in PROBLEMS)
+
+
+def check_spec(mesh: Mesh | None, spec: DecoderSpec) -> None:
+    """Check that a decoder can be cut as a mesh asks. Raises UserError with the numbers."""
+    if mesh is None:
+        return
+    sizes = {"width": spec.width, "heads": spec.heads, "kv_heads": spec.kv_heads, "mlp": spec.mlp_width}
+    called = {"kv_heads": "key and value heads", "mlp": "MLP width"}
+    for name, size in sizes.items():
+        parts = mesh.shape[_MESH_AXIS[name]]
+        if size % parts:
+            of = f"{called.get(name, name)} {size}"
+            raise UserError(f"mesh.{_MESH_AXIS[name]}: expected a divisor of the model's {of}, got {parts}")
+
+
+def map_problems(mesh: Mesh | None, function: Callable[..., Any], arguments: Any, results: Any) -> Callable[..., Any]:
+    """A function of one device's problems as a function of all devices'.
+
+    Args:
+      mesh: None gives the function itself.
+      function: of trees of arrays. Of what is cut it sees a device's own part; inside it `add_up` sums over devices.
+      arguments, results: how each is cut: CUT, WHOLE, or `cut_weights` of it.
+
+    Returns:
+      A function of the whole arrays, for use inside of jit.
+    """
+    if mesh is None:
+        return function
+    # The types of what varies over the mesh are not checked: sums are where this project's functions say so, and
+    # gradients are taken inside.
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=arguments, out_specs=results, axis_names=set(PROBLEMS), check_vma=False
+    )
+
+
+def add_up(mesh: Mesh | None, tree: Tree) -> Tree:
+    """Inside of `map_problems`: sums over devices."""
+    return tree if mesh is None else jax.lax.psum(tree, PROBLEMS)
+
+
+def add_up_gradient(mesh: Mesh | None, gradient: Params) -> Params:
+    """Inside of `map_problems`: a gradient's sums over devices.
+
+    Those of weights that are cut along fsdp are summed along it already: that is the way back through `gather`.
+    """
+    if mesh is None:
+        return gradient
+
+    def add(path: Any, leaf: jax.Array) -> jax.Array:
+        return jax.lax.psum(leaf, "data" if "width" in _find_logical(path, leaf.ndim) else PROBLEMS)
+
+    return jax.tree_util.tree_map_with_path(add, gradient)
+
+
+def gather(params: Tree, width: int) -> Tree:
+    """Parameters put together along fsdp where they are cut, which is only so inside of `map_problems`.
+
+    Args:
+      params: of a decoder, or a part of it.
+      width: the decoder's.
+    """
+
+    def gather_one(path: Any, leaf: jax.Array) -> jax.Array:
+        logical = _find_logical(path, leaf.ndim)
+        if "width" not in logical or leaf.shape[logical.index("width")] == width:
+            return leaf
+        return jax.lax.all_gather(leaf, "fsdp", axis=logical.index("width"), tiled=True)
+
+    return jax.tree_util.tree_map_with_path(gather_one, params)
+
+
+def cut_weights(params: Any) -> Any:
+    """How `map_problems` cuts weights, and whatever has their names: along fsdp."""
+
+    def cut(path: Any, leaf: Any) -> PartitionSpec:
+        return PartitionSpec(*("fsdp" if name == "width" else None for name in _find_logical(path, leaf.ndim)))
+
+    return jax.tree_util.tree_map_with_path(cut, params)
+
+
+def list_shardings(mesh: Mesh, tree: Any) -> Any:
+    """Where every array of a run's state is: weights, and whatever has their names, cut along fsdp and tensor.
+
+    A vocabulary that tensor does not divide is not cut; anything else that cannot be was refused by `check_spec`.
+
+    Args:
+      mesh: of the run.
+      tree: of arrays or their shapes.
+    """
+
+    def find(path: Any, leaf: Any) -> NamedSharding:
+        axes = [_MESH_AXIS.get(name or "", "") for name in _find_logical(path, leaf.ndim)]
+        sizes = [mesh.shape[axis] if axis else 1 for axis in axes]
+        pairs = zip(axes, sizes, leaf.shape, strict=True)
+        return NamedSharding(
+            mesh, PartitionSpec(*(axis if axis and of % size == 0 else None for axis, size, of in pairs))
+        )
+
+    return jax.tree_util.tree_map_with_path(find, tree)
+
+
+def list_shapes(mesh: Mesh | None, tree: Any) -> Any:
+    """The shapes of a run's state, each with where it is."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        list_shardings(mesh, tree),
+    )
+
+
+def place_state(mesh: Mesh | None, tree: Tree) -> Tree:
+    """A run's state, or weights, laid over the mesh: outside of jit by moving it, inside by telling the compiler."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(_place, tree, list_shardings(mesh, tree))
+
+
+def place_problems(mesh: Mesh | None, tree: Tree) -> Tree:
+    """Arrays with a row, or several, a problem, laid over the mesh."""
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
+    return jax.tree.map(lambda leaf: _place(leaf, NamedSharding(mesh, CUT)), tree)
+
+
+def join_problems(mesh: Mesh | None, parts: Sequence[Tree]) -> Tree:
+    """Trees of arrays with rows a problem, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(*parts: Tree) -> Tree:
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    return join(*parts) if mesh is None else jax.jit(join, out_shardings=NamedSharding(mesh, CUT))(*parts)
+
+
+def list_own(mesh: Mesh | None, problems: int) -> list[int]:
+    """Of so many problems those that this process is the first to hold."""
+    if mesh is None:
+        return list(range(problems))
+    firsts = mesh.devices.reshape(count_parts(mesh), -1)[:, 0]
+    size = problems // len(firsts)
+    mine = [part for part, device in enumerate(firsts) if device.process_index == jax.process_index()]
+    return [part * size + offset for part in mine for offset in range(size)]
+
+
+def fetch_own(mesh: Mesh | None, tree: Tree) -> Tree:
+    """The rows of this process's own problems on the host, of arrays that are cut by problems."""
+    if mesh is None:
+        return jax.device_get(tree)
+    firsts = set(mesh.devices.reshape(count_parts(mesh), -1)[:, 0])
+
+    def fetch(leaf: jax.Array) -> np.ndarray:
+        shards = [shard for shard in leaf.addressable_shards if shard.device in firsts]
+        shards.sort(key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate(
+            [np.asarray(shard.data) for shard in shards] or [np.zeros((0, *leaf.shape[1:]), leaf.dtype)]
+        )
+
+    return jax.tree.map(fetch, tree)
+
+
+def replicate(mesh: Mesh | None, tree: Tree) -> Tree:
+    """Arrays that every device holds whole."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda leaf: _place(leaf, NamedSharding(mesh, WHOLE)), tree)
+
+
+def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, Tracer):
+        return jax.lax.with_sharding_constraint(leaf, sharding)
+    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.jit(lambda whole: whole, out_shardings=sharding)(leaf)
+    host = np.asarray(leaf)  # every process has it whole, and gives its devices their parts
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _find_logical(path: Any, ndim: int) -> tuple[str | None, ...]:
+    """The names of an array's axes by its place in a tree; None for those that are never cut."""
+    *_, above, name = ["", ""] + [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+    inputs, outputs = _PROJECTIONS.get(above, (None, None))
+    parts = {"kernel": (inputs, outputs), "bias": (outputs,), "a": (inputs, None), "b": (None, outputs)}
+    own: tuple[str | None, ...] = _TABLES.get(name) or parts.get(name, ())
+    return (None,) * (ndim - len(own)) + own
