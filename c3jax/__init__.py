@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from c3jax.credit.plans import make_tree as make_tree
     from c3jax.learner.loss_table import LOSSES as LOSSES
     from c3jax.learner.loss_table import Loss as Loss
-    from c3jax.learner.update import init_state as init_state
+    from c3jax.learner.state import init_state as init_state
     from c3jax.learner.update import make_update as make_update
     from c3jax.rollout.tree import make_tree_sampler as make_tree_sampler
     from c3jax.setup.team import Setup as Setup
@@ -54,7 +54,8 @@ _HOMES = {
     "credit.methods": ("METHODS",),
     "credit.plans": ("make_tree",),
     "learner.loss_table": ("LOSSES", "Loss"),
-    "learner.update": ("init_state", "make_update"),
+    "learner.state": ("init_state",),
+    "learner.update": ("make_update",),
     "rollout.tree": ("make_tree_sampler",),
     "setup.team": ("Setup", "decode_turns", "make_questions", "make_setup"),
     "tasks.task": ("Task",),

@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 import textwrap
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import c3jax
 from c3jax.config import file as config_file
 from c3jax.config.run import ConfigError
 from c3jax.lab import config as study_config
-from c3jax.types import UserError
+from c3jax.types import LostError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"c3jax: {error}", file=sys.stderr)
         return 2
+    except LostError as error:
+        print(f"c3jax: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # the runtime would wait for the lost one at its end
     except KeyboardInterrupt as error:
         print("c3jax: stopped", file=sys.stderr)
         return getattr(error, "code", 130)
@@ -236,11 +238,12 @@ def _add_accept(command: argparse.ArgumentParser) -> None:
 
 def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     config, run_dir = config_file.load_config(arguments.config, overrides), _choose_run_dir(arguments)
-    from c3jax import train
+    from c3jax import processes, train
 
     console = _set_up_process(joins=True)
     command, is_contained = ["c3jax", *arguments.words], not arguments.unsafe_no_sandbox
-    return train.train(config, run_dir, command, console, is_contained, arguments.accept_changes)
+    with processes.explain_loss():
+        return train.train(config, run_dir, command, console, is_contained, arguments.accept_changes)
 
 
 def _choose_run_dir(arguments: argparse.Namespace) -> Path:
@@ -369,40 +372,9 @@ def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _set_up_process(joins: bool = False) -> Console:
-    """Set numerics, the compilation cache and what libraries say, before JAX compiles anything; meet the run's other
-    processes, where there are any.
-    """
-    import jax
-    from rich.console import Console
-
     from c3jax import processes
 
-    # float32 means float32 on every device: accelerators would otherwise round the factors of a product.
-    jax.config.update("jax_default_matmul_precision", "float32")
-    # A cache that grows for ever fills the disk; what was not used for longest goes first.
-    jax.config.update("jax_compilation_cache_max_size", 4 << 30)
-    warnings.showwarning = _print_warning
-    # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "c3jax" / "xla"
-    for entry in cache.glob("*-cache"):
-        if not entry.with_name(entry.name.removesuffix("cache") + "atime").exists():
-            entry.unlink(missing_ok=True)  # half written by a program that was killed: JAX would warn at every write
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if joins:
-        processes.join_processes()
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
-    return Console(highlight=False, markup=False, quiet=joins and not processes.is_first())
-
-
-def _print_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Print what a user can do something about; what libraries tell each other's developers is not."""
-    if category is UserWarning:
-        print(f"c3jax: warning: {message}", file=sys.stderr)
+    return processes.set_up(joins)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from c3jax import processes
 from c3jax.analysis.statistics import Interval, compute_bootstrap_interval, compute_wilson_interval
 from c3jax.config.run import Sampling, SuiteSection
 from c3jax.models.policy import Weights
-from c3jax.models.sharding import count_parts, fetch_own, list_own
+from c3jax.models.sharding import count_parts, list_own
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
-from c3jax.rollout.collect import draw_and_submit, share_verdicts, take_rows
+from c3jax.rollout.collect import draw_and_submit, fetch_messages, share_verdicts, take_rows
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger
 from c3jax.setup.problems import ProblemSet, encode_problems
@@ -113,8 +113,8 @@ def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evalua
         parts = count_parts(setup.mesh)
         batch = -(-min(setup.config.evaluation.batch, count) // parts) * parts
 
-        def draw(places: list[int]) -> tuple[Rollout, tree.RolloutCounts]:
-            question, problem_P = make_questions(setup, suite.problems, places)
+        def draw(numbers: list[int]) -> tuple[Rollout, tree.RolloutCounts]:
+            question, problem_P = make_questions(setup, suite.problems, numbers)
             return sample_tree(weights, question, key, problem_P, fan_out)
 
         own: list[int] = []  # problems whose answers are graded here
@@ -122,8 +122,8 @@ def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evalua
         generated = 0
         decode = functools.partial(decode_messages, setup.tokenizer)
         for drawn in draw_and_submit(draw, suite.problems.problems, batch, decode, evaluator, setup.mesh):
-            turns = [turn._replace(support_NTK=turn.truncated_N) for turn in drawn.rollout.turns]  # large, and not read
-            turns = take_rows(fetch_own(setup.mesh, turns), len(list_own(setup.mesh, batch)), drawn.rows)
+            turns = fetch_messages(setup.mesh, drawn.rollout.turns)
+            turns = take_rows(turns, len(list_own(setup.mesh, batch)), drawn.rows)
             own += drawn.own
             truncated += turns[-1].truncated_N.tolist()
             generated += sum(int(turn.sampled_NT.sum()) for turn in turns)

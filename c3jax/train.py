@@ -19,23 +19,24 @@ from c3jax import evaluate, processes
 from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
 from c3jax.evaluate import print_summary
+from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out
-from c3jax.learner.update import TrainState, pack_state, unpack_state
+from c3jax.learner.state import TrainState, pack_state, unpack_state
 from c3jax.models import sharding
 from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
-from c3jax.rollout.collect import Drawn, draw_and_submit, share_verdicts
+from c3jax.rollout.collect import Drawn, draw_and_submit, fetch_messages, share_verdicts
 from c3jax.run import records
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.run.directory import open_run_dir, record_start
 from c3jax.run.interrupt import catch_signals
 from c3jax.run.metrics import Progress, announce, read_metrics
 from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
-from c3jax.setup.contamination import describe_hits
 from c3jax.setup.imitation import warm_up
 from c3jax.setup.memory import print_fit
+from c3jax.setup.problems import print_left_out
 from c3jax.setup.team import (
     Setup,
     choose_problems,
@@ -45,7 +46,7 @@ from c3jax.setup.team import (
     make_questions,
     make_setup,
 )
-from c3jax.types import Credit, FanOut, Params, Problem, Rollout, Verdict, VerdictName
+from c3jax.types import Credit, FanOut, Messages, Params, Problem, Rollout, Verdict, VerdictName
 
 DONE, FAILED = 0, 1  # exit codes; interrupt.py has those of a run that was told to stop
 
@@ -187,8 +188,8 @@ def _run_step(
     calls_before = evaluator.calls
     weights, slots = Weights(state.params, setup.weights.frozen), choose_slots(setup, setup.train, indices)
 
-    def draw(places: list[int]) -> tuple[Rollout, tree.RolloutCounts]:
-        question, problem_P = make_questions(setup, setup.train, [indices[place] for place in places], slots)
+    def draw(numbers: list[int]) -> tuple[Rollout, tree.RolloutCounts]:
+        question, problem_P = make_questions(setup, setup.train, [indices[number] for number in numbers], slots)
         return sample_tree(weights, question, key, problem_P, fan_out)
 
     problems = [setup.train.problems[index] for index in indices]
@@ -199,14 +200,14 @@ def _run_step(
     sampled = time.perf_counter()
 
     own_verdicts = evaluator.collect()
-    verdicts = share_verdicts([place for part in drawn for place in part.own], own_verdicts)
+    verdicts = share_verdicts([number for part in drawn for number in part.own], own_verdicts)
     return_PL: Any = np.array([verdict.score for verdict in verdicts], np.float32).reshape(config.problems, -1)
     scored = time.perf_counter()
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
     rollout = sharding.join_problems(setup.mesh, [part.rollout for part in drawn])
     trimmed = tree.trim_messages(rollout, config.shapes.lengths)
-    placed_PL = sharding.place_problems(setup.mesh, return_PL)
+    placed_PL = sharding.shard_problems(setup.mesh, return_PL)
     state, credit, figures = update(state, weights.frozen, reference, trimmed, placed_PL, order_key, fan_out)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
@@ -242,13 +243,13 @@ def _record_trees(
     verdicts: list[Verdict],
 ) -> list[dict[str, Any]]:
     """The records of a step's trees, of all processes: each makes those of the problems that it grades."""
-    own = [place for part in drawn for place in part.own]
-    parts = [sharding.fetch_own(setup.mesh, part.rollout) for part in drawn]
-    rollout = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    own = [number for part in drawn for number in part.own]
+    parts = [fetch_messages(setup.mesh, part.rollout.turns) for part in drawn]
+    turns: tuple[Messages, ...] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     credit = jax.tree.map(lambda value_PN: np.asarray(value_PN)[own], credit)
-    texts = [decode_messages(setup.tokenizer, messages) for messages in rollout.turns]
-    of_own = [problems[place] for place in own]
-    made = records.make_records(setup.config, fan_out, step, of_own, rollout, texts, credit, verdicts)
+    texts = [decode_messages(setup.tokenizer, messages) for messages in turns]
+    of_own = [problems[number] for number in own]
+    made = records.make_records(setup.config, fan_out, step, of_own, turns, texts, credit, verdicts)
     return processes.share_rows(own, made)
 
 
@@ -329,7 +330,7 @@ def _start(
     """
 
     def init(weights: Weights) -> TrainState:
-        return update_lib.init_state(setup.policy, weights, setup.plans, setup.config.credit, setup.config.learner)
+        return state_lib.init_state(setup.policy, weights, setup.plans, setup.config.credit, setup.config.learner)
 
     shapes = jax.eval_shape(lambda weights: pack_state(init(weights), None), setup.weights)
     found = store.restore_newest(sharding.list_shapes(setup.mesh, shapes))
@@ -340,7 +341,7 @@ def _start(
     trained = warm_up(setup, console, ask_to_stop, run / "imitation")
     if trained is None:
         return None
-    state = sharding.place_state(setup.mesh, init(setup.weights._replace(trained=trained)))
+    state = sharding.shard_state(setup.mesh, init(setup.weights._replace(trained=trained)))
     store.save(0, pack_state(state, None), None)
     store.wait()
     if processes.is_first():
@@ -375,27 +376,14 @@ def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float
 
 
 def _print_problems(setup: Setup, console: Console) -> None:
-    """What of the problems and the devices is not used."""
+    """The devices, and what of the problems is not used."""
     count, mesh = jax.device_count(), setup.mesh
     if mesh is not None:
         laid = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
         console.print(f"{mesh.size} devices: {laid}", highlight=False)
     if count > (used := 1 if mesh is None else mesh.size):
         console.print(f"of the {count} devices here this run uses {used}", highlight=False)
-    if setup.overlap.hits:
-        dropped = f", of which {len(setup.overlap.dropped):,} are dropped" if setup.overlap.dropped else ""
-        console.print(
-            f"training problems that share something with a held-out set: {describe_hits(setup.overlap.hits)}{dropped}",
-            soft_wrap=True,
-            highlight=False,
-        )
-    for name, problems in (("training", setup.train), ("held-out", setup.heldout)):
-        if problems.left_out:
-            console.print(
-                f"{problems.left_out} of {problems.left_out + len(problems.problems)} {name} problems are left out:"
-                f" the question is longer than protocol.question_tokens ({setup.config.protocol.question_tokens})",
-                soft_wrap=True,
-            )
+    print_left_out(console, setup.overlap, {"training": setup.train, "held-out": setup.heldout}, setup.config.protocol)
 
 
 def _describe_extension(config: RunConfig, steps: int) -> str:

@@ -31,6 +31,10 @@ class UserError(ValueError):
     """Something the user can mend, said in one sentence. The command line prints it and exits with 2."""
 
 
+class LostError(RuntimeError):
+    """Another process of the run is gone. The command line prints the sentence and exits with 1."""
+
+
 class Problem(NamedTuple):
     """One problem of a task. `answer` never reaches a policy."""
 

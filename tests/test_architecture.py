@@ -31,7 +31,7 @@ class Rule(NamedTuple):
 
 ENGINE = {
     *("types", "schema", "config", "protocol", "tasks", "rewards", "models", "rollout", "credit", "learner"),
-    *("run", "setup", "analysis", "evaluate"),
+    *("run", "setup", "analysis", "evaluate", "processes"),
 }
 # What a study may stand on; only the study of a small language model reaches further.
 STUDY = {"types", "schema", "config", "credit", "learner.losses", "analysis", "run"}
@@ -54,12 +54,13 @@ RULES = {
         for name in ("__init__", "method", "methods", "plans", "rows", "matrix")
     },
     "models": Rule({"types", "schema", "config", "run.files"}, "anywhere"),
-    "rollout": Rule({"types", "config", "protocol", "models", "rewards"}, "anywhere"),
+    "processes": Rule({"types"}, "anywhere"),
+    "rollout": Rule({"types", "config", "protocol", "models", "rewards", "processes"}, "anywhere"),
     "learner": Rule({"types", "schema", "config", "protocol", "credit", "models", "rollout"}, "anywhere"),
     "learner.loss_table": Rule({"schema"}, "never", is_closed=True),
     "learner.losses": Rule({"types"}, "anywhere", is_closed=True),
-    "run": Rule({"types", "schema", "config"}, "anywhere"),
-    "run.directory": Rule({"types", "schema", "config"}, "in functions"),
+    "run": Rule({"types", "schema", "config", "processes"}, "anywhere"),
+    "run.directory": Rule({"types", "schema", "config", "processes"}, "in functions"),
     "setup": Rule(ENGINE - {"credit", "analysis", "evaluate"}, "anywhere"),
     "analysis": Rule({"types", "run"}, "anywhere"),
     "evaluate": Rule(ENGINE, "anywhere"),

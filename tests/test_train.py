@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from c3jax import train
 from c3jax.config import file as config_file
 from c3jax.config.run import RandomModel
 from c3jax.evaluate import load_results
-from c3jax.learner.update import init_state, pack_state, unpack_state
+from c3jax.learner.state import init_state, pack_state, unpack_state
 from c3jax.models.decoder import make_decoder
 from c3jax.models.huggingface import weights as hf_weights
 from c3jax.models.huggingface.families import FAMILIES
@@ -63,13 +64,14 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def start(run: Path, cache: Path, overrides: dict[str, Any], is_quick: bool = True) -> subprocess.Popen:
+def start(run: Path, cache: Path, overrides: dict[str, Any], is_quick: bool = True, **others: str) -> subprocess.Popen:
     """The quickstart with other settings, compiled quickly, for milliseconds of work, or as a user's is."""
     words = [word for name, value in overrides.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "c3jax.cli", "train", str(CONFIGS / "quickstart.yaml"), "--run-dir", str(run)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
     environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": str(is_quick).lower()}
     environment.pop("XLA_FLAGS", None)
+    environment |= others
     return subprocess.Popen(
         [*command, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -116,7 +118,7 @@ def test_killed_and_resumed_equals_never_killed(unbroken, cache, tmp_path):
     wait_for_rows(process, run, 3)
     process.send_signal(signal.SIGTERM)  # a wish: the step ends and its checkpoint is written
     code, text = finish(process)
-    assert code == 130 and "the same command resumes it" in text
+    assert code == 75 and "the same command resumes it" in text
     assert list_steps(run)[-1] == len(read_metrics(run))
 
     process = start(run, cache, SMALL)  # of more steps
@@ -136,6 +138,45 @@ def test_killed_and_resumed_equals_never_killed(unbroken, cache, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load_state(run), load_state(unbroken))
     for name in ("eval/before.json", "eval/after.json", "eval/step-3.json", "rollouts/step-000006.jsonl"):
         assert (run / name).read_bytes() == (unbroken / name).read_bytes(), name
+
+
+def start_two(run: Path, cache: Path) -> list[subprocess.Popen]:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    common = {"C3JAX_COORDINATOR": f"localhost:{port}", "C3JAX_PROCESSES": "2"}
+    return [start(run, cache, SMALL, **common, C3JAX_PROCESS=str(index)) for index in range(2)]
+
+
+def test_two_processes_equal_one_killed_and_stopped_on_the_way(unbroken, cache, tmp_path):
+    run = tmp_path / "run"
+    first, second = start_two(run, cache)
+    wait_for_rows(first, run, 3)
+    second.kill()
+    began = time.monotonic()
+    code, text = finish(first)
+    assert time.monotonic() - began < 60 and code not in (0, 2)
+    assert "process 0 of 2: another process of this run is gone" in text and "Traceback" not in text, text
+    second.wait()
+
+    first, second = start_two(run, cache)
+    wait_for_rows(first, run, 6)
+    second.send_signal(signal.SIGTERM)  # told to one, and known to both
+    assert [finish(process)[0] for process in (first, second)] == [75, 75]
+    assert list_steps(run)[-1] == len(read_metrics(run)) < STEPS
+
+    pair = start_two(run, cache)
+    assert [finish(process)[0] for process in pair] == [0, 0]
+    rows, expected = (read_metrics(path) for path in (run, unbroken))
+    for row, right in zip(rows, expected, strict=True):
+        assert drop_times(row) == pytest.approx(drop_times(right), rel=1e-4, abs=1e-5)
+    assert (run / "eval" / "after.json").read_bytes() == (unbroken / "eval" / "after.json").read_bytes()
+    for file in sorted((unbroken / "rollouts").iterdir()):
+        for made, right in zip(*((path / "rollouts" / file.name).open() for path in (run, unbroken)), strict=True):
+            nodes, expected_nodes = (json.loads(line)["nodes"] for line in (made, right))
+            assert [node["text"] for node in nodes] == [node["text"] for node in expected_nodes]
+    for made, right in zip(*(jax.tree.leaves(load_state(path)) for path in (run, unbroken)), strict=True):
+        np.testing.assert_allclose(made, right, atol=1e-5)  # written by two processes, read by one
 
 
 def test_a_run_keeps_its_books(unbroken):

@@ -30,8 +30,9 @@ from c3jax.lab import sweep
 from c3jax.lab.chunks import Block, Record, Train
 from c3jax.lab.config import TextStudy, make_run_config
 from c3jax.lab.sweep import Arm, Findings
+from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
-from c3jax.learner.update import TrainState
+from c3jax.learner.state import TrainState
 from c3jax.models.policy import Weights
 from c3jax.protocol import plan_turns
 from c3jax.rollout import address, sampling, tree
@@ -130,7 +131,7 @@ def make_run(config: RunConfig, plan: Plan, setup: Setup) -> Callable[[Lane], tu
             )
             return compute_returns(digit_V, rollout.turns[-1], lane.heldout.answer_P).mean()
 
-        start = update_lib.init_state(policy, Weights(lane.params, {}), plans, config.credit, config.learner)
+        start = state_lib.init_state(policy, Weights(lane.params, {}), plans, config.credit, config.learner)
         state, columns = jax.lax.scan(take_step, start, (jnp.arange(config.steps), lane.train))
         ends = jax.tree.map(lambda *leaves: jnp.stack(leaves), lane.params, state.params)
         return state, Curve(**columns, accuracy=jax.lax.map(measure, ends))

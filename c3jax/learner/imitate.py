@@ -107,6 +107,6 @@ def make_imitation(
         loss, gradient = sharding.map_problems(mesh, differentiate, arguments, results)(state.params, rollout, tokens)
         changes, opt_state = optimiser.update(gradient, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, changes)
-        return sharding.place_state(mesh, ImitationState(params, opt_state)), sharding.replicate(mesh, loss)
+        return sharding.shard_state(mesh, ImitationState(params, opt_state)), sharding.replicate(mesh, loss)
 
     return lambda params: ImitationState(params, optimiser.init(params)), jax.jit(update, donate_argnums=0)

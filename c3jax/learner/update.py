@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from c3jax.config.run import Credit as CreditSection
@@ -25,9 +24,10 @@ from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
 from c3jax.credit.plans import FanOut, make_tree
 from c3jax.learner import critic as critic_lib
 from c3jax.learner import forward, losses
-from c3jax.learner.adapt import AdaptiveState, init_adaptive, update_adaptive
+from c3jax.learner.adapt import update_adaptive
 from c3jax.learner.objective import Objective, TokenTerms, compute_turn_loss, make_objective
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
+from c3jax.learner.state import TrainState
 from c3jax.models import sharding
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
@@ -35,19 +35,6 @@ from c3jax.rollout import tree
 from c3jax.types import Credit, Params, Rollout
 
 Figures = dict[str, jax.Array]
-
-
-class TrainState(NamedTuple):
-    """All that a run carries from step to step on the device."""
-
-    params: Params  # the trained weights
-    opt_state: optax.OptState
-    kl_coefficient: jax.Array  # f32
-    updates: jax.Array  # optimiser updates tried
-    bad_updates: jax.Array  # of these, skipped for a non-finite loss or gradient
-    bad_in_row: jax.Array  # skipped since the last good one
-    critic: critic_lib.CriticState | None  # None for a method without one
-    adaptive: AdaptiveState | None  # None where neither baseline nor fan-out follows the returns
 
 
 class Update(Protocol):
@@ -120,68 +107,6 @@ class _Step(NamedTuple):
         return self.learner.micro_problems or self.problems // self.learner.minibatches
 
 
-def init_state(
-    policy: Policy, weights: Weights, plans: Sequence[TurnPlan], credit: CreditSection, learner: Learner
-) -> TrainState:
-    """The state before the first step.
-
-    Args:
-      policy, weights: the starting policy.
-      plans: the turns.
-      credit, learner: sections of the config.
-
-    Returns:
-      The state; it takes hold of the trained weights.
-    """
-    optimiser, _ = make_optimiser(learner, 1, is_per_role=policy.kind != "shared")  # of any number of steps
-    section = credit.critic
-    return TrainState(
-        params=weights.trained,
-        opt_state=optimiser.init(weights.trained),
-        kl_coefficient=jnp.float32(learner.kl.coefficient),
-        updates=jnp.int32(0),
-        bad_updates=jnp.int32(0),
-        bad_in_row=jnp.int32(0),
-        critic=None if section is None else critic_lib.init_critic_state(section, learner, policy, weights),
-        adaptive=init_adaptive(credit, plans),
-    )
-
-
-def pack_state(state: TrainState, fan_out: FanOut | None) -> dict[str, Any]:
-    """What a checkpoint holds: the state, and beside what it has learnt of the returns the fan-out in force.
-
-    Args:
-      state: of the run.
-      fan_out: alternatives a turn; None before the first choice, which is written as zeros.
-
-    Returns:
-      The state's fields by their names.
-    """
-    saved = state._asdict()
-    if state.adaptive is not None:
-        chosen = fan_out or (0,) * len(state.adaptive.tokens_K)
-        saved["adaptive"] = {**state.adaptive._asdict(), "fan_out_K": np.asarray(chosen, np.int32)}
-    return saved
-
-
-def unpack_state(saved: dict[str, Any]) -> tuple[TrainState, FanOut | None]:
-    """The state and the fan-out in force that a checkpoint holds.
-
-    Args:
-      saved: as `pack_state` made it.
-
-    Returns:
-      The state; and the fan-out, None where none is kept or none was chosen yet.
-    """
-    adaptive = saved["adaptive"]
-    if adaptive is None:
-        return TrainState(**saved), None
-    fan_out = tuple(np.asarray(adaptive["fan_out_K"]).tolist())
-    fields: dict[str, Any] = saved | {"adaptive": AdaptiveState(adaptive["components"], adaptive["tokens_K"])}
-    state = TrainState(**fields)
-    return state, fan_out if all(fan_out) else None
-
-
 def make_update(
     credit: CreditSection,
     learner: Learner,
@@ -229,7 +154,7 @@ def make_update(
         fixed = (optimiser, schedule, len(return_PL), fan_out, used, critic, mesh)
         step = _Step(credit, learner, sampling, policy, tuple(plans), objective, *fixed)
         state, given, figures = _take_step(step, state, frozen, reference, rollout, return_PL, key)
-        return sharding.place_state(mesh, state), *sharding.replicate(mesh, (given, figures))
+        return sharding.shard_state(mesh, state), *sharding.replicate(mesh, (given, figures))
 
     return jax.jit(update, donate_argnums=0, static_argnames="fan_out")  # pyright: ignore[reportReturnType]
 

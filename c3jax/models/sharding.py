@@ -191,18 +191,18 @@ def list_shapes(mesh: Mesh | None, tree: Any) -> Any:
     )
 
 
-def place_state(mesh: Mesh | None, tree: Tree) -> Tree:
+def shard_state(mesh: Mesh | None, tree: Tree) -> Tree:
     """A run's state, or weights, laid over the mesh: outside of jit by moving it, inside by telling the compiler."""
     if mesh is None:
         return tree
-    return jax.tree.map(_place, tree, list_shardings(mesh, tree))
+    return jax.tree.map(_put, tree, list_shardings(mesh, tree))
 
 
-def place_problems(mesh: Mesh | None, tree: Tree) -> Tree:
+def shard_problems(mesh: Mesh | None, tree: Tree) -> Tree:
     """Arrays with a row, or several, a problem, laid over the mesh."""
     if mesh is None:
         return jax.tree.map(jnp.asarray, tree)
-    return jax.tree.map(lambda leaf: _place(leaf, NamedSharding(mesh, CUT)), tree)
+    return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, CUT)), tree)
 
 
 def join_problems(mesh: Mesh | None, parts: Sequence[Tree]) -> Tree:
@@ -246,10 +246,10 @@ def replicate(mesh: Mesh | None, tree: Tree) -> Tree:
     """Arrays that every device holds whole."""
     if mesh is None:
         return tree
-    return jax.tree.map(lambda leaf: _place(leaf, NamedSharding(mesh, WHOLE)), tree)
+    return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, WHOLE)), tree)
 
 
-def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if isinstance(leaf, Tracer):
         return jax.lax.with_sharding_constraint(leaf, sharding)
     if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and sharding.is_fully_addressable:

@@ -28,7 +28,7 @@ class Drawn(NamedTuple):
 
     rollout: Rollout  # of the call's problems, and of what fills it up
     counts: RolloutCounts
-    own: list[int]  # the problems whose answers this process grades, by their places in the whole list
+    own: list[int]  # the problems whose answers this process grades, by their numbers in the whole list
     rows: list[int]  # where these are among the problems that this process holds of the call
 
 
@@ -43,7 +43,7 @@ def draw_and_submit(  # noqa: PLR0913
     """Draw the trees of all problems, and submit their answers.
 
     Args:
-      draw: gives the trees of the problems at these places, `size` of them.
+      draw: gives the trees of the problems of these numbers, `size` of them.
       problems: all of them; the last call is filled up with its last one, which is not graded again.
       size: problems of a call.
       decode: gives the texts of messages.
@@ -60,24 +60,30 @@ def draw_and_submit(  # noqa: PLR0913
         return draw([*cut, *[cut[-1]] * (size - len(cut))])
 
     begun = begin(cuts[0])
-    for number, cut in enumerate(cuts):
+    for call, cut in enumerate(cuts):
         wait_for(begun, evaluator)
         rollout, counts = begun
-        if number + 1 < len(cuts):
-            begun = begin(cuts[number + 1])
-        rows = [row for row, place in enumerate(held) if place < len(cut)]
+        if call + 1 < len(cuts):
+            begun = begin(cuts[call + 1])
+        rows = [row for row, number in enumerate(held) if number < len(cut)]
         own = [cut[held[row]] for row in rows]
-        answers = decode(take_rows(fetch_own(mesh, rollout.turns[-1]), len(held), rows))
+        answers = decode(take_rows(fetch_messages(mesh, rollout.turns[-1:])[0], len(held), rows))
         leaves = len(answers) // max(len(own), 1)
-        evaluator.submit([problems[place] for place in own for _ in range(leaves)], answers, budget=len(answers))
+        evaluator.submit([problems[number] for number in own for _ in range(leaves)], answers, budget=len(answers))
         yield Drawn(rollout, counts, own, rows)
+
+
+def fetch_messages(mesh: Mesh | None, turns: Sequence[Messages]) -> tuple[Messages, ...]:
+    """This process's own messages on the host, without their supports, which are large and for the device alone."""
+    return fetch_own(mesh, tuple(turn._replace(support_NTK=turn.truncated_N) for turn in turns))
 
 
 def take_rows(arrays: Tree, problems: int, rows: Sequence[int]) -> Tree:
     """Some problems' rows of arrays on the host, which have the rows of so many problems in path order."""
 
     def take(array: np.ndarray) -> np.ndarray:
-        return array.reshape(problems, -1, *array.shape[1:])[list(rows)].reshape(-1, *array.shape[1:])
+        per_problem = len(array) // problems
+        return array[(np.array(rows, int)[:, None] * per_problem + np.arange(per_problem)).reshape(-1)]
 
     return arrays if not problems else jax.tree.map(take, arrays)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from c3jax.config.run import RunConfig
 from c3jax.run.files import save_whole
-from c3jax.types import Credit, FanOut, Problem, Rollout, Verdict
+from c3jax.types import Credit, FanOut, Messages, Problem, Verdict
 
 
 def make_records(
@@ -24,7 +24,7 @@ def make_records(
     fan_out: FanOut,
     step: int,
     problems: Sequence[Problem],
-    rollout: Rollout,
+    turns: Sequence[Messages],
     texts: Sequence[Sequence[str]],
     credit: Credit,
     verdicts: Sequence[Verdict],
@@ -33,7 +33,7 @@ def make_records(
 
     texts holds every message a turn; verdicts one a leaf, in path order.
     """
-    levels = [_level_columns(rollout, credit, turn) for turn in range(len(rollout.turns))]
+    levels = [_level_columns(messages, credit, turn) for turn, messages in enumerate(turns)]
     records = []
     for number, problem in enumerate(problems):
         nodes = []
@@ -68,8 +68,7 @@ def save_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
     save_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
-def _level_columns(rollout: Rollout, credit: Credit, turn: int) -> dict[str, list]:
-    messages = rollout.turns[turn]
+def _level_columns(messages: Messages, credit: Credit, turn: int) -> dict[str, list]:
     sampled = np.asarray(messages.sampled_NT)
     counts = sampled.sum(axis=1)
     logp = np.where(sampled, np.asarray(messages.behaviour_logp_NT), 0.0).sum(axis=1) / np.maximum(counts, 1)

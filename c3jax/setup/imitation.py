@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from c3jax.learner import imitate
-from c3jax.models.sharding import list_shapes, place_problems, place_state
+from c3jax.models.sharding import list_shapes, shard_problems, shard_state
 from c3jax.rollout import address
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.setup.team import Setup, make_questions
@@ -50,7 +50,7 @@ def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], int], path
         shapes = list_shapes(setup.mesh, jax.eval_shape(init, setup.weights.trained))
         first, state = (store and store.restore_newest(shapes)) or (0, None)
         if state is None:
-            state = place_state(setup.mesh, init(jax.tree.map(jnp.copy, setup.weights.trained)))
+            state = shard_state(setup.mesh, init(jax.tree.map(jnp.copy, setup.weights.trained)))
         bar = progress.add_task("imitation", total=section.updates, completed=first, status="compiling")
         if not console.is_terminal:
             console.print(f"imitation: {section.updates - first} updates (the first compiles them)", soft_wrap=True)
@@ -88,4 +88,4 @@ def make_demonstrations(setup: Setup, update: int) -> Rollout:
         rows = [setup.tokenizer.encode_text(text) for text in texts]
         turns.append(imitate.make_messages(rows, stop_token, plan.max_tokens))
     question, _ = make_questions(setup, setup.train, indices)
-    return Rollout(question, place_problems(setup.mesh, tuple(turns)))
+    return Rollout(question, shard_problems(setup.mesh, tuple(turns)))

@@ -115,7 +115,7 @@ def estimate_memory(config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPl
 
 def find_limit() -> Limit:
     """The first device's limit, or, where it has none of its own (a CPU), the machine's available memory."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     stats = device.memory_stats()
     if stats is not None and "bytes_limit" in stats:
         return Limit(device.device_kind, stats["bytes_limit"])

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from c3jax.config.run import ConfigError, Data, SuiteSection
+from rich.console import Console
+
+from c3jax.config.run import ConfigError, Data, Protocol, SuiteSection
 from c3jax.schema import Section
 from c3jax.setup import contamination, mixing
 from c3jax.tasks.sections import FileTask, list_training_sets
@@ -136,3 +138,30 @@ def describe_data(
         "overlap": contamination.count_hits(overlap.hits),
         "dropped": list(overlap.dropped),
     }
+
+
+def print_left_out(
+    console: Console, overlap: contamination.Passed, sets: Mapping[str, ProblemSet], protocol: Protocol
+) -> None:
+    """Print which problems are in two sets, and how many are too long to be asked.
+
+    Args:
+      console: to print on.
+      overlap: what training and held-out problems have in common.
+      sets: of problems, by what a sentence calls them.
+      protocol: section of the config.
+    """
+    if overlap.hits:
+        dropped = f", of which {len(overlap.dropped):,} are dropped" if overlap.dropped else ""
+        console.print(
+            f"training problems that share something with a held-out set: {contamination.describe_hits(overlap.hits)}{dropped}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    for name, problems in sets.items():
+        if problems.left_out:
+            console.print(
+                f"{problems.left_out} of {problems.left_out + len(problems.problems)} {name} problems are left out:"
+                f" the question is longer than protocol.question_tokens ({protocol.question_tokens})",
+                soft_wrap=True,
+            )

@@ -103,7 +103,7 @@ def make_setup(
         _check_divides(config, sharding.count_parts(mesh))
     needs = _check_memory(config, spec, plans) if is_training else None
     policy, weights = _load_policy(config, model)
-    weights = sharding.place_state(mesh, weights)
+    weights = sharding.shard_state(mesh, weights)
     inputs = hash_inputs(config, sources, model)
     data = describe_data(sources, mixture, overlap, heldout, inputs["problems"])
     problems = (train, mixture, overlap, heldout, data, inputs)
@@ -165,7 +165,7 @@ def make_questions(
     rows = [problem_set.tokens[index] for index in indices]
     frame = context.make_frame(rows, slots or setup.config.protocol.question_tokens)
     problem_P: Any = np.asarray([problem_set.problems[index].index for index in indices], np.int32)
-    return sharding.place_problems(setup.mesh, (frame, problem_P))
+    return sharding.shard_problems(setup.mesh, (frame, problem_P))
 
 
 def decode_turns(setup: Setup, rollout: Rollout) -> list[list[str]]:

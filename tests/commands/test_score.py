@@ -20,7 +20,7 @@ from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.run.records import make_records, save_records
-from c3jax.types import Frame, Messages, Problem, Rollout, UserError, Verdict
+from c3jax.types import Messages, Problem, UserError, Verdict
 
 TURNS = ("plan", "check", "answer")
 
@@ -63,7 +63,7 @@ def record_step(step, fan_out, method, normalise="none", trained=None, problems=
         fan_out,
         step,
         [Problem(index, f"train-{index}", "?", "1") for index in range(problems)],
-        Rollout(Frame(np.zeros((problems, 1)), np.zeros((problems, 1))), levels),
+        levels,
         [[f"m{row}" for row in range(n)] for n in rows],
         credit,
         [Verdict(float(value), "partial", None) for value in return_PL.ravel()],

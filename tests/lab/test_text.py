@@ -25,7 +25,7 @@ from c3jax.evaluate import load_results
 from c3jax.lab import sweep, text
 from c3jax.lab.config import TextStudy, load_study, make_run_config, parse_study
 from c3jax.lab.text import compute_returns, list_digits
-from c3jax.learner.update import TrainState, init_state
+from c3jax.learner.state import TrainState, init_state
 from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.metrics import read_metrics

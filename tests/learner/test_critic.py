@@ -17,6 +17,7 @@ from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.learner import critic as critic_lib
 from c3jax.learner import forward, losses
+from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.models.policy import Weights
 from c3jax.protocol import TurnPlan
@@ -113,7 +114,7 @@ def start(program: Program, tiny):
 
 
 def init(tiny, config, plans):
-    return update_lib.init_state(tiny.policy, Weights(copy(tiny.params), {}), plans, config.credit, config.learner)
+    return state_lib.init_state(tiny.policy, Weights(copy(tiny.params), {}), plans, config.credit, config.learner)
 
 
 def copy(tree):

@@ -11,6 +11,7 @@ from flax import nnx
 
 from c3jax.config import run as config_lib
 from c3jax.learner import forward
+from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.models import decoder
 from c3jax.models.huggingface.families import FAMILIES
@@ -86,7 +87,7 @@ def test_the_first_update_is_on_policy(tiny, case):
     credit = config_lib.Credit(method="c3", fan_out=chain.fan_out, budget=4, normalise="none")
     learner = config_lib.Learner(learning_rate=1e-3)
     update = update_lib.make_update(credit, learner, SAMPLING, 10, policy, plans)
-    state = update_lib.init_state(policy, Weights(jax.tree.map(jnp.array, params), {}), plans, credit, learner)
+    state = state_lib.init_state(policy, Weights(jax.tree.map(jnp.array, params), {}), plans, credit, learner)
     return_PL = jnp.float32(np.random.default_rng(1).random((4, 4)))
     _, _, figures = update(state, {}, None, rollout, return_PL, jax.random.key(0), chain.fan_out)
     assert figures["first_ratio_deviation"] < 2e-5 and figures["grad_norm"] > 1e-3

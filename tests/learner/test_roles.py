@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from c3jax.config import run as config_lib
+from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.models import policy as policy_lib
 from c3jax.models.policy import Policy, Weights
@@ -78,7 +79,7 @@ def run(program: Program, return_PL, state=None, reference=None):
     weights = jax.tree.map(jnp.copy, program.weights)  # the update gives up the state's buffers
     if state is None:
         sections = (program.config.credit, program.config.learner)
-        state = update_lib.init_state(program.policy, weights, program.plans, *sections)
+        state = state_lib.init_state(program.policy, weights, program.plans, *sections)
     if reference is None:
         reference = {} if program.policy.kind == "adapters" else program.weights.trained
     arguments = (program.weights.frozen, reference, program.rollout, jnp.asarray(return_PL), jax.random.key(0), (2, 2))

@@ -17,6 +17,7 @@ import pytest
 
 from c3jax.config import run as config_lib
 from c3jax.credit import shrink
+from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.models.policy import Weights
 from c3jax.protocol import TurnPlan
@@ -119,7 +120,7 @@ def run(program, tiny, params=None, rollout=None, return_PL=None, key=0, state=N
 
 def start(program, tiny, params=None):
     weights = Weights(copy(tiny.params if params is None else params), {})
-    return update_lib.init_state(tiny.policy, weights, program.plans, program.config.credit, program.config.learner)
+    return state_lib.init_state(tiny.policy, weights, program.plans, program.config.credit, program.config.learner)
 
 
 def copy(tree):

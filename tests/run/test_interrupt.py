@@ -49,7 +49,7 @@ def test_the_second_ctrl_c_is_heard_at_once():
 
 def test_before_the_first_step_the_first_is():
     done, _ = run("send(signal.SIGTERM, 0.1)\nwait(lambda: False)")
-    assert done.returncode != 0 and done.stderr.endswith("KeyboardInterrupt\n")
+    assert done.returncode != 0 and done.stderr.endswith("interrupt.Terminated\n")
 
 
 def test_one_that_python_drops_is_raised_again():

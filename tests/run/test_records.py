@@ -9,7 +9,7 @@ import pytest
 
 from c3jax.config.file import parse_config
 from c3jax.run.records import make_records, save_records
-from c3jax.types import Credit, Frame, Messages, Problem, Rollout, Verdict
+from c3jax.types import Credit, Messages, Problem, Verdict
 
 CONFIG = parse_config(
     {
@@ -68,14 +68,11 @@ def make_messages(counts: list[int], logps: list[float], truncated: list[bool], 
 
 @pytest.fixture
 def records():
-    rollout = Rollout(
-        Frame(np.zeros((2, 4), np.int32), np.ones((2, 4), bool)),
-        (
-            make_messages([1, 2, 3, 3], [-0.5, -1.0, -1.5, -2.0], [False, False, False, True], 3),
-            make_messages([1, 2, 1, 2, 1, 2, 1, 2], [-0.25 * row for row in range(8)], [False] * 6 + [True] * 2, 2),
-        ),
+    turns = (
+        make_messages([1, 2, 3, 3], [-0.5, -1.0, -1.5, -2.0], [False, False, False, True], 3),
+        make_messages([1, 2, 1, 2, 1, 2, 1, 2], [-0.25 * row for row in range(8)], [False] * 6 + [True] * 2, 2),
     )
-    return make_records(CONFIG, (2, 2), 40, PROBLEMS, rollout, TEXTS, CREDIT, VERDICTS)
+    return make_records(CONFIG, (2, 2), 40, PROBLEMS, turns, TEXTS, CREDIT, VERDICTS)
 
 
 def plan(index, text, tokens, truncated, logp, value, baseline, advantage):

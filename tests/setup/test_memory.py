@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from c3jax.config import run as config_lib
+from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.models import decoder
 from c3jax.models import policy as policy_lib
@@ -115,7 +116,7 @@ def test_the_compiler_plans_what_was_estimated():
     drawing = (weights, question, key, jax.ShapeDtypeStruct((4,), jnp.int32))
     rollout, _ = jax.eval_shape(functools.partial(sample_tree, fan_out=fan_out), *drawing)
     update = update_lib.make_update(*sections, config.sampling, config.steps, policy, plans)
-    state = jax.eval_shape(lambda weights: update_lib.init_state(policy, weights, plans, *sections), weights)
+    state = jax.eval_shape(lambda weights: state_lib.init_state(policy, weights, plans, *sections), weights)
     return_PL = jax.ShapeDtypeStruct((4, config.credit.budget), jnp.float32)
 
     def plan(program, *arguments):
