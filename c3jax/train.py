@@ -19,11 +19,11 @@ from rich.console import Console
 from c3jax import evaluate
 from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
-from c3jax.evaluate import print_summary
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out
 from c3jax.learner.update import TrainState, pack_state, unpack_state
 from c3jax.models.policy import Weights
+from c3jax.report.page import save_run_report
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
 from c3jax.rollout.collect import wait_for
@@ -125,11 +125,12 @@ def train(
             _evaluate_once(setup, compiled, state, run / "eval" / "before.json", 0, console)
         opened = _Open(run, console, store, write, interrupts.is_stopping)
         state, code = _take_steps(setup, compiled, opened, state, fan_out, first)
-        if code != DONE:
-            return code
-        _evaluate_once(setup, compiled, state, run / "eval" / "after.json", config.steps, console)
-        print_summary(console, run)
-    return DONE
+        if code == DONE:
+            _evaluate_once(setup, compiled, state, run / "eval" / "after.json", config.steps, console)
+        report = save_run_report(run, console)
+        if code == DONE:
+            evaluate.print_summary(console, run, report)
+    return code
 
 
 def _take_steps(

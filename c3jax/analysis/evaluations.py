@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from c3jax.analysis import tables
-from c3jax.analysis.statistics import compute_crossed_bootstrap, correct_holm
+from c3jax.analysis.statistics import Crossed, Interval, compute_crossed_bootstrap, correct_holm
 from c3jax.run.directory import load_run_config
 from c3jax.types import UserError
 
@@ -151,6 +151,35 @@ def _average_others(results: Sequence[dict[str, Any]]) -> dict[str, float]:
     votes = [result["majority"][0] for result in results if result["majority"] is not None]
     columns = {"pass@n": float(np.mean(last))} if all(result["samples"] > 1 for result in results) else {}
     return columns | ({"maj@n": float(np.mean(votes))} if len(votes) == len(results) else {})
+
+
+def compute_score(results: Sequence[dict[str, Any]]) -> Interval:
+    """The mean return of one suite and profile over runs and problems; of one run as the evaluation itself says it.
+
+    Args:
+      results: of every run, one or more.
+    """
+    if len(results) == 1:
+        return Interval(*(results[0][name] for name in ("accuracy", "low", "high")))
+    keys = _list_keys(results)
+    return compute_crossed_bootstrap(np.array([_spread(result, keys) for result in results])).mean
+
+
+def compute_change(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Crossed | None:
+    """After minus before over the problems that both have, of the same runs in the same order.
+
+    Args:
+      before, after: results of one suite and profile, of every run.
+
+    Returns:
+      The difference of the mean returns; None where no problem is in both.
+    """
+    shared = set(_list_keys(before))
+    keys = [key for key in _list_keys(after) if key in shared]
+    if not keys:
+        return None
+    sides = [np.array([_spread(result, keys) for result in side]) for side in (after, before)]
+    return compute_crossed_bootstrap(*sides, is_paired=True)
 
 
 def list_differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
