@@ -21,6 +21,7 @@ MOST_TREES = 500  # of a page
 MOST_BYTES = 3_400_000  # of a page's trees, as they stand in it
 _MOST_STEPS = 20  # of a run
 _MOST_CHARACTERS = 1 << 21  # of one message
+_MOST_SHORT = 1000  # of an answer, as it was read out of its message, and of a name
 _NUMBERS = ("tokens", "logp", "value", "baseline", "advantage")
 _CREDIT = ("value", "baseline", "advantage")
 _DIGITS = 5
@@ -150,14 +151,14 @@ def _make_tree(tree: RecordedTree, key: TreeKey, run: int, credits: dict[str, Re
         turns.append(turn)
     leaves = tree.nodes[-1]
     turns[-1]["return"] = [_to_number(leaf["return"]) for leaf in leaves]
-    turns[-1]["verdict"] = [_to_text(leaf.get("verdict")) for leaf in leaves]
-    turns[-1]["answer"] = [None if leaf.get("answer") is None else _to_text(leaf["answer"]) for leaf in leaves]
-    turns[-1]["detail"] = [_to_text(leaf.get("detail")) for leaf in leaves]
+    turns[-1]["verdict"] = [_shorten(leaf.get("verdict")) for leaf in leaves]
+    turns[-1]["answer"] = [None if leaf.get("answer") is None else _shorten(leaf["answer"]) for leaf in leaves]
+    turns[-1]["detail"] = [_shorten(leaf.get("detail")) for leaf in leaves]
     return {
         "run": run,
         "step": key[0],
         "line": key[1],
-        "problem": _to_text(record.get("problem")),
+        "problem": _shorten(record.get("problem")),
         "question": _to_text(record.get("question")),
         "fan_out": list(tree.fan_out),
         "turns": turns,
@@ -171,6 +172,10 @@ def _list_credit(tree: RecordedTree) -> list[Record]:
 
 def _to_text(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else str(value)
+
+
+def _shorten(value: Any) -> str:
+    return _to_text(value)[:_MOST_SHORT]
 
 
 def _to_number(value: Any) -> float | None:

@@ -56,7 +56,7 @@ function makeAlternative(tree, path, largest) {
     "data-path": path.join("."), "aria-level": path.length, "aria-posinset": path[turn] + 1, "aria-setsize": tree.fan_out[turn],
     "aria-selected": "false", "aria-expanded": isLeaf ? null : "false", "aria-labelledby": `${id}-name ${id}-credit`,
     onclick: (event) => pressCard(event, path, isLeaf),
-    onfocus: () => { if (card.getAttribute("aria-selected") !== "true") selectMessage(path, false); },
+    onfocus: () => selectMessage(path, false, false),
   },
     makeCardHead(section, credit, path, row, id),
     makeMessage(section.text[row], { needle: view.needle, cut: section.cut[row] }),
@@ -171,9 +171,8 @@ function makeContext(tree, path) {
 
 function pressCard(event, path, isLeaf) {
   if (event.target.closest("button, summary, a") || String(getSelection())) return;
-  const isOpen = opened.get(path.join("."))?.getAttribute("aria-expanded") === "true";
-  if (!isLeaf && isOpen && shownPath().join(".") === path.join(".")) collapse(path);
-  else selectMessage(path, true);
+  selectMessage(path, true, false); // the press has focused it already, where it was a pointer's
+  if (!isLeaf) (opened.get(path.join(".")).getAttribute("aria-expanded") === "true" ? collapse : expand)(path);
 }
 
 // Open what leads to a message and what follows it, and make it the one that keys move from.
