@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from c3jax.report.sources import Family, Source
+from c3jax.report.sources import RunGroup, Source
 from c3jax.run.metrics import LEDGER
 
 
@@ -47,20 +47,20 @@ _MOST_NUMBERS = 150_000  # of all curves of a page: about a megabyte
 _DIGITS = 5
 
 
-def make_curves(families: Sequence[Family]) -> dict[str, Any]:
+def make_curves(groups: Sequence[RunGroup]) -> dict[str, Any]:
     """All curves of a page as plain data.
 
     A run of more steps than a curve has points is cut into equal stretches: a point is the mean of a figure over the
     steps of its stretch, at the ledger's total at the end of it.
 
     Args:
-      families: the groups of runs.
+      groups: the groups of runs.
 
     Returns:
       {axes, figures, runs}: titles by name; and for each run its group, seed, the steps that a point is the mean of,
       totals by axis and values by figure, None where a figure was not recorded.
     """
-    sources = [(index, source) for index, family in enumerate(families) for source in family.sources]
+    sources = [(index, source) for index, group in enumerate(groups) for source in group.sources]
     names = _list_figures([source for _, source in sources])
     points = max(50, min(_MOST_POINTS, _MOST_NUMBERS // (len(sources) * (len(names) + len(AXES)))))
     runs = []
@@ -78,7 +78,7 @@ def make_curves(families: Sequence[Family]) -> dict[str, Any]:
     shown = {name: FIGURES[name] for name in FIGURES if name in names or name == "accuracy"}
     others = {name: Figure(_make_title(name), "", _choose_form(name)) for name in names if name not in FIGURES}
     figures = {name: figure._asdict() | {"is_main": name in FIGURES} for name, figure in (shown | others).items()}
-    return {"axes": AXES, "figures": figures, "groups": [family.name for family in families], "runs": runs}
+    return {"axes": AXES, "figures": figures, "groups": [group.name for group in groups], "runs": runs}
 
 
 def _list_figures(sources: Sequence[Source]) -> list[str]:

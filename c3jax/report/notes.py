@@ -8,29 +8,31 @@ from typing import Any
 import numpy as np
 
 from c3jax.report.overview import Score
-from c3jax.report.sources import Family
+from c3jax.report.sources import RunGroup
 
 _MENTIONED = 0.01  # shares below are not worth a sentence
 _FEW_SEEDS = 5
 
 
-def list_notes(families: Sequence[Family], scores: Sequence[Score]) -> list[str]:
+def list_notes(groups: Sequence[RunGroup], scores: Sequence[Score]) -> list[str]:
     """Sentences on truncation, credit, skipped updates, contamination, isolation, changed inputs and seeds.
 
     Args:
-      families: the groups of runs.
+      groups: the groups of runs.
       scores: their evaluations.
 
     Returns:
       The sentences, each only where its condition holds; of several runs each begins with the run's name.
     """
-    sources = [source for family in families for source in family.sources]
-    notes = [note for score in scores for note in _list_evaluation_notes(score, len(families) > 1)]
+    sources = [source for group in groups for source in group.sources]
+    notes = [note for score in scores for note in _list_evaluation_notes(score, len(groups) > 1)]
+    named: dict[str, list[str]] = {}  # what is the same of several runs is said once
     for source in sources:
-        who = f"{source.name}: " if len(sources) > 1 else ""
-        found = [*_list_training_notes(source.rows), *_list_manifest_notes(source.manifest)]
-        notes += [f"{who}{note if who == '' else note[0].lower() + note[1:]}" for note in found]
-    return notes + _list_seed_notes(families)
+        for note in (*_list_training_notes(source.rows), *_list_manifest_notes(source.manifest)):
+            named.setdefault(note, []).append(source.name)
+    for note, names in named.items():
+        notes.append(note if len(sources) == 1 else f"{', '.join(names)}: {note[0].lower()}{note[1:]}")
+    return notes + _list_seed_notes(groups)
 
 
 def _list_evaluation_notes(score: Score, is_named: bool) -> list[str]:
@@ -88,8 +90,8 @@ def _list_manifest_notes(manifest: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _list_seed_notes(families: Sequence[Family]) -> list[str]:
-    fewest = min(len(family.sources) for family in families)
+def _list_seed_notes(groups: Sequence[RunGroup]) -> list[str]:
+    fewest = min(len(group.sources) for group in groups)
     if fewest == 1:
         return ["Intervals of a single run speak of its problems, not of other seeds."]
     if fewest < _FEW_SEEDS:

@@ -38,9 +38,9 @@ def render_report(paths: Sequence[str], scored: Sequence[str] = ()) -> str:
     Raises:
       UserError: a path is no run that can be reported on.
     """
-    families = open_sources(paths)
-    overview = make_overview(families)
-    transcripts = make_transcripts(families, scored)
+    groups = open_sources(paths)
+    overview = make_overview(groups)
+    transcripts = make_transcripts(groups, scored)
     styles = "".join(map(_load_asset, _STYLES))
     plotting = f"/*!\n{_load_asset('uplot.LICENSE')}*/\n{_load_asset('uplot.js')}"
     script = f'"use strict";\n(() => {{\n{"".join(map(_load_asset, _SCRIPTS))}}})();\n'
@@ -49,10 +49,10 @@ def render_report(paths: Sequence[str], scored: Sequence[str] = ()) -> str:
         policy=make_policy(styles, (plotting, script)),
         styles=styles,
         scripts=[plotting, script],
-        data=embed_json({"curves": make_curves(families), "transcripts": transcripts}),
+        data=embed_json({"curves": make_curves(groups), "transcripts": transcripts}),
         overview=overview,
-        groups=[family.name for family in families],
-        notes=list_notes(families, overview.scores),
+        groups=[group.name for group in groups],
+        notes=list_notes(groups, overview.scores),
         runs=transcripts["runs"],
         version=__version__,
     )

@@ -25,14 +25,14 @@ class Source(NamedTuple):
     files: list[Path]  # of recorded trees; empty only where the config records none
 
 
-class Family(NamedTuple):
+class RunGroup(NamedTuple):
     """Runs that differ only in their seeds, under the name that the page gives them."""
 
     name: str
     sources: tuple[Source, ...]
 
 
-def open_sources(paths: Sequence[str]) -> list[Family]:
+def open_sources(paths: Sequence[str]) -> list[RunGroup]:
     """Open runs and put those together that differ only in their seed.
 
     Args:
@@ -48,14 +48,14 @@ def open_sources(paths: Sequence[str]) -> list[Family]:
     names = _name_paths(paths)
     sources = {path: _open_source(path, name) for path, name in zip(paths, names, strict=True)}
     groups = group_runs([source.run for source in sources.values()])
-    return [_make_family(group, sources, len(groups)) for group in groups]
+    return [_name_group(group, sources, len(groups)) for group in groups]
 
 
-def _make_family(group: Group, sources: dict[str, Source], groups: int) -> Family:
+def _name_group(group: Group, sources: dict[str, Source], groups: int) -> RunGroup:
     members = tuple(sources[run.path] for run in group.runs)
     if groups > 1:
-        return Family(group.name, members)
-    return Family(members[0].name if len(members) == 1 else group.runs[0].config["credit.method"], members)
+        return RunGroup(group.name, members)
+    return RunGroup(members[0].name if len(members) == 1 else group.runs[0].config["credit.method"], members)
 
 
 def _name_paths(paths: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from c3jax.report.embed import embed_json
-from c3jax.report.sources import Family, Source
+from c3jax.report.sources import RunGroup, Source
 from c3jax.run.records import Record, RecordedTree, parse_tree
 from c3jax.types import UserError
 
@@ -29,14 +29,14 @@ _DIGITS = 5
 TreeKey = tuple[int, int]  # a tree's step, and its row among those of the step
 
 
-def make_transcripts(families: Sequence[Family], scored: Sequence[str]) -> dict[str, Any]:
+def make_transcripts(groups: Sequence[RunGroup], scored: Sequence[str]) -> dict[str, Any]:
     """The trees of a page as plain data.
 
     Of a run with more trees than its share of MOST_TREES and MOST_BYTES those at equal distances are kept, of at most
     twenty of its recorded steps, the first and the last among them.
 
     Args:
-      families: the groups of runs.
+      groups: the groups of runs.
       scored: files that `c3jax score` wrote of the only run's trees.
 
     Returns:
@@ -46,7 +46,7 @@ def make_transcripts(families: Sequence[Family], scored: Sequence[str]) -> dict[
     Raises:
       UserError: a tree is damaged, or a file of other credit is not of the run.
     """
-    sources = [source for family in families for source in family.sources]
+    sources = [source for group in groups for source in group.sources]
     if scored and len(sources) > 1:
         raise UserError(f"--scored {scored[0]}: expected one run, whose trees these are, got {len(sources)} runs")
     runs, trees = [], []

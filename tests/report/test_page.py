@@ -196,7 +196,7 @@ def test_the_overview_by_hand(make_run):
     for fact in ("Credit method c3", "Fan-out 2 × 2", "Turns plan → answer", "Commit 0123456789ab", "1 × cpu (cpu)"):
         assert fact in words
     assert "Intervals of a single run speak of its problems, not of other seeds." in words
-    assert "All 2 recorded trees are on this page, of 1 step." in words
+    assert "All 2 recorded trees are on this page." in words
     flops = [{"return": 0.5, "flops": 2e9}] * 5
     assert "FLOPs 10,000,000,000" in Parsed(render_report([make_run("flops", rows=flops)])).words
 

@@ -27,13 +27,16 @@ function openTree(tree, path, isFocused) {
   find("tree-shown").hidden = false;
   document.body.classList.add("has-tree");
   markCurrent(true);
-  selectMessage(path.length ? path : firstOfInterest(tree), isFocused);
+  selectMessage(path.length ? path : [mostCredited(tree, [])], isFocused);
+  for (let below = shownPath(); below.length < tree.turns.length; below = [...below, mostCredited(tree, below)]) expand(below);
 }
 
-// Without a message asked for, the tree opens below the first turn's message of the largest advantage.
-function firstOfInterest(tree) {
-  const sizes = creditOf(tree, view.method)[0].advantage.map((x) => Math.abs(x ?? 0));
-  return [sizes.indexOf(Math.max(...sizes))];
+// A tree opens down to an answer: of the alternatives after `path` below the one of the largest advantage.
+function mostCredited(tree, path) {
+  const first = rowOf(tree, [...path, 0]);
+  const alternatives = creditOf(tree, view.method)[path.length].advantage.slice(first, first + tree.fan_out[path.length]);
+  const sizes = alternatives.map((x) => Math.abs(x ?? 0));
+  return sizes.indexOf(Math.max(...sizes));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
