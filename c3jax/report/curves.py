@@ -17,7 +17,7 @@ class Figure(NamedTuple):
 
     title: str
     text: str  # what it is, in its unit
-    form: str = "number"  # or "share", written in per cent
+    form: str = "number"  # or "share", written in per cent, or "score", with three decimals
 
 
 AXES = {
@@ -30,8 +30,8 @@ AXES = {
 
 # What a reader looks at first, in this order; all else that a run has recorded follows under its own name.
 FIGURES = {
-    "return": Figure("Return", "mean over the leaves of a step"),
-    "accuracy": Figure("Accuracy", "mean return of each evaluation"),
+    "return": Figure("Return", "mean over the leaves of a step", "score"),
+    "accuracy": Figure("Accuracy", "mean return of each evaluation", "score"),
     "kl": Figure("KL divergence", "to the policy at the start, nats"),
     "entropy": Figure("Entropy", "of the policy, nats a token"),
     "clip_share": Figure("Clip share", "of tokens or messages beyond the clip", "share"),

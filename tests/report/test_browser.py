@@ -191,7 +191,7 @@ def test_hostile_messages_stay_text(read):
     page.locator("#message-0").click()
     assert page.locator("#message-0-0 .message").text_content() == HOSTILE[2]
     shown = page.locator("#message-0-1 > .message-box > .message")
-    assert shown.text_content() == "U+202Egnihton​U+202C U+2067abc U+200Bzero\u2407bell \ufffd".replace("\u200b", "")
+    assert shown.text_content() == "U+202EgnihtonU+202C U+2067abc U+200BzeroU+0007bell \ufffd"
     assert shown.evaluate("element => getComputedStyle(element).unicodeBidi") == "isolate"
 
 
@@ -246,14 +246,16 @@ def test_a_phone_shows_the_list_or_the_tree(read):
 def test_the_axis_and_the_table_of_curves(read):
     page = read(TREES, "#curves")
     label = page.locator('#main-charts [data-figure="return"] .canvas')
-    assert label.get_attribute("aria-label") == "Return by step. run-0: from 0 to 1, lowest 0, highest 1"
+    assert (
+        label.get_attribute("aria-label") == "Return by step. run-0: from 0.000 to 1.000, lowest 0.000, highest 1.000"
+    )
     page.locator("#choose-axis").select_option("evaluator_calls")
     assert (label.get_attribute("aria-label") or "").startswith("Return by evaluator calls.")
     page.locator("#values summary").click()
     page.wait_for_selector("#values-table tbody tr")
     rows = [row.split("\t") for row in page.locator("#values-table").inner_text().split("\n")]
     assert rows[0][:3] == ["Run", "Evaluator calls", "Return"]
-    assert [row[:3] for row in rows[1:]] == [["run-0", str(8 * (n + 1)), f"{n / 4:g}"] for n in range(5)]
+    assert [row[:3] for row in rows[1:]] == [["run-0", str(8 * (n + 1)), f"{n / 4:.3f}"] for n in range(5)]
 
 
 CONTRAST = """() => {

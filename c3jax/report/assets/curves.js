@@ -115,13 +115,17 @@ function makeSeries(lines) {
 }
 
 function formatValue(figure, value) {
-  return figure.form === "share" ? formatShare(value) : formatNumber(value);
+  return figure.form === "share" ? formatShare(value) : figure.form === "score" ? formatFixed(value) : formatNumber(value);
 }
 
-function shorten(value) {
-  const size = Math.abs(value);
-  const [unit, word] = size >= 1e9 ? [1e9, "G"] : size >= 1e6 ? [1e6, "M"] : size >= 1e3 ? [1e3, "k"] : [1, ""];
-  return formatNumber(value / unit) + word;
+// The numbers of an axis, all with as many decimals as their distance needs.
+function formatTicks(ticks, isShare) {
+  const size = Math.max(...ticks.map(Math.abs));
+  const [unit, word] = isShare ? [0.01, "\u202f%"] : size >= 1e9 ? [1e9, "G"] : size >= 1e6 ? [1e6, "M"] : size >= 5e3 ? [1e3, "k"] : [1, ""];
+  const distance = ticks.length > 1 ? (ticks[1] - ticks[0]) / unit : 1;
+  const isSmall = distance > 0 && distance < 1e-4;
+  const places = Array.from({ length: 5 }, (_, n) => n).find((n) => Math.abs(distance - Number(distance.toFixed(n))) < distance / 100) ?? 4;
+  return ticks.map((tick) => (isSmall ? formatNumber(tick / unit) : formatFixed(tick / unit, places)) + (tick === 0 && word !== "\u202f%" ? "" : word));
 }
 
 function drawChart(box, name) {
@@ -160,18 +164,14 @@ function drawChart(box, name) {
     series,
     bands,
     axes: [
-      { ...axis, grid: { show: false }, size: 28, space: 60, values: (_, ticks) => ticks.map(shorten) },
-      { ...axis, grid, size: 52, space: 36, values: (_, ticks) => ticks.map((tick) => formatTick(figure, tick)) },
+      { ...axis, grid: { show: false }, size: 28, space: 60, values: (_, ticks) => formatTicks(ticks, false) },
+      { ...axis, grid, size: 52, space: 36, values: (_, ticks) => formatTicks(ticks, figure.form === "share") },
     ],
     hooks: { setCursor: [(plot) => show(plot.cursor.idx ?? null)] },
   };
   const plot = new uPlot(options, data, canvas);
   canvas.setAttribute("aria-label", describeLines(figure, lines));
   plots.push({ plot, canvas });
-}
-
-function formatTick(figure, value) {
-  return figure.form === "share" ? `${formatNumber(value * 100)}\u202f%` : shorten(value);
 }
 
 function describeLines(figure, lines) {

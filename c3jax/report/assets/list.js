@@ -80,7 +80,7 @@ function markCurrent(isScrolled) {
   if (isScrolled) link.scrollIntoView({ block: "nearest" });
 }
 
-// j and k: the next or last tree of the list.
+// j and k: the next or previous tree of the list.
 function stepTree(by) {
   if (!listed.length) return;
   const at = current ? listed.indexOf(current) : -1;

@@ -61,10 +61,8 @@ const MOST_MARKS = 300; // of hidden characters that get an element each; more a
 
 function nameHidden(run) {
   const points = [...run].map((character) => character.codePointAt(0));
-  const name = (point) => (point < 32 ? String.fromCodePoint(0x2400 + point) : point === 127 ? "\u2421" : null);
-  const same = points.every((point) => point === points[0]);
-  const shown = (point) => name(point) ?? `U+${point.toString(16).toUpperCase().padStart(4, "0")}`;
-  if (same && points.length > 2) return `${shown(points[0])}\u00d7${points.length}`;
+  const shown = (point) => `U+${point.toString(16).toUpperCase().padStart(4, "0")}`;
+  if (points.length > 2 && points.every((point) => point === points[0])) return `${shown(points[0])}\u00d7${points.length}`;
   return points.slice(0, 20).map(shown).join("\u202f") + (points.length > 20 ? `\u2026\u00d7${points.length}` : "");
 }
 
