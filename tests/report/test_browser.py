@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from c3jax.report.page import save_run_report
+from c3jax.report.page import render_report, save_run_report
 
 from .conftest import HOSTILE, make_tree
 
@@ -256,6 +257,47 @@ def test_the_axis_and_the_table_of_curves(read):
     rows = [row.split("\t") for row in page.locator("#values-table").inner_text().split("\n")]
     assert rows[0][:3] == ["Run", "Evaluator calls", "Return"]
     assert [row[:3] for row in rows[1:]] == [["run-0", str(8 * (n + 1)), f"{n / 4:.3f}"] for n in range(5)]
+
+
+def open_page(browser, page: str, folder: Path) -> Any:
+    (folder / "page.html").write_text(page, encoding="utf-8")
+    opened = browser.new_page()
+    opened.goto((folder / "page.html").as_uri() + "#curves")
+    opened.wait_for_selector("html[data-ready]", state="attached")
+    return opened
+
+
+def test_several_seeds_are_their_mean_where_all_have_been(browser, make_run, tmp_path):
+    """One seed's return rises from 0 to 1, the other's is a half; the second writes twice as many tokens a step."""
+    half = [{"return": 0.5, "generated_tokens": 60}] * 5
+    page = open_page(browser, render_report([make_run("a"), make_run("b", seed=1, rows=half)]), tmp_path)
+    label = page.locator('#main-charts [data-figure="return"] .canvas')
+    assert label.get_attribute("aria-label") == "Return by step. c3: from 0.250 to 0.750, lowest 0.250, highest 0.750"
+    # Tokens 30 to 150 and 60 to 300: both have been at 60 to 150, where the first returns 0.25 to 1.
+    page.locator("#choose-axis").select_option("generated_tokens")
+    expected = "Return by tokens generated. c3: from 0.375 to 0.750, lowest 0.375, highest 0.750"
+    assert label.get_attribute("aria-label") == expected
+    page.locator("#choose-axis").select_option("step")
+    page.locator("#choose-smoothing").select_option("5")
+    # Means over what came before: of 0, 1/4, .. 1 the last is 1/2.
+    assert label.get_attribute("aria-label") == "Return by step. c3: from 0.250 to 0.500, lowest 0.250, highest 0.500"
+    page.close()
+
+
+def test_methods_that_disagree_are_found(browser, make_run, tmp_path):
+    other = json.loads(json.dumps(TREES))
+    other[2]["nodes"][0]["advantage"] *= -1
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(tree | {"method": "other"}) + "\n" for tree in other))
+    page = open_page(browser, render_report([make_run(trees=TREES)], [str(tmp_path / "other.jsonl")]), tmp_path)
+    page.get_by_role("link", name="Transcripts").click()
+    page.locator("#filter-disagree").click()
+    assert questions(page) == ["4 up 4"]
+    page.locator("#tree-list a").click()
+    page.locator("#tree-question", has_text="4 up 4").wait_for()
+    assert page.locator("#message-0 .credits dd").all_text_contents() == ["+1.000", "\u22121.000"]
+    page.locator("#choose-method").select_option("other")
+    assert page.locator("#message-0 .advantage").text_content() == "advantage \u22121.000"
+    page.close()
 
 
 CONTRAST = """() => {
