@@ -10,16 +10,13 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import c3jax
 from c3jax.config import file as config_file
 from c3jax.config.run import ConfigError
 from c3jax.lab import config as study_config
 from c3jax.types import LostError, UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _OVERRIDES = """\
 Any field of the config may be set by its dotted path:
@@ -35,7 +32,7 @@ Limits are set as in a config: seconds for an answer, and for programs what `c3j
 _OPTIONS = (
     *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript"),
     *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
-    *("--unsafe-no-sandbox", "--accept-changes", "--format"),
+    *("--unsafe-no-sandbox", "--accept-changes", "--format", "--scored"),
 )
 
 
@@ -148,6 +145,19 @@ def _add_run_commands(commands: Any) -> None:
         help="of the tables (default: terminal)",
     )
 
+    report = _add(commands, "report", _report, "write runs, their curves and transcripts as one HTML file")
+    report.add_argument("runs", metavar="RUN", nargs="+", help="run directories; configs equal but for the seed group")
+    report.add_argument(
+        "--out", metavar="FILE", help="an .html file (default: report.html in the run, where it is one)"
+    )
+    report.add_argument(
+        "--scored",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="trees of the run as `c3jax score --method` wrote them: their credit is shown too (may be repeated)",
+    )
+
     ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=_OVERRIDES)
     ask.add_argument("source", help="a run directory, or a config for its model as it is before training")
     ask.add_argument("question")
@@ -239,8 +249,9 @@ def _add_accept(command: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     config, run_dir = config_file.load_config(arguments.config, overrides), _choose_run_dir(arguments)
     from c3jax import processes, train
+    from c3jax.setup.runtime import set_up_process
 
-    console = _set_up_process(joins=True)
+    console = set_up_process(joins=True)
     command, is_contained = ["c3jax", *arguments.words], not arguments.unsafe_no_sandbox
     with processes.explain_loss():
         return train.train(config, run_dir, command, console, is_contained, arguments.accept_changes)
@@ -265,12 +276,13 @@ def _check_source(source: str, overrides: dict[str, Any]) -> None:
 def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _check_source(arguments.source, overrides)
     from c3jax.commands import ask
+    from c3jax.setup.runtime import set_up_process
 
     return ask.evaluate_source(
         arguments.source,
         arguments.checkpoint,
         overrides,
-        _set_up_process(),
+        set_up_process(),
         as_json=arguments.json,
         is_contained=not arguments.unsafe_no_sandbox,
         accepts_changes=arguments.accept_changes,
@@ -285,16 +297,26 @@ def _compare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     return compare.compare_runs(arguments.runs, arguments.format, Console(highlight=False, markup=False))
 
 
+def _report(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from rich.console import Console
+
+    from c3jax.report import page
+
+    console = Console(highlight=False, markup=False)
+    return page.write_report(arguments.runs, arguments.out, arguments.scored, console)
+
+
 def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _check_source(arguments.source, overrides)
     from c3jax.commands import ask
+    from c3jax.setup.runtime import set_up_process
 
     return ask.ask_source(
         arguments.source,
         arguments.question,
         arguments.checkpoint,
         overrides,
-        _set_up_process(),
+        set_up_process(),
         is_sampled=arguments.sample,
         as_json=arguments.transcript,
         accepts_changes=arguments.accept_changes,
@@ -304,9 +326,10 @@ def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _check_source(arguments.source, overrides)
     from c3jax.commands import export
+    from c3jax.setup.runtime import set_up_process
 
     form = export.Form(arguments.dtype, is_peft=arguments.adapters == "peft")
-    target, console = Path(arguments.to), _set_up_process()
+    target, console = Path(arguments.to), set_up_process()
     return export.export_source(arguments.source, arguments.checkpoint, target, form, console, arguments.accept_changes)
 
 
@@ -314,8 +337,9 @@ def _study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     config, run_dir = study_config.load_study(arguments.config, overrides), _choose_run_dir(arguments)
     from c3jax.lab import chunks, run
     from c3jax.run import directory as rundir
+    from c3jax.setup.runtime import set_up_process
 
-    console = _set_up_process()
+    console = set_up_process()
     with rundir.open_run_dir(run_dir, config, ["c3jax", *arguments.words], study_config.make_loader(config)) as opened:
         rundir.record_start(opened, chunks.count_saved(opened.path))
         return run.run_study(config, opened.path, console)
@@ -325,8 +349,9 @@ def _score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if (arguments.method is None) != (arguments.out is None):
         raise UserError("--out: expected a file for the trees with --method, and none with --compare")
     from c3jax.commands import score
+    from c3jax.setup.runtime import set_up_process
 
-    source, console = Path(arguments.source), _set_up_process()
+    source, console = Path(arguments.source), set_up_process()
     if arguments.compare is not None:
         return score.compare_source(source, arguments.compare.split(","), arguments.json, console)
     return score.score_source(source, arguments.method, arguments.normalise, Path(arguments.out), console)
@@ -369,12 +394,6 @@ def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     except BrokenPipeError:  # the reader has seen enough: c3jax fields | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def _set_up_process(joins: bool = False) -> Console:
-    from c3jax import processes
-
-    return processes.set_up(joins)
 
 
 if __name__ == "__main__":

@@ -307,8 +307,8 @@ def _load_suite(setup: Setup, section: SuiteSection) -> Suite:
 # What a finished run says of itself
 
 
-def print_summary(console: Console, run: Path) -> None:
-    """Print a run's held-out accuracy before and after, and its ledger."""
+def print_summary(console: Console, run: Path, report: Path | None) -> None:
+    """Print a run's held-out accuracy before and after, its ledger, and where its files are."""
     before, after = (load_results(run / "eval" / f"{name}.json")["results"] for name in ("before", "after"))
     table = Table(title="held-out accuracy (95 % interval)", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for name in ("profile", "before", "after"):
@@ -323,6 +323,8 @@ def print_summary(console: Console, run: Path) -> None:
         f" {totals['generated_tokens']:,} tokens generated, {totals['prefilled_tokens']:,} prefilled, {seconds:.0f} s",
         soft_wrap=True,
     )
+    if report is not None:
+        console.print(f"Report: {report}", soft_wrap=True, markup=False)
     console.print(f"Trees: {run}/rollouts   figures: {run}/metrics.jsonl", soft_wrap=True, markup=False)
     console.print(f'Next: c3jax ask {shlex.quote(str(run))} "..."', soft_wrap=True, markup=False)
 

@@ -1,4 +1,4 @@
-"""What a process is set to before JAX compiles anything; and several processes of one run, each with devices of its own, on one machine or many.
+"""Several processes of one run, each with devices of its own, on one machine or many.
 
 All of them run the same program on the same config. What they must know of each other goes through `share`: returns and
 figures of a step, whether one was told to stop. The first writes the run directory; that must be a folder all can see.
@@ -11,63 +11,19 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from c3jax.types import LostError, UserError
 
 _HEARTBEAT_S = 30  # without a word of a process, after which the others end
 
 
-def set_up(joins: bool = False) -> Console:
-    """Set numerics, the compilation cache and what libraries say.
-
-    Args:
-      joins: meet the run's other processes, where there are any.
-
-    Returns:
-      What is printed on; it prints nothing in a process that is not the run's first.
-
-    Raises:
-      UserError: there are no devices of the kind that JAX_PLATFORMS says, or the others do not come.
-    """
-    # float32 means float32 on every device: accelerators would otherwise round the factors of a product.
-    jax.config.update("jax_default_matmul_precision", "float32")
-    # A cache that grows for ever fills the disk; what was not used for longest goes first.
-    jax.config.update("jax_compilation_cache_max_size", 4 << 30)
-    warnings.showwarning = _print_warning
-    # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "c3jax" / "xla"
-    for entry in cache.glob("*-cache"):
-        if not entry.with_name(entry.name.removesuffix("cache") + "atime").exists():
-            entry.unlink(missing_ok=True)  # half written by a program that was killed: JAX would warn at every write
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if joins:
-        _join_others()
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
-    return Console(highlight=False, markup=False, quiet=joins and not is_first())
-
-
-def _print_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Print what a user can do something about; what libraries tell each other's developers is not."""
-    if category is UserWarning:
-        print(f"c3jax: warning: {message}", file=sys.stderr)
-
-
-def _join_others() -> None:
+def join_others() -> None:
     """Meet the other processes of this run, where the environment says that there are any.
 
     Raises:

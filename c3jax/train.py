@@ -18,13 +18,13 @@ from rich.console import Console
 from c3jax import evaluate, processes
 from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
-from c3jax.evaluate import print_summary
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out
 from c3jax.learner.state import TrainState, pack_state, unpack_state
 from c3jax.models import sharding
 from c3jax.models.policy import Weights
+from c3jax.report.page import save_run_report
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
 from c3jax.rollout.collect import Drawn, draw_and_submit, fetch_messages, share_verdicts
@@ -125,23 +125,18 @@ def train(
         state, fan_out, first = started
         record_start(run_dir, first)
         tracked = TrackedRun(run, first, config.model_dump(mode="json"))
-        write = _write_nothing
-        if processes.is_first():
-            write = stack.enter_context(open_trackers(openers, tracked, console.print))
+        write = stack.enter_context(open_trackers(openers, tracked, console.print))
         if first == 0:
             _evaluate_once(setup, compiled, state, run / "eval" / "before.json", 0, console)
         opened = _Open(run, console, store, write, ask_to_stop)
         state, code = _take_steps(setup, compiled, opened, state, fan_out, first)
-        if code != DONE:
-            return code
-        _evaluate_once(setup, compiled, state, run / "eval" / "after.json", config.steps, console)
+        if code == DONE:
+            _evaluate_once(setup, compiled, state, run / "eval" / "after.json", config.steps, console)
         if processes.is_first():
-            print_summary(console, run)
-    return DONE
-
-
-def _write_nothing(step: int, row: dict[str, Any]) -> None:
-    """What a process other than the first writes."""
+            report = save_run_report(run, console)
+            if code == DONE:
+                evaluate.print_summary(console, run, report)
+    return code
 
 
 def _take_steps(

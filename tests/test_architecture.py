@@ -63,14 +63,18 @@ RULES = {
     "run.directory": Rule({"types", "schema", "config", "processes"}, "in functions"),
     "setup": Rule(ENGINE - {"credit", "analysis", "evaluate"}, "anywhere"),
     "analysis": Rule({"types", "run"}, "anywhere"),
+    "analysis.evaluations": Rule({"types", "run"}, "never"),
+    "report": Rule({"types", "run", "analysis"}, "never"),
     "evaluate": Rule(ENGINE, "anywhere"),
-    "train": Rule(ENGINE, "anywhere"),
+    "train": Rule(ENGINE | {"report"}, "anywhere"),
     "commands": Rule(ENGINE, "anywhere"),
     **{f"commands.{name}": Rule(ENGINE, "never") for name in ("__init__", "compare", "grade", "prepare")},
     "lab": Rule(STUDY, "anywhere"),
     **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},
     "lab.text": Rule(STUDY | ENGINE | {"train"}, "anywhere"),
-    "cli": Rule({*ENGINE, "train", "commands", "lab"}, "in functions"),  # help and a wrong config answer at once
+    "cli": Rule(
+        {*ENGINE, "train", "commands", "report", "lab"}, "in functions"
+    ),  # help and a wrong config answer at once
 }
 ROOMS = {name.partition(".")[0] for name in RULES}
 
@@ -201,6 +205,11 @@ def test_rooms_without_jax_do_not_load_it():
         ("lab.games", "from c3jax.learner.losses import clip", True),
         ("lab.games", "from c3jax.learner.update import step", False),
         ("train", "from c3jax.lab import games", False),
+        ("train", "from c3jax.report import page", True),
+        ("evaluate", "from c3jax.report import page", False),
+        ("report.page", "from c3jax.models import decoder", False),
+        ("report.page", "def read():\n    import jax", False),
+        ("report.transcripts", "from c3jax.commands import score", False),
         ("run.records", "from c3jax import __version__", True),
         ("cli", "from c3jax.lab import games", True),
         ("cellar.boxes", "", False),

@@ -195,7 +195,8 @@ def test_a_run_keeps_its_books(unbroken):
     assert sum(node["return"] for tree in trees for node in tree["nodes"] if "return" in node) / 64 == pytest.approx(
         rows[3]["return"]
     )
-    assert {"config.yaml", "manifest.json", "metrics.jsonl", "tensorboard"} <= {p.name for p in unbroken.iterdir()}
+    kept = {"config.yaml", "manifest.json", "metrics.jsonl", "report.html", "tensorboard"}
+    assert kept <= {p.name for p in unbroken.iterdir()}
 
 
 def test_the_finished_run_is_not_trained_again(unbroken, cache):

@@ -10,11 +10,10 @@ Dimension key: P tree    L leaf of one tree    N message of one turn of one tree
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,24 +25,10 @@ from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Normalise
 from c3jax.credit.methods import METHODS, check_normalise, check_pairing, find_method
 from c3jax.credit.plans import FanOut, make_tree
-from c3jax.run.records import save_records
+from c3jax.run.records import Record, RecordedTree, load_trees, save_records
 from c3jax.types import Credit, UserError
 
 _CARRIED = {"critic": "a critic's values", "components": "variance components of all earlier steps"}
-_LISTS = ("protocol", "fan_out", "nodes")
-
-Record = dict[str, Any]
-
-
-class RecordedTree(NamedTuple):
-    """One recorded tree, checked."""
-
-    where: str  # file:line
-    record: Record
-    fan_out: FanOut
-    trained: tuple[bool, ...]
-    nodes: tuple[list[Record], ...]  # a list a turn, in path order
-    return_L: np.ndarray  # in path order
 
 
 def score_source(source: Path, method: str, normalise: Normalise, out: Path, console: Console) -> int:
@@ -79,27 +64,6 @@ def compare_source(source: Path, methods: Sequence[str], as_json: bool, console:
         print_table(console, rows, "signs of the advantages, message by message")
         console.print("share: opposite signs among the messages to which both give credit")
     return 0
-
-
-def load_trees(source: Path) -> list[RecordedTree]:
-    """Read the trees of a file, or of RUN/rollouts in the order of steps.
-
-    Raises UserError with file, line and reason for what is no whole tree, and where there are no trees.
-    """
-    paths = [source]
-    if source.is_dir():
-        paths = sorted((source / "rollouts").glob("*.jsonl"), key=lambda path: (len(path.name), path.name))
-    trees = []
-    for path in paths:
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        trees += [_parse_tree(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not trees:
-        where = source / "rollouts" if source.is_dir() else source
-        raise UserError(f"{where}: expected recorded trees, found none")
-    return trees
 
 
 def score_trees(trees: Sequence[RecordedTree], method: str, normalise: Normalise) -> list[Record]:
@@ -195,65 +159,3 @@ def _find_obstacle(tree: RecordedTree, method: str) -> str | None:
     if carried != "nothing":
         return f"method {method}: expected {_CARRIED[carried]}, got a recorded tree, which has none"
     return None
-
-
-def _parse_tree(line: bytes, where: str) -> RecordedTree:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        raise UserError(f"{where}: expected a JSON object, got something else") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: expected a JSON object, got another kind of JSON")
-    for name, kind, words in (*((name, list, "a list") for name in _LISTS), ("step", int, "an integer")):
-        if not isinstance(record.get(name), kind):
-            got = json.dumps(record[name]) if name in record else "none"
-            raise UserError(f"{where}: {name}: expected {words}, got {got}")
-    fan_out, turns = tuple(record["fan_out"]), len(record["protocol"])
-    if len(fan_out) != turns or not all(type(f) is int and f > 0 for f in fan_out):
-        raise UserError(f"{where}: fan_out: expected a positive integer for each of {turns} turns, got {fan_out}")
-    trained = record.get("trained", [True] * turns)
-    if not isinstance(trained, list) or len(trained) != turns or not all(type(on) is bool for on in trained):
-        raise UserError(
-            f"{where}: trained: expected true or false for each of {turns} turns, got {json.dumps(trained)}"
-        )
-    nodes = _sort_nodes(record, fan_out, where)
-    return_L = np.array([_read_return(leaf, where) for leaf in nodes[-1]], np.float64)
-    return RecordedTree(where, record, fan_out, tuple(trained), nodes, return_L)
-
-
-def _sort_nodes(record: Record, fan_out: FanOut, where: str) -> tuple[list[Record], ...]:
-    by_index: dict[tuple[int, ...], Record] = {}
-    for number, node in enumerate(record["nodes"]):
-        index = node.get("index") if isinstance(node, dict) else None
-        if (
-            not isinstance(index, list)
-            or not 0 < len(index) <= len(fan_out)
-            or not all(type(i) is int and 0 <= i < f for i, f in zip(index, fan_out, strict=False))
-        ):
-            got = json.dumps(index)
-            raise UserError(f"{where}: nodes.{number}: expected an index within fan_out {fan_out}, got {got}")
-        if tuple(index) in by_index:
-            raise UserError(f"{where}: node {index}: expected every index once, got it twice")
-        turn = record["protocol"][len(index) - 1]
-        if node.get("turn") != turn or not isinstance(node.get("role"), str):
-            got = f"{json.dumps(node.get('turn'))} and {json.dumps(node.get('role'))}"
-            raise UserError(f"{where}: node {index}: expected turn {json.dumps(turn)} and a role, got {got}")
-        by_index[tuple(index)] = node
-    levels, parents = [], [()]
-    for f in fan_out:
-        finer = []
-        for index in ((*parent, alternative) for parent in parents for alternative in range(f)):
-            if index not in by_index:
-                raise UserError(f"{where}: expected a node {list(index)}, got none")
-            finer.append(index)
-        levels.append([by_index[index] for index in finer])
-        parents = finer
-    return tuple(levels)
-
-
-def _read_return(leaf: Record, where: str) -> float:
-    value: Any = leaf.get("return")
-    if type(value) not in (int, float) or not math.isfinite(value):
-        got = json.dumps(value) if "return" in leaf else "none"
-        raise UserError(f"{where}: leaf {leaf['index']}: expected a finite number as its return, got {got}")
-    return float(value)

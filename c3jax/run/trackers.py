@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from c3jax.processes import is_first
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import Row, open_metrics, to_plain
 from c3jax.schema import ConfigError, load_named
@@ -67,6 +68,8 @@ def open_trackers(
 ) -> Iterator[Callable[[int, Row], None]]:
     """Open trackers for the length of a block, and give write(step, row), which writes to all of them.
 
+    Of several processes the first alone writes.
+
     Args:
       openers: from `find_openers`.
       run: what they are opened for.
@@ -75,6 +78,9 @@ def open_trackers(
     Raises:
       MetricsError: where the record cannot be written; so does write.
     """
+    if not is_first():
+        yield lambda step, row: None
+        return
     copies: dict[str, Tracker] = {}
 
     def guard(name: str, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -153,11 +153,9 @@ def print_left_out(
     """
     if overlap.hits:
         dropped = f", of which {len(overlap.dropped):,} are dropped" if overlap.dropped else ""
-        console.print(
-            f"training problems that share something with a held-out set: {contamination.describe_hits(overlap.hits)}{dropped}",
-            soft_wrap=True,
-            highlight=False,
-        )
+        shared = contamination.describe_hits(overlap.hits)
+        line = f"training problems that share something with a held-out set: {shared}{dropped}"
+        console.print(line, soft_wrap=True, highlight=False)
     for name, problems in sets.items():
         if problems.left_out:
             console.print(

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from c3jax import cli
-from c3jax.commands.compare import compare_runs, group_runs, list_differences, list_scores, load_run
+from c3jax.analysis.evaluations import group_runs, list_differences, list_scores, load_run
+from c3jax.commands.compare import compare_runs
 from c3jax.config.file import dump_config, parse_config
 from c3jax.types import UserError
 

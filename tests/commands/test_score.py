@@ -14,12 +14,12 @@ import pytest
 from rich.console import Console
 
 from c3jax.cli import main
-from c3jax.commands.score import compare_methods, load_trees, score_source, score_trees
+from c3jax.commands.score import compare_methods, score_source, score_trees
 from c3jax.config.file import parse_config
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
-from c3jax.run.records import make_records, save_records
+from c3jax.run.records import load_trees, make_records, save_records
 from c3jax.types import Messages, Problem, UserError, Verdict
 
 TURNS = ("plan", "check", "answer")

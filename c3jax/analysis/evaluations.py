@@ -1,0 +1,215 @@
+"""Evaluations of runs: who belongs together, scores over seeds and problems, and differences between groups.
+
+Runs whose configs differ in nothing but the seed are a group. What is compared is what each run keeps of its newest
+evaluated step, in eval/*.json: after training, or by `c3jax evaluate`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from c3jax.analysis import tables
+from c3jax.analysis.statistics import Crossed, Interval, compute_crossed_bootstrap, correct_holm
+from c3jax.run.directory import load_run_config
+from c3jax.types import UserError
+
+_LONGEST_NAME = 28  # characters of a group's name
+
+Cell = tuple[str, str]  # suite and profile
+
+
+class Run(NamedTuple):
+    """A run's newest evaluation."""
+
+    path: str
+    seed: int
+    config: dict[str, Any]  # without the seed, flat: value by dotted path
+    step: int
+    results: dict[Cell, dict[str, Any]]
+    missing: dict[str, str]  # reason by suite
+
+
+class Group(NamedTuple):
+    """Runs that differ only in their seeds, in order of seed."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+
+def load_run(path: str) -> Run:
+    """Read a run's config and what it keeps of the newest step that was evaluated. Raises UserError."""
+    run = describe_run(path)
+    if not run.results and not run.missing:
+        raise UserError(f"{path}: expected a run with an evaluation, got none yet (c3jax evaluate {path})")
+    return run
+
+
+def describe_run(path: str) -> Run:
+    """As `load_run`, but a run that has no evaluation yet has no results, of step 0. Raises UserError."""
+    config = load_run_config(path).model_dump(mode="json")
+    bodies = load_evaluations(path)
+    step = max((body["step"] for body in bodies), default=0)
+    rows = [row for body in bodies if body["step"] == step for row in body["results"]]
+    return Run(
+        path=path,
+        seed=config.pop("seed"),
+        config=_flatten(config),
+        step=step,
+        results={(row["suite"], row["profile"]): row for row in rows if "missing" not in row},
+        missing={row["suite"]: row["missing"] for row in rows if "missing" in row},
+    )
+
+
+def load_evaluations(path: str) -> list[dict[str, Any]]:
+    """All evaluations that a run keeps, {step, results}, in the order of steps. Raises UserError."""
+    bodies = [_load_body(file) for file in sorted((Path(path) / "eval").glob("*.json"))]
+    return sorted(bodies, key=lambda body: body["step"])
+
+
+def _load_body(file: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{file}: expected the results of an evaluation, cannot be read") from None
+    is_whole = isinstance(body, dict) and isinstance(body.get("step"), int)
+    if not is_whole or not all("missing" in row or "digests" in row for row in body.get("results", [{}])):
+        raise UserError(
+            f"{file}: expected results with the score of every problem, got an older evaluation: evaluate the run again"
+        )
+    return body
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        parts = [_flatten(part, f"{path}.{name}" if path else name) for name, part in value.items()]
+        return {name: part for flat in parts for name, part in flat.items()}
+    return {path: value}
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Put runs together that differ only in their seed, and name each group by what it alone has. Raises UserError."""
+    together: list[list[Run]] = []
+    for run in runs:
+        found = next((group for group in together if group[0].config == run.config), None)
+        if found is None:
+            together.append([run])
+            continue
+        twin = next((other for other in found if other.seed == run.seed), None)
+        if twin is not None:
+            raise UserError(f"{run.path}: expected another seed than that of {twin.path}, got {run.seed} in both")
+        found.append(run)
+    paths = dict.fromkeys(name for group in together for name in group[0].config)
+    different = [name for name in paths if len({json.dumps(group[0].config.get(name)) for group in together}) > 1]
+    groups = [
+        Group(_name_group(group, different), tuple(sorted(group, key=lambda run: run.seed))) for group in together
+    ]
+    if len({group.name for group in groups}) < len(groups):
+        return [group._replace(name=f"{index + 1} {group.name}") for index, group in enumerate(groups)]
+    return groups
+
+
+def _name_group(runs: list[Run], different: list[str]) -> str:
+    values = (runs[0].config.get(name) for name in different)
+    texts = [value if isinstance(value, str) else json.dumps(value, separators=(",", ":")) for value in values]
+    name = " ".join(texts)
+    return name if 0 < len(name) <= _LONGEST_NAME else Path(runs[0].path).name[:_LONGEST_NAME]
+
+
+def list_scores(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """A row for every suite, profile and group: avg@n, pass@n and maj@n, or why a group lacks it."""
+    cells = dict.fromkeys(cell for group in groups for run in group.runs for cell in run.results)
+    lost = dict.fromkeys(name for group in groups for run in group.runs for name in run.missing)
+    known = {suite for suite, _ in cells}
+    rows = []
+    for suite, profile in [*cells, *((name, "-") for name in lost if name not in known)]:
+        for group in groups:
+            results = [run.results.get((suite, profile)) for run in group.runs]
+            row: dict[str, Any] = {"suite": suite, "profile": profile, "group": group.name}
+            there = [result for result in results if result is not None]
+            if len(there) < len(results):
+                run = group.runs[results.index(None)]
+                reason = run.missing.get(suite, "not evaluated")
+                rows.append(row | {"missing": f"{run.path}: {reason}"})
+                continue
+            keys = _list_keys(there)
+            found = compute_crossed_bootstrap(np.array([_spread(result, keys) for result in there]))
+            row |= {"seeds": len(there), "problems": len(keys), **tables.make_columns("avg", found.mean)}
+            row |= _average_others(there)
+            rows.append(row)
+    return rows
+
+
+def _average_others(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean over runs of pass@n and maj@n, at the number of samples that there were."""
+    last = [list(result["pass_at"].values())[-1][0] for result in results]
+    votes = [result["majority"][0] for result in results if result["majority"] is not None]
+    columns = {"pass@n": float(np.mean(last))} if all(result["samples"] > 1 for result in results) else {}
+    return columns | ({"maj@n": float(np.mean(votes))} if len(votes) == len(results) else {})
+
+
+def compute_score(results: Sequence[dict[str, Any]]) -> Interval:
+    """The mean return of one suite and profile over runs and problems; of one run as the evaluation itself says it.
+
+    Args:
+      results: of every run, one or more.
+    """
+    if len(results) == 1:
+        return Interval(*(results[0][name] for name in ("accuracy", "low", "high")))
+    keys = _list_keys(results)
+    return compute_crossed_bootstrap(np.array([_spread(result, keys) for result in results])).mean
+
+
+def compute_change(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Crossed | None:
+    """After minus before over the problems that both have, of the same runs in the same order.
+
+    Args:
+      before, after: results of one suite and profile, of every run.
+
+    Returns:
+      The difference of the mean returns; None where no problem is in both.
+    """
+    shared = set(_list_keys(before))
+    keys = [key for key in _list_keys(after) if key in shared]
+    if not keys:
+        return None
+    sides = [np.array([_spread(result, keys) for result in side]) for side in (after, before)]
+    return compute_crossed_bootstrap(*sides, is_paired=True)
+
+
+def list_differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """A row for every suite, profile and pair of groups with problems in common: first minus second, of avg@n."""
+    rows = []
+    for first, second in itertools.combinations(groups, 2):
+        for cell in first.runs[0].results:
+            sides = [[run.results[cell] for run in group.runs if cell in run.results] for group in (first, second)]
+            if any(len(side) < len(group.runs) for side, group in zip(sides, (first, second), strict=True)):
+                continue
+            seeds = [[run.seed for run in group.runs] for group in (first, second)]
+            shared = set(_list_keys(sides[1]))
+            keys = [key for key in _list_keys(sides[0]) if key in shared]
+            if not keys:
+                continue
+            values = [np.array([_spread(result, keys) for result in side]) for side in sides]
+            found = compute_crossed_bootstrap(*values, is_paired=seeds[0] == seeds[1])
+            row = {"suite": cell[0], "profile": cell[1], "first": first.name, "second": second.name}
+            rows.append(row | {"problems": len(keys), **tables.make_columns("diff", found.mean), "p": found.p})
+    corrected = correct_holm([row["p"] for row in rows])
+    return [row | {"p_holm": float(p)} for row, p in zip(rows, corrected, strict=True)]
+
+
+def _list_keys(results: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    pairs = (zip(result["ids"], result["digests"], strict=True) for result in results)
+    return list(dict.fromkeys(key for keys in pairs for key in keys))
+
+
+def _spread(result: dict[str, Any], keys: Sequence[tuple[str, str]]) -> list[float]:
+    """Mean return of each problem; NaN where the run did not have it."""
+    means = [float(np.mean(row)) for row in result["scores"]]
+    found = dict(zip(zip(result["ids"], result["digests"], strict=True), means, strict=True))
+    return [found.get(key, np.nan) for key in keys]

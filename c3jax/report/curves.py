@@ -1,0 +1,149 @@
+"""Figures of runs as curves: every figure of metrics.jsonl, over any axis of the ledger, in at most so many points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from c3jax.report.sources import RunGroup, Source
+from c3jax.run.metrics import LEDGER
+
+
+class Figure(NamedTuple):
+    """How a figure of metrics.jsonl is called and written."""
+
+    title: str
+    text: str  # what it is, in its unit
+    form: str = "number"  # or "share", written in per cent, or "score", with three decimals
+
+
+AXES = {
+    "step": "Step",
+    "evaluator_calls": "Evaluator calls",
+    "messages": "Messages",
+    "generated_tokens": "Tokens generated",
+    "seconds": "Seconds",
+}
+
+# What a reader looks at first, in this order; all else that a run has recorded follows under its own name.
+FIGURES = {
+    "return": Figure("Return", "mean over the leaves of a step", "score"),
+    "accuracy": Figure("Accuracy", "mean return of each evaluation", "score"),
+    "kl": Figure("KL divergence", "to the policy at the start, nats"),
+    "entropy": Figure("Entropy", "of the policy, nats a token"),
+    "clip_share": Figure("Clip share", "of tokens or messages beyond the clip", "share"),
+    "message_tokens": Figure("Message length", "mean, tokens"),
+    "truncated_share": Figure("Truncated", "share of messages that met the token limit", "share"),
+    "zero_credit_share": Figure("Zero credit", "share of contexts whose messages all have advantage 0", "share"),
+    "grad_norm": Figure("Gradient norm", "before clipping"),
+}
+SECONDS = ("seconds_rollout", "seconds_score", "seconds_update")  # the parts of a step
+_LEFT_OUT = {"step", *LEDGER, "traces", "bad_in_row", "critic_bad_in_row"}
+_MOST_POINTS = 400  # of one curve
+_MOST_NUMBERS = 150_000  # of all curves of a page: about a megabyte
+_DIGITS = 5
+
+
+def make_curves(groups: Sequence[RunGroup]) -> dict[str, Any]:
+    """All curves of a page as plain data.
+
+    A run of more steps than a curve has points is cut into equal stretches: a point is the mean of a figure over the
+    steps of its stretch, at the ledger's total at the end of it.
+
+    Args:
+      groups: the groups of runs.
+
+    Returns:
+      {axes, figures, runs}: titles by name; and for each run its group, seed, the steps that a point is the mean of,
+      totals by axis and values by figure, None where a figure was not recorded.
+    """
+    sources = [(index, source) for index, group in enumerate(groups) for source in group.sources]
+    names = _list_figures([source for _, source in sources])
+    points = max(50, min(_MOST_POINTS, _MOST_NUMBERS // (len(sources) * (len(names) + len(AXES)))))
+    runs = []
+    for index, source in sources:
+        width = math.ceil(len(source.rows) / points)
+        totals = _add_up(source)
+        ends = [*range(width - 1, len(source.rows), width)]
+        if not ends or ends[-1] != len(source.rows) - 1:
+            ends.append(len(source.rows) - 1)
+        run = {"group": index, "seed": source.run.seed, "name": source.name, "width": width}
+        run["axes"] = {name: [_round(column[end + 1]) for end in ends] for name, column in totals.items()}
+        run["figures"] = {name: _average(source, name, width) for name in names}
+        run["evaluations"] = _list_accuracies(source, totals)
+        runs.append(run)
+    shown = {name: FIGURES[name] for name in FIGURES if name in names or name == "accuracy"}
+    others = {name: Figure(_make_title(name), "", _choose_form(name)) for name in names if name not in FIGURES}
+    figures = {name: figure._asdict() | {"is_main": name in FIGURES} for name, figure in (shown | others).items()}
+    return {"axes": AXES, "figures": figures, "groups": [group.name for group in groups], "runs": runs}
+
+
+def _list_figures(sources: Sequence[Source]) -> list[str]:
+    """Numbers of any row that are figures of a step and not its ledger; evaluations have files of their own."""
+    found: dict[str, None] = {}
+    for source in sources:
+        for row in source.rows:
+            for name, value in row.items():
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                if is_number and name not in _LEFT_OUT and not name.endswith("_accuracy"):
+                    found[name] = None
+    # One that is the same at every step of every run says nothing as a curve, unless a reader would look for it.
+    return [name for name in found if name in FIGURES or not _is_constant(sources, name)]
+
+
+def _is_constant(sources: Sequence[Source], name: str) -> bool:
+    return len({row[name] for source in sources for row in source.rows if name in row}) == 1
+
+
+def _add_up(source: Source) -> dict[str, list[float]]:
+    """Totals by axis before the first step and after each."""
+    columns: dict[str, list[float]] = {name: [0.0] for name in AXES}
+    for row in source.rows:
+        seconds = sum(row.get(name, 0.0) for name in SECONDS)
+        for name, column in columns.items():
+            here = 1 if name == "step" else seconds if name == "seconds" else row.get(name, 0)
+            column.append(column[-1] + here)
+    return columns
+
+
+def _average(source: Source, name: str, width: int) -> list[float | None]:
+    values = [row.get(name) for row in source.rows]
+    means = []
+    for first in range(0, len(values), width):
+        part = [x for x in values[first : first + width] if isinstance(x, int | float) and math.isfinite(x)]
+        means.append(_round(float(np.mean(part))) if part else None)
+    return means
+
+
+def _list_accuracies(source: Source, totals: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:
+    """By `suite, profile`: the accuracies with their bounds, at each axis' total after the step that they are of."""
+    found: dict[str, dict[str, list[float]]] = {}
+    first = source.rows[0]["step"]
+    for body in source.evaluations:
+        done = body["step"] - first
+        for row in body["results"]:
+            if "missing" in row or not 0 <= done <= len(source.rows):
+                continue
+            curve = found.setdefault(
+                f"{row['suite']}, {row['profile']}", {name: [] for name in (*AXES, "value", "low", "high")}
+            )
+            for name in AXES:
+                curve[name].append(_round(totals[name][done]))
+            for name, column in (("value", "accuracy"), ("low", "low"), ("high", "high")):
+                curve[name].append(_round(row[column]))
+    return found
+
+
+def _make_title(name: str) -> str:
+    return name.replace("_", " ").capitalize().replace("Kl ", "KL ")
+
+
+def _choose_form(name: str) -> str:
+    return "share" if "_share" in name else "number"
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}") if abs(value) < 10**_DIGITS else round(value)

@@ -1,0 +1,55 @@
+"""What a process of the command line is set to before JAX compiles anything."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from c3jax import processes
+from c3jax.types import UserError
+
+
+def set_up_process(joins: bool = False) -> Console:
+    """Set numerics, the compilation cache and what libraries say, before JAX compiles anything.
+
+    Args:
+      joins: meet the run's other processes, where there are any.
+
+    Returns:
+      The console of the command; it prints nothing in a process that is not the run's first.
+
+    Raises:
+      UserError: JAX_PLATFORMS names a device that is not there, or the other processes do not come.
+    """
+    # float32 means float32 on every device: accelerators would otherwise round the factors of a product.
+    jax.config.update("jax_default_matmul_precision", "float32")
+    # A cache that grows for ever fills the disk; what was not used for longest goes first.
+    jax.config.update("jax_compilation_cache_max_size", 4 << 30)
+    warnings.showwarning = _print_warning
+    # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "c3jax" / "xla"
+    for entry in cache.glob("*-cache"):
+        if not entry.with_name(entry.name.removesuffix("cache") + "atime").exists():
+            entry.unlink(missing_ok=True)  # half written by a program that was killed: JAX would warn at every write
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if joins:
+        processes.join_others()
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
+    return Console(highlight=False, markup=False, quiet=joins and not processes.is_first())
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Print what a user can do something about; what libraries tell each other's developers is not."""
+    if category is UserWarning:
+        print(f"c3jax: warning: {message}", file=sys.stderr)
