@@ -26,15 +26,14 @@ from c3jax.setup.team import choose_problems, make_questions, make_setup
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 SMALL = {
     **{"steps": 5, "problems": 16, "rollout_problems": 8, "task.train_problems": 64, "task.heldout_problems": 16},
-    **{"model.layers": 2, "model.width": 16, "model.heads": 4, "model.key_value_heads": 2, "model.mlp_width": 32},
+    **{"model.layers": 1, "model.width": 16, "model.heads": 4, "model.key_value_heads": 2, "model.mlp_width": 32},
     **{"imitation.updates": 2, "imitation.problems": 8, "learner.epochs": 2, "learner.micro_problems": 8},
     **{"learner.minibatches": 1, "shapes.batches": 2},
 }
 CASES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "data": ({}, {"data": 8}),
-    "fsdp": ({}, {"data": 2, "fsdp": 4}),
     "all": ({}, {"data": 2, "fsdp": 2, "tensor": 2}),
-    "critic": ({"credit.method": "mappo"}, {"data": 2, "fsdp": 2, "tensor": 2}),
+    "critic": ({"credit.method": "mappo"}, {"data": 2, "fsdp": 4}),
 }
 
 

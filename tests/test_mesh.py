@@ -1,0 +1,146 @@
+"""A run on several devices is the run on one: programs on eight forced devices, and the arithmetic of the mesh."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec
+
+from c3jax.config.file import load_config
+from c3jax.config.run import Mesh
+from c3jax.models import decoder, sharding
+from c3jax.models.spec import Adapters, DecoderSpec
+from c3jax.setup.team import make_setup
+from c3jax.types import UserError
+
+PROGRAM = Path(__file__).parent / "mesh_program.py"
+SPEC = DecoderSpec(60, 2, 16, 4, 2, 4, 32, 128, 1e4, 1e-5, False, biases=("query",), adapters=Adapters(2, 1.0, ("up",)))
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Any]:
+    flags = "--xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, str(PROGRAM)], env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", ["data", "all", "critic"])
+def test_a_mesh_changes_nothing_but_rounding(measured, case):
+    found = measured[case]
+    assert found["same_messages"]
+    assert found["figures"] < 1e-4  # log-probabilities of behaviour, credit, figures of the update
+    assert found["params"] < 1e-5 < found["moved"]
+    assert found["traces"] == 1  # the state comes out of an update as it went in
+
+
+@pytest.mark.parametrize(("case", "parts"), [("data", 1), ("critic", 4), ("all", 4)])
+@pytest.mark.parametrize("held", ["params", "opt_state"])
+def test_a_device_holds_its_part_of_the_weights(measured, case, parts, held):
+    # But for the norms, which every device holds whole, and the vocabulary where tensor does not divide it.
+    first, whole = measured[case]["held"][held]
+    assert whole / parts <= first < 1.35 * whole / parts
+
+
+@dataclass(frozen=True)
+class Device:
+    id: int
+    process_index: int = 0
+    platform: str = "cpu"
+
+
+def make_devices(count: int) -> list[Any]:
+    return [Device(number) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "expected"),
+    [
+        ((-1, 1, 1), 8, (8, 1, 1)),
+        ((2, -1, 2), 8, (2, 2, 2)),
+        ((1, 1, -1), 4, (1, 1, 4)),
+        ((2, 1, 1), 8, (2, 1, 1)),  # the others stand idle
+    ],
+)
+def test_a_size_may_be_the_rest(sizes, count, expected):
+    mesh = sharding.make_mesh(Mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]), make_devices(count))
+    assert mesh is not None and tuple(mesh.shape.values()) == expected
+
+
+@pytest.mark.parametrize("sizes", [(3, -1, 1), (-1, -1, 1), (16, 1, 1), (2, 3, 2)])
+def test_sizes_that_do_not_fit_are_refused_with_the_numbers(sizes):
+    with pytest.raises(UserError, match=r"^mesh: expected sizes, one of them -1 at most, for the 8 devices here, got"):
+        sharding.make_mesh(Mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]), make_devices(8))
+
+
+def test_one_device_needs_no_mesh():
+    assert sharding.make_mesh(Mesh(), make_devices(1)) is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ({"fsdp": 3}, "mesh.fsdp: expected a divisor of the model's width 16, got 3"),
+        ({"tensor": 4}, "mesh.tensor: expected a divisor of the model's key and value heads 2, got 4"),
+    ],
+)
+def test_a_model_that_cannot_be_cut_so_is_refused(sizes, sentence):
+    mesh = sharding.make_mesh(Mesh(data=1, **sizes), make_devices(12)[: max(sizes.values())])
+    with pytest.raises(UserError, match=sentence):
+        sharding.check_spec(mesh, SPEC)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"problems": 6}, "problems"),
+        ({"learner.minibatches": 4}, "learner.minibatches"),
+        ({"rollout_problems": 2}, "rollout_problems"),
+        ({"learner.micro_problems": 2}, "learner.micro_problems"),
+        ({"imitation.problems": 6}, "imitation.problems"),
+    ],
+)
+def test_problems_that_do_not_divide_are_refused_with_the_numbers(monkeypatch, changes, field):
+    config = load_config(PROGRAM.parent.parent / "configs" / "quickstart.yaml", {"problems": 8, **changes})
+    mesh = sharding.make_mesh(Mesh(), make_devices(4))
+    monkeypatch.setattr(sharding, "make_mesh", lambda section: mesh)
+    with pytest.raises(UserError, match=rf"^{field}: expected problems.* data x fsdp = 4 parts of the mesh divide"):
+        make_setup(config, is_training=True, uses_mesh=True)
+
+
+def test_where_each_axis_of_the_weights_is_cut():
+    mesh = jax.sharding.AbstractMesh((2, 2, 2), sharding.AXES)
+    shapes = decoder.define_decoder(SPEC)[1]
+    # Wherever they stand: under a role, among an optimiser's moments.
+    found = jax.tree.map(lambda cut: cut.spec, sharding.list_shardings(mesh, {"reasoner": (shapes, shapes)}))  # type: ignore[arg-type]
+    for each in found["reasoner"]:
+        assert each["embedding"] == each["head"] == PartitionSpec("tensor", "fsdp")
+        assert each["final_norm"] == PartitionSpec(None)
+        blocks = each["blocks"]
+        assert blocks["query"]["kernel"] == blocks["up"]["kernel"] == PartitionSpec(None, "fsdp", "tensor")
+        assert blocks["query"]["bias"] == PartitionSpec(None, "tensor")
+        assert blocks["down"]["kernel"] == blocks["output"]["kernel"] == PartitionSpec(None, "tensor", "fsdp")
+        assert blocks["up"]["a"] == PartitionSpec(None, "fsdp", None)
+        assert blocks["up"]["b"] == PartitionSpec(None, None, "tensor")
+    odd = SPEC._replace(vocab_size=61)
+    cut = sharding.list_shardings(mesh, decoder.define_decoder(odd)[1])  # type: ignore[arg-type]
+    assert cut["head"].spec == PartitionSpec(None, "fsdp")
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [((0, 1, 2, 3, 4, 5, 6, 7), [0, 1, 2, 3]), ((0, 4, 1, 5, 2, 6, 3, 7), [0, 1, 2, 3, 4, 5, 6, 7])],
+)
+def test_each_process_owns_the_problems_that_it_is_the_first_to_hold(order, expected):
+    devices = [Device(number, process_index=number // 4) for number in order]  # in the second, tensor spans processes
+    mesh = sharding.make_mesh(Mesh(data=2, fsdp=2, tensor=2), devices)
+    assert sharding.list_own(mesh, 8) == expected
