@@ -80,19 +80,28 @@ class Fit(NamedTuple):
     limit: Limit  # as it was before the run took anything
 
 
-def estimate_memory(config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], weights: Weights) -> Estimate:
-    """What a run takes, with frames and messages as long as the plans allow. The fan-out must be numbers."""
+def estimate_memory(
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], weights: Weights, parts: int = 1
+) -> Estimate:
+    """What a run takes of each device, with frames and messages as long as the plans allow.
+
+    Args:
+      config: of the run; the fan-out must be numbers.
+      spec, plans: the team's.
+      weights: those that one device holds.
+      parts: in which problems are cut, one a device.
+    """
     trained, critic = weights.trained * _F32, weights.critic * _F32
     fan_out, evaluation = config.credit.fan_out, config.evaluation
     assert fan_out != "auto"
     minibatch = config.problems // config.learner.minibatches
-    micro = config.learner.micro_problems or minibatch
+    micro = config.learner.micro_problems or minibatch  # of all devices, as all numbers of problems in this file
     # A sum and a micro-batch's own, where there is more than one; an embedding that is also the head has two parts.
     parts = 1 if micro == minibatch else 2
     gradients = max(trained * parts + _count_tied(spec, weights), critic * parts)  # one after the other
     samples = (max(evaluation.samples, 1),) + (1,) * (len(plans) - 1)
     asked = min(evaluation.batch, evaluation.problems)
-    evaluating = _list_drawing(config, spec, plans, asked, samples)
+    evaluating = _list_drawing(config, spec, plans, asked, samples, parts)
     batch = f"evaluation.batch below {asked}"
     rows = (
         Row("trained weights", trained, "always", _LIGHTER),
@@ -105,9 +114,9 @@ def estimate_memory(config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPl
             "learner.kl.coefficient 0, or policy.kind adapters",
         ),
         Row("critic's network and optimiser state", 3 * critic, "always", _LIGHTER),
-        *_list_drawing(config, spec, plans, config.rollout_problems or config.problems, fan_out),
+        *_list_drawing(config, spec, plans, config.rollout_problems or config.problems, fan_out, parts),
         Row("gradients", gradients, "update", _LIGHTER),
-        *_list_activations(config, spec, plans, micro, weights.critic > 0),
+        *_list_activations(config, spec, plans, micro, weights.critic > 0, parts),
         Row("the same as drawing trees, for a batch", sum(row.bytes for row in evaluating), "evaluation", batch),
     )
     return Estimate(tuple(row for row in rows if row.bytes))
@@ -127,10 +136,15 @@ def find_limit() -> Limit:
 
 
 def check_memory(
-    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], weights: Weights, limit: Limit
+    config: RunConfig,
+    spec: DecoderSpec,
+    plans: Sequence[TurnPlan],
+    weights: Weights,
+    limit: Limit,
+    parts: int = 1,
 ) -> Fit:
     """A run that fits. Raises UserError with the numbers, and with what would fit, for one that does not."""
-    estimate = estimate_memory(config, spec, plans, weights)
+    estimate = estimate_memory(config, spec, plans, weights, parts)
     if estimate.peak <= limit.bytes:
         return Fit(estimate, limit)
     held = estimate.total("always")
@@ -198,10 +212,10 @@ def _list_frames(
 
 
 def _list_drawing(
-    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int], parts: int
 ) -> list[Row]:
     """What drawing so many problems' trees takes."""
-    paths, product = _list_paths(config, plans, problems, fan_out), jnp.dtype(spec.dtype).itemsize
+    paths, product = _list_paths(config, plans, -(-problems // parts), fan_out), jnp.dtype(spec.dtype).itemsize
     fewer = f"rollout_problems below {problems}"
     return [
         Row("layers taken apart", spec.layers * _count_layer(spec) * product, "trees", fewer),
@@ -238,14 +252,14 @@ def _count_drawing(spec: DecoderSpec, path: Sequence[tuple[int, int]]) -> int:
 
 
 def _list_activations(
-    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], micro: int, has_critic: bool
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], micro: int, has_critic: bool, parts: int
 ) -> list[Row]:
     """What the backward pass of a micro-batch needs: kept by layer, computed again of one layer, and of the head.
 
     A critic's own network reads, and differentiates, the turns that are not trained too.
     """
     assert config.credit.fan_out != "auto"
-    every = _list_paths(config, plans, micro, config.credit.fan_out)
+    every = _list_paths(config, plans, micro // parts, config.credit.fan_out)
     trained = [path for path, plan in zip(every, plans, strict=True) if plan.is_trained]
     paths = every if has_critic else trained
     product, slots = jnp.dtype(spec.dtype).itemsize, sum(map(_count_slots, paths))

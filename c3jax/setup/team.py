@@ -101,7 +101,7 @@ def make_setup(
     sharding.check_spec(mesh, spec)
     if is_training:
         _check_divides(config, sharding.count_parts(mesh))
-    needs = _check_memory(config, spec, plans) if is_training else None
+    needs = _check_memory(config, spec, plans, mesh) if is_training else None
     policy, weights = _load_policy(config, model)
     weights = sharding.shard_state(mesh, weights)
     inputs = hash_inputs(config, sources, model)
@@ -217,18 +217,23 @@ def _check_divides(config: config_lib.RunConfig, parts: int) -> None:
 
 
 def _check_memory(
-    config: config_lib.RunConfig, spec: DecoderSpec, plans: tuple[protocol_lib.TurnPlan, ...]
+    config: config_lib.RunConfig,
+    spec: DecoderSpec,
+    plans: tuple[protocol_lib.TurnPlan, ...],
+    mesh: sharding.Mesh | None,
 ) -> memory.Fit:
     """What training will take. Raises UserError with the numbers, and what would fit, where that is not there."""
     trained, frozen = count_weights(config.policy, spec, *_list_roles(config))
     has_reference = config.policy.kind != "adapters" and config_lib.uses_reference(config.learner)
     critic = config.credit.critic
     own = count_network(spec) if critic is not None and critic.network == "own" else 0
-    counts = memory.Weights(trained, frozen, jnp.dtype(_frozen_dtype(config)).itemsize, has_reference, own)
+    cuts = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
+    frozen_bytes = jnp.dtype(_frozen_dtype(config)).itemsize
+    counts = memory.Weights(trained // cuts, frozen // cuts, frozen_bytes, has_reference, own // cuts)
     if config.credit.fan_out == "auto":  # the tree with the most messages that may be chosen
         widest = (config.credit.budget,) + (1,) * (len(plans) - 1)
         config = config.model_copy(update={"credit": config.credit.model_copy(update={"fan_out": widest})})
-    return memory.check_memory(config, spec, plans, counts, memory.find_limit())
+    return memory.check_memory(config, spec, plans, counts, memory.find_limit(), sharding.count_parts(mesh))
 
 
 def _load_policy(config: config_lib.RunConfig, model: load_lib.Description) -> tuple[Policy, Weights]:
