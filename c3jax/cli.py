@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 failed, 2 the user can mend it, 130 stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _make_parser()
+    warnings.showwarning = _print_warning
     try:
         kept, overrides = split_overrides(words)
         arguments = parser.parse_args(kept)
@@ -375,7 +376,6 @@ def _set_up_process() -> Console:
     jax.config.update("jax_default_matmul_precision", "float32")
     # A cache that grows for ever fills the disk; what was not used for longest goes first.
     jax.config.update("jax_compilation_cache_max_size", 4 << 30)
-    warnings.showwarning = _print_warning
     # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -27,7 +27,7 @@ from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger
 from c3jax.setup.problems import ProblemSet, encode_problems
 from c3jax.setup.team import Setup, decode_messages, make_questions
-from c3jax.tasks.task import Task, open_task
+from c3jax.tasks.task import Task, load_file, open_task
 from c3jax.types import Problem, Rollout, UserError, Verdict, VerdictName
 
 HELDOUT = "heldout"  # the suite of the task's own held-out problems
@@ -296,7 +296,7 @@ def evaluate_suites(setup: Setup, weights: Weights) -> list[Result | Missing]:
 
 def _load_suite(setup: Setup, section: SuiteSection) -> Suite:
     task = open_task(section.kind, None, setup.config.grade_timeout, setup.task.is_contained)
-    problems = task.load(section.path)[: section.problems]
+    problems = load_file(task, section.path, section.fields)[: section.problems]
     question_tokens = setup.config.protocol.question_tokens
     encoded = encode_problems(problems, setup.tokenizer, question_tokens)
     if not encoded.problems:
