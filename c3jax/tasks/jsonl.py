@@ -63,7 +63,7 @@ def _read_problem(row: Row) -> Problem:
     name = next((name for name in _QUESTIONS if name in row.fields), _QUESTIONS[0])
     answer = row.fields.get("answer", "")
     for part in () if row.is_question_given else [part for part in row.fields if part.lower() in _PARTS]:
-        _say_once(row, f"the field {part!r} is given to the grader, and is no part of the question")
+        _warn_once(row, f"the field {part!r} is given to the grader, and is no part of the question")
     return Problem(
         index=row.index,
         id=read_id(row, "id"),
@@ -212,7 +212,7 @@ def read_question(row: Row, *names: str) -> str:
                 f" what a question is made of, as {{question: [{', '.join(order)}]}})"
             )
         if isinstance(value, str) and len(value) >= _LONG and not _BESIDE.search(lower):
-            _say_once(row, f"the field {other!r} is not read (task.fields can make it a part of the question)")
+            _warn_once(row, f"the field {other!r} is not read (task.fields can make it a part of the question)")
     return question
 
 
@@ -223,7 +223,7 @@ def _holds(text: object, part: object) -> bool:
     return all(" ".join(str(each).split()) in words for each in parts)
 
 
-def _say_once(row: Row, fault: str) -> None:
+def _warn_once(row: Row, fault: str) -> None:
     warnings.warn(f"{row.where.rpartition(', line ')[0]}: {fault}", stacklevel=2)  # Python says a text once
 
 
