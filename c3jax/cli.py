@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import shutil
 import sys
-import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import c3jax
+from c3jax.commands import terminal
 from c3jax.config import file as config_file
 from c3jax.config.run import ConfigError
 from c3jax.lab import config as study_config
@@ -29,8 +28,10 @@ Any field of the config may be set by its dotted path:
 Values are written as in YAML. `c3jax fields` lists every field."""
 
 _LIMITS = """\
-Limits are set as in a config: seconds for an answer, and for programs what `c3jax fields` lists of the task:
-    --grade-timeout 60  --task.timeout 30  --task.wall 300  --task.memory 2048"""
+Limits are set as in a config, and so are fields of the problems by other names:
+    --grade-timeout 60  --task.timeout 30  --task.wall 300  --task.memory 2048
+    --task.fields "{question: [Body, Question], answer: Answer}"
+`c3jax fields` lists what there is."""
 
 # The commands' own options; every other --name sets a field of the config.
 _OPTIONS = (
@@ -58,16 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"c3jax: {error}", file=sys.stderr)
+        terminal.complain(str(error))
         return 2
     except KeyboardInterrupt:
-        print("c3jax: stopped", file=sys.stderr)
+        terminal.complain("stopped")
         return 130
     except OSError as error:
         if error.errno not in _FULL or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds goes nowhere
-        print(f"c3jax: the output cannot be written ({error.strerror})", file=sys.stderr)
+        terminal.complain(f"the output cannot be written ({error.strerror})")
         return 1
 
 
@@ -274,11 +275,9 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _compare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from rich.console import Console
-
     from c3jax.commands import compare
 
-    return compare.compare_runs(arguments.runs, arguments.format, Console(highlight=False, markup=False))
+    return compare.compare_runs(arguments.runs, arguments.format, terminal.make_console())
 
 
 def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
@@ -333,7 +332,7 @@ def _grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
     is_contained = not arguments.unsafe_no_sandbox
     files = (arguments.problems, arguments.answers, arguments.out)
-    print(grade.grade_files(arguments.task, *files, is_contained, overrides))
+    terminal.show(grade.grade_files(arguments.task, *files, is_contained, overrides))
     return 0
 
 
@@ -341,7 +340,7 @@ def _prepare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax.commands.prepare import sets as prepare
 
     folder = None if arguments.folder is None else Path(arguments.folder)
-    prepare.prepare_sets(arguments.name, folder, Path(arguments.to), print)
+    prepare.prepare_sets(arguments.name, folder, Path(arguments.to), terminal.show)
     return 0
 
 
@@ -354,12 +353,10 @@ def _overlap(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    width = min(shutil.get_terminal_size().columns, 100)
     lines = []
     for field in study_config.list_study_fields() if arguments.of == "study" else config_file.list_fields():
-        head = f"--{field.path}  {field.kind}  [{field.default}]"
-        lines.append(textwrap.fill(head, width, subsequent_indent="    ", break_on_hyphens=False))
-        lines.append(textwrap.fill(field.text, width, initial_indent="    ", subsequent_indent="    "))
+        lines.append(terminal.wrap(f"--{field.path}  {field.kind}  [{field.default}]", others=terminal.INDENT))
+        lines.append(terminal.wrap(field.text, terminal.INDENT, terminal.INDENT))
     try:
         print("\n".join(lines), flush=True)
     except BrokenPipeError:  # the reader has seen enough: c3jax fields | head
@@ -370,7 +367,6 @@ def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _set_up_process() -> Console:
     """Set numerics, the compilation cache and what libraries say, before JAX compiles anything."""
     import jax
-    from rich.console import Console
 
     # float32 means float32 on every device: accelerators would otherwise round the factors of a product.
     jax.config.update("jax_default_matmul_precision", "float32")
@@ -385,13 +381,13 @@ def _set_up_process() -> Console:
         jax.devices()
     except RuntimeError as error:
         raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
-    return Console(highlight=False, markup=False)
+    return terminal.make_console()
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print what a user can do something about; what libraries tell each other's developers is not."""
     if category is UserWarning:
-        print(f"c3jax: warning: {message}", file=sys.stderr)
+        terminal.complain(f"warning: {message}")
 
 
 if __name__ == "__main__":

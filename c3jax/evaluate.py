@@ -228,7 +228,8 @@ def load_results(path: Path) -> dict[str, Any]:
 
 def print_results(console: Console, results: Sequence[Result | Missing], title: str) -> None:
     """A table of the results that fits 80 columns; a suite that is missing has a row, and its reason below."""
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    console.print(Text(title, style="italic"), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("suite", "profile", "problems", "n", "avg@n", "95 %", "cut", "unread", "timeout"):
         side = "left" if name in ("suite", "profile") else "right"
         table.add_column(name, justify=side, no_wrap=name != "suite", overflow="fold")
