@@ -249,6 +249,10 @@ def _choose_run_dir(arguments: argparse.Namespace) -> Path:
     return Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
 
 
+def _accept(arguments: argparse.Namespace) -> list[str]:
+    return ["c3jax", *arguments.words] if arguments.accept_changes else []
+
+
 def _check_source(source: str, overrides: dict[str, Any]) -> None:
     """Refuse at once what needs no model to be refused."""
     if Path(source).is_dir():
@@ -270,7 +274,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         _set_up_process(),
         as_json=arguments.json,
         is_contained=not arguments.unsafe_no_sandbox,
-        accepts_changes=arguments.accept_changes,
+        accepting=_accept(arguments),
     )
 
 
@@ -292,7 +296,7 @@ def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         _set_up_process(),
         is_sampled=arguments.sample,
         as_json=arguments.transcript,
-        accepts_changes=arguments.accept_changes,
+        accepting=_accept(arguments),
     )
 
 
@@ -302,7 +306,7 @@ def _export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
     form = export.Form(arguments.dtype, is_peft=arguments.adapters == "peft")
     target, console = Path(arguments.to), _set_up_process()
-    return export.export_source(arguments.source, arguments.checkpoint, target, form, console, arguments.accept_changes)
+    return export.export_source(arguments.source, arguments.checkpoint, target, form, console, _accept(arguments))
 
 
 def _study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

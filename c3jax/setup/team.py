@@ -59,7 +59,9 @@ class Setup(NamedTuple):
     weights: Weights
 
 
-def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_training: bool = False) -> Setup:
+def make_setup(
+    config: config_lib.RunConfig, is_contained: bool = True, is_training: bool = False, is_hashed: bool = True
+) -> Setup:
     """Read the problems, load the model and plan the contexts.
 
     Args:
@@ -67,6 +69,7 @@ def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_train
       is_contained: False gives up the sandbox of programs that answers are.
       is_training: the suites that the run will be evaluated on must be there, with no training problem among theirs,
         and the run must fit the device's memory.
+      is_hashed: False leaves out `data` and `inputs`, for whom nothing is compared with: files may be gigabytes.
 
     Returns:
       Everything fixed that acting takes, and the weights that the run starts from.
@@ -94,8 +97,8 @@ def make_setup(config: config_lib.RunConfig, is_contained: bool = True, is_train
         )
     needs = _check_memory(config, spec, plans) if is_training else None
     policy, weights = _load_policy(config, model)
-    inputs = hash_inputs(config, sources, model)
-    data = describe_data(sources, mixture, overlap, heldout, inputs["problems"])
+    inputs = hash_inputs(config, sources, model) if is_hashed else {}
+    data = describe_data(sources, mixture, overlap, heldout, inputs["problems"]) if is_hashed else {}
     problems = (train, mixture, overlap, heldout, data, inputs)
     return Setup(config, task, *problems, tokenizer, plans, spec, needs, policy, weights)
 
