@@ -24,6 +24,8 @@ from c3jax.setup.team import Setup, decode_turns, make_setup
 from c3jax.tasks.task import find_task
 from c3jax.types import UserError
 
+_SLOTS = 64
+
 
 def evaluate_source(
     source: str,
@@ -95,7 +97,8 @@ def answer(setup: Setup, weights: Weights, question: str, is_sampled: bool) -> t
     chosen = setup.config.sampling if is_sampled else sampling.GREEDY
     sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, chosen, setup.tokenizer.stop_tokens)
     key = address.make_stream(setup.config.seed, address.ASK)
-    frame = context.make_frame([tokens], len(tokens))
+    # Slots in steps: what is compiled for one question serves others of about its length.
+    frame = context.make_frame([tokens], -(-len(tokens) // _SLOTS) * _SLOTS)
     rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32), fan_out)
     rollout = jax.device_get(rollout)
     texts = [messages[0] for messages in decode_turns(setup, rollout)]

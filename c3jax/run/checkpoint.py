@@ -29,7 +29,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from c3jax.types import UserError
 
@@ -238,8 +237,8 @@ def _check_files(folder: Path, files: dict[str, Any]) -> None:
 def _read_arrays(folder: Path, saved: dict[str, Any], names: list[str]) -> dict[str, np.ndarray]:
     empty = {name: np.zeros(saved[name]["shape"], saved[name]["dtype"]) for name in names if 0 in saved[name]["shape"]}
     stored = {name: 0 for name in names if name not in empty}
+    ocp = _import_orbax()
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in stored}
-    _silence_orbax()
     with closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
         request = ocp.args.PyTreeRestore(item=stored, restore_args=as_numpy, partial_restore=True)
         arrays = checkpointer.restore(folder / "state", args=request) if stored else {}
@@ -286,7 +285,7 @@ def _write(run_dir: Path, step: int, arrays: dict[str, np.ndarray], best_value: 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     stored = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses arrays without elements
-    _silence_orbax()
+    ocp = _import_orbax()
     with closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(stored))
 
@@ -340,6 +339,9 @@ def _describe_file(path: Path) -> dict[str, int]:
     return {"bytes": size, "crc32": crc}
 
 
-def _silence_orbax() -> None:
+def _import_orbax() -> Any:
+    import orbax.checkpoint as ocp  # a second, which a config's model can do without
+
     # Orbax logs, through absl, warnings on ordinary use and tracebacks of the very errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    return ocp

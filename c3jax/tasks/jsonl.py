@@ -140,23 +140,50 @@ def parse_rows(path: str, content: bytes) -> list[Row]:
     lines = content.removeprefix(codecs.BOM_UTF8).rstrip().split(b"\n") if content.strip() else []
     if not lines:
         raise TaskError(f"{path}: the set is empty")
-    rows = []
-    for index, line in enumerate(lines):
-        where = f"{path}, line {index + 1}"
-        rows.append(Row(where, index, _read_object(where, line)))
-    return rows
-
-
-def _read_object(where: str, line: bytes) -> dict[str, object]:
     try:
-        fields = json.loads(line.decode("utf-8"), parse_constant=_refuse_number, parse_float=_read_float)
+        return [_read_row(path, index, line) for index, line in enumerate(lines)]
+    except TaskError:
+        if _is_json(content) and (len(lines) > 1 or not content.lstrip().startswith(b"{")):
+            raise TaskError(
+                f"{path}: expected a JSON object a line, got one JSON text (jq -c '.[]' parts a list)"
+            ) from None
+        raise
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _read_row(path: str, index: int, line: bytes) -> Row:
+    where = f"{path}, line {index + 1}"
+    try:
+        fields = _DECODER.decode(line.decode("utf-8").strip())
     except UnicodeDecodeError as error:
         raise TaskError(f"{where}: byte {error.start + 1} of the line is not UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise TaskError(f"{where}: the line is not JSON ({error})") from error
+        reason = "too many levels" if isinstance(error, RecursionError) else error if line.strip() else "it is blank"
+        raise TaskError(f"{where}: the line is not JSON ({reason})") from error
     if not isinstance(fields, dict):
         raise TaskError(f"{where}: expected a JSON object, got {type(fields).__name__}")
+    return Row(where, index, fields)
+
+
+def _read_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} is given twice")
     return fields
+
+
+def _read_integer(text: str) -> int:
+    if len(text) > _LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
 
 
 def _read_float(text: str) -> float:
@@ -166,6 +193,11 @@ def _read_float(text: str) -> float:
 def _refuse_number(text: str) -> float:
     raise ValueError(f"{text} is no finite number")
 
+
+_LONGEST_INTEGER = 4300  # characters: what Python turns into an integer
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_read_pairs, parse_int=_read_integer, parse_float=_read_float, parse_constant=_refuse_number
+)
 
 # What a question cannot do without, under the names that sets have for it.
 _PARTS = (

@@ -148,3 +148,21 @@ def test_what_else_sets_have_is_no_fault(tmp_path, kind, row):
         warnings.simplefilter("error")
         (problem,) = load_file(find_task(kind), path)
     assert problem.question == row.get("question", row.get("problem"))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('{"question": "Q", "answer": "4", "answer": "5"}', "line 1: .*the field 'answer' is given twice"),
+        ('[\n {"question": "Q", "answer": "4"}\n]', "expected a JSON object a line, got one JSON text"),
+        ('{\n "question": "Q",\n "answer": "4"\n}', "expected a JSON object a line, got one JSON text"),
+        ('{"question": "Q", "answer": ' + "9" * 5000 + "}", "line 1: .*an integer of 5000 digits"),
+        ('{"question": "Q", "answer": "4"}\n\n{"question": "Q", "answer": "4"}', "line 2: .*it is blank"),
+        ('{"question": "Q", "answer": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: .*too many levels"),
+    ],
+    ids=["twice", "list", "pretty", "digits", "blank", "deep"],
+)
+def test_a_file_that_is_no_jsonl_is_refused_for_its_reason(tmp_path, content, complaint):
+    (tmp_path / "set.jsonl").write_text(content)
+    with pytest.raises(TaskError, match=complaint):
+        load_file(find_task("math"), str(tmp_path / "set.jsonl"))
