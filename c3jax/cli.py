@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import shutil
 import sys
-import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import c3jax
+from c3jax.commands import terminal
 from c3jax.config import file as config_file
 from c3jax.config.run import ConfigError
 from c3jax.lab import config as study_config
@@ -25,8 +25,10 @@ Any field of the config may be set by its dotted path:
 Values are written as in YAML. `c3jax fields` lists every field."""
 
 _LIMITS = """\
-Limits are set as in a config: seconds for an answer, and for programs what `c3jax fields` lists of the task:
-    --grade-timeout 60  --task.timeout 30  --task.wall 300  --task.memory 2048"""
+Limits are set as in a config, and so are fields of the problems by other names:
+    --grade-timeout 60  --task.timeout 30  --task.wall 300  --task.memory 2048
+    --task.fields "{question: [Body, Question], answer: Answer}"
+`c3jax fields` lists what there is."""
 
 # The commands' own options; every other --name sets a field of the config.
 _OPTIONS = (
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _make_parser()
+    warnings.showwarning = _print_warning
     try:
         kept, overrides = split_overrides(words)
         arguments = parser.parse_args(kept)
@@ -55,19 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"c3jax: {error}", file=sys.stderr)
+        terminal.complain(str(error))
         return 2
     except LostError as error:
-        print(f"c3jax: {error}", file=sys.stderr, flush=True)
+        terminal.complain(str(error))
+        sys.stderr.flush()
         os._exit(1)  # the runtime would wait for the lost one at its end
     except KeyboardInterrupt as error:
-        print("c3jax: stopped", file=sys.stderr)
+        terminal.complain("stopped")
         return getattr(error, "code", 130)
     except OSError as error:
         if error.errno not in _FULL or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds goes nowhere
-        print(f"c3jax: the output cannot be written ({error.strerror})", file=sys.stderr)
+        terminal.complain(f"the output cannot be written ({error.strerror})")
         return 1
 
 
@@ -249,7 +253,7 @@ def _add_accept(command: argparse.ArgumentParser) -> None:
 def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     config, run_dir = config_file.load_config(arguments.config, overrides), _choose_run_dir(arguments)
     from c3jax import processes, train
-    from c3jax.setup.runtime import set_up_process
+    from c3jax.commands.runtime import set_up_process
 
     console = set_up_process(joins=True)
     command, is_contained = ["c3jax", *arguments.words], not arguments.unsafe_no_sandbox
@@ -261,6 +265,10 @@ def _choose_run_dir(arguments: argparse.Namespace) -> Path:
     if arguments.run_dir == "":
         raise UserError("--run-dir: expected a folder, got an empty name")
     return Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
+
+
+def _accept(arguments: argparse.Namespace) -> list[str]:
+    return ["c3jax", *arguments.words] if arguments.accept_changes else []
 
 
 def _check_source(source: str, overrides: dict[str, Any]) -> None:
@@ -276,7 +284,7 @@ def _check_source(source: str, overrides: dict[str, Any]) -> None:
 def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _check_source(arguments.source, overrides)
     from c3jax.commands import ask
-    from c3jax.setup.runtime import set_up_process
+    from c3jax.commands.runtime import set_up_process
 
     return ask.evaluate_source(
         arguments.source,
@@ -285,31 +293,26 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         set_up_process(),
         as_json=arguments.json,
         is_contained=not arguments.unsafe_no_sandbox,
-        accepts_changes=arguments.accept_changes,
+        accepting=_accept(arguments),
     )
 
 
 def _compare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from rich.console import Console
-
     from c3jax.commands import compare
 
-    return compare.compare_runs(arguments.runs, arguments.format, Console(highlight=False, markup=False))
+    return compare.compare_runs(arguments.runs, arguments.format, terminal.make_console())
 
 
 def _report(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from rich.console import Console
-
     from c3jax.report import page
 
-    console = Console(highlight=False, markup=False)
-    return page.write_report(arguments.runs, arguments.out, arguments.scored, console)
+    return page.write_report(arguments.runs, arguments.out, arguments.scored, terminal.make_console())
 
 
 def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _check_source(arguments.source, overrides)
     from c3jax.commands import ask
-    from c3jax.setup.runtime import set_up_process
+    from c3jax.commands.runtime import set_up_process
 
     return ask.ask_source(
         arguments.source,
@@ -319,25 +322,25 @@ def _ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         set_up_process(),
         is_sampled=arguments.sample,
         as_json=arguments.transcript,
-        accepts_changes=arguments.accept_changes,
+        accepting=_accept(arguments),
     )
 
 
 def _export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _check_source(arguments.source, overrides)
     from c3jax.commands import export
-    from c3jax.setup.runtime import set_up_process
+    from c3jax.commands.runtime import set_up_process
 
     form = export.Form(arguments.dtype, is_peft=arguments.adapters == "peft")
     target, console = Path(arguments.to), set_up_process()
-    return export.export_source(arguments.source, arguments.checkpoint, target, form, console, arguments.accept_changes)
+    return export.export_source(arguments.source, arguments.checkpoint, target, form, console, _accept(arguments))
 
 
 def _study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     config, run_dir = study_config.load_study(arguments.config, overrides), _choose_run_dir(arguments)
+    from c3jax.commands.runtime import set_up_process
     from c3jax.lab import chunks, run
     from c3jax.run import directory as rundir
-    from c3jax.setup.runtime import set_up_process
 
     console = set_up_process()
     with rundir.open_run_dir(run_dir, config, ["c3jax", *arguments.words], study_config.make_loader(config)) as opened:
@@ -349,7 +352,7 @@ def _score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     if (arguments.method is None) != (arguments.out is None):
         raise UserError("--out: expected a file for the trees with --method, and none with --compare")
     from c3jax.commands import score
-    from c3jax.setup.runtime import set_up_process
+    from c3jax.commands.runtime import set_up_process
 
     source, console = Path(arguments.source), set_up_process()
     if arguments.compare is not None:
@@ -362,7 +365,7 @@ def _grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
     is_contained = not arguments.unsafe_no_sandbox
     files = (arguments.problems, arguments.answers, arguments.out)
-    print(grade.grade_files(arguments.task, *files, is_contained, overrides))
+    terminal.show(grade.grade_files(arguments.task, *files, is_contained, overrides))
     return 0
 
 
@@ -370,7 +373,7 @@ def _prepare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from c3jax.commands.prepare import sets as prepare
 
     folder = None if arguments.folder is None else Path(arguments.folder)
-    prepare.prepare_sets(arguments.name, folder, Path(arguments.to), print)
+    prepare.prepare_sets(arguments.name, folder, Path(arguments.to), terminal.show)
     return 0
 
 
@@ -383,17 +386,21 @@ def _overlap(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    width = min(shutil.get_terminal_size().columns, 100)
     lines = []
     for field in study_config.list_study_fields() if arguments.of == "study" else config_file.list_fields():
-        head = f"--{field.path}  {field.kind}  [{field.default}]"
-        lines.append(textwrap.fill(head, width, subsequent_indent="    ", break_on_hyphens=False))
-        lines.append(textwrap.fill(field.text, width, initial_indent="    ", subsequent_indent="    "))
+        lines.append(terminal.wrap(f"--{field.path}  {field.kind}  [{field.default}]", others=terminal.INDENT))
+        lines.append(terminal.wrap(field.text, terminal.INDENT, terminal.INDENT))
     try:
         print("\n".join(lines), flush=True)
     except BrokenPipeError:  # the reader has seen enough: c3jax fields | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Print what a user can do something about; what libraries tell each other's developers is not."""
+    if category is UserWarning:
+        terminal.complain(f"warning: {message}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger
 from c3jax.setup.problems import ProblemSet, encode_problems
 from c3jax.setup.team import Setup, decode_messages, make_questions
-from c3jax.tasks.task import Task, open_task
+from c3jax.tasks.task import Task, load_file, open_task
 from c3jax.types import Problem, Rollout, UserError, Verdict, VerdictName
 
 HELDOUT = "heldout"  # the suite of the task's own held-out problems
@@ -225,7 +225,8 @@ def load_results(path: Path) -> dict[str, Any]:
 
 def print_results(console: Console, results: Sequence[Result | Missing], title: str) -> None:
     """A table of the results that fits 80 columns; a suite that is missing has a row, and its reason below."""
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    console.print(Text(title, style="italic"), soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("suite", "profile", "problems", "n", "avg@n", "95 %", "cut", "unread", "timeout"):
         side = "left" if name in ("suite", "profile") else "right"
         table.add_column(name, justify=side, no_wrap=name != "suite", overflow="fold")
@@ -293,7 +294,7 @@ def evaluate_suites(setup: Setup, weights: Weights) -> list[Result | Missing]:
 
 def _load_suite(setup: Setup, section: SuiteSection) -> Suite:
     task = open_task(section.kind, None, setup.config.grade_timeout, setup.task.is_contained)
-    problems = task.load(section.path)[: section.problems]
+    problems = load_file(task, section.path, section.fields)[: section.problems]
     question_tokens = setup.config.protocol.question_tokens
     encoded = encode_problems(problems, setup.tokenizer, question_tokens)
     if not encoded.problems:

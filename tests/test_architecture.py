@@ -68,7 +68,7 @@ RULES = {
     "evaluate": Rule(ENGINE, "anywhere"),
     "train": Rule(ENGINE | {"report"}, "anywhere"),
     "commands": Rule(ENGINE, "anywhere"),
-    **{f"commands.{name}": Rule(ENGINE, "never") for name in ("__init__", "compare", "grade", "prepare")},
+    **{f"commands.{name}": Rule(ENGINE, "never") for name in ("__init__", "compare", "grade", "prepare", "terminal")},
     "lab": Rule(STUDY, "anywhere"),
     **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},
     "lab.text": Rule(STUDY | ENGINE | {"train"}, "anywhere"),

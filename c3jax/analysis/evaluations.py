@@ -19,7 +19,8 @@ from c3jax.analysis.statistics import Crossed, Interval, compute_crossed_bootstr
 from c3jax.run.directory import load_run_config
 from c3jax.types import UserError
 
-_LONGEST_NAME = 28  # characters of a group's name
+_LONGEST_NAME = 36  # characters of a group's name
+_NAMING = ("kind", "name", "path")  # fields that say which thing the section is
 
 Cell = tuple[str, str]  # suite and profile
 
@@ -29,7 +30,7 @@ class Run(NamedTuple):
 
     path: str
     seed: int
-    config: dict[str, Any]  # without the seed, flat: value by dotted path
+    config: dict[str, Any]  # without the seed, flat: value by dotted path, entries of a list counted from 1
     step: int
     results: dict[Cell, dict[str, Any]]
     missing: dict[str, str]  # reason by suite
@@ -86,6 +87,8 @@ def _load_body(file: Path) -> dict[str, Any]:
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = {str(number): part for number, part in enumerate(value, start=1)}
     if isinstance(value, dict):
         parts = [_flatten(part, f"{path}.{name}" if path else name) for name, part in value.items()]
         return {name: part for flat in parts for name, part in flat.items()}
@@ -93,7 +96,7 @@ def _flatten(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Put runs together that differ only in their seed, and name each group by what it alone has. Raises UserError."""
+    """Put runs together that differ only in their seed, and name each group by what differs. Raises UserError."""
     together: list[list[Run]] = []
     for run in runs:
         found = next((group for group in together if group[0].config == run.config), None)
@@ -104,21 +107,58 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         if twin is not None:
             raise UserError(f"{run.path}: expected another seed than that of {twin.path}, got {run.seed} in both")
         found.append(run)
-    paths = dict.fromkeys(name for group in together for name in group[0].config)
-    different = [name for name in paths if len({json.dumps(group[0].config.get(name)) for group in together}) > 1]
-    groups = [
-        Group(_name_group(group, different), tuple(sorted(group, key=lambda run: run.seed))) for group in together
+    names = _name_groups([group[0] for group in together])
+    return [
+        Group(name, tuple(sorted(group, key=lambda run: run.seed))) for name, group in zip(names, together, strict=True)
     ]
-    if len({group.name for group in groups}) < len(groups):
-        return [group._replace(name=f"{index + 1} {group.name}") for index, group in enumerate(groups)]
-    return groups
 
 
-def _name_group(runs: list[Run], different: list[str]) -> str:
-    values = (runs[0].config.get(name) for name in different)
-    texts = [value if isinstance(value, str) else json.dumps(value, separators=(",", ":")) for value in values]
-    name = " ".join(texts)
-    return name if 0 < len(name) <= _LONGEST_NAME else Path(runs[0].path).name[:_LONGEST_NAME]
+def _name_groups(runs: list[Run]) -> list[str]:
+    """Name runs by all fields in which they differ, by few that tell them apart, by their folders, or by numbers."""
+    different = list_different(runs)
+    few = _choose_telling(runs, [path for path in different if max(map(len, _describe(runs, [path]))) <= _LONGEST_NAME])
+    folders = [Path(run.path).name for run in runs]
+    for names in (_describe(runs, different), _describe(runs, few), folders):
+        if len(set(names)) == len(runs) and all(0 < len(name) <= _LONGEST_NAME for name in names):
+            return names
+    return [f"group {number}" for number in range(1, len(runs) + 1)]
+
+
+def _describe(runs: Sequence[Run], paths: Sequence[str]) -> list[str]:
+    return [", ".join(describe_field(run, path, paths) for path in paths if path in run.config) for run in runs]
+
+
+def list_different(runs: Sequence[Run]) -> list[str]:
+    """The fields of the config, by their dotted paths, in which runs differ."""
+    paths = dict.fromkeys(name for run in runs for name in run.config)
+    return [name for name in paths if len({json.dumps(run.config.get(name)) for run in runs}) > 1]
+
+
+def _choose_telling(runs: Sequence[Run], different: list[str]) -> list[str]:
+    """Fields, from the first on, each of which tells more of the runs apart."""
+    chosen: list[str] = []
+    shown = [""] * len(runs)
+    for name in different:
+        more = [f"{before} {json.dumps(run.config.get(name))}" for before, run in zip(shown, runs, strict=True)]
+        if len(set(more)) > len(set(shown)):
+            chosen, shown = [*chosen, name], more
+    return chosen
+
+
+def describe_field(run: Run, path: str, beside: Sequence[str]) -> str:
+    """A field and its value in words: "method c3", "learning rate 0.004", "turn 2 max tokens 64"."""
+    *parents, last = path.split(".")
+    if last in _NAMING and parents:  # loss.kind says which loss
+        last = parents.pop()
+    alike = [name for name in beside if name != path and name.rpartition(".")[2] == last]
+    if parents and (alike or parents[-1].isdecimal()):
+        last = f"{parents.pop()} {last}"
+    if last[:1].isdecimal() and parents:
+        last = f"{parents[-1].removesuffix('s')} {last}"
+    value = run.config[path]
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    plain = {"null": "none", "true": "yes", "false": "no"}.get(text, text)
+    return f"{last.replace('_', ' ')} {plain}"
 
 
 def list_scores(groups: Sequence[Group]) -> list[dict[str, Any]]:

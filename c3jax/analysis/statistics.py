@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # whose parts are loaded when they are used: asking and training need none
 
 _MOST_ENUMERATED = 20  # differences whose 2^n signs are all tried; of more, as many are sampled
 
@@ -49,7 +49,7 @@ def compute_student_interval(value_N: Sequence[float] | np.ndarray, level: float
     """
     value_N = _check_values(value_N, 2)
     mean, error = float(value_N.mean()), float(value_N.std(ddof=1)) / math.sqrt(len(value_N))
-    half = float(stats.t.isf((1 - level) / 2, len(value_N) - 1)) * error
+    half = float(scipy.stats.t.isf((1 - level) / 2, len(value_N) - 1)) * error
     return Interval(mean, mean - half, mean + half)
 
 
@@ -71,7 +71,7 @@ def compute_bootstrap_interval(value_N: Sequence[float] | np.ndarray, level: flo
     mean = float(value_N.mean())
     if len(value_N) == 1:
         return Interval(mean, mean, mean)
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         (value_N,),
         np.mean,
         n_resamples=math.ceil(100 / (1 - level) - 1e-6),
@@ -167,7 +167,7 @@ def compute_jackknife_interval(statistic: Callable[[np.ndarray], float], count: 
     estimate = float(statistic(indices))
     left_out_N = np.array([statistic(np.delete(indices, index)) for index in indices], np.float64)
     error = math.sqrt((count - 1) / count * np.square(left_out_N - left_out_N.mean()).sum())
-    half = float(stats.t.isf((1 - level) / 2, count - 1)) * error
+    half = float(scipy.stats.t.isf((1 - level) / 2, count - 1)) * error
     return Interval(estimate, estimate - half, estimate + half)
 
 
@@ -186,7 +186,7 @@ def compute_wilson_interval(successes: int, trials: int, level: float) -> Interv
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"expected 0 <= successes <= trials and a trial, got {successes} of {trials}")
-    bounds = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
+    bounds = scipy.stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
     return Interval(successes / trials, float(bounds.low), float(bounds.high))
 
 
@@ -217,7 +217,7 @@ def compute_paired(
     if error == 0.0:  # the same difference every time: no spread to compare the mean with
         p_student = 1.0 if interval.estimate == 0.0 else 0.0
     else:
-        p_student = float(2 * stats.t.sf(abs(interval.estimate) / error, len(difference_N) - 1))
+        p_student = float(2 * scipy.stats.t.sf(abs(interval.estimate) / error, len(difference_N) - 1))
     return Paired(interval, p_student, _permute_signs(difference_N), len(difference_N))
 
 
@@ -293,7 +293,7 @@ def compute_squared_bias(mean_BG: np.ndarray, target_G: np.ndarray, weight_G: np
     left_out_B = (total - 2 * product_BB.sum(axis=1)) / ((batches - 1) * (batches - 2))
     jackknife = (batches - 1) / batches * np.square(left_out_B - left_out_B.mean()).sum()
     noise_BB = _pair_products(off_BG - off_BG.mean(axis=0))
-    t = float(stats.t.isf((1 - level) / 2, batches - 1))
+    t = float(scipy.stats.t.isf((1 - level) / 2, batches - 1))
     spread = t * math.sqrt(np.square(noise_BB).sum() / (batches * (batches - 1))) / batches  # t q / B
     inner = 2 * t * spread * (2 * estimate + 2 * t * spread) + 2 * spread**2
     high = estimate + 2 * t * spread + math.sqrt(max(0.0, inner))

@@ -31,7 +31,7 @@ Row = Mapping[str, Any]
 
 SHOWN_DIGITS = 3
 SAVED_DIGITS = 6
-_WIDEST_TEXT = 32
+_WIDEST_TEXT, _NARROW = 32, 16  # columns of the terminal for a text
 _GAP = 2  # columns of the terminal between columns of the table
 
 
@@ -57,7 +57,7 @@ def format_cell(value: Any, digits: int = SHOWN_DIGITS) -> str:
 
 
 def print_table(console: Console, rows: Sequence[Row], title: str) -> None:
-    """Print rows as a table no wider than the console, under a title.
+    """Print rows as a table no wider than the console, under a title; no word is broken that is not wider than that.
 
     Columns that do not fit follow in further tables, each beginning with the leading text columns again.
     """
@@ -65,6 +65,7 @@ def print_table(console: Console, rows: Sequence[Row], title: str) -> None:
     cells = {name: [format_cell(row.get(name)) for row in rows] for name in columns}
     is_text = {name: _is_text(rows, name) for name in columns}
     need = {name: _measure(name, cells[name], is_text[name]) for name in columns}
+    _narrow(need, columns, cells, is_text, console.width)
     for index, part in enumerate(_split_columns(columns, is_text, need, console.width)):
         console.print(Text(title if index == 0 else f"{title} (continued)", style="italic"))
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, _GAP - 1, 0, 0))
@@ -151,8 +152,27 @@ def _is_text(rows: Sequence[Row], name: str) -> bool:
 
 def _measure(name: str, cells: Sequence[str], is_text: bool) -> int:
     """Width of a column: its heading may break between words, a long text anywhere between words, a number never."""
-    words = max(map(len, name.split("_")))
-    return max(words, min(max(map(len, cells)), _WIDEST_TEXT) if is_text else max(map(len, cells)))
+    widest, heading = max(map(len, cells)), _find_longest([name.replace("_", " ")])
+    return max(heading, min(widest, _WIDEST_TEXT), _find_longest(cells)) if is_text else max(heading, widest)
+
+
+def _find_longest(texts: Sequence[str]) -> int:
+    return max(len(word) for text in texts for word in [*text.split(), ""])
+
+
+def _narrow(
+    need: dict[str, int], columns: list[str], cells: Mapping[str, list[str]], is_text: Mapping[str, bool], width: int
+) -> None:
+    """Break the leading texts over more lines: over two for all columns beside them, over more for one of them."""
+    leading = list(itertools.takewhile(lambda name: is_text[name], columns))
+    beside = [need[name] + _GAP for name in columns[len(leading) :]]
+    for lines, taken in ((2, sum(beside)), (width, max(beside, default=0))):
+        for name in leading:
+            too_wide = sum(need[each] + _GAP for each in leading) + taken - width
+            words = _find_longest([name.replace("_", " "), *cells[name]])
+            widths = range(max(words, _NARROW if lines == 2 else 0), need[name])
+            least = next((w for w in widths if max(len(textwrap.wrap(cell, w)) for cell in cells[name]) <= lines), 0)
+            need[name] -= max(0, min(too_wide, need[name] - (least or need[name])))
 
 
 def _split_columns(

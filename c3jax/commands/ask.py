@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from c3jax.setup.team import Setup, decode_turns, make_setup
 from c3jax.tasks.task import find_task
 from c3jax.types import UserError
 
+_SLOTS = 64
+
 
 def evaluate_source(
     source: str,
@@ -31,13 +34,13 @@ def evaluate_source(
     console: Console,
     as_json: bool,
     is_contained: bool = True,
-    accepts_changes: bool = False,
+    accepting: Sequence[str] = (),
 ) -> int:
     """Evaluate a run's policy, or a config's model before training, on the held-out problems and the config's suites.
 
     A run keeps the results, in eval/suites-STEP.json. Returns the exit code: 1 where a suite is missing.
     """
-    setup, weights, step = load_source(source, checkpoint, overrides, is_contained, accepts_changes)
+    setup, weights, step = load_source(source, checkpoint, overrides, is_contained, accepting)
     kinds = {setup.config.task.kind, *(suite.kind for suite in setup.config.evaluation.suites)}
     if not is_contained and all(find_task(kind).bind is None for kind in kinds):
         raise SourceError(f"--unsafe-no-sandbox: expected a task or suite that runs programs, got {sorted(kinds)}")
@@ -60,13 +63,13 @@ def ask_source(
     console: Console,
     is_sampled: bool,
     as_json: bool,
-    accepts_changes: bool = False,
+    accepting: Sequence[str] = (),
 ) -> int:
     """Put one question to a team and print every role's message, or the transcript as JSON."""
     if not question.strip():
         raise SourceError("question: expected some text, got none")
     # No program is run here.
-    setup, weights, step = load_source(source, checkpoint, overrides, False, accepts_changes)
+    setup, weights, step = load_source(source, checkpoint, overrides, False, accepting)
     texts, contexts = answer(setup, weights, question, is_sampled)
     # Nothing is graded here: the answer that would be judged is read out of the last message.
     answer_read = setup.task.read_answer(texts[-1])
@@ -94,7 +97,8 @@ def answer(setup: Setup, weights: Weights, question: str, is_sampled: bool) -> t
     chosen = setup.config.sampling if is_sampled else sampling.GREEDY
     sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, chosen, setup.tokenizer.stop_tokens)
     key = address.make_stream(setup.config.seed, address.ASK)
-    frame = context.make_frame([tokens], len(tokens))
+    # Slots in steps: what is compiled for one question serves others of about its length.
+    frame = context.make_frame([tokens], -(-len(tokens) // _SLOTS) * _SLOTS)
     rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32), fan_out)
     rollout = jax.device_get(rollout)
     texts = [messages[0] for messages in decode_turns(setup, rollout)]
@@ -107,20 +111,19 @@ def load_source(
     checkpoint: str,
     overrides: dict[str, Any],
     is_contained: bool = False,
-    accepts_changes: bool = False,
+    accepting: Sequence[str] = (),
 ) -> tuple[Setup, Weights, int]:
     """A team and its weights: of a run's checkpoint, or as a config's model is before training (step 0).
 
     `is_contained` false lets programs of a code task run without their sandbox. Raises UserError where the source, the
-    checkpoint or an override cannot be used, or, but with `accepts_changes`, where what the run reads from outside is
-    not what it was.
+    checkpoint or an override cannot be used, or what the run reads from outside is not what it was: unless that is
+    accepted by `accepting`, the command line, which the run's manifest then keeps.
     """
     opened = open_source(source, checkpoint, overrides)
-    setup = make_setup(opened.config, is_contained)
+    setup = make_setup(opened.config, is_contained, is_hashed=opened.run is not None)
     if opened.run is None:
         return setup, setup.weights, 0
-    if not accepts_changes:
-        check_inputs(opened.run, setup.inputs)
+    check_inputs(opened.run, setup.inputs, opened.step, accepting)
     trained = restore_step(opened.run, opened.step, jax.eval_shape(lambda: setup.weights.trained), part="params")
     return setup, setup.weights._replace(trained=trained), opened.step
 

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from c3jax.analysis import tables
-from c3jax.analysis.evaluations import Group, group_runs, list_differences, list_scores, load_run
+from c3jax.analysis.evaluations import (
+    Group,
+    describe_field,
+    group_runs,
+    list_differences,
+    list_different,
+    list_scores,
+    load_run,
+)
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
 _FEW_SEEDS = 5
@@ -42,6 +50,16 @@ def _format_more(groups: Sequence[Group]) -> list[str]:
         steps = sorted({run.step for run in group.runs})
         runs = ", ".join(f"{run.path} (seed {run.seed})" for run in group.runs)
         lines.append(f"{group.name}: step {' and '.join(map(str, steps))} of {runs}")
+    firsts = [group.runs[0] for group in groups]
+    different = list_different(firsts)
+    shown = [
+        path
+        for path in different
+        for group, run in zip(groups, firsts, strict=True)
+        if path in run.config and describe_field(run, path, ()) in group.name
+    ]
+    if more := [path for path in different if path not in shown]:
+        lines.append(f"Their configs differ in {', '.join(more)}{' too' if shown else ''}.")
     if any(1 < len(group.runs) < _FEW_SEEDS for group in groups):
         lines.append(f"Intervals over fewer than {_FEW_SEEDS} seeds are too narrow.")
     if any(len(group.runs) == 1 for group in groups):

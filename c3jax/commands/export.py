@@ -51,17 +51,17 @@ class _Source(NamedTuple):
 
 
 def export_source(
-    source: str, checkpoint: str, target: Path, form: Form, console: Console, accepts_changes: bool = False
+    source: str, checkpoint: str, target: Path, form: Form, console: Console, accepting: Sequence[str] = ()
 ) -> int:
     """Write the policy of a run's checkpoint, or a config's model before training, to the folder `target`.
 
     Raises UserError, in one sentence, where the source or the checkpoint cannot be used, the folder has something in it
-    or the disk does not take it.
+    or the disk does not take it. `accepting` is as for `check_inputs`.
     """
     _check_target(target)
     opened = _open_source(Path(source), checkpoint)
-    if opened.run is not None and not accepts_changes:
-        check_inputs(opened.run, hash_inputs(opened.config, None, opened.model))
+    if opened.run is not None:
+        check_inputs(opened.run, hash_inputs(opened.config, None, opened.model), opened.step, accepting)
     roles = _list_roles(opened, form)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from c3jax.run.files import save_whole
 from c3jax.schema import PositiveFloat, Section
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, read_id, read_rows
 from c3jax.tasks.sections import FileTask
-from c3jax.tasks.task import find_task, open_task
+from c3jax.tasks.task import find_task, load_file, open_task
 from c3jax.types import Problem, UserError, Verdict, VerdictName
 
 _MOST_WORKERS = 8
@@ -38,7 +38,8 @@ def grade_files(
       answers_path: JSONL, {"id": of a problem, "answer": the whole final message} a line.
       out_path: where {"id", "return", "verdict", "detail"} is written, a line an answer; whole or not at all.
       is_contained: False runs programs without their sandbox, which is else tried first.
-      limits: values by the dotted path of a config's field: grade_timeout, and how a task runs programs (task.timeout).
+      limits: values by the dotted path of a config's field: grade_timeout, what the fields of the problems' file are
+        called (task.fields), and how a task runs programs (task.timeout).
 
     Returns:
       One line on how many answers got which verdict.
@@ -51,7 +52,7 @@ def grade_files(
     task = open_task(kind, section, grade_timeout, is_contained, field="TASK")
     if not is_contained and task.bind is None:
         raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {kind}")
-    loaded = task.load(problems_path)
+    loaded = load_file(task, problems_path, section.fields if isinstance(section, FileTask) else {})
     problems, answers = pair_answers(loaded, problems_path, answers_path)
     if not Path(out_path).absolute().parent.is_dir():
         raise UserError(f"--out: expected a file in a folder that exists, got {out_path}")
@@ -76,17 +77,26 @@ class _Limits(Section):
 def _read_limits(kind: str, limits: Mapping[str, Any]) -> tuple[Section | None, float | None]:
     """Read the limits as the config would: the section of a task that runs programs, and grade_timeout."""
     task = find_task(kind, field="TASK")
-    runs_programs = task.bind is not None and issubclass(task.section, FileTask)
-    own = [f"task.{name}" for name in task.section.model_fields if runs_programs and name not in FileTask.model_fields]
-    for path in limits:
-        if path not in (known := ["grade_timeout", *own]):
+    own = ["fields"] if issubclass(task.section, FileTask) else []
+    if own and task.bind is not None:
+        own += [name for name in task.section.model_fields if name not in FileTask.model_fields]
+    of_task: dict[str, Any] = {}
+    for path, value in limits.items():
+        first, _, rest = path.removeprefix("task.").partition(".")
+        if path != "grade_timeout" and not (
+            path.startswith("task.") and first in own and (not rest or first == "fields")
+        ):
+            known = ["grade_timeout", *(f"task.{name}" for name in own)]
             raise UserError(f"{path}: expected one of {', '.join(known)} to grade by, got another field of a config")
+        if rest:
+            of_task["fields"] = {**of_task.get("fields", {}), rest: value}
+        elif path != "grade_timeout":
+            of_task[first] = value
     given: dict[str, Any] = {"grade_timeout": limits.get("grade_timeout")}
     declared = _Limits
-    if not set(own).isdisjoint(limits):
+    if of_task:
         # The files are those of the command, and a section has to name some.
-        files = dict.fromkeys(("path", "heldout_path"), "-")
-        given["task"] = {"kind": kind, **files, **{name[5:]: limits[name] for name in own if name in limits}}
+        given["task"] = {"kind": kind, **dict.fromkeys(("path", "heldout_path"), "-"), **of_task}
         declared = pydantic.create_model("Limits", __base__=_Limits, task=(task.section, ...))
     read = parse_section(given, declared)
     return read.task, read.grade_timeout

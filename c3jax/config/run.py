@@ -13,7 +13,7 @@ import pydantic
 
 from c3jax.schema import ConfigError as ConfigError  # where most look for it
 from c3jax.schema import Count, Decay, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
-from c3jax.tasks.sections import AnyTask
+from c3jax.tasks.sections import AnyTask, FieldNames
 
 
 class Turn(Section):
@@ -274,6 +274,8 @@ class SuiteSection(Section):
     """Task whose rules grade it, or your own as module:NAME."""
     path: Annotated[str, pydantic.Field(min_length=1)]
     """JSONL file of problems that the task reads."""
+    fields: FieldNames = {}
+    """Its fields by the names that the task reads, as task.fields."""
     problems: Positive | None = None
     """Use only the first so many problems."""
     samples: Count | None = None

@@ -31,7 +31,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from c3jax import processes
 from c3jax.types import UserError
@@ -247,22 +246,20 @@ def _read_arrays(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) ->
     names = {name: 0 in saved[name]["shape"] for name in wanted}
     empty = {name: np.zeros(saved[name]["shape"], saved[name]["dtype"]) for name, is_empty in names.items() if is_empty}
     stored = {name: 0 for name in names if name not in empty}
+    ocp = _import_orbax()
 
-    def choose_form(leaf: Any) -> ocp.RestoreArgs:
+    def choose_form(leaf: Any) -> Any:
         if jax.process_count() > 1 and getattr(leaf, "sharding", None) is not None:
             return ocp.ArrayRestoreArgs(sharding=leaf.sharding)
         return ocp.RestoreArgs(restore_type=np.ndarray)
 
     forms = {name: choose_form(wanted[name]) for name in stored}
-    _silence_orbax()
     with closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
         request = ocp.args.PyTreeRestore(item=stored, restore_args=forms, partial_restore=True)
         arrays = checkpointer.restore(folder / "state", args=request) if stored else {}
     for name in stored:
-        if isinstance(arrays[name], np.ndarray) and saved[name]["crc32"] not in (
-            None,
-            _describe_array(arrays[name])["crc32"],
-        ):
+        found, expected = _describe_array(arrays[name])["crc32"], saved[name]["crc32"]
+        if None not in (found, expected) and found != expected:
             raise _Damage(f"the array at {name} is not what was saved")
     return arrays | empty
 
@@ -318,7 +315,7 @@ def _write(run_dir: Path, step: int, arrays: dict[str, Any], best_value: float |
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     stored = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses arrays without elements
-    _silence_orbax()
+    ocp = _import_orbax()
     with closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(stored))
 
@@ -374,6 +371,9 @@ def _describe_file(path: Path) -> dict[str, int]:
     return {"bytes": size, "crc32": crc}
 
 
-def _silence_orbax() -> None:
+def _import_orbax() -> Any:
+    import orbax.checkpoint as ocp  # a second, which a config's model can do without
+
     # Orbax logs, through absl, warnings on ordinary use and tracebacks of the very errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    return ocp

@@ -142,33 +142,48 @@ def record_start(run: RunDir, step: int) -> None:
     try:
         manifest = _load_manifest(path)
         changes = {name: value for name, value in facts.items() if manifest.get(name) != value}
-        start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": step, "changes": changes}
+        start = {"time": _tell_time(), "step": step, "changes": changes}
         manifest["starts"].append(start)
         save_whole(path, _to_json(manifest))
     except OSError as error:
         raise RunDirError(f"manifest {path}: cannot be used ({error.strerror})") from None
 
 
-def check_inputs(path: Path, inputs: Inputs) -> None:
+def check_inputs(path: Path, inputs: Inputs, step: int = 0, accepting: Sequence[str] = ()) -> None:
     """Check what is read again from outside against what a run was last started with.
 
     Args:
       path: of the run.
       inputs: the SHA-256 by name, by kind; what only one of the two has is not looked at.
+      step: of the checkpoint that is used.
+      accepting: the command line that takes what is not what it was: then the manifest says so, among the starts. The
+        run is still to be started with what it was.
 
     Raises:
-      RunDirError: something is not what it was.
+      RunDirError: something is not what it was, and is not accepted, or the manifest cannot be written.
     """
     manifest = _load_manifest(path / _MANIFEST)
-    newest = manifest["starts"][-1]["changes"] if manifest["starts"] else {}
+    newest = next((start["changes"] for start in reversed(manifest["starts"]) if start.get("trains", True)), {})
     known = newest.get("inputs", manifest.get("inputs", {}))
-    for kind, hashes in inputs.items():
-        for name, value in hashes.items():
-            if known.get(kind, {}).get(name, value) != value:
-                raise RunDirError(
-                    f"run directory {path}: expected {kind} {name} as the run was last started with, got another"
-                    " content (--accept-changes takes it)"
-                )
+    changed = {
+        kind: {name: value for name, value in hashes.items() if known.get(kind, {}).get(name, value) != value}
+        for kind, hashes in inputs.items()
+    }
+    kind, name = next(((kind, name) for kind, hashes in changed.items() for name in hashes), ("", ""))
+    if not name:
+        return
+    if not accepting:
+        raise RunDirError(
+            f"run directory {path}: expected {kind} {name} as the run was last started with, got another"
+            " content (--accept-changes takes it)"
+        )
+    merged = {kind: {**known.get(kind, {}), **changed.get(kind, {})} for kind in {**known, **changed}}
+    changes = {"command": list(accepting), "inputs": merged}
+    manifest["starts"].append({"time": _tell_time(), "step": step, "trains": False, "changes": changes})
+    try:
+        save_whole(path / _MANIFEST, _to_json(manifest))
+    except OSError as error:
+        raise RunDirError(f"manifest {path / _MANIFEST}: cannot be used ({error.strerror})") from None
 
 
 def load_run_config(path: str | Path, overrides: Mapping[str, Any] = {}) -> RunConfig:
@@ -257,6 +272,10 @@ def _load_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("starts"), list):
         raise RunDirError(f"manifest {path}: expected an object with a list of starts, got something else")
     return manifest
+
+
+def _tell_time() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _to_json(manifest: dict[str, Any]) -> str:

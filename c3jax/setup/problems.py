@@ -12,7 +12,7 @@ from c3jax.config.run import ConfigError, Data, Protocol, SuiteSection
 from c3jax.schema import Section
 from c3jax.setup import contamination, mixing
 from c3jax.tasks.sections import FileTask, list_training_sets
-from c3jax.tasks.task import Task, find_task
+from c3jax.tasks.task import Task, find_task, load_file
 from c3jax.types import Problem, Tokenizer
 
 
@@ -60,9 +60,12 @@ def load_sources(task: Task, section: Section, seed: int) -> Sources:
         tuple(mixing.name_sets(paths)),
         paths,
         tuple(part.weight for part in parts),
-        tuple(task.load(path)[: section.limit] for path in paths),
+        tuple(
+            load_file(task, part.path, section.fields if part.fields is None else part.fields)[: section.limit]
+            for part in parts
+        ),
         section.heldout_path,
-        task.load(section.heldout_path)[: section.limit],
+        load_file(task, section.heldout_path, section.fields)[: section.limit],
     )
 
 
@@ -73,7 +76,7 @@ def keep_apart(task: Task, sources: Sources, data: Data, suites: Sequence[SuiteS
       UserError: they share problems and the config does not say to drop them, or a suite cannot be read.
     """
     tasks = {suite.name: find_task(suite.kind, f"evaluation.suites.{index}.kind") for index, suite in enumerate(suites)}
-    sets = {suite.name: tasks[suite.name].load(suite.path)[: suite.problems] for suite in suites}
+    sets = {suite.name: load_file(tasks[suite.name], suite.path, suite.fields)[: suite.problems] for suite in suites}
     return contamination.check_overlap(
         task,
         mixing.join_sets(sources.names, sources.sets),

@@ -62,7 +62,11 @@ class Setup(NamedTuple):
 
 
 def make_setup(
-    config: config_lib.RunConfig, is_contained: bool = True, is_training: bool = False, uses_mesh: bool = False
+    config: config_lib.RunConfig,
+    is_contained: bool = True,
+    is_training: bool = False,
+    uses_mesh: bool = False,
+    is_hashed: bool = True,
 ) -> Setup:
     """Read the problems, load the model and plan the contexts.
 
@@ -72,6 +76,7 @@ def make_setup(
       is_training: the suites that the run will be evaluated on must be there, with no training problem among theirs,
         and the run must fit the device's memory.
       uses_mesh: lay weights and problems over the config's mesh, instead of using one device.
+      is_hashed: False leaves out `data` and `inputs`, for whom nothing is compared with: files may be gigabytes.
 
     Returns:
       Everything fixed that acting takes, and the weights that the run starts from.
@@ -104,8 +109,8 @@ def make_setup(
     needs = _check_memory(config, spec, plans, mesh) if is_training else None
     policy, weights = _load_policy(config, model)
     weights = sharding.shard_state(mesh, weights)
-    inputs = hash_inputs(config, sources, model)
-    data = describe_data(sources, mixture, overlap, heldout, inputs["problems"])
+    inputs = hash_inputs(config, sources, model) if is_hashed else {}
+    data = describe_data(sources, mixture, overlap, heldout, inputs["problems"]) if is_hashed else {}
     problems = (train, mixture, overlap, heldout, data, inputs)
     return Setup(config, task, *problems, tokenizer, plans, spec, needs, mesh, policy, weights)
 

@@ -9,7 +9,19 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
+from c3jax.tasks.jsonl import (
+    AS_THEY_ARE,
+    Fields,
+    Row,
+    TaskError,
+    check_distinct,
+    check_limit,
+    check_text,
+    lower_names,
+    read_id,
+    read_question,
+    read_rows,
+)
 from c3jax.tasks.maths.latex import find_last_box
 from c3jax.tasks.sections import NumericTask
 from c3jax.tasks.task import Task
@@ -19,12 +31,14 @@ LONGEST_NUMBER = 400  # characters: turning digits into an integer takes time qu
 LONGEST_MESSAGE = 100_000  # characters, counted from the end, where the answer stands
 
 
-def load_problems(path: str, limit: int | None = None) -> list[Problem]:
-    """Load a JSONL set: GSM8K's own rows, or rows {"id"?, "question", "answer"} with a plain number as answer.
+def load_problems(path: str, limit: int | None = None, fields: Fields = AS_THEY_ARE) -> list[Problem]:
+    """Load a JSONL set: rows {"id"?, "question", "answer"} with a plain number as answer, GSM8K's or SVAMP's own rows.
 
     Args:
-      path: UTF-8 file, one JSON object a line. GSM8K's answers are solutions that end in "#### 18".
+      path: UTF-8 file, one JSON object a line. GSM8K's answers are solutions that end in "#### 18". Names in capitals
+        count too, and a "body" stands before its question.
       limit: keep at most this many problems, from the top. The whole file is checked all the same.
+      fields: the file's fields by the names above, where it has others.
 
     Returns:
       Problems in file order: `index` is the 0-based row, `id` the row's own id or else its row number,
@@ -34,13 +48,14 @@ def load_problems(path: str, limit: int | None = None) -> list[Problem]:
       TaskError: the file cannot be read, a line is not as above, two ids agree, or the set is empty.
     """
     check_limit(path, limit)
-    problems = [_read_problem(row) for row in read_rows(path)]
+    problems = [_read_problem(row) for row in read_rows(path, fields, ("id", "question", "answer"))]
     check_distinct(path, [problem.id for problem in problems])
     return problems[:limit]
 
 
 def _read_problem(row: Row) -> Problem:
-    question = check_text(row.where, "question", row.fields.get("question"))
+    question = read_question(row, "question")
+    row = lower_names(row)
     solution = row.fields.get("answer")
     if isinstance(solution, (int, float)) and not isinstance(solution, bool):
         solution = repr(solution)

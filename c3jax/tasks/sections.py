@@ -58,6 +58,10 @@ class ReasoningTask(GeneratedTask):
     """Least score of the generator's verifier that counts as correct; some verifiers pay for wrong answers."""
 
 
+_Name = Annotated[str, pydantic.Field(min_length=1)]
+FieldNames = dict[str, _Name | Annotated[tuple[_Name, ...], pydantic.Field(min_length=1)]]
+
+
 class MixedSet(Section):
     """One of several training sets."""
 
@@ -65,6 +69,8 @@ class MixedSet(Section):
     """JSONL file of training problems."""
     weight: PositiveFloat = 1.0
     """The set's share of all problems is its weight over the sum of the weights."""
+    fields: FieldNames | None = None
+    """The file's own task.fields; null takes the task's."""
 
 
 TrainingPath = (
@@ -86,16 +92,18 @@ class FileTask(Section):
     """JSONL file of held-out problems."""
     limit: Positive | None = None
     """Read only the first so many lines of each file."""
+    fields: FieldNames = {}
+    """Fields of the files by the names that the task reads, as {question: [Body, Question], answer: Answer}."""
 
 
 class NumericTask(FileTask):
-    """JSONL word problems whose answer is a number; GSM8K's files are read as they are."""
+    """JSONL word problems whose answer is a number; GSM8K's and SVAMP's files are read as they are."""
 
     kind: Literal["numeric"]
 
 
 class MathTask(FileTask):
-    """JSONL problems whose answer is LaTeX in a box; MATH's, MATH500's, GSM8K's, CMATH's and AIME's files are read."""
+    """JSONL problems whose answer is LaTeX in a box; files of MATH, GSM8K, SVAMP, ASDiv, CMATH and AIME are read."""
 
     kind: Literal["math"]
 

@@ -13,12 +13,22 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, get_args
 
-from c3jax.schema import Section, load_named
-from c3jax.tasks.jsonl import Row, TaskError, load_problems
+from c3jax.schema import ConfigError, Section, load_named
+from c3jax.tasks.jsonl import AS_THEY_ARE, Fields, Row, TaskError, load_problems
 from c3jax.tasks.sections import FileTask
 from c3jax.types import Problem, Verdict, VerdictName
 
-__all__ = ["TASKS", "DemonstratedTurn", "Prepare", "Task", "TaskError", "find_task", "make_verdict", "open_task"]
+__all__ = [
+    "TASKS",
+    "DemonstratedTurn",
+    "Prepare",
+    "Task",
+    "TaskError",
+    "find_task",
+    "load_file",
+    "make_verdict",
+    "open_task",
+]
 
 Grade = Callable[[Problem, str], Any]
 
@@ -47,8 +57,9 @@ class Task(NamedTuple):
     # One evaluator call: a Verdict, or a number in [0, 1] (True and False too), of a problem and the last message.
     grade: Grade
     section: type[Section] = FileTask  # its part of the config; `kind` and what else it needs
-    # Problems of a JSONL file: to train on where the section has `path`, for suites and to grade answers at hand.
-    load: Callable[[str], list[Problem]] = load_problems
+    # Problems of a JSONL file: to train on where the section has `path`, for suites and to grade answers at hand. One
+    # with a parameter `fields` is given the file's fields by the names that it reads.
+    load: Callable[..., list[Problem]] = load_problems
     # Generated problems, to train on and held-out ones, from the section and the run's seed; None: they are loaded.
     make: Callable[[Any, int], tuple[list[Problem], list[Problem]]] | None = None
     read_answer: Callable[[str], str | None] = str.strip  # what would be judged of a message
@@ -146,6 +157,24 @@ def open_task(
         task = task.bind(section, grade_timeout, is_contained)
     timeout_s = task.timeout_s if grade_timeout is None else grade_timeout
     return task._replace(timeout_s=timeout_s, is_contained=is_contained)
+
+
+def load_file(task: Task, path: str, fields: Fields = AS_THEY_ARE) -> list[Problem]:
+    """Load the problems of a JSONL file.
+
+    Args:
+      task: which reads it.
+      path: of the file.
+      fields: the file's fields by the names that the task reads, where it has others.
+
+    Raises:
+      UserError: the file or a row is faulty, or the task reads its files by no other names.
+    """
+    if not fields:
+        return task.load(path)
+    if "fields" not in inspect.signature(task.load).parameters:
+        raise ConfigError(f"fields of {path}: expected none for a task whose load takes no fields, got {list(fields)}")
+    return task.load(path, fields=fields)
 
 
 def make_verdict(given: Any) -> Verdict:

@@ -118,3 +118,14 @@ def test_a_wide_table_goes_on_below_with_its_leading_columns():
     assert [line[:2] for line in shown] == [["difference_masked", "solver"]] * 2
     assert sum(len(line) - 2 for line in shown) == 10  # every number once, none cut short
     assert {cell for line in shown for cell in line[2:]} == {"0.250"}
+
+
+def test_no_word_of_a_table_is_broken_and_texts_give_way_to_numbers():
+    names = ("method c3, learning rate 0.004", "method no_loo, learning rate 0.001")
+    rows = [{"suite": "a-benchmark", "first": names[0], "second": names[1], "problems": 9, "diff": 0.25, "p_holm": 1.0}]
+    lines = show(rows)
+    assert "errors [mean] (continued)" not in lines and max(map(len, lines)) <= 80
+    words = {word for line in lines for word in line.split()}
+    assert {"a-benchmark", "method", "c3,", "no_loo,", "learning", "rate", "0.004", "0.001", "9", "0.250"} <= words
+    long = "a-folder-of-a-run-with-a-name-of-forty-six-columns"
+    assert any(long in line for line in show([{"run": f"{long} and more", "mean": 0.5}]))

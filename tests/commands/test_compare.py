@@ -62,12 +62,43 @@ def test_runs_that_differ_in_their_seed_alone_are_a_group(make_run):
     paths.append(make_run("slow", 0, [make_result("heldout", [[1.0]])], learner={"learning_rate": 1e-3}))
     groups = group_runs([load_run(path) for path in paths])
     assert [(group.name, [run.path for run in group.runs]) for group in groups] == [
-        ("0.004", ["c3-0", "c3-1"]),
-        ("0.001", ["slow"]),
+        ("learning rate 0.004", ["c3-0", "c3-1"]),
+        ("learning rate 0.001", ["slow"]),
     ]
     twin = make_run("twin", 1, [make_result("heldout", [[1.0]])])
     with pytest.raises(UserError, match="^twin: expected another seed than that of c3-1, got 1 in both$"):
         group_runs([load_run(path) for path in [*paths, twin]])
+
+
+def name_groups(make_run, *changes: dict[str, Any], names: tuple[str, ...] = ("a", "b", "c")) -> list[str]:
+    paths = [make_run(name, 0, [], **change) for name, change in zip(names, changes, strict=False)]
+    return [group.name for group in group_runs([load_run(path) for path in paths])]
+
+
+def test_a_group_is_named_in_words_by_what_differs(make_run):
+    protocol, credit = CONFIG["protocol"], CONFIG["credit"]
+    longer = {**protocol, "turns": [protocol["turns"][0], protocol["turns"][1] | {"max_tokens": 8}]}
+    assert name_groups(make_run, {}, {"protocol": longer}) == ["turn 2 max tokens 4", "turn 2 max tokens 8"]
+    # What tells them apart is enough where all that a method brings would fill a page.
+    critic = {"method": "mappo", "fan_out": [8, 1], "critic": {"network": "own", "learning_rate": 0.1}}
+    names = name_groups(make_run, {}, {"credit": credit | critic}, names=("d", "e"))
+    assert names == ["method c3", "method mappo"]
+    loss = {"learner": CONFIG["learner"] | {"loss": {"kind": "gspo"}}}
+    assert name_groups(make_run, loss, {"credit": credit | {"method": "no_loo"}}, names=("f", "g")) == [
+        "method c3, loss gspo",
+        "method no_loo, loss ppo",
+    ]
+
+
+def test_groups_whose_difference_is_too_long_to_name_are_named_by_their_folders_or_numbers(make_run):
+    first, last = CONFIG["protocol"]["turns"]
+    asked = [
+        {"protocol": CONFIG["protocol"] | {"turns": [first | {"user": f"Think {word * 10} of {{question}}"}, last]}}
+        for word in ("hard", "fast")
+    ]
+    assert name_groups(make_run, *asked) == ["a", "b"]
+    names = ("of-a-folder-with-a-name-that-is-long", "of-a-folder-with-a-name-that-is-longer")
+    assert name_groups(make_run, *asked, names=names) == ["group 1", "group 2"]
 
 
 def test_scores_and_differences_by_hand(make_run):
@@ -82,10 +113,10 @@ def test_scores_and_differences_by_hand(make_run):
     assert ours["avg"] == pytest.approx((1.5 + 0.5) / 6) and (ours["seeds"], ours["problems"]) == (2, 3)
     assert ours["avg_low"] <= ours["avg"] <= ours["avg_high"]
     assert (ours["pass@n"], ours["maj@n"]) == (0.75, 0.25)
-    assert (others["group"], others["avg"], others["problems"]) == ("6", 1.0, 2)
+    assert (others["group"], others["avg"], others["problems"]) == ("steps 6", 1.0, 2)
     (row,) = list_differences(groups)
     # In common are the first two problems: (0.5 + 0) / 2 against 1.
-    assert (row["first"], row["second"], row["problems"]) == ("5", "6", 2)
+    assert (row["first"], row["second"], row["problems"]) == ("steps 5", "steps 6", 2)
     assert row["diff"] == pytest.approx(-0.75) and row["diff_high"] <= 0.0 and row["p"] == row["p_holm"]
 
 
@@ -106,13 +137,13 @@ def test_what_a_group_lacks_is_a_row_and_an_exit_code(make_run, capsys):
     scores, differences = capsys.readouterr().out.strip().split("\n\n")
     rows = list(csv.DictReader(io.StringIO(scores)))
     assert [(row["suite"], row["group"], row["missing"]) for row in rows] == [
-        *(("heldout", "5", ""), ("heldout", "6", ""), ("aime_24", "5", "")),
-        ("aime_24", "6", "b: no such file"),
+        *(("heldout", "steps 5", ""), ("heldout", "steps 6", ""), ("aime_24", "steps 5", "")),
+        ("aime_24", "steps 6", "b: no such file"),
     ]
     assert [row["suite"] for row in csv.DictReader(io.StringIO(differences))] == ["heldout"]
     assert cli.main(["compare", *paths, "--format", "latex"]) == 1
     latex = capsys.readouterr().out
-    assert latex.count(r"\begin{tabular}") == 2 and r"aime\_24 & greedy & 6" in latex
+    assert latex.count(r"\begin{tabular}") == 2 and r"aime\_24 & greedy & steps 6" in latex
     assert cli.main(["compare", paths[0], "--format", "markdown"]) == 0
     assert capsys.readouterr().out.startswith("| suite | profile | group |")
 
@@ -125,7 +156,7 @@ def test_the_terminal_shows_it_in_eighty_columns(make_run, capsys, monkeypatch):
     assert cli.main(["compare", *paths]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80 and "scores" in lines[0]
-    assert any(line.split()[:3] == ["heldout", "greedy", "no_loo"] for line in lines)
+    assert any(line.split()[:4] == ["heldout", "greedy", "method", "no_loo"] for line in lines)
     assert any(line.startswith("Intervals of a group of one run") for line in lines)
 
 

@@ -26,6 +26,8 @@ from c3jax.models.policy import make_model
 from c3jax.models.tokenizer import load_tokenizer
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.run.directory import open_run_dir
+from c3jax.run.files import hash_file
+from c3jax.setup import team
 from c3jax.setup.team import Setup, make_setup
 from c3jax.types import Frame
 
@@ -295,6 +297,31 @@ def test_a_base_that_was_exchanged_is_refused_wherever_it_is_read(adapted, tmp_p
     try:
         for words in commands:
             assert main(words) == 2 and capsys.readouterr().err == sentence
-        assert main([*commands[2], "--accept-changes"]) == 0
+        starts = json.loads((run / "manifest.json").read_text())["starts"]
+        for words in commands[:3]:
+            assert main([*words, "--accept-changes"]) == 0
+        # Both hashes are kept, with the command that took the new one; without it the next is refused as before.
+        first, *others = json.loads((run / "manifest.json").read_text())["starts"][len(starts) :]
+        assert [start["changes"]["command"] for start in (first, *others)] == [
+            ["c3jax", *words, "--accept-changes"] for words in commands[:3]
+        ]
+        assert first["step"] == 7
+        assert first["changes"]["inputs"]["model"]["model.safetensors"] == hash_file(weights)
+        capsys.readouterr()
+        assert main(commands[0]) == 2 and capsys.readouterr().err == sentence
     finally:
         weights.write_bytes(content)
+
+
+def test_nothing_is_compared_with_a_configs_model_and_it_is_not_hashed(adapted, tmp_path, monkeypatch):
+    run, _, _ = adapted
+    config = tmp_path / "config.yaml"
+    config.write_bytes((run / "config.yaml").read_bytes())
+
+    def refuse_hash(path: Path) -> str:
+        raise AssertionError(f"{path} is hashed")
+
+    monkeypatch.setattr(team, "hash_file", refuse_hash)
+    assert main(["ask", str(config), "up"]) == 0
+    with pytest.raises(AssertionError, match="is hashed"):
+        main(["ask", str(run), "up"])

@@ -132,12 +132,25 @@ def test_limits_are_set_as_in_a_config(files, capsys):
     assert "100.0% correct" in shown[0] and "100.0% timeout" in shown[1]
 
 
+def test_fields_of_other_names_are_given_as_in_a_config(files):
+    problems, answers, out = files(
+        [{"id": "a", "story": "3 and 4 apples.", "ask": "How many?", "gold": 7}], [{"id": "a", "answer": r"\boxed{7}"}]
+    )
+    words = ["grade", "math", problems, answers, "--out", out, "--task.fields.answer", "gold"]
+    assert cli.main([*words, "--task.fields.question", "[story, ask]"]) == 0
+    assert cli.main([*words, "--task.fields.question", "tale"]) == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "limits", "complaint"),
     [
-        ("math", {"task.timeout": 3.0}, "^task.timeout: expected one of grade_timeout to grade by"),
-        ("code", {"task.path": "x"}, "^task.path: expected one of grade_timeout, task.reward, task.timeout, task.wall"),
-        ("code", {"seed": 1}, "^seed: expected one of grade_timeout, task.reward"),
+        ("math", {"task.timeout": 3.0}, "^task.timeout: expected one of grade_timeout, task.fields to grade by"),
+        (
+            "code",
+            {"task.path": "x"},
+            "^task.path: expected one of grade_timeout, task.fields, task.reward, task.timeout",
+        ),
+        ("code", {"seed": 1}, "^seed: expected one of grade_timeout, task.fields"),
         ("code", {"task.timeout": "no"}, '^task.timeout: expected a number, got "no"'),
         ("code", {"task.memory": 3}, "^task.memory: expected greater than or equal to 64, got 3"),
         ("math", {"grade_timeout": 0}, "^grade_timeout: expected greater than 0, got 0"),

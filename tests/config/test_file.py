@@ -278,7 +278,8 @@ GENERATED = PRETRAINED | {"task": {"kind": "reasoning", "generator": "countdown"
 PROGRAMS = PRETRAINED | {"task": NUMERIC | {"kind": "code"}}
 STORIES = {"task": {"kind": "stories"}, "model": {"kind": "smollm2"}}
 CRITIC = {"credit.method": "mappo", "credit.fan_out": [8, 1], "credit.critic": {"network": "own", "learning_rate": 0.1}}
-SUITE = {"name": "one", "kind": "math", "path": "one.jsonl", "problems": None, "samples": None}
+SUITE = {"name": "one", "kind": "math", "path": "one.jsonl", "fields": {}, "problems": None, "samples": None}
+FIELDS = {"question": ["Body", "Question"], "answer": "Answer"}
 SUITED = {"evaluation.suites": [SUITE | {"path": "other.jsonl"}]}
 ANOTHER = {
     "task.kind": ("numeric", {"task": {k: v for k, v in NUMERIC.items() if k != "kind"}, "model": {"kind": "smollm2"}}),
@@ -289,6 +290,8 @@ ANOTHER = {
     "data.ngram_overlap": ("refuse", {}),
     "data.drop_overlap": (True, {}),
     "task.limit": (4, PRETRAINED),
+    "task.fields": (FIELDS, PRETRAINED),
+    "task.path.N.fields": (FIELDS, MIXED),
     "task.changes": (4, STORIES),
     "task.largest": (4, STORIES),
     "task.loss_share": (0.75, STORIES),
@@ -326,6 +329,7 @@ ANOTHER = {
     "evaluation.suites": ([SUITE], {}),
     **{f"evaluation.suites.N.{name}": (value, SUITED) for name, value in (SUITE | {"name": "another"}).items()},
     "evaluation.suites.N.kind": ("code", SUITED),
+    "evaluation.suites.N.fields": (FIELDS, SUITED),
     **{f"evaluation.suites.N.{name}": (4, SUITED) for name in ("problems", "samples")},
     "trackers": (["jsonl"], {}),
     "imitation.updates": (7, {"imitation": {"problems": 1, "learning_rate": 1.0}}),

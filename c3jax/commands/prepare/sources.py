@@ -1,8 +1,9 @@
 """Where public sets come from: one literal table of pinned files, with what is known of their content.
 
-A revision is a commit or a release of the place named, so a file cannot change behind it, but for "main". A SHA-256 was
-computed from a copy (gsm8k, math500, mbpp, mbppplus), read in the publisher's index (math) or found the same in several
-public records of others (aime25, humaneval, humanevalplus). Where it is not known, it is None, and the card says so.
+A revision is a commit or a release of the place named, so a file cannot change behind it. A SHA-256 was computed from a
+copy of the file at that revision (gsm8k, math500, cmath, svamp, asdiv, minerva_math, aime24, amc23, mbpp, mbppplus),
+read in the publisher's index (math) or found the same in several public records of others (aime25, humaneval,
+humanevalplus). Where it is not known, it is None, and the card says so.
 """
 
 from __future__ import annotations
@@ -49,8 +50,20 @@ def _split_mbpp(fields: Mapping[str, Any]) -> str:
 _PRM800K = "https://media.githubusercontent.com/media/openai/prm800k/7ecc794703b2877f63226f2477a49b34f9b25163"
 _GSM8K = "https://raw.githubusercontent.com/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c"
 _HUB = "https://huggingface.co/datasets"
+_QWEN_COMMIT = "a45202bd16f1ec06f433442dc1152d0074773465"
 _GITHUB = "https://raw.githubusercontent.com"
 _EVALPLUS = "https://github.com/evalplus"
+
+
+def _from_qwen(name: str, sha256: str, rows: int, licence: str) -> Source:
+    """A set of problems as the evaluation of Qwen2.5-Math has it: evaluation/data/NAME/test.jsonl."""
+    url = f"{_GITHUB}/QwenLM/Qwen2.5-Math/{_QWEN_COMMIT}/evaluation/data/{name}/test.jsonl"
+    file = SourceFile("test.jsonl", url, sha256, "test")
+    home = "https://github.com/QwenLM/Qwen2.5-Math"
+    return Source("math", home, _QWEN_COMMIT, licence, (file,), {"test": rows})
+
+
+_MAA = "none stated; the problems are the Mathematical Association of America's"
 
 SOURCES: dict[str, Source] = {
     # The authors' own archive is no longer served. PRM800K moved 4,500 test problems to its train.jsonl; the ids tell.
@@ -115,36 +128,38 @@ SOURCES: dict[str, Source] = {
     # The 600 problems of the first release, which some train on and others call CMATH, and the 1,098 of the second.
     "cmath": Source(
         task="math",
-        home="https://github.com/XiaoMi/cmath and https://huggingface.co/datasets/weitianwen/cmath",
-        revision="9fa13ef0b2d03f5a18c1ace7001248d3981d65ea and main",
-        licence="MIT or BSD (first release), CC BY 4.0 (second, as its page said)",
+        home="https://github.com/XiaoMi/cmath and https://github.com/deepseek-ai/DeepSeek-Math",
+        revision="9fa13ef0b2d03f5a18c1ace7001248d3981d65ea and b8b0f8ce093d80bf8e9a641e44142f06d092c305",
+        licence="MIT or CC BY 4.0 (first release), CC BY 4.0 (second, as its page said)",
         files=(
             SourceFile(
                 "cmath_dev.jsonl",
                 f"{_GITHUB}/XiaoMi/cmath/9fa13ef0b2d03f5a18c1ace7001248d3981d65ea/datasets/cmath_dev.jsonl",
-                None,
+                "b9c6333a31fd740e7f5b5a71022bd59e00748798a3377364346d280549b25e3b",
                 "train",
             ),
-            SourceFile("cmath_test.jsonl", f"{_HUB}/weitianwen/cmath/resolve/main/cmath_test.jsonl", None, "test"),
-        ),
-        rows={"train": 600, "test": 1098},
-    ),
-    "aime24": Source(
-        task="math",
-        home="https://github.com/QwenLM/Qwen2.5-Math",
-        revision="a45202bd16f1ec06f433442dc1152d0074773465",
-        licence="none stated; the problems are the Mathematical Association of America's",
-        files=(
             SourceFile(
                 "test.jsonl",
-                f"{_GITHUB}/QwenLM/Qwen2.5-Math/a45202bd16f1ec06f433442dc1152d0074773465"
-                "/evaluation/data/aime24/test.jsonl",
-                None,
+                f"{_GITHUB}/deepseek-ai/DeepSeek-Math/b8b0f8ce093d80bf8e9a641e44142f06d092c305"
+                "/evaluation/datasets/cmath/test.jsonl",
+                "cabe17c127c3227912b3384f4755e180f3aa0d9e5865677e7e5e223439bf15eb",
                 "test",
             ),
         ),
-        rows={"test": 30},
+        rows={"train": 600, "test": 1098},
     ),
+    "svamp": _from_qwen("svamp", "d0826ff1264f3860e46fc4e71db9e31d2d188960db87090e22677f9493e67a0d", 1000, "MIT"),
+    "asdiv": _from_qwen(
+        "asdiv", "5759580385e706f961a30d4c07d6925b35c3f7c86d6c50bc413957169693dad2", 2215, "CC BY-NC 4.0"
+    ),
+    "minerva_math": _from_qwen(
+        "minerva_math",
+        "0e656b430d3a0a1dab6aa853f453ba3805e28e2cabe4fc72486a897cc09d8ba2",
+        272,
+        "none stated; the problems are MIT OpenCourseWare's",
+    ),
+    "aime24": _from_qwen("aime24", "af2b8bd2aa911b6333ad0df32f3ca05c7ae8ed10f1731f4372c8ae26990bf7ac", 30, _MAA),
+    "amc23": _from_qwen("amc23", "43707e1ca784602d8479de24ee8ce36609dbebc46dd152b0b12a46611aa898a4", 40, _MAA),
     "aime25": Source(
         task="math",
         home=f"{_HUB}/math-ai/aime25",

@@ -13,7 +13,18 @@ from typing import Literal, NamedTuple
 from c3jax.schema import ConfigError
 from c3jax.tasks.code import names as names_lib
 from c3jax.tasks.code.task import Check, grade, read_answer, read_check, write_check
-from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
+from c3jax.tasks.jsonl import (
+    AS_THEY_ARE,
+    Fields,
+    Row,
+    TaskError,
+    check_distinct,
+    check_limit,
+    check_text,
+    read_id,
+    read_question,
+    read_rows,
+)
 from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.sections import CodeTask
 from c3jax.tasks.task import Prepare, Task
@@ -32,9 +43,12 @@ class CodeSpec(NamedTuple):
 
 
 _PLAIN = CodeSpec()
+_OWN = ("id", "question", "tests", "setup", "entry_point", "preamble")
 
 
-def load_problems(path: str, limit: int | None = None, spec: CodeSpec = _PLAIN) -> list[Problem]:
+def load_problems(
+    path: str, limit: int | None = None, spec: CodeSpec = _PLAIN, fields: Fields = AS_THEY_ARE
+) -> list[Problem]:
     """Load a JSONL set of programming problems.
 
     Records, told apart by their fields:
@@ -47,12 +61,14 @@ def load_problems(path: str, limit: int | None = None, spec: CodeSpec = _PLAIN) 
 
     Args:
       limit: keep at most this many problems, from the top. The whole file is checked all the same.
+      spec: how programs are run.
+      fields: the file's fields by the names of a record of ours, where it has others.
 
     Raises:
       TaskError: the file cannot be read, a line is none of these records, two ids agree, or the set is empty.
     """
     check_limit(path, limit)
-    problems = [read_problem(row, spec) for row in read_rows(path)]
+    problems = [read_problem(row, spec) for row in read_rows(path, fields, _OWN)]
     check_distinct(path, [problem.id for problem in problems])
     return problems[:limit]
 
@@ -116,7 +132,7 @@ def read_problem(row: Row, spec: CodeSpec = _PLAIN) -> Problem:
 
 
 def _read_own(row: Row) -> _Record:
-    question = check_text(row.where, "question", row.fields.get("question"))
+    question = read_question(row, "question")
     tests = _read_tests(row, "tests")
     setup, preamble = _read_optional(row, "setup"), _read_optional(row, "preamble")
     _parse(row.where, "the preamble", preamble)

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 import importlib.util
 
-from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
+from c3jax.tasks.jsonl import (
+    AS_THEY_ARE,
+    Fields,
+    Row,
+    TaskError,
+    check_distinct,
+    check_limit,
+    check_text,
+    lower_names,
+    read_id,
+    read_question,
+    read_rows,
+)
 from c3jax.tasks.maths import equality, latex, normal_form
 from c3jax.tasks.sections import MathTask
 from c3jax.tasks.task import Prepare, Task
@@ -23,16 +35,18 @@ _ANSWERS = ("answer", "golden", "solution")
 _IDS = ("id", "unique_id")
 
 
-def load_problems(path: str, limit: int | None = None) -> list[Problem]:
+def load_problems(path: str, limit: int | None = None, fields: Fields = AS_THEY_ARE) -> list[Problem]:
     r"""Load a JSONL set: rows with a question and an answer, or a benchmark's own rows.
 
     Read as they are: {"id"?, "question", "answer"}, MATH ({"problem", "solution"}), MATH500 (also "answer" and
-    "unique_id"), GSM8K (answers that end in "#### 18"), CMATH ("golden", in its first edition with "input") and AIME;
-    names in capitals count too. An answer that holds a \boxed{...} is what the last one holds.
+    "unique_id"), GSM8K (answers that end in "#### 18"), CMATH ("golden", in its first edition with "input"), AIME,
+    SVAMP and ASDiv ("body", which stands before the question); names in capitals count too. An answer that holds a
+    \boxed{...} is what the last one holds.
 
     Args:
       path: UTF-8 file, one JSON object a line.
       limit: keep at most this many problems, from the top. The whole file is checked all the same.
+      fields: the file's fields by the names "id", "question" and "answer", where it has others.
 
     Returns:
       Problems in file order: `index` is the 0-based row, `id` the row's own id or else its row number.
@@ -45,15 +59,16 @@ def load_problems(path: str, limit: int | None = None) -> list[Problem]:
         if importlib.util.find_spec(package) is None:
             raise TaskError(f"task.kind: math needs the package {package} (pip install 'c3jax[maths]'), found none")
     check_limit(path, limit)
-    problems = [read_problem(row) for row in read_rows(path)]
+    problems = [read_problem(row) for row in read_rows(path, fields, ("id", "question", "answer"))]
     check_distinct(path, [problem.id for problem in problems])
     return problems[:limit]
 
 
 def read_problem(row: Row) -> Problem:
     """Read one row, as load_problems does; it does not see whether an id is given twice. Raises TaskError."""
-    fields = {name.lower(): value for name, value in row.fields.items()}
-    question = next((name for name in _QUESTIONS if name in fields), _QUESTIONS[0])
+    question = read_question(row, *_QUESTIONS)
+    row = lower_names(row)
+    fields = row.fields
     source = next((name for name in _ANSWERS if name in fields), _ANSWERS[0])
     solution = fields.get(source)
     if isinstance(solution, (int, float)) and not isinstance(solution, bool):
@@ -65,12 +80,7 @@ def read_problem(row: Row) -> Problem:
     answer = (text.rpartition("####")[2] if box is None else box).strip()
     if not answer or len(answer) > LONGEST_ANSWER:
         raise TaskError(f"{row.where}: expected an answer of 1 to {LONGEST_ANSWER} characters, got {len(answer)}")
-    return Problem(
-        index=row.index,
-        id=read_id(row._replace(fields=fields), *_IDS),
-        question=check_text(row.where, question, fields.get(question)),
-        answer=answer,
-    )
+    return Problem(index=row.index, id=read_id(row, *_IDS), question=question, answer=answer)
 
 
 def read_answer(text: str) -> str | None:
@@ -99,7 +109,7 @@ def grade(problem: Problem, text: str) -> Verdict:
 
 def _read_published(row: Row) -> Problem | None:
     """A row of a published set; None for one without an answer, as some files have them."""
-    fields = {name.lower(): value for name, value in row.fields.items()}
+    fields = lower_names(row).fields
     answer = next((fields[name] for name in _ANSWERS if name in fields), None)
     return read_problem(row) if answer is not None and str(answer).strip() else None
 

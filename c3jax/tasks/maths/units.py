@@ -22,7 +22,8 @@ class Measure(NamedTuple):
 _TEXT = r"\\text\{(?:[^{}]|\{[^{}]*\})*+\}"
 _SHORT = "[cdkm]m|[km]g|m[lL]|ft|in|yd|mi|lbs?|oz|hrs?|mins?|sec|[mk]ph|rad|deg|days?|men|cups?|tons?|sq|cu|USD|[ap]m"
 _BARE = (
-    rf"(?:(?<=[0-9)}}i ])(?:{_SHORT})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{4,}}+|(?<= )[a-z]{{2,3}}(?= [a-z]{{3}}))\.?"
+    rf"(?:(?<=[0-9)}}i ])(?:{_SHORT})(?![A-Za-z])|(?<= )(?:[a-z]++-)+[a-z]{{3,}}+|(?<![A-Za-z\\])[A-Za-z]{{4,}}+"
+    r"|(?<= )[a-z]{2,3}(?= [a-z]{3})|(?<=[a-z]{2} )[a-z]{2,3}(?![A-Za-z]))\.?"
 )
 _WORD = rf"(?:{_TEXT}|[\u4e00-\u9fff]++|{_BARE})"
 _POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
@@ -31,7 +32,7 @@ _MEASURED = re.compile(
     rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?:^|(?<=[0-9)}} ]))[a-zA-Z](?= ?\\text)))\s*(?P<tail>{_TAIL})"
 )
 _BRACKETED = re.compile(
-    rf"(?P<head>.*[0-9}}]) ?\( ?(?P<tail>{_TAIL}|(?<= \()[A-Za-z]+[A-Za-z.' /-]+|[\u4e00-\u9fff]+) ?\)"
+    rf"(?P<head>.*[0-9}}]) ?\( ?(?P<tail>{_TAIL}|(?<= \()(?:[A-Za-z]+[A-Za-z.' /-]+|[gLms])|[\u4e00-\u9fff]+) ?\)"
 )
 _DEGREES = re.compile(r"(?P<head>.*[0-9)}]) ?\^ ?\{? ?\\circ ?\}? ?(?:(?:\\text ?\{)? ?(?P<scale>[CF]) ?\}?)?")
 _QUOTIENT = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?\}")

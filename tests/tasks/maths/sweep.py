@@ -80,8 +80,9 @@ def respell(answer: str) -> str:
     parts = latex.split_top(text, ",")
     if len(parts) > 1:
         return ", ".join(reversed(parts))
-    is_letter = re.fullmatch(r"\(?[A-Z]\)?", text)  # of a choice
-    if formula.is_formula(text) and not is_letter and not re.search(r"[<>=,_]|\\le|\\ge|\\ne|\\infty|\[", text):
+    # A letter of a choice, a count with its unit: 9 (apples).
+    is_other = re.fullmatch(r"\(?[A-Z]\)?|[0-9.]+ \([A-Za-z -]+\)", text)
+    if formula.is_formula(text) and not is_other and not re.search(r"[<>=,_]|\\le|\\ge|\\ne|\\infty|\[", text):
         return rf"1 \cdot \left( {text} \right)"
     return answer
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-import warnings
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
 
 from c3jax import processes
+from c3jax.commands import terminal
 from c3jax.types import UserError
 
 
@@ -31,7 +29,6 @@ def set_up_process(joins: bool = False) -> Console:
     jax.config.update("jax_default_matmul_precision", "float32")
     # A cache that grows for ever fills the disk; what was not used for longest goes first.
     jax.config.update("jax_compilation_cache_max_size", 4 << 30)
-    warnings.showwarning = _print_warning
     # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "c3jax" / "xla"
@@ -46,10 +43,4 @@ def set_up_process(joins: bool = False) -> Console:
         jax.devices()
     except RuntimeError as error:
         raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
-    return Console(highlight=False, markup=False, quiet=joins and not processes.is_first())
-
-
-def _print_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Print what a user can do something about; what libraries tell each other's developers is not."""
-    if category is UserWarning:
-        print(f"c3jax: warning: {message}", file=sys.stderr)
+    return terminal.make_console(is_quiet=joins and not processes.is_first())
