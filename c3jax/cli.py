@@ -244,7 +244,7 @@ def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _choose_run_dir(arguments: argparse.Namespace) -> Path:
     if arguments.run_dir == "":
         raise UserError("--run-dir: expected a folder, got an empty name")
-    return Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
+    return Path(arguments.run_dir or Path("runs") / config_file.name_config(arguments.config))
 
 
 def _check_source(source: str, overrides: dict[str, Any]) -> None:
