@@ -89,7 +89,8 @@ def find_config(path: str | Path, wanted: str = "a YAML file") -> Path:
     shipped = {Path(name).name: file for name, file in files.items() if not name.startswith(_PAPER)}
     found = (files | shipped).get(str(path))
     if found is None:
-        raise ConfigError(f"{path}: expected {wanted}, or one of {', '.join(shipped)}, {_PAPER}..., found none")
+        listed = dict.fromkeys(f"{_PAPER}..." if name.startswith(_PAPER) else Path(name).name for name in files)
+        raise ConfigError(f"{path}: expected {wanted}, or one of {', '.join(listed)}, found none")
     return found
 
 

@@ -201,6 +201,7 @@ def test_a_run_of_the_paper_is_found_by_its_name():
     assert load_config(name) == load_config(CONFIGS / f"{name}.yaml")
     assert name_config(name) == "maths_qwen2.5_3b_duo_c3"
     with pytest.raises(
-        ConfigError, match=r"^paper/maths: expected a YAML file, or one of .*trio, .*paper/\.\.\., found none$"
+        ConfigError,
+        match=r"^paper/maths: expected a YAML file, or one of .*math_qwen, paper/\.\.\., quickstart, .*, found none$",
     ):
         load_config("paper/maths")
