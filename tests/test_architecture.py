@@ -65,7 +65,7 @@ RULES = {
     "evaluate": Rule(ENGINE, "anywhere"),
     "train": Rule(ENGINE, "anywhere"),
     "commands": Rule(ENGINE, "anywhere"),
-    **{f"commands.{name}": Rule(ENGINE, "never") for name in ("__init__", "compare", "grade", "prepare")},
+    **{f"commands.{name}": Rule(ENGINE, "never") for name in ("__init__", "compare", "grade", "prepare", "table")},
     "lab": Rule(STUDY, "anywhere"),
     **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},
     "lab.text": Rule(STUDY | ENGINE | {"train"}, "anywhere"),

@@ -94,6 +94,14 @@ def find_config(path: str | Path, wanted: str = "a YAML file") -> Path:
     return found
 
 
+def find_config_folder(path: str) -> Path:
+    """A folder of configs: one there is, or, by its name alone, one that comes with the package. Raises ConfigError."""
+    folder = next((folder for folder in (Path(path), _CONFIGS / path) if folder.is_dir()), None)
+    if folder is None or not list(folder.glob("*.yaml")):
+        raise ConfigError(f"{path}: expected a folder of configs, found none")
+    return folder
+
+
 def name_config(path: str | Path) -> str:
     """What a config is called: its file's name without .yaml, dots and all."""
     return re.sub(r"\.ya?ml$", "", Path(path).name)
