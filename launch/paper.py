@@ -3,8 +3,8 @@
     paper.py [--tiny] [--long] [--seeds 0,1,2,3,4] [--runs DIR] [--dry-run] [NAME ...] [-- OVERRIDE ...]
 
 NAME is a cell (maths_qwen3_4b_duo_c3, maths_qwen3_4b_duo_untuned) or a pattern of cells (maths_qwen3_4b_*); without one
-it is the whole matrix. What is done is skipped, what was stopped is resumed. A cell that fails is named at the end and the
-others go on. Overrides are given to every `c3jax` command: paper.sh 'maths_*_duo_c3' -- --policy.kind adapters
+it is the whole matrix. What is done is skipped, what was stopped is resumed. A cell that fails is named at the end and
+the others go on. Overrides are given to every `c3jax` command: paper.sh 'maths_*_duo_c3' -- --policy.kind adapters
 
 Exit status: 0 all done, 1 a cell failed, 2 the command line, 75 stopped on request, start again to resume.
 """
@@ -21,6 +21,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from c3jax.config.file import read_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "paper"
@@ -127,7 +129,14 @@ def list_commands(cell: Cell, seed: int, path: Path, overrides: list[str]) -> li
     train = [*program, "train", str(cell.config), "--seed", str(seed), "--run-dir", str(path), *overrides]
     last = find_last_step(path)
     commands = [train] if last is None else []
-    return commands if last is not None and is_evaluated(path, last) else [*commands, [*program, "evaluate", str(path)]]
+    if not has_suites(cell.config) or (last is not None and is_evaluated(path, last)):
+        return commands  # training ends with the held-out problems
+    return [*commands, [*program, "evaluate", str(path)]]
+
+
+def has_suites(config: Path) -> bool:
+    """Whether there is more to measure than the held-out problems."""
+    return bool(read_tree(config).get("evaluation", {}).get("suites"))
 
 
 def find_last_step(path: Path) -> int | None:

@@ -9,6 +9,7 @@
 #   launch/paper.sh maths_qwen3_4b_duo_c3 -- --policy.kind adapters
 set -euo pipefail
 here="$(readlink -f "${BASH_SOURCE[0]}" 2>/dev/null || printf '%s' "${BASH_SOURCE[0]}")"
+# shellcheck source=launch/environment.sh
 source "${here%/*}/environment.sh"
 
 c3jax_environment

@@ -4,6 +4,7 @@
 # Paths are relative to the source's root. environment.sh says which variables are read.
 set -euo pipefail
 here="$(readlink -f "${BASH_SOURCE[0]}" 2>/dev/null || printf '%s' "${BASH_SOURCE[0]}")"
+# shellcheck source=launch/environment.sh
 source "${here%/*}/environment.sh"
 
 c3jax_environment

@@ -247,7 +247,9 @@ def list_differences(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             seeds = [[run.seed for run in side] for side in sides]
             values = [np.array([spread_scores(result, keys) for result in side]) for side in results]
             found = compute_crossed_bootstrap(*values, is_paired=seeds[0] == seeds[1])
-            row = {"suite": suite, "minus": cell.method} | tables.make_columns("diff", _as_percent(found.mean))
+            row: dict[str, Any] = {"suite": suite, "minus": cell.method} | tables.make_columns(
+                "diff", _as_percent(found.mean)
+            )
             first, second = (find_published(cell.setting, name, suite, "greedy") for name in ("c3", cell.method))
             row["paper"] = None if first is None or second is None else first - second
             rows.append(row | {"p": found.p, "problems": len(keys)})
