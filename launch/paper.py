@@ -26,6 +26,7 @@ from c3jax.config.file import read_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "paper"
+PROGRAM = [sys.executable, "-m", "c3jax.cli"]
 STOPPED = 75  # of c3jax: stopped on request, start again to resume
 UNTUNED = "untuned"
 # What programs gain in speed is not worth its compiling where a run has four steps.
@@ -122,16 +123,15 @@ def write_tiny(folder: Path, cell: Cell) -> Path:
 
 def list_commands(cell: Cell, seed: int, path: Path, overrides: list[str]) -> list[list[str]]:
     """What is left to do for a cell and a seed: nothing, its evaluation, or training and evaluation."""
-    program = [sys.executable, "-m", "c3jax.cli"]
     if not cell.is_trained:
-        evaluate = [*program, "evaluate", str(cell.config), "--seed", str(seed), "--out", str(path), *overrides]
+        evaluate = [*PROGRAM, "evaluate", str(cell.config), "--seed", str(seed), "--out", str(path), *overrides]
         return [] if is_evaluated(path, 0) else [evaluate]
-    train = [*program, "train", str(cell.config), "--seed", str(seed), "--run-dir", str(path), *overrides]
+    train = [*PROGRAM, "train", str(cell.config), "--seed", str(seed), "--run-dir", str(path), *overrides]
     last = find_last_step(path)
     commands = [train] if last is None else []
     if not has_suites(cell.config) or (last is not None and is_evaluated(path, last)):
         return commands  # training ends with the held-out problems
-    return [*commands, [*program, "evaluate", str(path)]]
+    return [*commands, [*PROGRAM, "evaluate", str(path)]]
 
 
 def has_suites(config: Path) -> bool:
