@@ -14,7 +14,7 @@ from typing import Any
 import c3jax
 from c3jax.commands import terminal
 from c3jax.config import file as config_file
-from c3jax.config.run import ConfigError
+from c3jax.config.overrides import split_overrides
 from c3jax.lab import config as study_config
 from c3jax.types import LostError, UserError
 
@@ -30,13 +30,6 @@ Limits are set as in a config, and so are fields of the problems by other names:
     --task.fields "{question: [Body, Question], answer: Answer}"
 `c3jax fields` lists what there is."""
 
-# The commands' own options; every other --name sets a field of the config.
-_OPTIONS = (
-    *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript"),
-    *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
-    *("--unsafe-no-sandbox", "--accept-changes", "--format", "--scored"),
-)
-
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)  # of standard output: disk full, nobody reads
 
@@ -49,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     warnings.showwarning = _print_warning
     try:
-        kept, overrides = split_overrides(words)
+        list_known = study_config.list_study_fields if words[:1] == ["study"] else config_file.list_fields
+        kept, overrides = split_overrides(words, list_known)
         arguments = parser.parse_args(kept)
         if overrides and not arguments.takes_overrides:
             parser.error(f"unrecognised argument --{next(iter(overrides))}")
@@ -73,34 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds goes nowhere
         terminal.complain(f"the output cannot be written ({error.strerror})")
         return 1
-
-
-def split_overrides(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take --section.field VALUE and --section.field=VALUE out of a command line. Raises ConfigError.
-
-    Gives the words left for the command, in their order, and the values by path; after a word `--` nothing is taken.
-    """
-    kept: list[str] = []
-    overrides: dict[str, Any] = {}
-    list_known = study_config.list_study_fields if words[:1] == ["study"] else config_file.list_fields
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        name, has_value, text = word.partition("=")
-        if word == "--":
-            return [*kept, word, *rest], overrides
-        if name not in _OPTIONS and name.replace("_", "-") in _OPTIONS:
-            raise ConfigError(f"{name}: expected {name.replace('_', '-')}")
-        if not name.startswith("--") or name in _OPTIONS:
-            kept.append(word)
-            continue
-        path = name[2:].replace("-", "_")
-        if not has_value:
-            if not rest or rest[0].startswith("--"):
-                raise ConfigError(f"{path}: expected a value after {name}, got {rest[0] if rest else 'nothing'}")
-            text = rest.pop(0)
-        overrides[path] = config_file.parse_override(path, text, list_known)
-    return kept, overrides
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -137,6 +103,7 @@ def _add_run_commands(commands: Any) -> None:
     evaluate.add_argument("source", help="a run directory, or a config for its model as it is before training")
     evaluate.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    evaluate.add_argument("--out", metavar="DIR", help="of a config: keep the results here, with the config")
     _add_unsafe(evaluate)
     _add_accept(evaluate)
 
@@ -161,6 +128,11 @@ def _add_run_commands(commands: Any) -> None:
         default=[],
         help="trees of the run as `c3jax score --method` wrote them: their credit is shown too (may be repeated)",
     )
+
+    table = _add(commands, "table", _table, "the paper's tables of the runs in a folder, beside the paper's numbers")
+    table.add_argument("folder", metavar="DIR", help="what launch/paper.sh made: DIR/NAME of a config/seed-N")
+    table.add_argument("--configs", metavar="DIR", default="paper", help="of the configs (default: paper; paper/long)")
+    table.add_argument("--out", metavar="FILE", help="write them to FILE.md or FILE.csv too")
 
     ask = _add(commands, "ask", _ask, "put a question to a team and read every role's message", overrides=_OVERRIDES)
     ask.add_argument("source", help="a run directory, or a config for its model as it is before training")
@@ -264,7 +236,7 @@ def _train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _choose_run_dir(arguments: argparse.Namespace) -> Path:
     if arguments.run_dir == "":
         raise UserError("--run-dir: expected a folder, got an empty name")
-    return Path(arguments.run_dir or Path("runs") / Path(arguments.config).stem)
+    return Path(arguments.run_dir or Path("runs") / config_file.name_config(arguments.config))
 
 
 def _accept(arguments: argparse.Namespace) -> list[str]:
@@ -294,7 +266,15 @@ def _evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         as_json=arguments.json,
         is_contained=not arguments.unsafe_no_sandbox,
         accepting=_accept(arguments),
+        kept_in=None if arguments.out is None else Path(arguments.out),
     )
+
+
+def _table(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    from c3jax.commands import table
+
+    out = arguments.out and Path(arguments.out)
+    return table.table_runs(Path(arguments.folder), arguments.configs, out, terminal.make_console())
 
 
 def _compare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

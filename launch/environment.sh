@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it, after `set -euo pipefail`; does nothing but define.
 #
 #   c3jax_environment [EXTRA...]   makes the virtual environment that c3jax runs in, or brings it up to date
@@ -21,6 +22,7 @@ c3jax_environment() {
   if [[ -n "${PYTHON:-}" ]]; then candidates=("$PYTHON") where="at PYTHON=$PYTHON"; fi
   for python in "${candidates[@]}"; do # one may be a shim with nothing behind it
     if "$python" -I -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' </dev/null >/dev/null 2>&1; then
+      # shellcheck disable=SC2086 # several words
       "$python" -I "$C3JAX_ROOT/launch/environment.py" "$C3JAX_VENV" "$@" ${C3JAX_EXTRAS:-} || exit $?
       return
     fi

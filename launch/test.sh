@@ -4,6 +4,7 @@
 #   launch/test.sh --with-torch      the parity tests against PyTorch too (on Linux PyTorch brings gigabytes of CUDA)
 set -euo pipefail
 here="$(readlink -f "${BASH_SOURCE[0]}" 2>/dev/null || printf '%s' "${BASH_SOURCE[0]}")"
+# shellcheck source=launch/environment.sh
 source "${here%/*}/environment.sh"
 
 torch=""

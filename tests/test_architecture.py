@@ -68,7 +68,10 @@ RULES = {
     "evaluate": Rule(ENGINE, "anywhere"),
     "train": Rule(ENGINE | {"report"}, "anywhere"),
     "commands": Rule(ENGINE, "anywhere"),
-    **{f"commands.{name}": Rule(ENGINE, "never") for name in ("__init__", "compare", "grade", "prepare", "terminal")},
+    **{
+        f"commands.{name}": Rule(ENGINE, "never")
+        for name in ("__init__", "compare", "grade", "prepare", "table", "terminal")
+    },
     "lab": Rule(STUDY, "anywhere"),
     **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},
     "lab.text": Rule(STUDY | ENGINE | {"train"}, "anywhere"),

@@ -106,7 +106,9 @@ def test_the_module_runs_as_the_command_does():
     answer = run_module("--version")
     assert (answer.returncode, answer.stdout) == (0, f"c3jax {__version__}\n")
     answer = run_module("train", "missing.yaml")
-    sentence = "c3jax: missing.yaml: expected a YAML file, or one of debate, gsm8k_smollm2, math_qwen, quickstart,"
+    sentence = (
+        "c3jax: missing.yaml: expected a YAML file, or one of debate, gsm8k_smollm2, math_qwen, paper/..., quickstart,"
+    )
     assert (answer.returncode, answer.stdout) == (2, "") and answer.stderr.startswith(sentence)
 
 

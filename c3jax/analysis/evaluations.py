@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ def describe_run(path: str) -> Run:
     return Run(
         path=path,
         seed=config.pop("seed"),
-        config=_flatten(config),
+        config=flatten_config(config),
         step=step,
         results={(row["suite"], row["profile"]): row for row in rows if "missing" not in row},
         missing={row["suite"]: row["missing"] for row in rows if "missing" in row},
@@ -86,11 +86,12 @@ def _load_body(file: Path) -> dict[str, Any]:
     return body
 
 
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+def flatten_config(value: Any, path: str = "") -> dict[str, Any]:
+    """A dumped config's values by their dotted paths; entries of a list of sections are counted from 1."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value = {str(number): part for number, part in enumerate(value, start=1)}
     if isinstance(value, dict):
-        parts = [_flatten(part, f"{path}.{name}" if path else name) for name, part in value.items()]
+        parts = [flatten_config(part, f"{path}.{name}" if path else name) for name, part in value.items()]
         return {name: part for flat in parts for name, part in flat.items()}
     return {path: value}
 
@@ -177,8 +178,8 @@ def list_scores(groups: Sequence[Group]) -> list[dict[str, Any]]:
                 reason = run.missing.get(suite, "not evaluated")
                 rows.append(row | {"missing": f"{run.path}: {reason}"})
                 continue
-            keys = _list_keys(there)
-            found = compute_crossed_bootstrap(np.array([_spread(result, keys) for result in there]))
+            keys = list_problems(there)
+            found = compute_crossed_bootstrap(np.array([spread_scores(result, keys) for result in there]))
             row |= {"seeds": len(there), "problems": len(keys), **tables.make_columns("avg", found.mean)}
             row |= _average_others(there)
             rows.append(row)
@@ -201,8 +202,8 @@ def compute_score(results: Sequence[dict[str, Any]]) -> Interval:
     """
     if len(results) == 1:
         return Interval(*(results[0][name] for name in ("accuracy", "low", "high")))
-    keys = _list_keys(results)
-    return compute_crossed_bootstrap(np.array([_spread(result, keys) for result in results])).mean
+    keys = list_problems(results)
+    return compute_crossed_bootstrap(np.array([spread_scores(result, keys) for result in results])).mean
 
 
 def compute_change(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Crossed | None:
@@ -214,11 +215,11 @@ def compute_change(before: Sequence[dict[str, Any]], after: Sequence[dict[str, A
     Returns:
       The difference of the mean returns; None where no problem is in both.
     """
-    shared = set(_list_keys(before))
-    keys = [key for key in _list_keys(after) if key in shared]
+    shared = set(list_problems(before))
+    keys = [key for key in list_problems(after) if key in shared]
     if not keys:
         return None
-    sides = [np.array([_spread(result, keys) for result in side]) for side in (after, before)]
+    sides = [np.array([spread_scores(result, keys) for result in side]) for side in (after, before)]
     return compute_crossed_bootstrap(*sides, is_paired=True)
 
 
@@ -231,11 +232,11 @@ def list_differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
             if any(len(side) < len(group.runs) for side, group in zip(sides, (first, second), strict=True)):
                 continue
             seeds = [[run.seed for run in group.runs] for group in (first, second)]
-            shared = set(_list_keys(sides[1]))
-            keys = [key for key in _list_keys(sides[0]) if key in shared]
+            shared = set(list_problems(sides[1]))
+            keys = [key for key in list_problems(sides[0]) if key in shared]
             if not keys:
                 continue
-            values = [np.array([_spread(result, keys) for result in side]) for side in sides]
+            values = [np.array([spread_scores(result, keys) for result in side]) for side in sides]
             found = compute_crossed_bootstrap(*values, is_paired=seeds[0] == seeds[1])
             row = {"suite": cell[0], "profile": cell[1], "first": first.name, "second": second.name}
             rows.append(row | {"problems": len(keys), **tables.make_columns("diff", found.mean), "p": found.p})
@@ -243,12 +244,13 @@ def list_differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return [row | {"p_holm": float(p)} for row, p in zip(rows, corrected, strict=True)]
 
 
-def _list_keys(results: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def list_problems(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The problems that any of the results has: id, and the digest of question and answer."""
     pairs = (zip(result["ids"], result["digests"], strict=True) for result in results)
     return list(dict.fromkeys(key for keys in pairs for key in keys))
 
 
-def _spread(result: dict[str, Any], keys: Sequence[tuple[str, str]]) -> list[float]:
+def spread_scores(result: Mapping[str, Any], keys: Sequence[tuple[str, str]]) -> list[float]:
     """Mean return of each problem; NaN where the run did not have it."""
     means = [float(np.mean(row)) for row in result["scores"]]
     found = dict(zip(zip(result["ids"], result["digests"], strict=True), means, strict=True))

@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from c3jax import evaluate
+from c3jax.config.file import dump_config
 from c3jax.evaluate import evaluate_suites
 from c3jax.models.policy import Weights
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, context_tokens
 from c3jax.rollout import address, context, sampling, tree
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.directory import check_inputs
+from c3jax.run.files import save_whole
 from c3jax.run.source import SourceError, open_source
 from c3jax.setup.team import Setup, decode_turns, make_setup
 from c3jax.tasks.task import find_task
@@ -35,24 +37,53 @@ def evaluate_source(
     as_json: bool,
     is_contained: bool = True,
     accepting: Sequence[str] = (),
+    kept_in: Path | None = None,
 ) -> int:
     """Evaluate a run's policy, or a config's model before training, on the held-out problems and the config's suites.
 
-    A run keeps the results, in eval/suites-STEP.json. Returns the exit code: 1 where a suite is missing.
+    A run keeps the results, in eval/suites-STEP.json.
+
+    Args:
+      source: a run directory or a config.
+      checkpoint: of a run.
+      overrides: fields of the config by their dotted paths.
+      console: to print on.
+      as_json: whether JSON is printed in place of a table.
+      is_contained: whether programs run in their sandbox.
+      accepting: the command line, where a run is used whose inputs changed; else nothing.
+      kept_in: where the results of a config are kept as a run's are, with the config; None keeps none.
+
+    Returns:
+      The exit code: 1 where a suite is missing.
+
+    Raises:
+      UserError: as `load_source`; and where a run is to be kept elsewhere, or the disk does not take it.
     """
+    if kept_in is not None and Path(source).is_dir():
+        raise SourceError(f"--out: expected it with a config alone (a run keeps its results itself), got {kept_in}")
     setup, weights, step = load_source(source, checkpoint, overrides, is_contained, accepting)
     kinds = {setup.config.task.kind, *(suite.kind for suite in setup.config.evaluation.suites)}
     if not is_contained and all(find_task(kind).bind is None for kind in kinds):
         raise SourceError(f"--unsafe-no-sandbox: expected a task or suite that runs programs, got {sorted(kinds)}")
     results = evaluate_suites(setup, weights)
-    if Path(source).is_dir():
-        evaluate.save_results(Path(source) / "eval" / f"suites-{step}.json", step, results)
+    kept_in = Path(source) if Path(source).is_dir() else kept_in
+    if kept_in is not None:
+        _keep(kept_in, setup, step, results)
     if as_json:
         body = {"source": source, "step": step, "unsafe_no_sandbox": not is_contained}
         print(json.dumps(body | {"results": [result._asdict() for result in results]}))
     else:
         evaluate.print_results(console, results, f"{source}, step {step}")
     return int(any(isinstance(result, evaluate.Missing) for result in results))
+
+
+def _keep(folder: Path, setup: Setup, step: int, results: list[evaluate.Result | evaluate.Missing]) -> None:
+    try:
+        if not (folder / "config.yaml").exists():
+            save_whole(folder / "config.yaml", dump_config(setup.config))
+        evaluate.save_results(folder / "eval" / f"suites-{step}.json", step, results)
+    except OSError as error:
+        raise SourceError(f"{folder}: the results cannot be kept ({error.strerror})") from None
 
 
 def ask_source(

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import pydantic
 import yaml
 
+from c3jax.config.base import Document, Layers, list_lines, locate, read_layers
 from c3jax.config.checks import check_config
 from c3jax.config.run import RunConfig
 from c3jax.config.switch import drop_other_kinds, fit_credit
@@ -33,6 +34,7 @@ RENAMED = {
 }
 
 _CONFIGS = Path(__file__).parents[1] / "configs"  # a link in a checkout, files in a wheel
+_PAPER = "paper/"  # too many to be listed in a sentence
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -47,7 +49,7 @@ class Field(NamedTuple):
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
-    """Read a YAML config, apply overrides and check it.
+    """Read a YAML config with its bases (`base.py`), apply overrides and check it.
 
     Args:
       path: of the file; a run's config.yaml is one too.
@@ -57,12 +59,17 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Ru
       The config, which is frozen.
 
     Raises:
-      ConfigError: in one sentence: the field's path, what was expected and what was got.
+      ConfigError: in one sentence: the field's path, what was expected and what was got; of a config with bases, the
+        file and the line too.
     """
-    tree = read_tree(path, overrides)
+    layers = _read_layers(path)
+    tree = _override(layers.tree, overrides or {})
     if "kind" in tree and "task" not in tree:
         raise ConfigError(f"config {path}: expected that of a run, got that of a study (c3jax study {path})")
-    return parse_config(tree)
+    try:
+        return parse_config(tree)
+    except ConfigError as error:
+        raise locate(error, layers.locations, overrides or {}) from None
 
 
 def find_config(path: str | Path, wanted: str = "a YAML file") -> Path:
@@ -78,26 +85,56 @@ def find_config(path: str | Path, wanted: str = "a YAML file") -> Path:
     given = Path(path)
     if given.exists():
         return given
-    shipped = {file.stem: file for file in sorted(_CONFIGS.rglob("*.yaml"))}
-    if str(path) not in shipped:
-        raise ConfigError(f"{path}: expected {wanted}, or one of {', '.join(shipped)}, found none")
-    return shipped[str(path)]
+    files = {str(file.relative_to(_CONFIGS).with_suffix("")): file for file in sorted(_CONFIGS.rglob("*.yaml"))}
+    shipped = {Path(name).name: file for name, file in files.items() if not name.startswith(_PAPER)}
+    found = (files | shipped).get(str(path))
+    if found is None:
+        listed = dict.fromkeys(f"{_PAPER}..." if name.startswith(_PAPER) else Path(name).name for name in files)
+        raise ConfigError(f"{path}: expected {wanted}, or one of {', '.join(listed)}, found none")
+    return found
+
+
+def find_config_folder(path: str) -> Path:
+    """A folder of configs: one there is, or, by its name alone, one that comes with the package. Raises ConfigError."""
+    folder = next((folder for folder in (Path(path), _CONFIGS / path) if folder.is_dir()), None)
+    if folder is None or not list(folder.glob("*.yaml")):
+        raise ConfigError(f"{path}: expected a folder of configs, found none")
+    return folder
+
+
+def name_config(path: str | Path) -> str:
+    """What a config is called: its file's name without .yaml, dots and all."""
+    return re.sub(r"\.ya?ml$", "", Path(path).name)
 
 
 def read_tree(path: str | Path, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Read a YAML config as plain mappings and lists, dotted overrides applied, unchecked. Raises ConfigError."""
+    """Read a YAML config as plain mappings and lists, bases and dotted overrides applied, unchecked.
+
+    Raises ConfigError.
+    """
+    return _override(_read_layers(path).tree, overrides or {})
+
+
+def _read_layers(path: str | Path) -> Layers:
+    return read_layers(find_config(path), str(path), _read_document, find_config)
+
+
+def _read_document(path: Path, name: str) -> Document:
     try:
-        text = find_config(path).read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise ConfigError(f"config {path}: cannot be read ({reason})") from None
+        raise ConfigError(f"config {name}: cannot be read ({reason})") from None
     try:
         tree = _parse_yaml(text)
     except _YAML_ERRORS as error:
-        raise ConfigError(f"config {path}: not valid YAML ({_describe_yaml(error)})") from None
+        raise ConfigError(f"config {name}: not valid YAML ({_describe_yaml(error)})") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"config {path}: expected a mapping of sections, got {show_value(tree)}")
-    overrides = overrides or {}
+        raise ConfigError(f"config {name}: expected a mapping of sections, got {show_value(tree)}")
+    return Document(tree, list_lines(yaml.compose(text, Loader=_Loader)))
+
+
+def _override(tree: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     drop_other_kinds(tree, overrides)
     for dotted, value in overrides.items():
         _set_dotted(tree, dotted, value)

@@ -1,0 +1,171 @@
+"""Trains and evaluates the paper's runs: every config of a folder with every seed, and the models before training.
+
+    paper.py [--tiny] [--long] [--seeds 0,1,2,3,4] [--runs DIR] [--dry-run] [NAME ...] [-- OVERRIDE ...]
+
+NAME is a cell (maths_qwen3_4b_duo_c3, maths_qwen3_4b_duo_untuned) or a pattern of cells (maths_qwen3_4b_*); without one
+it is the whole matrix. What is done is skipped, what was stopped is resumed. A cell that fails is named at the end and
+the others go on. Overrides are given to every `c3jax` command: paper.sh 'maths_*_duo_c3' -- --policy.kind adapters
+
+Exit status: 0 all done, 1 a cell failed, 2 the command line, 75 stopped on request, start again to resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from c3jax.config.file import read_tree
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs" / "paper"
+PROGRAM = [sys.executable, "-m", "c3jax.cli"]
+STOPPED = 75  # of c3jax: stopped on request, start again to resume
+UNTUNED = "untuned"
+# What programs gain in speed is not worth its compiling where a run has four steps.
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
+
+
+class Cell(NamedTuple):
+    """A config, whose model is trained with a method, or evaluated as it is."""
+
+    name: str
+    config: Path
+    is_trained: bool
+
+
+def main(words: list[str]) -> int:
+    """Run what the command line asks for."""
+    own, overrides = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    arguments = _parse(own)
+    folder = CONFIGS / "long" if arguments.long else CONFIGS
+    runs = Path(arguments.runs or ("runs/tiny" if arguments.tiny else "runs/paper")) / (
+        "long" if arguments.long else ""
+    )
+    cells = [cell for cell in list_cells(folder) if _is_asked(cell.name, arguments.names)]
+    if not cells:
+        print(f"paper: expected names or patterns of {folder}, got {' '.join(arguments.names)}.", file=sys.stderr)
+        return 2
+    if arguments.tiny and not arguments.dry_run:
+        cells = [cell._replace(config=write_tiny(runs / "configs", cell)) for cell in cells]
+    failed = []
+    for seed in arguments.seeds:
+        for cell in cells if seed == arguments.seeds[0] else [cell for cell in cells if cell.is_trained]:
+            path = runs / cell.name / f"seed-{seed}"
+            for command in list_commands(cell, seed, path, overrides):
+                if arguments.dry_run:
+                    print(shlex.join(command))
+                    continue
+                print(f"paper: {shlex.join(command)}", flush=True)
+                status = run(command, QUICK if arguments.tiny else {})
+                if status in (STOPPED, 130):
+                    print("paper: stopped on request; start again to resume.", file=sys.stderr)
+                    return status
+                if status != 0:
+                    failed.append(f"{cell.name}, seed {seed} (exit status {status})")
+                    break
+    for sentence in failed:
+        print(f"paper: failed: {sentence}", file=sys.stderr)
+    print(f"c3jax table {runs}" + (" --configs paper/long" if arguments.long else ""))
+    return 1 if failed else 0
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="paper.sh", usage=__doc__, add_help=True, allow_abbrev=False)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--seeds")
+    parser.add_argument("--runs")
+    parser.add_argument("--dry-run", action="store_true")
+    arguments = parser.parse_args(words)
+    seeds = arguments.seeds or ("0" if arguments.tiny else "0,1,2,3,4")
+    if not all(seed.isdecimal() for seed in seeds.split(",")):
+        parser.error(f"--seeds: expected numbers with commas between them, got {seeds!r}")
+    arguments.seeds = [int(seed) for seed in seeds.split(",")]
+    return arguments
+
+
+def _is_asked(name: str, patterns: list[str]) -> bool:
+    return not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def list_cells(folder: Path) -> list[Cell]:
+    """Every config of the folder, and before the first of each setting its model as it is before training."""
+    cells = []
+    for config in sorted(folder.glob("*.yaml")):
+        name = config.name.removesuffix(".yaml")
+        if name.endswith("_c3"):  # the first of its setting
+            cells.append(Cell(f"{name.removesuffix('_c3')}_{UNTUNED}", config, False))
+        cells.append(Cell(name, config, True))
+    return cells
+
+
+def write_tiny(folder: Path, cell: Cell) -> Path:
+    """The cell's method on the quickstart's policy and task, for a few steps."""
+    name = cell.config.name.removesuffix(".yaml")
+    team = "trio" if "_trio_" in name else "duo"
+    method = name.partition(f"_{team}_")[2]
+    parts = [CONFIGS / "parts" / f"{part}.yaml" for part in (f"{team}_{method}", "tiny", f"tiny_{method}")]
+    bases = [ROOT / "configs" / ("trio.yaml" if team == "trio" else "quickstart.yaml"), *parts]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{cell.name}.yaml"
+    path.write_text(json.dumps({"base": [str(base) for base in bases if base.exists()]}) + "\n", encoding="utf-8")
+    return path
+
+
+def list_commands(cell: Cell, seed: int, path: Path, overrides: list[str]) -> list[list[str]]:
+    """What is left to do for a cell and a seed: nothing, its evaluation, or training and evaluation."""
+    if not cell.is_trained:
+        evaluate = [*PROGRAM, "evaluate", str(cell.config), "--seed", str(seed), "--out", str(path), *overrides]
+        return [] if is_evaluated(path, 0) else [evaluate]
+    train = [*PROGRAM, "train", str(cell.config), "--seed", str(seed), "--run-dir", str(path), *overrides]
+    last = find_last_step(path)
+    commands = [train] if last is None else []
+    if not has_suites(cell.config) or (last is not None and is_evaluated(path, last)):
+        return commands  # training ends with the held-out problems
+    return [*commands, [*PROGRAM, "evaluate", str(path)]]
+
+
+def has_suites(config: Path) -> bool:
+    """Whether there is more to measure than the held-out problems."""
+    return bool(read_tree(config).get("evaluation", {}).get("suites"))
+
+
+def find_last_step(path: Path) -> int | None:
+    """The step after which a run was evaluated at its end; None where it has not ended."""
+    after = path / "eval" / "after.json"
+    return json.loads(after.read_text(encoding="utf-8"))["step"] if after.is_file() else None
+
+
+def is_evaluated(path: Path, step: int) -> bool:
+    """Whether every suite was measured at a step."""
+    suites = path / "eval" / f"suites-{step}.json"
+    if not suites.is_file():
+        return False
+    return not any("missing" in row for row in json.loads(suites.read_text(encoding="utf-8"))["results"])
+
+
+def run(command: list[str], variables: dict[str, str]) -> int:
+    """Run a command to its end, and give it the signals that this program gets. Returns its exit status."""
+    with subprocess.Popen(command, cwd=Path.cwd(), env={**os.environ, **variables}) as process:
+        previous = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+        try:
+            while True:
+                try:
+                    return process.wait()
+                except KeyboardInterrupt:  # a terminal sends Ctrl-C to both: the command ends by itself
+                    continue
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
