@@ -164,7 +164,9 @@ def wrap_tokenizer(fast: PreTrainedTokenizerFast, stop_tokens: Sequence[int]) ->
     vocabulary = fast.get_vocab()
     vocab_size = max(vocabulary.values()) + 1  # the number of entries is smaller where ids have gaps
     if not stop_tokens or not all(0 <= token < vocab_size for token in stop_tokens):
-        raise UserError(f"eos_token_id: expected tokens below {vocab_size}, got {list(stop_tokens)}")
+        raise UserError(
+            f"{fast.name_or_path}: eos_token_id: expected tokens below {vocab_size}, got {list(stop_tokens)}"
+        )
     encode = _make_encode_words(fast) if _is_word_level(fast) else _make_encode(fast)
 
     def save(folder: str) -> None:
@@ -269,6 +271,8 @@ def _make_render(fast: PreTrainedTokenizerFast) -> Callable[[str, str], str]:
     import jinja2
     from transformers.utils import chat_template_utils
 
+    name = fast.name_or_path
+
     def render(system: str, user: str) -> str:
         messages = [{"role": "user", "content": user}]
         if system:
@@ -281,9 +285,11 @@ def _make_render(fast: PreTrainedTokenizerFast) -> Callable[[str, str], str]:
                     fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DATE),
                 )
         except jinja2.TemplateError as error:
-            raise UserError(f"expected prompts that the chat template accepts, got its error: {error}") from None
+            raise UserError(
+                f"{name}: expected prompts that the chat template accepts, got its error: {error}"
+            ) from None
         except Exception as error:  # a template is a program
-            raise UserError(f"expected a chat template that works, got {describe_error(error)}") from None
+            raise UserError(f"{name}: expected a chat template that works, got {describe_error(error)}") from None
 
     return render
 

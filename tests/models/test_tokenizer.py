@@ -1,6 +1,7 @@
 """Tokenizers: words, and Hugging Face folders written here by hand."""
 
 import json
+import re
 
 import pytest
 import tokenizers
@@ -251,7 +252,7 @@ def test_a_template_that_refuses_a_system_prompt_says_so(folder):
 def test_a_template_that_fails_is_one_sentence(folder, template, error):
     _change(folder / "tokenizer_config.json", chat_template=template)
     loaded = tokenizer.load_tokenizer(folder)
-    with pytest.raises(UserError, match=f"^expected .* got {error}"):
+    with pytest.raises(UserError, match=f"^{re.escape(str(folder))}: expected .* got {error}"):
         loaded.render("", "hi")
 
 
