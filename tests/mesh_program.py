@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from c3jax import train
 from c3jax.config.file import load_config
@@ -20,32 +19,27 @@ from c3jax.learner.state import init_state
 from c3jax.models import sharding
 from c3jax.models.policy import Weights
 from c3jax.rollout import address
-from c3jax.setup.imitation import warm_up
 from c3jax.setup.team import choose_problems, make_questions, make_setup
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 SMALL = {
     **{"steps": 5, "problems": 16, "rollout_problems": 8, "task.train_problems": 64, "task.heldout_problems": 16},
     **{"model.layers": 1, "model.width": 16, "model.heads": 4, "model.key_value_heads": 2, "model.mlp_width": 32},
-    **{"imitation.updates": 2, "imitation.problems": 8, "learner.epochs": 2, "learner.micro_problems": 8},
+    **{"imitation.problems": 8, "learner.epochs": 2, "learner.micro_problems": 8},
     **{"learner.minibatches": 1, "shapes.batches": 2},
 }
 CASES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
-    "data": ({}, {"data": 8}),
-    "all": ({}, {"data": 2, "fsdp": 2, "tensor": 2}),
-    "critic": ({"credit.method": "mappo"}, {"data": 2, "fsdp": 4}),
+    "all": ({"credit.method": "mappo"}, {"data": 2, "fsdp": 2, "tensor": 2}),
 }
 
 
 def run(overrides: dict[str, Any], mesh: dict[str, int]) -> dict[str, Any]:
-    """Warm-up, and two steps with returns that are made up; everything on the host."""
+    """Two steps with returns that are made up; everything on the host."""
     sizes = {f"mesh.{name}": mesh.get(name, 1) for name in sharding.AXES}
     config = load_config(QUICKSTART, {**SMALL, **overrides, **sizes})
     setup = make_setup(config, uses_mesh=True)
     sample_tree, update = train._make_step(setup)
-    trained = warm_up(setup, Console(quiet=True), lambda: 0)
-    assert trained is not None
-    state = init_state(setup.policy, Weights(trained, {}), setup.plans, config.credit, config.learner)
+    state = init_state(setup.policy, setup.weights, setup.plans, config.credit, config.learner)
     state = sharding.shard_state(setup.mesh, state)
     reference, made = jax.tree.map(lambda leaf: leaf.copy(), state.params), []
     held = {"params": count_bytes(state.params), "opt_state": count_bytes(state.opt_state)}

@@ -34,21 +34,19 @@ def measured() -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", ["data", "all", "critic"])
-def test_a_mesh_changes_nothing_but_rounding(measured, case):
-    found = measured[case]
+def test_a_mesh_changes_nothing_but_rounding(measured):
+    found = measured["all"]
     assert found["same_messages"]
     assert found["figures"] < 1e-4  # log-probabilities of behaviour, credit, figures of the update
     assert found["params"] < 1e-5 < found["moved"]
     assert found["traces"] == 1  # the state comes out of an update as it went in
 
 
-@pytest.mark.parametrize(("case", "parts"), [("data", 1), ("critic", 4), ("all", 4)])
 @pytest.mark.parametrize("held", ["params", "opt_state"])
-def test_a_device_holds_its_part_of_the_weights(measured, case, parts, held):
+def test_a_device_holds_its_part_of_the_weights(measured, held):
     # But for the norms, which every device holds whole, and the vocabulary where tensor does not divide it.
-    first, whole = measured[case]["held"][held]
-    assert whole / parts <= first < 1.35 * whole / parts
+    first, whole = measured["all"]["held"][held]
+    assert whole / 4 <= first < 0.35 * whole
 
 
 @dataclass(frozen=True)

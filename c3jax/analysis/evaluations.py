@@ -45,10 +45,9 @@ class Group(NamedTuple):
 
 def load_run(path: str) -> Run:
     """Read a run's config and what it keeps of the newest step that was evaluated. Raises UserError."""
-    run = describe_run(path)
-    if not run.results and not run.missing:
+    if not load_evaluations(path):
         raise UserError(f"{path}: expected a run with an evaluation, got none yet (c3jax evaluate {path})")
-    return run
+    return describe_run(path)
 
 
 def describe_run(path: str) -> Run:

@@ -43,4 +43,4 @@ def set_up_process(joins: bool = False) -> Console:
         jax.devices()
     except RuntimeError as error:
         raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
-    return terminal.make_console(is_quiet=joins and not processes.is_first())
+    return terminal.make_console(is_mute=joins and not processes.is_first())

@@ -14,9 +14,9 @@ import numpy as np
 from rich.console import Console
 
 from c3jax.analysis import tables
+from c3jax.analysis.evaluations import Run, flatten_config, list_problems, load_run, spread_scores
 from c3jax.analysis.paper import AVERAGED, CAP, METHODS, SEEDS, find_published
 from c3jax.analysis.statistics import Interval, compute_crossed_bootstrap, correct_holm
-from c3jax.analysis.evaluations import Run, flatten_config, list_problems, load_run, spread_scores
 from c3jax.config.file import find_config_folder, load_config, name_config
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger

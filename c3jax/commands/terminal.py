@@ -42,7 +42,7 @@ def wrap(text: str, first: str = "", others: str = "") -> str:
     )
 
 
-def make_console(is_quiet: bool = False) -> Console:
+def make_console(is_mute: bool = False) -> Console:
     """The console that commands print to: what they print with `soft_wrap` a terminal breaks between words too."""
     from rich import console  # a wrong config is answered without it
 
@@ -52,4 +52,4 @@ def make_console(is_quiet: bool = False) -> Console:
                 options["soft_wrap"] = False
             super().print(*objects, **options)
 
-    return Lines(highlight=False, markup=False, quiet=is_quiet)
+    return Lines(highlight=False, markup=False, quiet=is_mute)

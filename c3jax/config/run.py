@@ -1,7 +1,6 @@
 """The configuration of a run: one strict, frozen, typed schema.
 
-A config is read and checked once, by `config_file`; inside the program the types are trusted.
-What the paper varies (credit method, fan-out, normalise) has no default.
+A config is checked once, as it is read. What the paper varies (credit method, fan-out, normalise) has no default.
 """
 
 from __future__ import annotations
@@ -377,13 +376,6 @@ class RunConfig(Section):
     """Seconds one answer may take to score; none takes the task's own: 10, or for programs what task.wall needs."""
 
 
-def list_own_names(config: RunConfig) -> list[str]:
-    """What stands in the fields that may name an object of the user's own as module:NAME."""
-    kinds = [config.task.kind, *(suite.kind for suite in config.evaluation.suites)]
-    families = [config.model.family] if isinstance(config.model, FolderModel | HubModel) else []
-    return [*kinds, *families, config.credit.method, config.learner.loss.kind, *config.trackers]
-
-
 def uses_reference(learner: Learner) -> bool:
     """Whether the loss compares with the policy at the start of the run."""
     return learner.kl.coefficient > 0 or learner.kl.target is not None
@@ -401,10 +393,8 @@ def slots_of(turn: Turn) -> list[str]:
 
 def slots_in(text: str) -> list[str]:
     """Names in the braces of a prompt, in order. Raises ValueError where a brace does not close round a name."""
-    slots = []
-    for _, name, spec, conversion in string.Formatter().parse(text):
-        if name is not None:
-            if spec or conversion or not name.isidentifier():
-                raise ValueError(f"expected a name between braces, got {name!r}")
-            slots.append(name)
-    return slots
+    slots = [field[1:] for field in string.Formatter().parse(text) if field[1] is not None]
+    for name, spec, conversion in slots:
+        if spec or conversion or not name.isidentifier():
+            raise ValueError(f"expected a name between braces, got {name!r}")
+    return [name for name, *_ in slots]

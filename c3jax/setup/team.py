@@ -132,8 +132,15 @@ def hash_inputs(
     return {
         "problems": {path: hash_file(path) for path in paths if path is not None},
         "model": {path.name: hash_file(path) for path in files},
-        "modules": hash_origins(config_lib.list_own_names(config)),
+        "modules": hash_origins(_list_own_names(config)),
     }
+
+
+def _list_own_names(config: config_lib.RunConfig) -> list[str]:
+    """What stands in the fields that may name an object of the user's own as module:NAME."""
+    kinds = [config.task.kind, *(suite.kind for suite in config.evaluation.suites)]
+    families = [config.model.family] if isinstance(config.model, config_lib.FolderModel | config_lib.HubModel) else []
+    return [*kinds, *families, config.credit.method, config.learner.loss.kind, *config.trackers]
 
 
 def choose_problems(setup: Setup, step: int) -> list[int]:
