@@ -263,7 +263,8 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 def _find_logical(path: Any, ndim: int) -> tuple[str | None, ...]:
     """The names of an array's axes by its place in a tree; None for those that are never cut."""
     *_, above, name = ["", ""] + [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-    inputs, outputs = _PROJECTIONS.get(above, (None, None))
-    parts = {"kernel": (inputs, outputs), "bias": (outputs,), "a": (inputs, None), "b": (None, outputs)}
-    own: tuple[str | None, ...] = _TABLES.get(name) or parts.get(name, ())
+    own: tuple[str | None, ...] = _TABLES.get(name, ())
+    if above in _PROJECTIONS:
+        inputs, outputs = _PROJECTIONS[above]
+        own = {"kernel": (inputs, outputs), "bias": (outputs,), "a": (inputs, None), "b": (None, outputs)}.get(name, ())
     return (None,) * (ndim - len(own)) + own

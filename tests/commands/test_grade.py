@@ -75,7 +75,7 @@ def test_tasks_of_numbers_are_graded_too(files):
         ([*ANSWERS[:2], {"id": 7}], "line 3: expected text as answer, got None"),
         ([*ANSWERS[:2], {"id": 7, "answer": 5}], "line 3: expected text as answer, got 5"),
         ([{"answer": "5"}], "line 1: the field 'id' is missing"),
-        ([[1]], "line 1: expected a JSON object, got list"),
+        ([[1]], "expected a JSON object a line, got one JSON text"),
         ([], "the set is empty"),
     ],
 )
