@@ -131,7 +131,9 @@ def test_the_whole_matrix_and_the_long_one(run_matrix, capsys):
     assert lines[-1] == "c3jax table runs/paper/long --configs paper/long"
 
 
-@pytest.mark.parametrize("cell", [cell for cell in paper.list_cells(paper.CONFIGS) if cell.is_trained], ids=lambda cell: cell.name)
+@pytest.mark.parametrize(
+    "cell", [cell for cell in paper.list_cells(paper.CONFIGS) if cell.is_trained], ids=lambda cell: cell.name
+)
 def test_a_tiny_cell_is_its_method_on_the_quickstarts_policy_and_task(tmp_path, cell):
     config, full = load_config(paper.write_tiny(tmp_path, cell)), load_config(cell.config)
     twin = load_config("trio" if "_trio_" in cell.name else "quickstart")
