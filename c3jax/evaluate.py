@@ -145,7 +145,7 @@ def compute_result(
     correct_P = (score_PS >= 1.0).sum(axis=1)
     pass_at = {
         k: compute_interval(np.array([[compute_pass_at(profile.samples, int(c), k)] for c in correct_P]))
-        for k in (1, 2, 4, 8, 16, 32, 64, 128)
+        for k in sorted({*(1, 2, 4, 8, 16, 32, 64, 128), profile.samples})
         if k <= profile.samples
     }
     return Result(

@@ -13,47 +13,52 @@ fi
 readonly stopped=75
 count=$1
 shift
-((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || { echo "c3jax: expected bash 5.1 or newer, got $BASH_VERSION" >&2; exit 2; }
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+  echo "c3jax: expected bash 4.4 or newer, got $BASH_VERSION" >&2
+  exit 2
+fi
+
+port="$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')" || exit 2
 
 pids=()
 signalled=""
+watchdog=""
 end_all() {
   local pid
   for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done
 }
-# What runs in the background of a script does not hear Ctrl-C: it gets SIGTERM, the request to stop, for both.
-trap 'signalled=TERM; end_all' TERM
-trap 'signalled=INT; end_all' INT
-
-port="$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')" || exit 2
 for ((process = 0; process < count; process++)); do
-  [[ -z "$signalled" ]] || break
   # The command itself is the child, so that signals reach it; only its output goes through sed.
   C3JAX_COORDINATOR="127.0.0.1:$port" C3JAX_PROCESSES=$count C3JAX_PROCESS=$process \
     "$@" > >(exec sed -u "s/^/$process: /") 2> >(exec sed -u "s/^/$process: /" >&2) &
   pids+=($!)
 done
-[[ -z "$signalled" ]] || end_all # those that began while it came
+# After the processes are there: one that is just being made would have these traps too, and outlive the signal. What runs in
+# the background of a script does not hear Ctrl-C: it gets SIGTERM, the request to stop, for both.
+trap 'signalled=TERM; end_all' TERM
+trap 'signalled=INT; end_all' INT
 
 status=0
-running=${#pids[@]}
 stops=0
-while ((running > 0)); do
-  wait -n -p ended "${pids[@]}"
-  code=$?
-  [[ -n "${ended:-}" ]] || continue # a signal came, nothing ended
-  for process in "${!pids[@]}"; do
-    if [[ "${pids[process]}" == "$ended" ]]; then break; fi
+while ((${#pids[@]} > 0)); do
+  for process in "${!pids[@]}"; do # `wait -n` would miss one that has ended before it is called
+    if kill -0 "${pids[process]}" 2>/dev/null; then continue; fi
+    wait "${pids[process]}"
+    code=$?
+    unset "pids[process]"
+    ((code != stopped)) || stops=$((stops + 1))
+    if ((code != 0 && code != stopped && status == 0)) && [[ -z "$signalled" || $code -lt 128 ]]; then
+      status=$code
+      echo "c3jax: process $process ended with exit status $code; ending the others" >&2
+      end_all
+      # One that waits for the dead one's share of a sum hears nothing any more.
+      (trap - TERM INT && sleep "${C3JAX_GRACE_SECONDS:-60}" && kill -KILL "${pids[@]}") >/dev/null 2>&1 &
+      watchdog=$!
+    fi
   done
-  unset "pids[process]"
-  running=$((running - 1))
-  ((code != stopped)) || stops=$((stops + 1))
-  if ((code != 0 && code != stopped && status == 0)) && [[ -z "$signalled" || $code -lt 128 ]]; then
-    status=$code
-    echo "c3jax: process $process ended with exit status $code; ending the others" >&2
-    end_all
-  fi
+  sleep 0.2
 done
+[[ -z "$watchdog" ]] || kill "$watchdog" 2>/dev/null
 wait # for what is still being written
 if ((status == 0 && stops > 0)); then
   ((stops == count)) && exit "$stopped"

@@ -22,11 +22,9 @@ child=$!
 trap 'kill -TERM "$child" 2>/dev/null' TERM
 (while sleep 120; do save; done) &
 saver=$!
-status=0
-while kill -0 "$child" 2>/dev/null; do
-  wait "$child"
-  status=$?
-done
+while kill -0 "$child" 2>/dev/null; do wait "$child"; done # a signal ends a wait
+wait "$child"
+status=$?
 kill "$saver" 2>/dev/null
 save
 echo "$status" >run.status

@@ -334,6 +334,7 @@ ANOTHER = {
     "evaluation.suites.N.kind": ("code", SUITED),
     "evaluation.suites.N.fields": (FIELDS, SUITED),
     **{f"evaluation.suites.N.{name}": (4, SUITED) for name in ("problems", "samples")},
+    **{f"mesh.{name}": (2, {}) for name in ("data", "fsdp", "tensor")},
     "trackers": (["jsonl"], {}),
     "imitation.updates": (7, {"imitation": {"problems": 1, "learning_rate": 1.0}}),
     "imitation.problems": (7, {"imitation": {"updates": 1, "learning_rate": 1.0}}),

@@ -232,6 +232,14 @@ def test_one_that_fails_is_named_and_the_others_are_ended():
     assert errors == "c3jax: process 1 ended with exit status 3; ending the others\n"
 
 
+def test_one_that_does_not_end_is_killed_after_a_while(monkeypatch):
+    monkeypatch.setenv("C3JAX_GRACE_SECONDS", "1")
+    command = "trap '' TERM; [ $C3JAX_PROCESS = 1 ] && { sleep 0.5; exit 4; }; while :; do sleep 0.05; done"
+    process = start_processes("2", "bash", "-c", command)
+    process.communicate(timeout=30)
+    assert process.returncode == 4
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_to_stop_is_passed_on_and_all_that_stopped_are_75(number):
     process = start_processes("2", "bash", "-c", "trap 'echo bye; exit 75' TERM; echo on; while :; do sleep 0.05; done")
