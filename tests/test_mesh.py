@@ -122,7 +122,7 @@ def test_where_each_axis_of_the_weights_is_cut():
     found = jax.tree.map(lambda cut: cut.spec, sharding.list_shardings(mesh, {"reasoner": (shapes, shapes)}))  # type: ignore[arg-type]
     for each in found["reasoner"]:
         assert each["embedding"] == each["head"] == PartitionSpec("tensor", "fsdp")
-        assert each["final_norm"] == PartitionSpec(None)
+        assert each["final_norm"] == PartitionSpec()
         blocks = each["blocks"]
         assert blocks["query"]["kernel"] == blocks["up"]["kernel"] == PartitionSpec(None, "fsdp", "tensor")
         assert blocks["query"]["bias"] == PartitionSpec(None, "tensor")

@@ -393,7 +393,7 @@ def slots_of(turn: Turn) -> list[str]:
 
 def slots_in(text: str) -> list[str]:
     """Names in the braces of a prompt, in order. Raises ValueError where a brace does not close round a name."""
-    slots = [field[1:] for field in string.Formatter().parse(text) if field[1] is not None]
+    slots = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(text) if name is not None]
     for name, spec, conversion in slots:
         if spec or conversion or not name.isidentifier():
             raise ValueError(f"expected a name between braces, got {name!r}")

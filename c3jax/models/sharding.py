@@ -172,10 +172,10 @@ def list_shardings(mesh: Mesh, tree: Any) -> Any:
     def find(path: Any, leaf: Any) -> NamedSharding:
         axes = [_MESH_AXIS.get(name or "", "") for name in _find_logical(path, leaf.ndim)]
         sizes = [mesh.shape[axis] if axis else 1 for axis in axes]
-        pairs = zip(axes, sizes, leaf.shape, strict=True)
-        return NamedSharding(
-            mesh, PartitionSpec(*(axis if axis and of % size == 0 else None for axis, size, of in pairs))
-        )
+        both = zip(axes, sizes, leaf.shape, strict=True)
+        spec = [axis if parts > 1 and size % parts == 0 else None for axis, parts, size in both]
+        # As the compiler writes it of its results: in another form it would be another program to compile.
+        return NamedSharding(mesh, PartitionSpec(*spec) if any(spec) else WHOLE)
 
     return jax.tree_util.tree_map_with_path(find, tree)
 
