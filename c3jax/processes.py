@@ -58,7 +58,7 @@ def explain_loss() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
         who = f"process {jax.process_index()} of {jax.process_count()}"
         reason = str(error).splitlines()[0]
