@@ -119,7 +119,7 @@ class CheckpointStore:
                 damaged[step] = str(damage)
                 continue
             for bad_step, reason in damaged.items():
-                name = _move_aside(self._run_dir, bad_step)
+                name = processes.ask_first(lambda bad_step=bad_step: _move_aside(self._run_dir, bad_step))
                 self._print_line(
                     f"checkpoint {bad_step} is damaged ({reason}); it was moved to {name}, an earlier one is used"
                 )
