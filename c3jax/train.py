@@ -102,6 +102,7 @@ def train(
         sample_tree, update = _make_step(setup)
         _print_problems(setup, console)
         facts = {"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained}
+        facts["mesh"] = None if setup.mesh is None else dict(setup.mesh.shape)
         interrupts.check()
         opening = open_run_dir(path, config, list(command), facts=facts, accepts_changes=accepts_changes)
         run_dir = stack.enter_context(opening)
