@@ -95,6 +95,15 @@ def flatten_config(value: Any, path: str = "") -> dict[str, Any]:
     return {path: value}
 
 
+def list_turns(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The turns of a flat config's protocol, field by field."""
+    turns: list[dict[str, Any]] = []
+    while f"protocol.turns.{len(turns) + 1}.name" in config:
+        start = f"protocol.turns.{len(turns) + 1}."
+        turns.append({name.removeprefix(start): value for name, value in config.items() if name.startswith(start)})
+    return turns
+
+
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Put runs together that differ only in their seed, and name each group by what differs. Raises UserError."""
     together: list[list[Run]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from c3jax.analysis.evaluations import Cell, Group, compute_change, compute_score, list_differences
+from c3jax.analysis.evaluations import Cell, Group, compute_change, compute_score, list_differences, list_turns
 from c3jax.analysis.statistics import Interval
 from c3jax.report.curves import SECONDS
 from c3jax.report.sources import RunGroup, Source
@@ -221,7 +221,7 @@ def _describe(group: RunGroup) -> dict[str, str]:
     source = group.sources[0]
     config, manifest = source.run.config, source.manifest
     fan_out = config["credit.fan_out"]
-    turns = config["protocol.turns"]
+    turns = list_turns(config)
     return {
         "Credit method": config["credit.method"],
         "Fan-out": fan_out if isinstance(fan_out, str) else " × ".join(map(str, fan_out)),

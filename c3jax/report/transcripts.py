@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from c3jax.analysis.evaluations import list_turns
 from c3jax.report.embed import embed_json
 from c3jax.report.sources import RunGroup, Source
 from c3jax.run.records import Record, RecordedTree, parse_tree
@@ -57,7 +58,7 @@ def make_transcripts(groups: Sequence[RunGroup], scored: Sequence[str]) -> dict[
         kept = _fit(made, MOST_BYTES // len(sources))
         trees += kept
         steps = len({tree["step"] for tree in kept})
-        prompts = {turn["name"]: _cut_prompts(turn) for turn in source.run.config["protocol.turns"]}
+        prompts = {turn["name"]: _cut_prompts(turn) for turn in list_turns(source.run.config)}
         counts = {"recorded": recorded, "shown": len(kept), "files": len(source.files), "steps": steps}
         runs.append({"name": source.name, "method": source.run.config["credit.method"], "prompts": prompts, **counts})
     methods = list(dict.fromkeys(name for tree in trees for name in tree["credits"]))
