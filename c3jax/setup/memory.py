@@ -97,8 +97,8 @@ def estimate_memory(
     minibatch = config.problems // config.learner.minibatches
     micro = config.learner.micro_problems or minibatch  # of all devices, as all numbers of problems in this file
     # A sum and a micro-batch's own, where there is more than one; an embedding that is also the head has two parts.
-    parts = 1 if micro == minibatch else 2
-    gradients = max(trained * parts + _count_tied(spec, weights), critic * parts)  # one after the other
+    copies = 1 if micro == minibatch else 2
+    gradients = max(trained * copies + _count_tied(spec, weights), critic * copies)  # one after the other
     samples = (max(evaluation.samples, 1),) + (1,) * (len(plans) - 1)
     asked = min(evaluation.batch, evaluation.problems)
     evaluating = _list_drawing(config, spec, plans, asked, samples, parts)
