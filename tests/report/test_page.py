@@ -256,7 +256,7 @@ def test_several_runs_side_by_side(make_run):
     assert "steps 5 has a higher held\u2011out accuracy than steps 6." in parsed.words  # groups have the name of what differs
     assert "5: 2 seeds, 5 steps each, 80 evaluator calls" in parsed.words
     curves = parsed.data["curves"]
-    assert curves["groups"] == ["5", "6"] and [run["group"] for run in curves["runs"]] == [0, 0, 1]
+    assert curves["groups"] == ["steps 5", "steps 6"] and [run["group"] for run in curves["runs"]] == [0, 0, 1]
     assert [run["name"] for run in parsed.data["transcripts"]["runs"]] == ["a0", "a1", "b0"]
     assert curves["runs"][0]["axes"]["evaluator_calls"] == [8, 16, 24, 32, 40]
     assert curves["runs"][0]["figures"]["return"] == [0, 0.25, 0.5, 0.75, 1]
