@@ -253,7 +253,7 @@ def test_several_runs_side_by_side(make_run):
         make_run("b0", steps=6, evaluations=[make_evaluation(0, [0] * 8), make_evaluation(5, [0] * 8)]),
     ]
     parsed = Parsed(render_report(runs))
-    assert "steps 5 has a higher held\u2011out accuracy than steps 6." in parsed.words  # groups have the name of what differs
+    assert "steps 5 has a higher held\u2011out accuracy than steps 6." in parsed.words  # named by what differs
     assert "5: 2 seeds, 5 steps each, 80 evaluator calls" in parsed.words
     curves = parsed.data["curves"]
     assert curves["groups"] == ["steps 5", "steps 6"] and [run["group"] for run in curves["runs"]] == [0, 0, 1]
