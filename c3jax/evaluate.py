@@ -21,10 +21,10 @@ from c3jax import processes
 from c3jax.analysis.statistics import Interval, compute_bootstrap_interval, compute_wilson_interval
 from c3jax.config.run import Sampling, SuiteSection
 from c3jax.models.policy import Weights
-from c3jax.models.sharding import count_parts, list_own
+from c3jax.models.sharding import count_parts
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
-from c3jax.rollout.collect import draw_and_submit, fetch_messages, share_verdicts, take_rows
+from c3jax.rollout.collect import draw_and_submit, fetch_messages, share_verdicts
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger
 from c3jax.setup.problems import ProblemSet, encode_problems
@@ -122,8 +122,7 @@ def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evalua
         generated = 0
         decode = functools.partial(decode_messages, setup.tokenizer)
         for drawn in draw_and_submit(draw, suite.problems.problems, batch, decode, evaluator, setup.mesh):
-            turns = fetch_messages(setup.mesh, drawn.rollout.turns)
-            turns = take_rows(turns, len(list_own(setup.mesh, batch)), drawn.rows)
+            turns = fetch_messages(setup.mesh, drawn.rollout, drawn.kept)
             own += drawn.own
             truncated += turns[-1].truncated_N.tolist()
             generated += sum(int(turn.sampled_NT.sum()) for turn in turns)

@@ -240,7 +240,7 @@ def _record_trees(
 ) -> list[dict[str, Any]]:
     """The records of a step's trees, of all processes: each makes those of the problems that it grades."""
     own = [number for part in drawn for number in part.own]
-    parts = [fetch_messages(setup.mesh, part.rollout.turns) for part in drawn]
+    parts = [fetch_messages(setup.mesh, part.rollout, part.kept) for part in drawn]
     turns: tuple[Messages, ...] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     credit = jax.tree.map(lambda value_PN: np.asarray(value_PN)[own], credit)
     texts = [decode_messages(setup.tokenizer, messages) for messages in turns]

@@ -202,18 +202,14 @@ def _apply_minibatch(
     problems = len(batch.rollout.question.tokens_NS)
     share = 1.0 / (problem_CB.shape[0] * sharding.count_parts(program.mesh))
 
-    def differentiate(critic: Params, weights: Weights, part: CriticBatch) -> tuple[jax.Array, Params]:
-        loss, gradient = jax.value_and_grad(lambda critic: share * compute_critic_loss(program, critic, weights, part))(
-            critic
-        )
-        return sharding.add_up(program.mesh, loss), sharding.add_up_gradient(program.mesh, gradient)
+    def compute_loss(critic: Params, weights: Weights, part: CriticBatch) -> jax.Array:
+        return share * compute_critic_loss(program, critic, weights, part)
 
-    of_critic, of_weights = sharding.cut_weights(state.params), sharding.cut_weights(weights)
-    arguments, results = (of_critic, of_weights, sharding.CUT), (sharding.WHOLE, of_critic)
-    mapped = sharding.map_problems(program.mesh, differentiate, arguments, results)
+    arguments = (sharding.cut_weights(weights), sharding.CUT)
+    differentiate = sharding.value_and_grad(program.mesh, compute_loss, arguments)
 
     def compute(problem_B: jax.Array) -> tuple[jax.Array, Params]:
-        return mapped(state.params, weights, tree.take_problems(batch, problems, problem_B))
+        return differentiate(state.params, weights, tree.take_problems(batch, problems, problem_B))
 
     loss, gradient = add_micro_batches(compute, problem_CB)
     params, opt_state, is_good, _ = apply_gradient(program.optimiser, state.params, state.opt_state, gradient, loss)

@@ -96,15 +96,11 @@ def make_imitation(
             total += compute_token_loss(hidden_BD, model.head_weight(), drawn, (), *arguments, softcap=softcap)[0]
         return total / tokens
 
-    def differentiate(params: Params, rollout: Rollout, tokens: jax.Array) -> tuple[jax.Array, Params]:
-        loss, gradient = jax.value_and_grad(compute_loss)(params, rollout, tokens)
-        return sharding.add_up(mesh, loss), sharding.add_up_gradient(mesh, gradient)
+    differentiate = sharding.value_and_grad(mesh, compute_loss, (sharding.CUT, sharding.WHOLE))
 
     def update(state: ImitationState, rollout: Rollout) -> tuple[ImitationState, jax.Array]:
         tokens = sum(jnp.sum(messages.sampled_NT) for messages in rollout.turns)
-        cut = sharding.cut_weights(state.params)
-        arguments, results = (cut, sharding.CUT, sharding.WHOLE), (sharding.WHOLE, cut)
-        loss, gradient = sharding.map_problems(mesh, differentiate, arguments, results)(state.params, rollout, tokens)
+        loss, gradient = differentiate(state.params, rollout, tokens)
         changes, opt_state = optimiser.update(gradient, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, changes)
         return sharding.shard_state(mesh, ImitationState(params, opt_state)), sharding.replicate(mesh, loss)

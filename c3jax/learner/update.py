@@ -265,22 +265,18 @@ def _compute_gradient(
     chosen = tree.take_problems(batch.rollout, step.problems, problem_CB.reshape(-1))
     total: Any = sum(_weigh(step, chosen, turn).sum() for turn in step.trained)
 
-    def differentiate(
+    def compute_loss(
         params: Params, frozen: Params, part: _Batch, coefficient: jax.Array, total: jax.Array
-    ) -> tuple[Params, Figures]:
-        def compute_loss(params: Params) -> tuple[jax.Array, Figures]:
-            return _compute_loss(step, Weights(params, frozen), part, coefficient, total)
+    ) -> tuple[jax.Array, Figures]:
+        return _compute_loss(step, Weights(params, frozen), part, coefficient, total)
 
-        (_, figures), gradient = jax.value_and_grad(compute_loss, has_aux=True)(params)
-        return sharding.add_up_gradient(step.mesh, gradient), sharding.add_up(step.mesh, figures)
-
-    of_weights = (sharding.cut_weights(state.params), sharding.cut_weights(frozen))
-    arguments = (*of_weights, sharding.CUT, sharding.WHOLE, sharding.WHOLE)
-    mapped = sharding.map_problems(step.mesh, differentiate, arguments, (of_weights[0], sharding.WHOLE))
+    arguments = (sharding.cut_weights(frozen), sharding.CUT, sharding.WHOLE, sharding.WHOLE)
+    differentiate = sharding.value_and_grad(step.mesh, compute_loss, arguments, has_aux=True)
 
     def compute_gradient(problem_B: jax.Array) -> tuple[Params, Figures]:
         part = tree.take_problems(batch, step.problems, problem_B)
-        return mapped(state.params, frozen, part, state.kl_coefficient, total)
+        (_, figures), gradient = differentiate(state.params, frozen, part, state.kl_coefficient, total)
+        return gradient, figures
 
     return add_micro_batches(compute_gradient, problem_CB)
 

@@ -119,10 +119,35 @@ def add_up(mesh: Mesh | None, tree: Tree) -> Tree:
     return tree if mesh is None else jax.lax.psum(tree, PROBLEMS)
 
 
-def add_up_gradient(mesh: Mesh | None, gradient: Params) -> Params:
-    """Inside of `map_problems`: a gradient's sums over devices.
+def value_and_grad(
+    mesh: Mesh | None, compute: Callable[..., Any], arguments: Sequence[Any], has_aux: bool = False
+) -> Callable[..., Any]:
+    """As jax.value_and_grad by the first argument, of a sum over all devices' problems.
 
-    Those of weights that are cut along fsdp are summed along it already: that is the way back through `gather`.
+    Args:
+      mesh: None for one device.
+      compute: of weights and what else it reads, this device's part of the sum; with has_aux other sums beside it.
+      arguments: how what stands behind the weights is cut, as for `map_problems`.
+      has_aux: as jax's.
+
+    Returns:
+      A function of the whole arrays, for use inside of jit: sums, and the gradient cut as the weights are.
+    """
+
+    def differentiate(params: Params, *others: Any) -> tuple[Any, Params]:
+        value, gradient = jax.value_and_grad(compute, has_aux=has_aux)(params, *others)
+        return add_up(mesh, value), _add_up_gradient(mesh, gradient)
+
+    def call(params: Params, *others: Any) -> tuple[Any, Params]:
+        of_params = cut_weights(params)
+        return map_problems(mesh, differentiate, (of_params, *arguments), (WHOLE, of_params))(params, *others)
+
+    return call
+
+
+def _add_up_gradient(mesh: Mesh | None, gradient: Params) -> Params:
+    """A gradient's sums over devices. Those of weights that are cut along fsdp are summed along it already: that is the
+    way back through `gather`.
     """
     if mesh is None:
         return gradient

@@ -7,7 +7,7 @@ and processes, changes nothing. Each process grades the problems that it is the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,10 +15,8 @@ import numpy as np
 from c3jax.models.sharding import Mesh, fetch_own, list_own
 from c3jax.processes import share_rows
 from c3jax.rewards import Evaluator
-from c3jax.rollout.tree import RolloutCounts
+from c3jax.rollout.tree import RolloutCounts, take_problems
 from c3jax.types import Messages, Problem, Rollout, Verdict
-
-Tree = TypeVar("Tree")
 
 _PATIENCE_S = 0.02  # between two looks at the device
 
@@ -29,7 +27,7 @@ class Drawn(NamedTuple):
     rollout: Rollout  # of the call's problems, and of what fills it up
     counts: RolloutCounts
     own: list[int]  # the problems whose answers this process grades, by their numbers in the whole list
-    rows: list[int]  # where these are among the problems that this process holds of the call
+    kept: int  # problems of the call, from the first on, that do not fill it up
 
 
 def draw_and_submit(  # noqa: PLR0913
@@ -65,27 +63,25 @@ def draw_and_submit(  # noqa: PLR0913
         rollout, counts = begun
         if call + 1 < len(cuts):
             begun = begin(cuts[call + 1])
-        rows = [row for row, number in enumerate(held) if number < len(cut)]
-        own = [cut[held[row]] for row in rows]
-        answers = decode(take_rows(fetch_messages(mesh, rollout.turns[-1:])[0], len(held), rows))
+        own = [cut[number] for number in held if number < len(cut)]
+        answers = decode(fetch_messages(mesh, rollout._replace(turns=rollout.turns[-1:]), len(cut))[0])
         leaves = len(answers) // max(len(own), 1)
         evaluator.submit([problems[number] for number in own for _ in range(leaves)], answers, budget=len(answers))
-        yield Drawn(rollout, counts, own, rows)
+        yield Drawn(rollout, counts, own, len(cut))
 
 
-def fetch_messages(mesh: Mesh | None, turns: Sequence[Messages]) -> tuple[Messages, ...]:
-    """This process's own messages on the host, without their supports, which are large and for the device alone."""
-    return fetch_own(mesh, tuple(turn._replace(support_NTK=turn.truncated_N) for turn in turns))
+def fetch_messages(mesh: Mesh | None, rollout: Rollout, kept: int) -> tuple[Messages, ...]:
+    """This process's own messages on the host, without their supports, which are large and for the device alone.
 
-
-def take_rows(arrays: Tree, problems: int, rows: Sequence[int]) -> Tree:
-    """Some problems' rows of arrays on the host, which have the rows of so many problems in path order."""
-
-    def take(array: np.ndarray) -> np.ndarray:
-        per_problem = len(array) // problems
-        return array[(np.array(rows, int)[:, None] * per_problem + np.arange(per_problem)).reshape(-1)]
-
-    return arrays if not problems else jax.tree.map(take, arrays)
+    Args:
+      mesh: over which the trees are laid.
+      rollout: the trees of a call.
+      kept: how many of its problems, from the first on, are asked for.
+    """
+    held = list_own(mesh, len(rollout.question.tokens_NS))
+    turns = fetch_own(mesh, tuple(turn._replace(support_NTK=turn.truncated_N) for turn in rollout.turns))
+    rows = np.flatnonzero(np.array(held, int) < kept)
+    return turns if len(rows) == len(held) else take_problems(turns, len(held), rows)
 
 
 def wait_for(arrays: Any, evaluator: Evaluator) -> None:

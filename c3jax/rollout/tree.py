@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from c3jax.config.run import Sampling
 from c3jax.models import sharding
@@ -132,8 +133,8 @@ def trim_messages(rollout: Rollout, lengths: int) -> Rollout:
     return rollout._replace(turns=tuple(turns))
 
 
-def take_problems(arrays: Arrays, problems: int, problem_B: jax.Array) -> Arrays:
-    """Some problems' rows of every array.
+def take_problems(arrays: Arrays, problems: int, problem_B: jax.Array | np.ndarray) -> Arrays:
+    """Some problems' rows of every array, on the device or on the host.
 
     Args:
       arrays: a tree of them, whose first axis is a batch of problems, in path order.
@@ -143,7 +144,7 @@ def take_problems(arrays: Arrays, problems: int, problem_B: jax.Array) -> Arrays
 
     def take(array: jax.Array) -> jax.Array:
         per_problem = array.shape[0] // problems
-        row_BM = problem_B[:, None] * per_problem + jnp.arange(per_problem)
+        row_BM = problem_B[:, None] * per_problem + np.arange(per_problem)
         return array[row_BM.reshape(-1)]
 
     return jax.tree.map(take, arrays)
