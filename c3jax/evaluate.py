@@ -26,7 +26,7 @@ from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
 from c3jax.rollout.collect import draw_and_submit, fetch_messages, share_verdicts
 from c3jax.run.files import save_whole
-from c3jax.run.metrics import read_metrics, sum_ledger
+from c3jax.run.metrics import read_metrics, sum_ledger, sum_seconds
 from c3jax.setup.problems import ProblemSet, encode_problems
 from c3jax.setup.team import Setup, decode_messages, make_questions
 from c3jax.tasks.task import Task, load_file, open_task
@@ -317,10 +317,10 @@ def print_summary(console: Console, run: Path, report: Path | None) -> None:
         table.add_row(old["profile"], *map(_format_accuracy, (old, new)))
     console.print(table)
     totals = sum_ledger(read_metrics(run))
-    seconds = sum(totals.get(f"seconds_{part}", 0.0) for part in ("rollout", "score", "update"))
     console.print(
         f"{totals['evaluator_calls']:,} evaluator calls, {totals['messages']:,} messages,"
-        f" {totals['generated_tokens']:,} tokens generated, {totals['prefilled_tokens']:,} prefilled, {seconds:.0f} s",
+        f" {totals['generated_tokens']:,} tokens generated, {totals['prefilled_tokens']:,} prefilled,"
+        f" {sum_seconds(totals):.0f} s",
         soft_wrap=True,
     )
     if report is not None:

@@ -26,11 +26,12 @@ Cell = tuple[str, str]  # suite and profile
 
 
 class Run(NamedTuple):
-    """A run's newest evaluation."""
+    """A run and its evaluations, of which step, results and missing are the newest's."""
 
     path: str
     seed: int
     config: dict[str, Any]  # without the seed, flat: value by dotted path, entries of a list counted from 1
+    evaluations: list[dict[str, Any]]  # {step, results}, in the order of steps
     step: int
     results: dict[Cell, dict[str, Any]]
     missing: dict[str, str]  # reason by suite
@@ -45,31 +46,28 @@ class Group(NamedTuple):
 
 def load_run(path: str) -> Run:
     """Read a run's config and what it keeps of the newest step that was evaluated. Raises UserError."""
-    if not load_evaluations(path):
+    run = describe_run(path)
+    if not run.evaluations:
         raise UserError(f"{path}: expected a run with an evaluation, got none yet (c3jax evaluate {path})")
-    return describe_run(path)
+    return run
 
 
 def describe_run(path: str) -> Run:
     """As `load_run`, but a run that has no evaluation yet has no results, of step 0. Raises UserError."""
     config = load_run_config(path).model_dump(mode="json")
-    bodies = load_evaluations(path)
+    bodies = [_load_body(file) for file in sorted((Path(path) / "eval").glob("*.json"))]
+    bodies.sort(key=lambda body: body["step"])
     step = max((body["step"] for body in bodies), default=0)
     rows = [row for body in bodies if body["step"] == step for row in body["results"]]
     return Run(
         path=path,
         seed=config.pop("seed"),
         config=flatten_config(config),
+        evaluations=bodies,
         step=step,
         results={(row["suite"], row["profile"]): row for row in rows if "missing" not in row},
         missing={row["suite"]: row["missing"] for row in rows if "missing" in row},
     )
-
-
-def load_evaluations(path: str) -> list[dict[str, Any]]:
-    """All evaluations that a run keeps, {step, results}, in the order of steps. Raises UserError."""
-    bodies = [_load_body(file) for file in sorted((Path(path) / "eval").glob("*.json"))]
-    return sorted(bodies, key=lambda body: body["step"])
 
 
 def _load_body(file: Path) -> dict[str, Any]:
@@ -186,9 +184,8 @@ def list_scores(groups: Sequence[Group]) -> list[dict[str, Any]]:
                 reason = run.missing.get(suite, "not evaluated")
                 rows.append(row | {"missing": f"{run.path}: {reason}"})
                 continue
-            keys = list_problems(there)
-            found = compute_crossed_bootstrap(np.array([spread_scores(result, keys) for result in there]))
-            row |= {"seeds": len(there), "problems": len(keys), **tables.make_columns("avg", found.mean)}
+            row |= {"seeds": len(there), "problems": len(list_problems(there))}
+            row |= tables.make_columns("avg", compute_mean(there))
             row |= _average_others(there)
             rows.append(row)
     return rows
@@ -203,32 +200,40 @@ def _average_others(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def compute_score(results: Sequence[dict[str, Any]]) -> Interval:
-    """The mean return of one suite and profile over runs and problems; of one run as the evaluation itself says it.
+    """As `compute_mean`; of one run as the evaluation itself says it."""
+    if len(results) == 1:
+        return Interval(*(results[0][name] for name in ("accuracy", "low", "high")))
+    return compute_mean(results)
+
+
+def compute_mean(results: Sequence[Mapping[str, Any]]) -> Interval:
+    """The mean return of one suite and profile over runs and problems.
 
     Args:
       results: of every run, one or more.
     """
-    if len(results) == 1:
-        return Interval(*(results[0][name] for name in ("accuracy", "low", "high")))
     keys = list_problems(results)
-    return compute_crossed_bootstrap(np.array([spread_scores(result, keys) for result in results])).mean
+    return compute_crossed_bootstrap(np.array([_spread_scores(result, keys) for result in results])).mean
 
 
-def compute_change(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Crossed | None:
-    """After minus before over the problems that both have, of the same runs in the same order.
+def compute_difference(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], is_paired: bool
+) -> tuple[Crossed, int] | None:
+    """First minus second of the mean returns, over the problems that both have.
 
     Args:
-      before, after: results of one suite and profile, of every run.
+      first, second: results of one suite and profile, of every run.
+      is_paired: whether the runs are of the same seeds, in the same order.
 
     Returns:
-      The difference of the mean returns; None where no problem is in both.
+      The difference and the number of problems; None where no problem is in both.
     """
-    shared = set(list_problems(before))
-    keys = [key for key in list_problems(after) if key in shared]
+    shared = set(list_problems(second))
+    keys = [key for key in list_problems(first) if key in shared]
     if not keys:
         return None
-    sides = [np.array([spread_scores(result, keys) for result in side]) for side in (after, before)]
-    return compute_crossed_bootstrap(*sides, is_paired=True)
+    sides = [np.array([_spread_scores(result, keys) for result in side]) for side in (first, second)]
+    return compute_crossed_bootstrap(*sides, is_paired=is_paired), len(keys)
 
 
 def list_differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -240,14 +245,12 @@ def list_differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
             if any(len(side) < len(group.runs) for side, group in zip(sides, (first, second), strict=True)):
                 continue
             seeds = [[run.seed for run in group.runs] for group in (first, second)]
-            shared = set(list_problems(sides[1]))
-            keys = [key for key in list_problems(sides[0]) if key in shared]
-            if not keys:
+            difference = compute_difference(*sides, is_paired=seeds[0] == seeds[1])
+            if difference is None:
                 continue
-            values = [np.array([spread_scores(result, keys) for result in side]) for side in sides]
-            found = compute_crossed_bootstrap(*values, is_paired=seeds[0] == seeds[1])
+            found, problems = difference
             row = {"suite": cell[0], "profile": cell[1], "first": first.name, "second": second.name}
-            rows.append(row | {"problems": len(keys), **tables.make_columns("diff", found.mean), "p": found.p})
+            rows.append(row | {"problems": problems, **tables.make_columns("diff", found.mean), "p": found.p})
     corrected = correct_holm([row["p"] for row in rows])
     return [row | {"p_holm": float(p)} for row, p in zip(rows, corrected, strict=True)]
 
@@ -258,7 +261,7 @@ def list_problems(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]
     return list(dict.fromkeys(key for keys in pairs for key in keys))
 
 
-def spread_scores(result: Mapping[str, Any], keys: Sequence[tuple[str, str]]) -> list[float]:
+def _spread_scores(result: Mapping[str, Any], keys: Sequence[tuple[str, str]]) -> list[float]:
     """Mean return of each problem; NaN where the run did not have it."""
     means = [float(np.mean(row)) for row in result["scores"]]
     found = dict(zip(zip(result["ids"], result["digests"], strict=True), means, strict=True))

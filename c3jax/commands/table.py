@@ -14,19 +14,21 @@ import numpy as np
 from rich.console import Console
 
 from c3jax.analysis import tables
-from c3jax.analysis.evaluations import Run, flatten_config, list_problems, load_run, spread_scores
+from c3jax.analysis.evaluations import Run, compute_difference, compute_mean, flatten_config, list_problems, load_run
 from c3jax.analysis.paper import AVERAGED, CAP, METHODS, SEEDS, find_published
-from c3jax.analysis.statistics import Interval, compute_crossed_bootstrap, correct_holm
+from c3jax.analysis.statistics import Interval, correct_holm
 from c3jax.config.file import find_config_folder, load_config, name_config
 from c3jax.run.files import save_whole
-from c3jax.run.metrics import read_metrics, sum_ledger
+from c3jax.run.metrics import read_metrics, sum_ledger, sum_seconds
 from c3jax.types import UserError
 
 UNTUNED = "untuned"
 FORMATS = {".md": tables.to_markdown, ".csv": tables.to_csv}
 # Where runs may differ from their config and still be of its settings.
-_FREE = ("evaluation.batch", "workers", "trackers", "record_every", "checkpoint.", "rollout_problems", "shapes.")
-_FREE_TOO = ("model.revision", "learner.micro_problems", "model.remat", "mesh.", "grade_timeout")
+_FREE = (
+    *("evaluation.batch", "workers", "trackers", "record_every", "checkpoint.", "rollout_problems", "shapes."),
+    *("model.revision", "learner.micro_problems", "model.remat", "mesh.", "grade_timeout"),
+)
 
 
 class Cell(NamedTuple):
@@ -137,7 +139,7 @@ def _load_cell(folder: Path, setting: str, method: str, file: Path) -> Cell:
         fields = [name for name in {**planned, **run.config} if planned.get(name) != run.config.get(name)]
         if method == UNTUNED:
             fields = [name for name in fields if not name.startswith(("credit.", "learner.", "steps"))]
-        differing |= {_name_section(name): None for name in fields if not name.startswith((*_FREE, *_FREE_TOO))}
+        differing |= {_name_section(name): None for name in fields if not name.startswith(_FREE)}
     cap = max(turn.max_tokens for turn in config.protocol.turns)
     runs = sorted(done, key=lambda run: run.seed)
     return Cell(setting, method, tuple(runs), tuple(waiting), cap, tuple(differing))
@@ -198,8 +200,8 @@ def _list_row(cell: Cell, suite: str) -> dict[str, Any]:
     greedy = [run.results[suite, "greedy"] for run in cell.runs if (suite, "greedy") in run.results]
     sampled = [run.results[suite, "sampled"] for run in cell.runs if (suite, "sampled") in run.results]
     wanted = 1 if cell.method == UNTUNED else len(SEEDS)
-    row: dict[str, Any] = {"suite": suite, "method": cell.method, "seeds": f"{len(greedy)}/{wanted}"}
-    row["seeds"] = row["seeds"] if greedy else "missing"
+    seeds = f"{len(greedy)}/{wanted}" if greedy else "missing"
+    row: dict[str, Any] = {"suite": suite, "method": cell.method, "seeds": seeds}
     row |= _measure("greedy", greedy)
     row |= {"paper": find_published(cell.setting, cell.method, suite, "greedy")}
     row |= _measure("pass@1", sampled)
@@ -216,9 +218,7 @@ def _list_row(cell: Cell, suite: str) -> dict[str, Any]:
 def _measure(name: str, results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if not results:
         return {}
-    keys = list_problems(results)
-    found = compute_crossed_bootstrap(np.array([spread_scores(result, keys) for result in results]))
-    return tables.make_columns(name, _as_percent(found.mean))
+    return tables.make_columns(name, _as_percent(compute_mean(results)))
 
 
 def _count_any(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,19 +240,17 @@ def list_differences(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             if cell in ours or not all(sides):
                 continue
             results = [[run.results[suite, "greedy"] for run in side] for side in sides]
-            shared = set(list_problems(results[1]))
-            keys = [key for key in list_problems(results[0]) if key in shared]
-            if not keys:
-                continue
             seeds = [[run.seed for run in side] for side in sides]
-            values = [np.array([spread_scores(result, keys) for result in side]) for side in results]
-            found = compute_crossed_bootstrap(*values, is_paired=seeds[0] == seeds[1])
+            difference = compute_difference(*results, is_paired=seeds[0] == seeds[1])
+            if difference is None:
+                continue
+            found, problems = difference
             row: dict[str, Any] = {"suite": suite, "minus": cell.method} | tables.make_columns(
                 "diff", _as_percent(found.mean)
             )
             first, second = (find_published(cell.setting, name, suite, "greedy") for name in ("c3", cell.method))
             row["paper"] = None if first is None or second is None else first - second
-            rows.append(row | {"p": found.p, "problems": len(keys)})
+            rows.append(row | {"p": found.p, "problems": problems})
     corrected = correct_holm([row["p"] for row in rows])
     return [row | {"p_holm": float(p)} for row, p in zip(rows, corrected, strict=True)]
 
@@ -263,13 +261,12 @@ def list_costs(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     for cell in cells:
         if cell.method == UNTUNED:
             continue
-        row: dict[str, Any] = {"method": cell.method, "seeds": f"{len(cell.runs)}/{len(SEEDS)}"}
-        row["seeds"] = row["seeds"] if cell.runs else "missing"
+        seeds = f"{len(cell.runs)}/{len(SEEDS)}" if cell.runs else "missing"
+        row: dict[str, Any] = {"method": cell.method, "seeds": seeds}
         totals = [sum_ledger(read_metrics(Path(run.path))) for run in cell.runs]
         if totals:
             mean = {name: float(np.mean([total.get(name, 0.0) for total in totals])) for name in totals[0]}
-            hours = sum(mean.get(f"seconds_{part}", 0.0) for part in ("rollout", "score", "update")) / 3600
-            row |= {"M_tokens": mean["generated_tokens"] / 1e6, "hours": hours}
+            row |= {"M_tokens": mean["generated_tokens"] / 1e6, "hours": sum_seconds(mean) / 3600}
         for name in ("tokens", "hours"):
             row[f"paper_{name}"] = find_published(cell.setting, cell.method, "", name)
         if totals:

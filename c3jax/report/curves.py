@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from c3jax.report.sources import RunGroup, Source
-from c3jax.run.metrics import LEDGER
+from c3jax.run.metrics import LEDGER, sum_seconds
 
 
 class Figure(NamedTuple):
@@ -40,7 +40,6 @@ FIGURES = {
     "zero_credit_share": Figure("Zero credit", "share of contexts whose messages all have advantage 0", "share"),
     "grad_norm": Figure("Gradient norm", "before clipping"),
 }
-SECONDS = ("seconds_rollout", "seconds_score", "seconds_update")  # the parts of a step
 _LEFT_OUT = {"step", *LEDGER, "traces", "bad_in_row", "critic_bad_in_row"}
 _MOST_POINTS = 400  # of one curve
 _MOST_NUMBERS = 150_000  # of all curves of a page: about a megabyte
@@ -102,7 +101,7 @@ def _add_up(source: Source) -> dict[str, list[float]]:
     """Totals by axis before the first step and after each."""
     columns: dict[str, list[float]] = {name: [0.0] for name in AXES}
     for row in source.rows:
-        seconds = sum(row.get(name, 0.0) for name in SECONDS)
+        seconds = sum_seconds(row)
         for name, column in columns.items():
             here = 1 if name == "step" else seconds if name == "seconds" else row.get(name, 0)
             column.append(column[-1] + here)
@@ -122,7 +121,7 @@ def _list_accuracies(source: Source, totals: dict[str, list[float]]) -> dict[str
     """By `suite, profile`: the accuracies with their bounds, at each axis' total after the step that they are of."""
     found: dict[str, dict[str, list[float]]] = {}
     first = source.rows[0]["step"]
-    for body in source.evaluations:
+    for body in source.run.evaluations:
         done = body["step"] - first
         for row in body["results"]:
             if "missing" in row or not 0 <= done <= len(source.rows):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from c3jax.analysis.evaluations import Cell, Group, compute_change, compute_score, list_differences, list_turns
+from c3jax.analysis.evaluations import Cell, Group, compute_difference, compute_score, list_differences, list_turns
 from c3jax.analysis.statistics import Interval
-from c3jax.report.curves import SECONDS
 from c3jax.report.sources import RunGroup, Source
-from c3jax.run.metrics import LEDGER, sum_ledger
+from c3jax.run.metrics import LEDGER, sum_ledger, sum_seconds
 
 _LEDGER_TITLES = {
     "evaluator_calls": "Evaluator calls",
@@ -155,7 +154,7 @@ def _make_score(group: RunGroup, cell: Cell) -> Score:
     before = [_find_before(source, cell) for source in group.sources]
     found = [result for result in before if result is not None]
     is_whole, step = len(found) == len(after), max(source.run.step for source in group.sources)
-    change = compute_change(found, after) if is_whole and step > 0 else None
+    change = compute_difference(after, found, is_paired=True) if is_whole and step > 0 else None
     others = []
     if len(after) == 1 and after[0]["samples"] > 1:
         others = [(f"pass@{k}", Interval(*values)) for k, values in after[0]["pass_at"].items() if k != "1"]
@@ -168,7 +167,7 @@ def _make_score(group: RunGroup, cell: Cell) -> Score:
         step=step,
         before=compute_score(found) if is_whole else None,
         after=compute_score(after) if step > 0 else None,
-        change=None if change is None else change.mean,
+        change=None if change is None else change[0].mean,
         truncated=_mean(result["truncated"] for result in after),
         unparsable=_mean(result["verdicts"].get("unparsable", 0.0) for result in after),
         timeout=_mean(result["verdicts"].get("timeout", 0.0) for result in after),
@@ -177,7 +176,7 @@ def _make_score(group: RunGroup, cell: Cell) -> Score:
 
 
 def _find_before(source: Source, cell: Cell) -> dict[str, Any] | None:
-    rows = [row for body in source.evaluations if body["step"] == 0 for row in body["results"]]
+    rows = [row for body in source.run.evaluations if body["step"] == 0 for row in body["results"]]
     return next((row for row in rows if "missing" not in row and (row["suite"], row["profile"]) == cell), None)
 
 
@@ -197,7 +196,7 @@ def _make_ledger(groups: Sequence[RunGroup]) -> list[tuple[str, list[float], lis
         rows = [row for source in group.sources for row in source.rows]
         totals = sum_ledger(rows)
         column = {name: totals[name] for name in LEDGER}
-        column["seconds"] = sum(totals.get(name, 0.0) for name in SECONDS)
+        column["seconds"] = sum_seconds(totals)
         if all("flops" in row for row in rows):
             column["flops"] = sum(row["flops"] for row in rows)
         columns.append((column, len(group.sources), len(rows)))

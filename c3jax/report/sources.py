@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from c3jax.analysis.evaluations import Group, Run, describe_run, group_runs, load_evaluations
+from c3jax.analysis.evaluations import Group, Run, describe_run, group_runs
 from c3jax.run.metrics import Row, read_metrics
 from c3jax.run.records import list_record_files
 from c3jax.types import UserError
@@ -21,7 +21,6 @@ class Source(NamedTuple):
     run: Run
     manifest: dict[str, Any]
     rows: list[Row]  # of metrics.jsonl, one or more
-    evaluations: list[dict[str, Any]]  # {step, results}, in the order of steps
     files: list[Path]  # of recorded trees; empty only where the config records none
 
 
@@ -78,7 +77,7 @@ def _open_source(path: str, name: str) -> Source:
         raise UserError(f"{path}: expected a run that has taken a step, got none in metrics.jsonl")
     if not files and run.config["record_every"]:
         raise UserError(f"{path}: expected recorded trees in its folder rollouts, found none")
-    return Source(name, run, _load_manifest(Path(path) / "manifest.json"), rows, load_evaluations(path), files)
+    return Source(name, run, _load_manifest(Path(path) / "manifest.json"), rows, files)
 
 
 def _load_manifest(path: Path) -> dict[str, Any]:

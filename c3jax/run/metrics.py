@@ -115,6 +115,11 @@ def sum_ledger(rows: Iterable[Row]) -> dict[str, float]:
     return totals
 
 
+def sum_seconds(row: Mapping[str, float]) -> float:
+    """Seconds of all parts of a step: of a row, or of the totals of several."""
+    return sum(row.get(f"seconds_{part}", 0.0) for part in ("rollout", "score", "update"))
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Details of the files
 
