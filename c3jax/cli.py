@@ -16,6 +16,7 @@ from c3jax.commands import terminal
 from c3jax.config import file as config_file
 from c3jax.config.overrides import split_overrides
 from c3jax.lab import config as study_config
+from c3jax.run.interrupt import STOPPED, TERMINATED, Terminated
 from c3jax.types import LostError, UserError
 
 _OVERRIDES = """\
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os._exit(1)  # the runtime would wait for the lost one at its end
     except KeyboardInterrupt as error:
         terminal.complain("stopped")
-        return getattr(error, "code", 130)
+        return TERMINATED if isinstance(error, Terminated) else STOPPED
     except OSError as error:
         if error.errno not in _FULL or error.filename is not None:
             raise

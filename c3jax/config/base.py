@@ -135,14 +135,12 @@ def _is_mergeable(under: Any, over: Any) -> bool:
 
 
 def list_lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
-    """The line of everything in a YAML document, from 1, by its dotted path."""
+    """The line of everything in a YAML document, from 1, by its dotted path; the document is constructed already, so
+    what a merge brings stands among its keys.
+    """
     lines: dict[str, int] = {}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":  # what it brings has its line
-                for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                    lines = list_lines(part, prefix) | lines
-                continue
             path = f"{prefix}{key.value}"
             lines[path] = key.start_mark.line + 1
             lines |= list_lines(value, f"{path}.")

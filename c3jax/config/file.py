@@ -126,12 +126,12 @@ def _read_document(path: Path, name: str) -> Document:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise ConfigError(f"config {name}: cannot be read ({reason})") from None
     try:
-        tree = _parse_yaml(text)
+        tree, lines = _parse_document(text)
     except _YAML_ERRORS as error:
         raise ConfigError(f"config {name}: not valid YAML ({_describe_yaml(error)})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"config {name}: expected a mapping of sections, got {show_value(tree)}")
-    return Document(tree, list_lines(yaml.compose(text, Loader=_Loader)))
+    return Document(tree, lines)
 
 
 def _override(tree: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -223,8 +223,19 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, RecursionError)
 
 
 def _parse_yaml(text: str) -> Any:
+    return _parse_document(text)[0]
+
+
+def _parse_document(text: str) -> tuple[Any, dict[str, int]]:
+    """What a YAML document says, and the line of each of its parts."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        value = None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
     # Through JSON: no dates, and a part that is named once and repeated is a part of its own each time.
-    return json.loads(json.dumps(yaml.load(text, Loader=_Loader), default=str))
+    return json.loads(json.dumps(value, default=str)), list_lines(node)
 
 
 def _resolve_numbers(resolver: type[_Loader] | type[_Dumper]) -> None:

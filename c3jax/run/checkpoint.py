@@ -249,7 +249,7 @@ def _read_arrays(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) ->
     ocp = _import_orbax()
 
     def choose_form(leaf: Any) -> Any:
-        if jax.process_count() > 1 and getattr(leaf, "sharding", None) is not None:
+        if jax.process_count() > 1:
             return ocp.ArrayRestoreArgs(sharding=leaf.sharding)
         return ocp.RestoreArgs(restore_type=np.ndarray)
 

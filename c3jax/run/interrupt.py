@@ -22,8 +22,6 @@ _PATIENCE_S = 2.0  # in which a process that is told to stop at once is to come 
 class Terminated(KeyboardInterrupt):
     """SIGTERM has come."""
 
-    code = TERMINATED
-
 
 class Interrupts:
     """What signals have asked of this process. The main thread and the watching one each note all of them."""

@@ -9,7 +9,7 @@ import math
 import re
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from c3jax.types import Problem, UserError
@@ -54,9 +54,32 @@ def load_problems(path: str, fields: Fields = AS_THEY_ARE) -> list[Problem]:
     Raises:
       TaskError: the file cannot be read, a row has no question or lacks one of `fields`, or two ids agree.
     """
-    problems = [_read_problem(row) for row in read_rows(path, fields)]
+    return read_problems(path, _read_problem, fields=fields)
+
+
+def read_problems(
+    path: str,
+    read: Callable[[Row], Problem],
+    limit: int | None = None,
+    fields: Fields = AS_THEY_ARE,
+    known: Sequence[str] | None = None,
+) -> list[Problem]:
+    """Read every row of a file as a problem.
+
+    Args:
+      path: of the file.
+      read: makes a problem of a row.
+      limit: keep at most this many problems, from the top. The whole file is checked all the same.
+      fields, known: as for `read_rows`.
+
+    Raises:
+      TaskError: as `read_rows` and `read`, and where two ids agree or the limit leaves no problem.
+    """
+    if limit is not None and limit < 1:
+        raise TaskError(f"{path}: the limit must be at least 1 problem, got {limit}")
+    problems = [read(row) for row in read_rows(path, fields, known)]
     check_distinct(path, [problem.id for problem in problems])
-    return problems
+    return problems[:limit]
 
 
 def _read_problem(row: Row) -> Problem:
@@ -293,9 +316,3 @@ def check_distinct(path: str, identities: Iterable[str]) -> None:
         first = line_of_id.setdefault(identity, line_number)
         if first != line_number:
             raise TaskError(f"{path}, line {line_number}: the id {identity!r} is already that of line {first}")
-
-
-def check_limit(path: str, limit: int | None) -> None:
-    """Refuse a limit on the number of problems that leaves none. Raises TaskError."""
-    if limit is not None and limit < 1:
-        raise TaskError(f"{path}: the limit must be at least 1 problem, got {limit}")

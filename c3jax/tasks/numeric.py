@@ -14,13 +14,11 @@ from c3jax.tasks.jsonl import (
     Fields,
     Row,
     TaskError,
-    check_distinct,
-    check_limit,
     check_text,
     lower_names,
     read_id,
+    read_problems,
     read_question,
-    read_rows,
 )
 from c3jax.tasks.maths.latex import find_last_box
 from c3jax.tasks.sections import NumericTask
@@ -47,10 +45,7 @@ def load_problems(path: str, limit: int | None = None, fields: Fields = AS_THEY_
     Raises:
       TaskError: the file cannot be read, a line is not as above, two ids agree, or the set is empty.
     """
-    check_limit(path, limit)
-    problems = [_read_problem(row) for row in read_rows(path, fields, ("id", "question", "answer"))]
-    check_distinct(path, [problem.id for problem in problems])
-    return problems[:limit]
+    return read_problems(path, _read_problem, limit, fields, ("id", "question", "answer"))
 
 
 def _read_problem(row: Row) -> Problem:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from c3jax.tasks.jsonl import Row, TaskError, check_distinct, check_limit, check_text, read_id, read_rows
+from c3jax.tasks.jsonl import Row, TaskError, check_text, read_id, read_problems
 from c3jax.tasks.maths import latex
 from c3jax.tasks.sections import ReasoningTask
 from c3jax.tasks.task import Task
@@ -52,10 +52,7 @@ def load_problems(path: str, limit: int | None = None) -> list[Problem]:
     Raises:
       TaskError: as make_problems, or the file cannot be read, a line is not as above, or two ids agree.
     """
-    check_limit(path, limit)
-    problems = [_read_problem(row) for row in read_rows(path)]
-    check_distinct(path, [problem.id for problem in problems])
-    return problems[:limit]
+    return read_problems(path, _read_problem, limit)
 
 
 def _read_problem(row: Row) -> Problem:

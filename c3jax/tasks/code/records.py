@@ -18,12 +18,10 @@ from c3jax.tasks.jsonl import (
     Fields,
     Row,
     TaskError,
-    check_distinct,
-    check_limit,
     check_text,
     read_id,
+    read_problems,
     read_question,
-    read_rows,
 )
 from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.sections import CodeTask
@@ -67,10 +65,7 @@ def load_problems(
     Raises:
       TaskError: the file cannot be read, a line is none of these records, two ids agree, or the set is empty.
     """
-    check_limit(path, limit)
-    problems = [read_problem(row, spec) for row in read_rows(path, fields, _OWN)]
-    check_distinct(path, [problem.id for problem in problems])
-    return problems[:limit]
+    return read_problems(path, lambda row: read_problem(row, spec), limit, fields, _OWN)
 
 
 def write_record(problem: Problem) -> dict[str, object]:

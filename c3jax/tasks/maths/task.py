@@ -13,13 +13,11 @@ from c3jax.tasks.jsonl import (
     Fields,
     Row,
     TaskError,
-    check_distinct,
-    check_limit,
     check_text,
     lower_names,
     read_id,
+    read_problems,
     read_question,
-    read_rows,
 )
 from c3jax.tasks.maths import equality, latex, normal_form
 from c3jax.tasks.sections import MathTask
@@ -58,10 +56,7 @@ def load_problems(path: str, limit: int | None = None, fields: Fields = AS_THEY_
     for package in ("mpmath", "pint"):  # here, and not in every worker at its first formula
         if importlib.util.find_spec(package) is None:
             raise TaskError(f"task.kind: math needs the package {package} (pip install 'c3jax[maths]'), found none")
-    check_limit(path, limit)
-    problems = [read_problem(row) for row in read_rows(path, fields, ("id", "question", "answer"))]
-    check_distinct(path, [problem.id for problem in problems])
-    return problems[:limit]
+    return read_problems(path, read_problem, limit, fields, ("id", "question", "answer"))
 
 
 def read_problem(row: Row) -> Problem:
