@@ -16,8 +16,10 @@ import numpy as np
 from rich.console import Console
 
 from c3jax import evaluate, processes
+from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
+from c3jax.credit.plans import Branch, Plan
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out
@@ -27,7 +29,8 @@ from c3jax.models.policy import Weights
 from c3jax.report.page import save_run_report
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
-from c3jax.rollout.collect import Drawn, draw_and_submit, fetch_messages, share_verdicts
+from c3jax.rollout.branches import PlanDraws, draw_plan, join_credited
+from c3jax.rollout.collect import fetch_messages
 from c3jax.run import records
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.run.directory import open_run_dir, record_start
@@ -42,6 +45,7 @@ from c3jax.setup.team import (
     choose_problems,
     choose_slots,
     decode_messages,
+    encode_null,
     find_sets,
     make_questions,
     make_setup,
@@ -56,6 +60,7 @@ class _Compiled(NamedTuple):
 
     sample_tree: tree.TreeSampler
     update: update_lib.Update
+    null: tuple[int, ...]  # tokens of the message that stands for one that is taken out
     evaluations: tuple[Callable[..., evaluate.Result], ...]
     evaluator: Evaluator
 
@@ -99,10 +104,10 @@ def train(
         interrupts = stack.enter_context(catch_signals(lambda line: console.print(line, highlight=False)))
         openers = find_openers(config.trackers)
         setup = make_setup(config, is_contained, is_training=True, uses_mesh=True)
-        sample_tree, update = _make_step(setup)
+        step = _make_step(setup)
         _print_problems(setup, console)
-        facts = {"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained}
-        facts["mesh"] = None if setup.mesh is None else dict(setup.mesh.shape)
+        mesh = None if setup.mesh is None else dict(setup.mesh.shape)
+        facts = {"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained, "mesh": mesh}
         interrupts.check()
         opening = open_run_dir(path, config, list(command), facts=facts, accepts_changes=accepts_changes)
         run_dir = stack.enter_context(opening)
@@ -115,7 +120,7 @@ def train(
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
         evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, setup.task.timeout_s))
         evaluations = tuple(evaluate.make_evaluation(setup, profile) for profile in evaluate.list_profiles(setup))
-        compiled = _Compiled(sample_tree, update, evaluations, evaluator)
+        compiled = _Compiled(*step, evaluations, evaluator)
 
         def ask_to_stop() -> int:
             return max(processes.share(interrupts.code))
@@ -149,7 +154,8 @@ def _take_steps(
     with Progress(opened.console, config.steps, first) as progress:
         for step in range(first, config.steps):
             fan_out = choose_fan_out(config.credit, setup.plans, state.adaptive, step, fan_out)
-            state, row = _run_step(setup, compiled, state, fan_out, reference, step, run)
+            plan = make_plan(config.credit, len(setup.plans), fan_out)
+            state, row = _run_step(setup, compiled, state, plan, reference, step, run)
             done = step + 1
             if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
                 row |= _evaluate(setup, compiled, state, run / "eval" / f"step-{done}.json", done)
@@ -171,7 +177,7 @@ def _run_step(
     setup: Setup,
     compiled: _Compiled,
     state: TrainState,
-    fan_out: FanOut,
+    plan: Plan,
     reference: Params | None,
     step: int,
     run: Path,
@@ -184,68 +190,59 @@ def _run_step(
     calls_before = evaluator.calls
     weights, slots = Weights(state.params, setup.weights.frozen), choose_slots(setup, setup.train, indices)
 
-    def draw(numbers: list[int]) -> tuple[Rollout, tree.RolloutCounts]:
+    def draw(numbers: list[int], branch: Branch, given: tuple[Messages, ...]) -> tuple[Rollout, tree.RolloutCounts]:
         question, problem_P = make_questions(setup, setup.train, [indices[number] for number in numbers], slots)
-        return sample_tree(weights, question, key, problem_P, fan_out)
+        return sample_tree(weights, question, key, problem_P, branch.fan_out, given, branch.first)
 
     problems = [setup.train.problems[index] for index in indices]
     decode = functools.partial(decode_messages, setup.tokenizer)
     size = config.rollout_problems or config.problems
-    drawn = list(draw_and_submit(draw, problems, size, decode, evaluator, setup.mesh))
-    counts = jax.tree.map(lambda *parts: sum(parts), *(part.counts for part in drawn))
+    drawn = draw_plan(draw, plan, problems, size, decode, evaluator, setup.mesh, compiled.null)
+    return_PL: Any = np.array([verdict.score for verdict in drawn.verdicts], np.float32).reshape(config.problems, -1)
     sampled = time.perf_counter()
-
-    own_verdicts = evaluator.collect()
-    verdicts = share_verdicts([number for part in drawn for number in part.own], own_verdicts)
-    return_PL: Any = np.array([verdict.score for verdict in verdicts], np.float32).reshape(config.problems, -1)
-    scored = time.perf_counter()
+    drawing_s = sampled - began - drawn.waited_s
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
-    rollout = sharding.join_problems(setup.mesh, [part.rollout for part in drawn])
-    trimmed = tree.trim_messages(rollout, config.shapes.lengths)
+    rollouts = tree.trim_messages(join_credited(setup.mesh, plan, drawn), config.shapes.lengths)
     placed_PL = sharding.shard_problems(setup.mesh, return_PL)
-    state, credit, figures = update(state, weights.frozen, reference, trimmed, placed_PL, order_key, fan_out)
+    state, credit, figures = update(state, weights.frozen, reference, rollouts, placed_PL, order_key, plan)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
 
     if config.record_every and step % config.record_every == 0:
-        made = _record_trees(setup, fan_out, step, problems, drawn, credit, own_verdicts)
+        made = _record_trees(setup, plan, step, problems, drawn, credit)
         if processes.is_first():
             records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
-    row |= _describe_rollout(setup, verdicts, counts, np.asarray(zero_credit_share(credit)))
+    row |= _describe_rollout(setup, drawn.verdicts, drawn.counts, np.asarray(zero_credit_share(credit)))
     row |= _describe_sets(setup, indices, return_PL)
     row |= {
         "bad_updates": int(state.bad_updates),
         "bad_in_row": int(state.bad_in_row),
         **_describe_critic(state),
         "traces": sample_tree._cache_size() + update._cache_size(),
-        **({"fan_out": list(fan_out)} if config.credit.fan_out == "auto" else {}),
+        **({"fan_out": list(plan.fan_out)} if config.credit.fan_out == "auto" else {}),
         "evaluator_calls": sum(processes.share(evaluator.calls - calls_before)),
-        "seconds_rollout": sampled - began,
-        "seconds_score": scored - sampled,
-        "seconds_update": updated - scored,
-        "tokens_per_second": int(counts.generated) / (sampled - began),
+        "seconds_rollout": drawing_s,
+        "seconds_score": drawn.waited_s,
+        "seconds_update": updated - sampled,
+        "tokens_per_second": row["generated_tokens"] / drawing_s,
     }
     return state, row
 
 
 def _record_trees(
-    setup: Setup,
-    fan_out: FanOut,
-    step: int,
-    problems: Sequence[Problem],
-    drawn: Sequence[Drawn],
-    credit: Credit,
-    verdicts: list[Verdict],
+    setup: Setup, plan: Plan, step: int, problems: Sequence[Problem], drawn: PlanDraws, credit: Credit
 ) -> list[dict[str, Any]]:
     """The records of a step's trees, of all processes: each makes those of the problems that it grades."""
-    own = [number for part in drawn for number in part.own]
-    parts = [fetch_messages(setup.mesh, part.rollout, part.kept) for part in drawn]
-    turns: tuple[Messages, ...] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    own, written = drawn.own, []
+    for calls in drawn.branches:
+        parts = [fetch_messages(setup.mesh, part.rollout, part.kept) for part in calls]
+        turns: tuple[Messages, ...] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        written.append([(messages, decode_messages(setup.tokenizer, messages)) for messages in turns])
     credit = jax.tree.map(lambda value_PN: np.asarray(value_PN)[own], credit)
-    texts = [decode_messages(setup.tokenizer, messages) for messages in turns]
     of_own = [problems[number] for number in own]
-    made = records.make_records(setup.config, fan_out, step, of_own, turns, texts, credit, verdicts)
+    best = [best_P[own] for best_P in drawn.best]
+    made = records.make_records(setup.config, plan, step, of_own, written, credit, drawn.own_verdicts, best)
     return processes.share_rows(own, made)
 
 
@@ -305,8 +302,8 @@ def _evaluate_once(
             _evaluate(setup, compiled, state, path, step)
 
 
-def _make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update]:
-    """What draws a step's trees, and what learns from them."""
+def _make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update, tuple[int, ...]]:
+    """What draws a step's trees, what learns from them, and the null message."""
     config, policy, plans = setup.config, setup.policy, setup.plans
     return (
         tree.make_tree_sampler(
@@ -315,6 +312,7 @@ def _make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update]:
         update_lib.make_update(
             config.credit, config.learner, config.sampling, config.steps, policy, plans, mesh=setup.mesh
         ),
+        encode_null(setup),
     )
 
 

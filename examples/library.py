@@ -39,7 +39,8 @@ def main(path: str) -> None:
     update = c3jax.make_update(config.credit, config.learner, config.sampling, config.steps, setup.policy, setup.plans)
     state = c3jax.init_state(setup.policy, setup.weights, setup.plans, config.credit, config.learner)
     reference = jax.tree.map(jnp.copy, state.params)  # the update gives up the buffers of the state
-    state, _, figures = update(state, {}, reference, rollout, return_PL, jax.random.key(1), FAN_OUT)
+    plan = c3jax.make_tree(FAN_OUT)
+    state, _, figures = update(state, {}, reference, (rollout,), return_PL, jax.random.key(1), plan)
     print(f"one update: loss {float(figures['loss']):.4f}, gradient norm {float(figures['grad_norm']):.3f}")
 
 

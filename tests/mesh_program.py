@@ -15,6 +15,7 @@ import numpy as np
 
 from c3jax import train
 from c3jax.config.file import load_config
+from c3jax.credit.plans import make_tree
 from c3jax.learner.state import init_state
 from c3jax.models import sharding
 from c3jax.models.policy import Weights
@@ -38,7 +39,7 @@ def run(overrides: dict[str, Any], mesh: dict[str, int]) -> dict[str, Any]:
     sizes = {f"mesh.{name}": mesh.get(name, 1) for name in sharding.AXES}
     config = load_config(QUICKSTART, {**SMALL, **overrides, **sizes})
     setup = make_setup(config, uses_mesh=True)
-    sample_tree, update = train._make_step(setup)
+    sample_tree, update, _ = train._make_step(setup)
     state = init_state(setup.policy, setup.weights, setup.plans, config.credit, config.learner)
     state = sharding.shard_state(setup.mesh, state)
     reference, made = jax.tree.map(lambda leaf: leaf.copy(), state.params), []
@@ -54,7 +55,7 @@ def run(overrides: dict[str, Any], mesh: dict[str, int]) -> dict[str, Any]:
         leaves = rollout.turns[-1].truncated_N.shape[0] // 16
         return_PL = np.random.default_rng(step).integers(0, 2, (16, leaves)).astype(np.float32)
         placed = sharding.shard_problems(setup.mesh, return_PL)
-        state, credit, figures = update(state, {}, reference, rollout, placed, key, fan_out)
+        state, credit, figures = update(state, {}, reference, (rollout,), placed, key, make_tree(fan_out))
         made.append(jax.device_get((rollout.turns, [counts for _, counts in parts], credit, figures)))
     return {"steps": made, "params": jax.device_get(state.params), "traces": update._cache_size(), "held": held}
 

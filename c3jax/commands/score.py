@@ -24,7 +24,7 @@ from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Normalise
 from c3jax.credit.methods import METHODS, check_normalise, check_pairing, find_method
-from c3jax.credit.plans import FanOut, make_tree
+from c3jax.credit.plans import Plan
 from c3jax.run.records import Record, RecordedTree, load_trees, save_records
 from c3jax.types import Credit, UserError
 
@@ -83,8 +83,8 @@ def score_trees(trees: Sequence[RecordedTree], method: str, normalise: Normalise
             given = {}
             for nodes, column in zip(tree.nodes, columns, strict=True):
                 for message, node in enumerate(nodes):
-                    given[tuple(node["index"])] = {name: x_PN[row, message].item() for name, x_PN in column.items()}
-            nodes = [node | given[tuple(node["index"])] for node in tree.record["nodes"]]
+                    given[id(node)] = {name: x_PN[row, message].item() for name, x_PN in column.items()}
+            nodes = [node | given.get(id(node), {}) for node in tree.record["nodes"]]
             scored[number] = tree.record | {"method": method, "normalise": normalise, "nodes": nodes}
     return scored
 
@@ -126,14 +126,14 @@ def _collect_signs(trees: Sequence[RecordedTree], method: str) -> dict[str, list
 
 def _compute_credit(trees: Sequence[RecordedTree], method: str, normalise: Normalise) -> list[tuple[list[int], Credit]]:
     """Credit of every batch of trees, with the trees' numbers; every method takes the trees in the same order."""
-    batches: dict[tuple[Any, FanOut, tuple[bool, ...]], list[int]] = {}
+    batches: dict[tuple[Any, Plan, tuple[bool, ...]], list[int]] = {}
     for number, tree in enumerate(trees):
-        batches.setdefault((tree.record["step"], tree.fan_out, tree.trained), []).append(number)
+        batches.setdefault((tree.record["step"], tree.plan, tree.trained), []).append(number)
     for batch in batches.values():
         _check_held(trees[batch[0]], method, normalise)
     credited = []
-    for (_, fan_out, trained), batch in batches.items():
-        inputs = CreditInputs(make_credit_matrix(method, make_tree(fan_out), trained), fan_out)
+    for (_, plan, trained), batch in batches.items():
+        inputs = CreditInputs(make_credit_matrix(method, plan, trained), plan.fan_out)
         return_PL = jnp.asarray(np.stack([trees[number].return_L for number in batch]))
         credited.append((batch, compute_credit(method, inputs, return_PL, normalise=normalise)))
     return credited
@@ -152,7 +152,7 @@ def _check_held(tree: RecordedTree, method: str, normalise: Normalise) -> None:
 
 def _find_obstacle(tree: RecordedTree, method: str) -> str | None:
     try:
-        check_pairing(method, make_tree(tree.fan_out), tree.trained)
+        check_pairing(method, tree.plan, tree.trained)
     except ValueError as error:
         return str(error)
     carried = find_method(method).carries

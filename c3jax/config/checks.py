@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from c3jax.config.credit import make_plan
 from c3jax.config.run import PolicyLoss, RunConfig, slots_in, trained_roles
 from c3jax.credit import methods, plans
 from c3jax.learner.loss_table import find_loss
@@ -81,18 +80,24 @@ def _check_credit(config: RunConfig) -> None:
     if credit.fan_out == "auto":
         _check_auto(config, trained)
         return
-    if len(credit.fan_out) != len(turns):
+    plan = make_plan(credit, len(turns))
+    if credit.fan_out is not None and len(credit.fan_out) != len(turns):
         raise ConfigError(f"credit.fan_out: expected {len(turns)} numbers, one a turn, got {list(credit.fan_out)}")
-    product = math.prod(credit.fan_out)
-    if product != credit.budget:
+    calls = plans.count_calls(plan)
+    if credit.fan_out is not None and calls != credit.budget:
         raise ConfigError(
             f"credit.fan_out: expected a product of {credit.budget} (credit.budget), got {list(credit.fan_out)}"
-            f" with product {product}"
+            f" with product {calls}"
+        )
+    if calls != credit.budget:
+        raise ConfigError(
+            f"credit.budget: expected {calls}, the evaluator calls that method {credit.method} makes a problem with"
+            f" these draws, got {credit.budget}"
         )
     try:
-        methods.check_pairing(credit.method, plans.make_tree(credit.fan_out), trained)
+        methods.check_pairing(credit.method, plan, trained)
     except ValueError as error:
-        raise ConfigError(f"credit.fan_out: {error}") from None
+        raise ConfigError(f"credit.{'fan_out' if credit.draws is None else 'draws'}: {error}") from None
 
 
 def _check_auto(config: RunConfig, trained: tuple[bool, ...]) -> None:

@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from c3jax.config.credit import Auto as Auto  # the section's parts, with the others
+from c3jax.config.credit import Credit as Credit
+from c3jax.config.credit import Critic as Critic
 from c3jax.schema import ConfigError as ConfigError  # where most look for it
 from c3jax.schema import Count, Decay, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
 from c3jax.tasks.sections import AnyTask, FieldNames
@@ -126,61 +129,6 @@ class Sampling(Section):
     """Draw only from the k likeliest tokens; 0 for all."""
     top_p: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1.0
     """Draw only from the likeliest tokens whose mass reaches p, after top_k; below 1 it needs top_k."""
-
-
-class Critic(Section):
-    """What learns to predict the return, for the methods that need it; its optimiser is else the learner's."""
-
-    network: Literal["own", "trunk"]
-    """own: a copy of the starting policy, trained; trunk: the policy's last hidden state, of which it trains a head."""
-    learning_rate: PositiveFloat
-    """Peak learning rate."""
-    warmup_updates: Count = 0
-    """Critic updates over which the rate rises from zero."""
-    critic_only_steps: Count = 0
-    """First steps in which only the critic learns and the policy stands still."""
-    epochs: Positive = 1
-    """Passes over a step's contexts or messages, in the learner's minibatches."""
-    discount: Share = 1.0
-    """mappo: worth of the next turn's value in this turn's."""
-    decay: Share = 1.0
-    """mappo: lambda; 1 takes the return as it came, below 1 the critic's error enters the advantage."""
-    clip: PositiveFloat | None = None
-    """mappo: how far a step may move a value, in units of return; none sets no bound."""
-    loss: Literal["bce", "mse"] = "bce"
-    """value_assisted, value_only: cross-entropy or squared error of the score in [0, 1]."""
-    share: Share = 1.0
-    """value_assisted: share of the baseline that the critic gives; the rest comes from the returns."""
-
-
-class Auto(Section):
-    """How the fan-out is chosen where it is auto: by the least error that the returns of earlier steps promise."""
-
-    unit: Literal["calls", "messages", "tokens"] = "calls"
-    """What credit.budget counts for a problem."""
-    criterion: Literal["gradient", "credit"] = "gradient"
-    """Least noise of the gradient, or least error of the credit."""
-    every: Positive = 20
-    """Steps between choices; a fan-out not met before is compiled."""
-
-
-class Credit(Section):
-    """Which share of the outcome a message is given. Nothing here has a default: the paper varies all of it."""
-
-    method: str
-    """A row of c3jax.credit.methods.METHODS, or module:NAME; --credit.method brings the fan_out and critic it needs."""
-    fan_out: Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)] | Literal["auto"]
-    """Alternatives a turn draws at each context, a number per turn; or auto, for c3, no_loo and shrunk."""
-    budget: Positive
-    """Evaluator calls a problem: the product of the fan-out; for auto the most a problem may cost in auto.unit."""
-    normalise: Literal["none", "group", "turn", "batch"]
-    """Scope of the standard deviation that advantages are divided by."""
-    critic: Critic | None = None
-    """The critic, for a method that learns one."""
-    auto: Auto = Auto()
-    """How fan_out auto is chosen."""
-    decay: Decay = 0.9
-    """For shrunk and auto: weight of earlier steps in the running variance components."""
 
 
 class KL(Section):

@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from c3jax.config.credit import size_plan
 from c3jax.config.run import RunConfig
+from c3jax.credit.method import Sampling
 from c3jax.credit.methods import check_pairing, find_trainable, needs_critic
-from c3jax.credit.plans import make_tree
+from c3jax.credit.plans import count_calls, make_tree
 from c3jax.schema import ConfigError, kinds_of, sections_in
 
 
@@ -29,10 +31,11 @@ def drop_other_kinds(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None
 
 
 def fit_credit(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Give an overridden method the fan-out, the normalisation and the critic that it needs, where none is overridden.
+    """Give an overridden method what it draws, the normalisation and the critic it needs, where none is overridden.
 
     Of the budget it draws episodes, (B, 1, ..., 1), where it compares whole episodes, else the evenest tree that it can
-    use; the critic is a network of its own with the learner's rate. What is left wrong, the checks of the config say.
+    use, or the most alternatives or episodes whose continuations and copies the budget pays for exactly; the critic is
+    a network of its own with the learner's rate. What is left wrong, the checks of the config say.
     """
     credit, protocol, learner = (tree.get(name) for name in ("credit", "protocol", "learner"))
     turns = protocol.get("turns") if isinstance(protocol, dict) else None
@@ -50,17 +53,42 @@ def fit_credit(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     elif "critic" not in given and not credit.get("critic"):
         rate = learner.get("learning_rate") if isinstance(learner, dict) else None
         credit["critic"] = {"network": "own", "learning_rate": rate}
-    trained = tuple(not isinstance(turn, dict) or turn.get("trained", True) is not False for turn in turns)
-    budget, fan_out = credit.get("budget"), credit.get("fan_out")
-    if "fan_out" in given or not isinstance(fan_out, list) or not all(isinstance(size, int) for size in fan_out):
-        return
+    other = "draws" if method.sampling in ("tree", "flat") else "fan_out"
+    if other not in given:
+        credit.pop(other, None)
+    if not given & {"fan_out", "draws"}:
+        trained = tuple(not isinstance(turn, dict) or turn.get("trained", True) is not False for turn in turns)
+        _fit_draws(credit, method.sampling, trained)
+
+
+def _fit_draws(credit: dict[str, Any], sampling: Sampling, trained: tuple[bool, ...]) -> None:
+    name, budget, fan_out = credit["method"], credit.get("budget"), credit.get("fan_out")
     if not isinstance(budget, int) or not 0 < budget <= 4096:
         return
-    if math.prod(fan_out) == budget and _is_usable(name, tuple(fan_out), trained):
+    if sampling not in ("tree", "flat"):
+        credit["draws"] = _choose_draws(sampling, budget, len(trained)) or credit.get("draws")
         return
-    usable = [sizes for sizes in _list_trees(budget, len(turns)) if _is_usable(name, sizes, trained)]
+    sizes = fan_out if isinstance(fan_out, list) else []
+    if fan_out == "auto" or not all(isinstance(size, int) for size in sizes):
+        return
+    if math.prod(sizes) == budget and _is_usable(name, tuple(sizes), trained):
+        return
+    usable = [sizes for sizes in _list_trees(budget, len(trained)) if _is_usable(name, sizes, trained)]
     if usable:
         credit["fan_out"] = list(min(usable, key=lambda sizes: max(sizes) - min(sizes)))
+
+
+def _choose_draws(form: Sampling, budget: int, turns: int) -> dict[str, int] | None:
+    """The draws of so many calls, or of as many as they can be, with the most credited messages."""
+    main = "alternatives" if form in ("replay", "best_branch") else "episodes"
+    most = 1 if form in ("removal", "masked", "coalition") else budget
+    sizes = [(number, repeats) for number in range(budget, 0, -1) for repeats in range(1, max(1, most // number) + 1)]
+    calls = {pair: count_calls(size_plan(form, *pair, turns)) for pair in sizes}
+    usable = [pair for pair in sizes if calls[pair] <= budget]
+    if not usable:
+        return None
+    number, repeats = max(usable, key=lambda pair: calls[pair])  # the first of equals
+    return {main: number, "continuations": repeats}
 
 
 def _list_trees(budget: int, turns: int) -> list[tuple[int, ...]]:

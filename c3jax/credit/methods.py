@@ -294,25 +294,16 @@ def find_trainable(name: str, field: str = "credit.method") -> Method:
     """The method of a name, for a training run of language models.
 
     Raises:
-      ConfigError: as `find_method`, and where only a study can sample what the method needs.
+      ConfigError: as `find_method`, and where only a study knows what the method needs.
     """
-    table = {known: row for known, row in METHODS.items() if _find_obstacle(row) is None}
+    table = {known: row for known, row in METHODS.items() if row.critic != "oracle"}
     if ":" not in name and name not in METHODS:
         return find_method(name, field, table)
     row = find_method(name, field)
-    obstacle = _find_obstacle(row)
-    if obstacle is not None:
-        raise ConfigError(f"{field}: {name} needs {obstacle}; expected one of {', '.join(table)}")
-    return row
-
-
-def _find_obstacle(row: Method) -> str | None:
     if row.critic == "oracle":
-        return "the value of every possible message, which only `c3jax study` knows"
-    draws = {"auxiliary": "auxiliary continuations", "coalition": "coalitions"}
-    draws |= dict.fromkeys(("replay", "best_branch"), "alternatives along a reference transcript")
-    draws |= dict.fromkeys(("removal", "masked"), "copies with a message removed")
-    return f"{draws[row.sampling]}, which only `c3jax study` samples" if row.sampling in draws else None
+        lack = "the value of every possible message, which only `c3jax study` knows"
+        raise ConfigError(f"{field}: {name} needs {lack}; expected one of {', '.join(table)}")
+    return row
 
 
 def needs_critic(method: str) -> bool:

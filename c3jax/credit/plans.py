@@ -23,6 +23,13 @@ Forms, their leaves in order, and the messages they credit, for K turns:
     coalition    `episodes` transcripts, each scored with every subset of its messages replaced by the null message.
                  Leaves: episode by episode, subset by subset; bit u of a subset's number says that turn u is kept.
 
+Where the evaluator reads the last message alone, as it does of a language model's, a masked message would change
+nothing: there `answers_again` has the last turn, where it is kept itself, speak again in every copy of masked and
+coalition.
+
+`list_branches` says of every form what is to be drawn of a language model, as trees that go on from messages of earlier
+ones.
+
 Source: arXiv:2603.06859, section 3 and algorithm 1 (tree, replay); credit/methods.py names the sources of the others.
 """
 
@@ -35,6 +42,7 @@ from c3jax.types import FanOut
 
 Unit = Literal["calls", "messages", "tokens"]
 Form = Literal["tree", "replay", "best_branch", "auxiliary", "removal", "masked", "coalition"]
+Kind = Literal["alternative", "factual", "auxiliary", "counterfactual"]
 
 
 class Plan(NamedTuple):
@@ -46,6 +54,24 @@ class Plan(NamedTuple):
     counts: tuple[int, ...] = ()  # replay, best_branch: continuations of each of the n alternatives
     episodes: int = 0  # auxiliary, removal, masked, coalition
     repeats: int = 0  # auxiliary: continuations of a context
+    answers_again: bool = False  # masked, coalition: the last turn speaks again where an earlier message is removed
+
+
+class Given(NamedTuple):
+    """Which messages of one earlier turn a branch goes on from."""
+
+    branch: int  # the earlier branch that holds them
+    rows: tuple[int, ...]  # of a problem's messages of the turn there, one a start; none: the alternative worth most
+
+
+class Branch(NamedTuple):
+    """Part of a plan that is drawn at once: a tree from each of a problem's starts."""
+
+    kind: Kind  # of the first messages it draws; what continues an alternative is auxiliary
+    given: tuple[Given | None, ...]  # of each turn before the first that speaks; None: the null message
+    fan_out: FanOut  # messages of a turn for one of the turn before, of all turns; (starts, 1, ..., 1) of those given
+    first: tuple[int, ...]  # number of its first message among all that the plan draws of a turn, for the address
+    calls: int = 1  # evaluator calls a leaf
 
 
 def make_tree(fan_out: FanOut) -> Plan:
@@ -89,15 +115,18 @@ def make_auxiliary(episodes: int, repeats: int, turns: int) -> Plan:
     return Plan("auxiliary", turns, episodes=episodes, repeats=repeats)
 
 
-def make_arms(form: Literal["removal", "masked", "coalition"], episodes: int, turns: int) -> Plan:
+def make_arms(
+    form: Literal["removal", "masked", "coalition"], episodes: int, turns: int, *, answers_again: bool = False
+) -> Plan:
     """Episodes, each scored again with messages replaced by the null message.
 
     Args:
       form: which messages are replaced, and whether later turns speak again.
       episodes: of a problem.
       turns: of an episode.
+      answers_again: for masked and coalition, whether the last turn speaks again where an earlier message is removed.
     """
-    return Plan(form, turns, episodes=episodes)
+    return Plan(form, turns, episodes=episodes, answers_again=answers_again and form != "removal")
 
 
 def check_plan(plan: Plan) -> None:
@@ -155,7 +184,86 @@ def count_generated(plan: Plan) -> tuple[int, ...]:
         return tuple(n + plan.repeats * (1 + plan.episodes * turn) for turn, n in enumerate(credited))
     if plan.form == "removal":
         return tuple(n + plan.episodes * turn for turn, n in enumerate(credited))
+    if plan.answers_again:
+        copies = plan.turns - 1 if plan.form == "masked" else 2 ** (plan.turns - 1) - 1
+        return (*credited[:-1], credited[-1] * (1 + copies))
     return credited
+
+
+def list_branches(plan: Plan) -> tuple[Branch, ...]:
+    """What a plan draws, branch by branch; a branch goes on from messages of earlier ones.
+
+    Args:
+      plan: whose alternatives are continued equally often.
+
+    Returns:
+      The branches, those with credited messages first; their leaves, branch by branch, are the plan's in the order of
+      `list_leaves`.
+    """
+    parts = _list_parts(plan)
+    branches, drawn = [], (0,) * plan.turns
+    for kind, given, fan_out, calls in parts:
+        branches.append(Branch(kind, given, fan_out, drawn, calls))
+        rows = [math.prod(fan_out[: turn + 1]) for turn in range(plan.turns)]
+        drawn = tuple(n + (rows[turn] if turn >= len(given) else 0) for turn, n in enumerate(drawn))
+    return tuple(branches)
+
+
+_Part = tuple[Kind, tuple[Given | None, ...], FanOut, int]  # a branch's fields but its address
+
+
+def _list_parts(plan: Plan) -> list[_Part]:
+    K, turns = plan.turns, range(plan.turns)
+    if plan.form == "tree":
+        return [("alternative", (), plan.fan_out, 1)]
+    if plan.form in ("replay", "best_branch"):
+        (count,) = set(plan.counts)
+        chosen = (0,) if plan.form == "replay" else ()
+        parts: list[_Part] = []
+        for turn in turns:
+            fan_out = ((1,) * turn + (len(plan.counts), count) + (1,) * K)[:K]
+            given = tuple(Given(earlier, chosen) for earlier in range(turn))
+            parts.append(("alternative", given, fan_out, count if turn == K - 1 else 1))
+        return parts
+    episodes = tuple(range(plan.episodes))
+    own = Given(0, episodes)
+    arms: list[_Part]
+    flat = make_flat(plan.episodes, K).fan_out
+    if plan.form == "auxiliary":
+        more = [(own,) * turn for turn in turns]
+        fan_outs = [(plan.repeats, *flat[1:]) if turn == 0 else _set(flat, turn, plan.repeats) for turn in turns]
+        arms = [("auxiliary", given, fan_out, 1) for given, fan_out in zip(more, fan_outs, strict=True)]
+    elif plan.form == "removal":
+        arms = [("counterfactual", (own,) * turn + (None,), flat, 1) for turn in turns]
+    else:
+        kept = [[other != turn for other in turns] for turn in turns]
+        if plan.form == "coalition":
+            kept = [[bool(subset >> turn & 1) for turn in turns] for subset in range(2**K - 1)]
+        arms = [("counterfactual", _mask(plan, own, is_kept), flat, 1) for is_kept in kept]
+    return [("factual", (), flat, 1), *arms]
+
+
+def _set(fan_out: FanOut, turn: int, size: int) -> FanOut:
+    return (*fan_out[:turn], size, *fan_out[turn + 1 :])
+
+
+def _mask(plan: Plan, own: Given, is_kept: list[bool]) -> tuple[Given | None, ...]:
+    given = tuple(own if kept else None for kept in is_kept)
+    return given[:-1] if plan.answers_again and is_kept[-1] and not all(is_kept) else given
+
+
+def list_credited(plan: Plan) -> tuple[int, ...]:
+    """The branch that holds the credited messages of each turn."""
+    return tuple(range(plan.turns)) if plan.form in ("replay", "best_branch") else (0,) * plan.turns
+
+
+def list_leaves(plan: Plan) -> list[int]:
+    """Of each of the plan's leaves, in its order, the number among all branches' leaves, branch by branch."""
+    if plan.form != "coalition":
+        return list(range(count_calls(plan)))
+    # Episode by episode; there the branches are the whole set, which comes last here, and then the other subsets.
+    last, E = 2**plan.turns - 1, plan.episodes
+    return [((subset + 1) % (last + 1)) * E + episode for episode in range(E) for subset in range(last + 1)]
 
 
 def compute_cost(fan_out: FanOut, unit: Unit, tokens: tuple[float, ...]) -> float:

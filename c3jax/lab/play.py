@@ -5,8 +5,8 @@ that credit/plans.py documents. One problem at a time: vmap over games and keys 
 
 Randomness is an address: a draw's key is folded from the problem's key by block * (K + 1) + slot, where slot is the
 turn, or K for evaluator calls. Blocks: 0 for a tree, and for the episodes and all evaluator calls of the forms made of
-episodes; u for all that replay and best_branch draw at turn u; 1 + u for what auxiliary and removal draw again from
-turn u on.
+episodes; u for all that replay and best_branch draw at turn u; 1 + u for what auxiliary, removal and masked draw again
+for turn u; 1 + the subset's number for coalition.
 
 Dimension key: N row    K turn    M message of a turn    L leaf    E episode    S subset of turns    X leaf of one block
     J alternative
@@ -87,17 +87,22 @@ def _add_leaves(team: _Team, plan: Plan, episode_EK: jax.Array, key: jax.Array) 
     turns = range(plan.turns)
     if plan.form == "tree":
         return episode_EK
+    last = plan.turns - 1
     if plan.form == "coalition":
         is_kept_SK = (np.arange(2**plan.turns)[:, None] >> np.arange(plan.turns)) % 2 == 1
-        return jnp.where(is_kept_SK, episode_EK[:, None], 0).reshape(-1, plan.turns)
+        left_ESK = jnp.where(is_kept_SK, episode_EK[:, None], 0)
+        for subset in range(2**last, 2**plan.turns - 1) if plan.answers_again else ():
+            left_ESK = left_ESK.at[:, subset].set(_speak_from(team, left_ESK[:, subset], last, key, 1 + subset))
+        return left_ESK.reshape(-1, plan.turns)
     if plan.form == "auxiliary":
         # Before the first turn all episodes share one context, the problem's.
         starts = [jnp.repeat(episode_EK[: 1 if turn == 0 else None], plan.repeats, axis=0) for turn in turns]
         more = [_speak_from(team, starts[turn], turn, key, 1 + turn) for turn in turns]
     else:
         more = [_put_message(episode_EK, turn, jnp.zeros((), jnp.int32)) for turn in turns]
-        if plan.form == "removal":
-            more = [_speak_from(team, more[turn], turn + 1, key, 1 + turn) for turn in turns]
+        if plan.form == "removal" or plan.answers_again:
+            first = [turn + 1 if plan.form == "removal" or turn == last else last for turn in turns]
+            more = [_speak_from(team, more[turn], first[turn], key, 1 + turn) for turn in turns]
     return jnp.concatenate([episode_EK, *more])
 
 

@@ -117,7 +117,7 @@ def make_run(config: RunConfig, plan: Plan, setup: Setup) -> Callable[[Lane], tu
             rollout, counts = sample_tree(Weights(state.params, {}), problems.question, key, problems.index_P, fan_out)
             return_PL = compute_returns(digit_V, rollout.turns[-1], problems.answer_P)
             order_key = jax.random.fold_in(order_stream, step)
-            state, credit, _ = update(state, {}, reference, rollout, return_PL, order_key, fan_out)
+            state, credit, _ = update(state, {}, reference, (rollout,), return_PL, order_key, plan)
             return state, {
                 "sampled_return": return_PL.mean(),
                 "zero_share": zero_credit_share(credit).mean(),

@@ -71,7 +71,7 @@ def update_adaptive(
 
 def choose_fan_out(
     section: Credit, plans: Sequence[TurnPlan], state: AdaptiveState | None, step: int, current: FanOut | None
-) -> FanOut:
+) -> FanOut | None:
     """The fan-out of a step: the config's, or, where that is auto, the one in force, or a new choice where it is due.
 
     Args:
@@ -82,7 +82,7 @@ def choose_fan_out(
       current: the fan-out in force; None where none was chosen yet.
 
     Returns:
-      Alternatives a turn.
+      Alternatives a turn; None where the method draws no tree.
     """
     if section.fan_out != "auto":
         return section.fan_out

@@ -21,7 +21,7 @@ from c3jax.config.run import Credit as CreditSection
 from c3jax.config.run import Learner, Sampling, uses_reference
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
-from c3jax.credit.plans import FanOut, make_tree
+from c3jax.credit.plans import FanOut, Plan, list_branches, list_credited
 from c3jax.learner import critic as critic_lib
 from c3jax.learner import forward, losses
 from c3jax.learner.adapt import update_adaptive
@@ -45,10 +45,10 @@ class Update(Protocol):
         state: TrainState,
         frozen: Params,
         reference: Params | None,
-        rollout: Rollout,
+        rollouts: tuple[Rollout, ...],
         return_PL: jax.Array,
         key: jax.Array,
-        fan_out: FanOut,
+        plan: Plan,
     ) -> tuple[TrainState, Credit, Figures]:
         """Learn from a step's trees.
 
@@ -57,10 +57,10 @@ class Update(Protocol):
           frozen: the weights' frozen tree.
           reference: stands for the trained tree in the policy at the start of the run; None where uses_reference says
             no.
-          rollout: the step's trees, drawn by the state's policy.
-          return_PL: terminal return of every leaf, in path order.
+          rollouts: the plan's branches that hold credited messages, drawn by the state's policy; of a tree it alone.
+          return_PL: terminal return of every leaf, in the plan's order.
           key: of the orders in which the epochs take the problems.
-          fan_out: alternatives a turn; static, so that another one is another compilation.
+          plan: what was drawn of a problem; static, so that another one is another compilation.
 
         Returns:
           The next state; credit of every message; and figures, means over the step's optimiser updates.
@@ -73,9 +73,9 @@ class Update(Protocol):
 
 
 class _Batch(NamedTuple):
-    """A step's trees with what the loss needs of each message; a tuple entry a turn, rows in path order."""
+    """A step's trees with what the loss needs of each credited message; a tuple entry a turn, rows in path order."""
 
-    rollout: Rollout
+    rollouts: tuple[Rollout, ...]  # a branch each
     advantage: tuple[jax.Array, ...]  # [N]
     reference_logp: tuple[jax.Array, ...]  # [N, T]; empty where the loss has no divergence
 
@@ -92,7 +92,7 @@ class _Step(NamedTuple):
     optimiser: optax.GradientTransformation
     schedule: optax.Schedule
     problems: int
-    fan_out: FanOut
+    plan: Plan
     matrix: CreditMatrix
     critic: critic_lib.CriticProgram | None
     mesh: sharding.Mesh | None
@@ -100,6 +100,11 @@ class _Step(NamedTuple):
     @property
     def trained(self) -> tuple[int, ...]:
         return tuple(turn for turn, plan in enumerate(self.plans) if plan.is_trained)
+
+    def find_tree(self, rollouts: Sequence[Rollout], turn: int) -> tuple[Rollout, FanOut]:
+        """The branch that holds the credited messages of a turn, and its fan-out."""
+        branch = list_credited(self.plan)[turn]
+        return rollouts[branch], list_branches(self.plan)[branch].fan_out
 
     @property
     def micro(self) -> int:
@@ -143,20 +148,20 @@ def make_update(
         state: TrainState,
         frozen: Params,
         reference: Params | None,
-        rollout: Rollout,
+        rollouts: tuple[Rollout, ...],
         return_PL: jax.Array,
         key: jax.Array,
-        fan_out: FanOut,
+        plan: Plan,
     ) -> tuple[TrainState, Credit, Figures]:
-        trained = tuple(plan.is_trained for plan in plans)
-        used = make_credit_matrix(credit.method, make_tree(fan_out), trained) if matrix is None else matrix
-        critic = critic_lib.make_critic_program(credit, learner, steps, policy, plans, fan_out, used, mesh)
-        fixed = (optimiser, schedule, len(return_PL), fan_out, used, critic, mesh)
+        trained = tuple(turn.is_trained for turn in plans)
+        used = make_credit_matrix(credit.method, plan, trained) if matrix is None else matrix
+        critic = critic_lib.make_critic_program(credit, learner, steps, policy, plans, plan.fan_out, used, mesh)
+        fixed = (optimiser, schedule, len(return_PL), plan, used, critic, mesh)
         step = _Step(credit, learner, sampling, policy, tuple(plans), objective, *fixed)
-        state, given, figures = _take_step(step, state, frozen, reference, rollout, return_PL, key)
+        state, given, figures = _take_step(step, state, frozen, reference, rollouts, return_PL, key)
         return sharding.shard_state(mesh, state), *sharding.replicate(mesh, (given, figures))
 
-    return jax.jit(update, donate_argnums=0, static_argnames="fan_out")  # pyright: ignore[reportReturnType]
+    return jax.jit(update, donate_argnums=0, static_argnames="plan")  # pyright: ignore[reportReturnType]
 
 
 def _take_step(
@@ -164,17 +169,17 @@ def _take_step(
     state: TrainState,
     frozen: Params,
     reference: Params | None,
-    rollout: Rollout,
+    rollouts: tuple[Rollout, ...],
     return_PL: jax.Array,
     key: jax.Array,
 ) -> tuple[TrainState, Credit, Figures]:
     weights, epochs = Weights(state.params, frozen), step.learner.epochs
-    credit, critic_batch = _compute_credit(step, state, weights, rollout, return_PL)
+    credit, critic_batch = _compute_credit(step, state, weights, rollouts[0], return_PL)
     advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in credit.advantage)
-    batch = _Batch(rollout, advantage, ())
+    batch = _Batch(rollouts, advantage, ())
     if state.adaptive is not None:
         # After the credit: what enters it must be of earlier steps.
-        adaptive = update_adaptive(state.adaptive, step.credit.decay, step.fan_out, rollout, return_PL)
+        adaptive = update_adaptive(state.adaptive, step.credit.decay, step.plan.fan_out, rollouts[0], return_PL)
         state = state._replace(adaptive=adaptive)
     problem_UCB = _draw_orders(step, key, range(epochs))
     train_policy = functools.partial(_train_policy, step, frozen, reference, batch, problem_UCB)
@@ -197,7 +202,7 @@ def _compute_credit(
         params = state.critic.params
         return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.micro)
     components = None if state.adaptive is None else state.adaptive.components
-    inputs = CreditInputs(step.matrix, step.fan_out, components)
+    inputs = CreditInputs(step.matrix, step.plan.fan_out, components)
     return compute_credit(step.credit.method, inputs, return_PL, normalise=step.credit.normalise), None
 
 
@@ -227,7 +232,7 @@ def _train_policy(
     kl = step.learner.kl
     if uses_reference(step.learner):
         assert reference is not None  # whoever asks for a divergence has what it is measured from
-        batch = batch._replace(reference_logp=_compute_reference(step, Weights(reference, frozen), batch.rollout))
+        batch = batch._replace(reference_logp=_compute_reference(step, Weights(reference, frozen), batch.rollouts))
     state, figures = jax.lax.scan(lambda s, part: _apply_minibatch(step, s, frozen, batch, part), state, problem_UCB)
     means = {name: jnp.mean(values_U) for name, values_U in figures.items()}
     means["first_ratio_deviation"] = figures["ratio_deviation"][0]
@@ -262,7 +267,7 @@ def _compute_gradient(
     step: _Step, state: TrainState, frozen: Params, batch: _Batch, problem_CB: jax.Array
 ) -> tuple[Params, Figures]:
     """Gradient and figures of one minibatch, summed over its micro-batches."""
-    chosen = tree.take_problems(batch.rollout, step.problems, problem_CB.reshape(-1))
+    chosen = tree.take_problems(batch.rollouts, step.problems, problem_CB.reshape(-1))
     total: Any = sum(_weigh(step, chosen, turn).sum() for turn in step.trained)
 
     def compute_loss(
@@ -288,7 +293,7 @@ def _compute_loss(
     parts = []
     for turn in step.trained:
         model = make_model(step.policy, weights, step.plans[turn].role)
-        hidden_BD, drawn = forward.compute_drawn_tokens(model, step.plans, turn, batch.rollout, step.fan_out)
+        hidden_BD, drawn = forward.compute_drawn_tokens(model, step.plans, turn, *step.find_tree(batch.rollouts, turn))
         terms = _make_terms(step, batch, turn, kl_coefficient, total)
         tokens = (hidden_BD, model.head_weight(), drawn, terms, len(batch.advantage[turn]))
         how = (step.sampling, model.spec.dtype, model.spec.logit_softcap)
@@ -298,42 +303,42 @@ def _compute_loss(
 
 def _make_terms(step: _Step, batch: _Batch, turn: int, kl_coefficient: jax.Array, total: jax.Array) -> TokenTerms:
     """What the loss reads of each token of a turn, message after message."""
-    messages = batch.rollout.turns[turn]
+    messages = step.find_tree(batch.rollouts, turn)[0].turns[turn]
     spread = functools.partial(jnp.broadcast_to, shape=messages.tokens_NT.shape)
     terms = TokenTerms(
         messages.behaviour_logp_NT,
         spread(batch.advantage[turn][:, None]),
         batch.reference_logp[turn] if batch.reference_logp else None,
         spread(kl_coefficient),
-        _weigh(step, batch.rollout, turn) / total,
+        _weigh(step, batch.rollouts, turn) / total,
     )
     return jax.tree.map(forward.flatten_tokens, terms)
 
 
-def _compute_reference(step: _Step, reference: Weights, rollout: Rollout) -> tuple[jax.Array, ...]:
+def _compute_reference(step: _Step, reference: Weights, rollouts: tuple[Rollout, ...]) -> tuple[jax.Array, ...]:
     """The reference policy's log-probabilities [N, T] of all turns' messages, a micro-batch at a time."""
 
-    def compute(reference: Weights, part: Rollout) -> tuple[jax.Array, ...]:
+    def compute(reference: Weights, part: tuple[Rollout, ...]) -> tuple[jax.Array, ...]:
         """Of the trained turns."""
         logp = []
         for turn in step.trained:
             model = make_model(step.policy, reference, step.plans[turn].role)
-            logp.append(forward.compute_turn_logp(model, step.plans, turn, part, step.fan_out, step.sampling))
+            found = step.find_tree(part, turn)
+            logp.append(forward.compute_turn_logp(model, step.plans, turn, *found, step.sampling))
         return tuple(logp)
 
     arguments = (sharding.cut_weights(reference), sharding.CUT)
     mapped = sharding.map_problems(step.mesh, compute, arguments, sharding.CUT)
 
     def compute_part(problem_B: jax.Array) -> tuple[jax.Array, ...]:
-        return mapped(reference, tree.take_problems(rollout, step.problems, problem_B))
+        return mapped(reference, tree.take_problems(rollouts, step.problems, problem_B))
 
     parts = jax.lax.map(compute_part, jnp.arange(step.problems).reshape(-1, step.micro))
     filled = dict(zip(step.trained, parts, strict=True))
-    return tuple(
-        filled[turn].reshape(messages.tokens_NT.shape) if turn in filled else messages.behaviour_logp_NT
-        for turn, messages in enumerate(rollout.turns)
-    )
+    drawn = [step.find_tree(rollouts, turn)[0].turns[turn].behaviour_logp_NT for turn in range(len(step.plans))]
+    return tuple(filled[turn].reshape(own.shape) if turn in filled else own for turn, own in enumerate(drawn))
 
 
-def _weigh(step: _Step, rollout: Rollout, turn: int) -> jax.Array:
-    return losses.compute_weights(rollout.turns[turn].sampled_NT, step.objective.aggregation)
+def _weigh(step: _Step, rollouts: Sequence[Rollout], turn: int) -> jax.Array:
+    messages = step.find_tree(rollouts, turn)[0].turns[turn]
+    return losses.compute_weights(messages.sampled_NT, step.objective.aggregation)

@@ -219,11 +219,10 @@ def _list_facts(groups: Sequence[RunGroup]) -> list[tuple[str, list[str]]]:
 def _describe(group: RunGroup) -> dict[str, str]:
     source = group.sources[0]
     config, manifest = source.run.config, source.manifest
-    fan_out = config["credit.fan_out"]
     turns = list_turns(config)
     return {
         "Credit method": config["credit.method"],
-        "Fan-out": fan_out if isinstance(fan_out, str) else " × ".join(map(str, fan_out)),
+        "Fan-out": _describe_draws(config),
         "Turns": " → ".join(turn["name"] + ("" if turn["trained"] else " (not trained)") for turn in turns),
         "Task": config["task.kind"],
         "Problems a step": f"{config['problems']:,}",
@@ -237,6 +236,14 @@ def _describe(group: RunGroup) -> dict[str, str]:
         "Begun": _join({_find_begin(member.manifest) for member in group.sources}),
         "Directory": ", ".join(member.name for member in group.sources),
     }
+
+
+def _describe_draws(config: dict[str, Any]) -> str:
+    fan_out = config["credit.fan_out"]
+    if fan_out is None:  # no tree
+        sizes = {name: config.get(f"credit.draws.{name}") for name in ("alternatives", "episodes", "continuations")}
+        return ", ".join(f"{size} {name}" for name, size in sizes.items() if size)
+    return fan_out if isinstance(fan_out, str) else " × ".join(map(str, fan_out))
 
 
 def _describe_model(config: dict[str, Any]) -> str:

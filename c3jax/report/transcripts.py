@@ -15,7 +15,7 @@ from typing import Any
 from c3jax.analysis.evaluations import list_turns
 from c3jax.report.embed import embed_json
 from c3jax.report.sources import RunGroup, Source
-from c3jax.run.records import Record, RecordedTree, parse_tree
+from c3jax.run.records import Record, RecordedTree, list_trees, parse_tree
 from c3jax.types import UserError
 
 MOST_TREES = 500  # of a page
@@ -54,7 +54,7 @@ def make_transcripts(groups: Sequence[RunGroup], scored: Sequence[str]) -> dict[
     for number, source in enumerate(sources):
         chosen, recorded = _sample_trees(source, MOST_TREES // len(sources))
         others = _load_scored(scored, chosen, source) if scored else {}
-        made = [_make_tree(tree, key, number, others.get(key, {})) for key, tree in chosen.items()]
+        made = [one for key, tree in chosen.items() for one in _make_trees(tree, key, number, others.get(key, {}))]
         kept = _fit(made, MOST_BYTES // len(sources))
         trees += kept
         steps = len({tree["step"] for tree in kept})
@@ -141,16 +141,36 @@ def _cut_texts(tree: dict[str, Any], longest: int) -> dict[str, Any]:
 # A tree in columns
 
 
-def _make_tree(tree: RecordedTree, key: TreeKey, run: int, credits: dict[str, RecordedTree]) -> dict[str, Any]:
+def _make_trees(
+    tree: RecordedTree, key: TreeKey, run: int, credits: dict[str, RecordedTree]
+) -> Iterator[dict[str, Any]]:
+    """A tree, or each branch of another plan as one of its own, named after what it is."""
+    others = {method: list_trees(other) for method, other in credits.items()}
+    for number, (branch, levels) in enumerate(list_trees(tree)):
+        scored = {method: trees[number][1] for method, trees in others.items()}
+        made = _make_tree(tree, levels, key, run, scored) | {"fan_out": list(branch.fan_out)}
+        if tree.plan.form != "tree":
+            after = f" after {tree.record['protocol'][len(branch.given) - 1]}" if branch.given else ""
+            made |= {"line": f"{key[1]}.{number}", "problem": f"{made['problem']}, {branch.kind}{after}"}
+        yield made
+
+
+def _make_tree(
+    tree: RecordedTree,
+    levels: Sequence[list[Record]],
+    key: TreeKey,
+    run: int,
+    credits: dict[str, tuple[list[Record], ...]],
+) -> dict[str, Any]:
     record, turns = tree.record, []
-    for name, nodes, is_trained in zip(record["protocol"], tree.nodes, tree.trained, strict=True):
+    for name, nodes, is_trained in zip(record["protocol"], levels, tree.trained, strict=True):
         turn: dict[str, Any] = {"name": str(name), "role": nodes[0]["role"], "trained": is_trained}
         turn["text"] = [_to_text(node.get("text"))[:_MOST_CHARACTERS] for node in nodes]
         turn["cut"] = [max(0, len(_to_text(node.get("text"))) - _MOST_CHARACTERS) for node in nodes]
         turn["truncated"] = [node.get("truncated") is True for node in nodes]
         turn |= {field: [_to_number(node.get(field)) for node in nodes] for field in _NUMBERS}
         turns.append(turn)
-    leaves = tree.nodes[-1]
+    leaves = levels[-1]
     turns[-1]["return"] = [_to_number(leaf["return"]) for leaf in leaves]
     turns[-1]["verdict"] = [_shorten(leaf.get("verdict")) for leaf in leaves]
     turns[-1]["answer"] = [None if leaf.get("answer") is None else _shorten(leaf["answer"]) for leaf in leaves]
@@ -161,14 +181,13 @@ def _make_tree(tree: RecordedTree, key: TreeKey, run: int, credits: dict[str, Re
         "line": key[1],
         "problem": _shorten(record.get("problem")),
         "question": _to_text(record.get("question")),
-        "fan_out": list(tree.fan_out),
         "turns": turns,
         "credits": {method: _list_credit(other) for method, other in credits.items()},
     }
 
 
-def _list_credit(tree: RecordedTree) -> list[Record]:
-    return [{field: [_to_number(node.get(field)) for node in nodes] for field in _CREDIT} for nodes in tree.nodes]
+def _list_credit(levels: Sequence[list[Record]]) -> list[Record]:
+    return [{field: [_to_number(node.get(field)) for node in nodes] for field in _CREDIT} for nodes in levels]
 
 
 def _to_text(value: Any) -> str:
@@ -237,6 +256,6 @@ def _name_method(record: Record) -> str:
 
 def _is_same(tree: RecordedTree, other: RecordedTree) -> bool:
     def read(one: RecordedTree) -> Any:
-        return one.fan_out, [[node.get("text") for node in nodes] for nodes in one.nodes]
+        return one.plan, [[node.get("text") for node in nodes] for nodes in one.nodes]
 
     return tree.record.get("problem") == other.record.get("problem") and read(tree) == read(other)

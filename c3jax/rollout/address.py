@@ -25,7 +25,9 @@ def make_stream(seed: int | jax.Array, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), stream)
 
 
-def fold_messages(key: jax.Array, problem_P: jax.Array, turn: int, alternatives: int) -> jax.Array:
+def fold_messages(
+    key: jax.Array, problem_P: jax.Array, turn: int, alternatives: int, first: int | jax.Array = 0
+) -> jax.Array:
     """Keys of one turn's messages, in path order.
 
     Args:
@@ -33,6 +35,7 @@ def fold_messages(key: jax.Array, problem_P: jax.Array, turn: int, alternatives:
       problem_P: each problem's index in its set.
       turn: index of the turn in the protocol.
       alternatives: messages of this turn per problem, f0 * ... * fd.
+      first: number of the first of them, where they are not all that are drawn of the turn.
 
     Returns:
       key_N, N = P * alternatives.
@@ -42,7 +45,7 @@ def fold_messages(key: jax.Array, problem_P: jax.Array, turn: int, alternatives:
         return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, problem), turn), alternative)
 
     of_problem = jax.vmap(fold, in_axes=(None, 0))
-    keys = jax.vmap(of_problem, in_axes=(0, None))(problem_P, jnp.arange(alternatives))
+    keys = jax.vmap(of_problem, in_axes=(0, None))(problem_P, first + jnp.arange(alternatives))
     return keys.reshape(-1)
 
 

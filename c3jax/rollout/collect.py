@@ -37,6 +37,7 @@ def draw_and_submit(  # noqa: PLR0913
     decode: Callable[[Messages], list[str]],
     evaluator: Evaluator,
     mesh: Mesh | None,
+    calls: int = 1,
 ) -> Iterator[Drawn]:
     """Draw the trees of all problems, and submit their answers.
 
@@ -47,6 +48,7 @@ def draw_and_submit(  # noqa: PLR0913
       decode: gives the texts of messages.
       evaluator: given the answers; who has taken all trees collects the verdicts of them all.
       mesh: over which the trees are laid.
+      calls: evaluator calls an answer.
 
     Yields:
       The trees of each call, in order.
@@ -65,6 +67,7 @@ def draw_and_submit(  # noqa: PLR0913
             begun = begin(cuts[call + 1])
         own = [cut[number] for number in held if number < len(cut)]
         answers = decode(fetch_messages(mesh, rollout._replace(turns=rollout.turns[-1:]), len(cut))[0])
+        answers = [answer for answer in answers for _ in range(calls)]
         leaves = len(answers) // max(len(own), 1)
         evaluator.submit([problems[number] for number in own for _ in range(leaves)], answers, budget=len(answers))
         yield Drawn(rollout, counts, own, len(cut))

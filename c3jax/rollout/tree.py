@@ -37,8 +37,15 @@ class RolloutCounts(NamedTuple):
 class TreeSampler(Protocol):
     """The jitted sampling of trees."""
 
-    def __call__(
-        self, weights: Weights, question: Frame, key: jax.Array, problem_P: jax.Array, fan_out: FanOut
+    def __call__(  # noqa: PLR0913
+        self,
+        weights: Weights,
+        question: Frame,
+        key: jax.Array,
+        problem_P: jax.Array,
+        fan_out: FanOut,
+        given: tuple[Messages, ...] = (),
+        first: tuple[int, ...] = (),
     ) -> tuple[Rollout, RolloutCounts]:
         """Draw a tree a problem.
 
@@ -48,6 +55,8 @@ class TreeSampler(Protocol):
           key: the step's.
           problem_P: each problem's index in its set, by which its draws are addressed.
           fan_out: alternatives a turn draws at each context; static, so that another one is another compilation.
+          given: messages of the first turns, as many as fan_out says; these are not drawn.
+          first: number of a problem's first message of each turn, by which it is addressed; 0 where not said.
 
         Returns:
           The trees, and what they cost.
@@ -78,59 +87,73 @@ def make_tree_sampler(
       The sampler.
     """
 
-    def sample_own(
-        weights: Weights, question: Frame, key: jax.Array, problem_P: jax.Array, fan_out: FanOut
+    def sample_own(  # noqa: PLR0913
+        weights: Weights,
+        question: Frame,
+        key: jax.Array,
+        problem_P: jax.Array,
+        given: tuple[Messages, ...],
+        first: tuple[int, ...],
+        fan_out: FanOut,
     ) -> tuple[Rollout, RolloutCounts]:
-        turns: tuple[Messages, ...] = ()
-        prefilled = jnp.int32(0)
-        for turn, plan in enumerate(plans):
+        turns, prefilled = given, jnp.int32(0)
+        for turn, plan in list(enumerate(plans))[len(given) :]:
             path = context.make_path(plan, question, turns, fan_out)
             prefilled += sum(frame.keep_NS.sum() for frame in path)
-            keys = address.fold_messages(key, problem_P, turn, math.prod(fan_out[: turn + 1]))
+            alternatives, number = math.prod(fan_out[: turn + 1]), first[turn] if first else 0
+            keys = address.fold_messages(key, problem_P, turn, alternatives, number)
             model = make_model(policy, weights, plan.role)
             drawn = decode.sample_messages(model, path, keys, plan.max_tokens, sampling, stop_tokens, batches)
             turns = (*turns, drawn)
-        generated = jnp.stack([messages.sampled_NT.sum() for messages in turns]).sum()
-        truncated = jnp.stack([messages.truncated_N.sum() for messages in turns]).sum()
-        total = jnp.int32(sum(messages.truncated_N.size for messages in turns))
+        spoken = turns[len(given) :]
+        generated = sum((messages.sampled_NT.sum() for messages in spoken), jnp.int32(0))
+        truncated = sum((messages.truncated_N.sum() for messages in spoken), jnp.int32(0))
+        total = jnp.int32(sum(messages.truncated_N.size for messages in spoken))
         counts = RolloutCounts(prefilled, generated, truncated, total)
         return Rollout(question, turns), sharding.add_up(mesh, counts)
 
-    def sample_tree(
-        weights: Weights, question: Frame, key: jax.Array, problem_P: jax.Array, fan_out: FanOut
+    def sample_tree(  # noqa: PLR0913
+        weights: Weights,
+        question: Frame,
+        key: jax.Array,
+        problem_P: jax.Array,
+        fan_out: FanOut,
+        given: tuple[Messages, ...] = (),
+        first: tuple[int, ...] = (),
     ) -> tuple[Rollout, RolloutCounts]:
-        cut = (sharding.cut_weights(weights), sharding.CUT, sharding.WHOLE, sharding.CUT)
+        cut = (sharding.cut_weights(weights), sharding.CUT, sharding.WHOLE, sharding.CUT, sharding.CUT, sharding.WHOLE)
         sample = functools.partial(sample_own, fan_out=fan_out)
         mapped = sharding.map_problems(mesh, sample, cut, (sharding.CUT, sharding.WHOLE))
-        return mapped(weights, question, key, problem_P)
+        return mapped(weights, question, key, problem_P, given, first)
 
     return jax.jit(sample_tree, static_argnames="fan_out")  # pyright: ignore[reportReturnType]
 
 
-def trim_messages(rollout: Rollout, lengths: int) -> Rollout:
+def trim_messages(rollouts: Sequence[Rollout], lengths: int) -> tuple[Rollout, ...]:
     """The same trees with messages cut to a share of their slots that holds them all: 1, 1/2, 1/4, ...
 
-    One share for all turns, so that what is compiled for a rollout's shapes is compiled that often.
+    One share for all turns, so that what is compiled for the trees' shapes is compiled that often.
 
     Args:
-      rollout: trees as sampled.
+      rollouts: trees as sampled.
       lengths: how many shares there are; with one nothing is cut, and nothing is waited for.
     """
     if lengths == 1:
-        return rollout
-    needed = [int(turn.sampled_NT.any(axis=0).sum()) for turn in rollout.turns]  # rows are filled from their start
-    full = [turn.tokens_NT.shape[1] for turn in rollout.turns]
+        return tuple(rollouts)
+    turns = [turn for rollout in rollouts for turn in rollout.turns]
+    needed = [int(turn.sampled_NT.any(axis=0).sum()) for turn in turns]  # rows are filled from their start
+    full = [turn.tokens_NT.shape[1] for turn in turns]
     fits = [
         times
         for times in range(lengths)
         if all(context.halve(slots, times) >= need for slots, need in zip(full, needed, strict=True))
     ]
-    kept = [context.halve(slots, max(fits)) for slots in full]
-    turns = [
-        jax.tree.map(lambda array, kept=kept: array[:, :kept] if array.ndim > 1 else array, turn)
-        for turn, kept in zip(rollout.turns, kept, strict=True)
-    ]
-    return rollout._replace(turns=tuple(turns))
+
+    def cut(turn: Messages) -> Messages:
+        kept = context.halve(turn.tokens_NT.shape[1], max(fits))
+        return jax.tree.map(lambda array: array[:, :kept] if array.ndim > 1 else array, turn)
+
+    return tuple(rollout._replace(turns=tuple(map(cut, rollout.turns))) for rollout in rollouts)
 
 
 def take_problems(arrays: Arrays, problems: int, problem_B: jax.Array | np.ndarray) -> Arrays:

@@ -3,23 +3,38 @@
 {problem, question, protocol, trained, fan_out, step, method, nodes: [{turn, role, index, text, tokens, truncated, logp,
 value, baseline, advantage}, ...]}; a leaf's node has answer, return and verdict too. `index` is the node's path of
 alternatives, so its parent is its index without the last number; `trained` says it of every turn of the protocol.
+
+What was drawn by another plan than a tree has `plan` (its form and sizes) and `branches` in place of fan_out: a branch
+has its kind, its fan_out, and of each turn that is given the branch and rows it goes on from (null: the null message).
+A node there has `branch` and `kind` (alternative, factual, auxiliary, counterfactual), and credit where it is credited.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from c3jax.config.run import RunConfig
+from c3jax.credit.plans import (
+    Branch,
+    Form,
+    Kind,
+    Plan,
+    check_plan,
+    count_calls,
+    list_branches,
+    list_credited,
+    list_leaves,
+    make_tree,
+)
 from c3jax.run.files import save_whole
 from c3jax.types import Credit, FanOut, Messages, Problem, UserError, Verdict
-
-_LISTS = ("protocol", "fan_out", "nodes")
 
 Record = dict[str, Any]
 
@@ -29,54 +44,98 @@ class RecordedTree(NamedTuple):
 
     where: str  # file:line
     record: Record
-    fan_out: FanOut
+    plan: Plan  # what was drawn
     trained: tuple[bool, ...]
-    nodes: tuple[list[Record], ...]  # a list a turn, in path order
-    return_L: np.ndarray  # in path order
+    nodes: tuple[list[Record], ...]  # the credited ones, a list a turn, in path order
+    return_L: np.ndarray  # in the plan's order
+    branches: tuple[tuple[list[Record], ...], ...]  # the nodes of every branch, of the turns that spoke in it
 
 
 def make_records(
     config: RunConfig,
-    fan_out: FanOut,
+    plan: Plan,
     step: int,
     problems: Sequence[Problem],
-    turns: Sequence[Messages],
-    texts: Sequence[Sequence[str]],
+    branches: Sequence[Sequence[tuple[Messages, Sequence[str]]]],
     credit: Credit,
     verdicts: Sequence[Verdict],
-) -> list[dict[str, Any]]:
-    """One record a problem of a step's trees, which have `fan_out` alternatives a turn.
+    best: Sequence[np.ndarray] = (),
+) -> list[Record]:
+    """One record a problem of what a step has drawn.
 
-    texts holds every message a turn; verdicts one a leaf, in path order.
+    Args:
+      config: of the run.
+      plan: what was drawn of a problem.
+      step: its number.
+      problems: P of them.
+      branches: of each of the plan's branches the messages of all turns, those it went on from included, and their
+        texts.
+      credit: of the credited messages.
+      verdicts: one a leaf, problem by problem in the plan's order.
+      best: of each branch the alternative that the next one went on with, [P], where that was found from the returns.
+
+    Returns:
+      The records, in the order of the problems.
     """
-    levels = [_level_columns(messages, credit, turn) for turn, messages in enumerate(turns)]
-    records = []
+    turns, is_tree = config.protocol.turns, plan.form == "tree"
+    parts = list_branches(plan)
+    columns = [
+        [
+            _list_columns(messages, credit, turn if list_credited(plan)[turn] == number else None)
+            for turn, (messages, _) in enumerate(levels)
+        ]
+        for number, levels in enumerate(branches)
+    ]
+    records, position = [], np.argsort(list_leaves(plan))
     for number, problem in enumerate(problems):
-        nodes = []
-        for turn, section in enumerate(config.protocol.turns):
-            shape = fan_out[: turn + 1]
-            first = number * int(np.prod(shape))
-            for offset, index in enumerate(np.ndindex(shape)):
-                row = first + offset
-                node = {"turn": section.name, "role": section.role, "index": list(index), "text": texts[turn][row]}
-                node |= {name: column[row] for name, column in levels[turn].items()}
-                if turn == len(config.protocol.turns) - 1:
-                    verdict = verdicts[row]
-                    node |= {"answer": verdict.answer, "return": verdict.score, "verdict": verdict.verdict}
-                nodes.append(node)
+        of_problem = verdicts[number * len(position) : (number + 1) * len(position)]
+        in_branches = iter([of_problem[leaf] for leaf in position])
+        nodes: list[Record] = []
+        for name, branch in enumerate(parts):
+            for turn in range(min(len(branch.given), len(turns) - 1), len(turns)):
+                shape = branch.fan_out[: turn + 1]
+                for offset, index in enumerate(np.ndindex(shape)):
+                    row = number * math.prod(shape) + offset
+                    node: Record = {} if is_tree else {"branch": name, "kind": _name_kind(branch, turn)}
+                    node |= {"turn": turns[turn].name, "role": turns[turn].role, "index": list(index)}
+                    node["text"] = branches[name][turn][1][row]
+                    node |= {field: column[row] for field, column in columns[name][turn].items()}
+                    if turn == len(turns) - 1:
+                        node |= _describe_verdicts(list(itertools.islice(in_branches, branch.calls)))
+                    nodes.append(node)
         records.append(
             {
                 "problem": problem.id,
                 "question": problem.question,
-                "protocol": [turn.name for turn in config.protocol.turns],
-                "trained": [turn.trained for turn in config.protocol.turns],
-                "fan_out": list(fan_out),
+                "protocol": [turn.name for turn in turns],
+                "trained": [turn.trained for turn in turns],
+                **({"fan_out": list(plan.fan_out)} if is_tree else _describe_plan(plan, [row[number] for row in best])),
                 "step": step,
                 "method": config.credit.method,
                 "nodes": nodes,
             }
         )
     return records
+
+
+def _name_kind(branch: Branch, turn: int) -> Kind:
+    return "auxiliary" if branch.kind == "alternative" and turn > len(branch.given) else branch.kind
+
+
+def _describe_verdicts(verdicts: Sequence[Verdict]) -> Record:
+    """Of a leaf; of one that was judged more than once all its returns."""
+    first = verdicts[0]
+    fields: Record = {"answer": first.answer, "return": first.score, "verdict": first.verdict}
+    return fields | ({"returns": [verdict.score for verdict in verdicts]} if len(verdicts) > 1 else {})
+
+
+def _describe_plan(plan: Plan, best: Sequence[int]) -> Record:
+    fields = {name: value for name, value in plan._asdict().items() if value and name != "turns"}
+    started = []
+    for branch in list_branches(plan):
+        given = [None if one is None else [one.branch, one.rows or [int(best[one.branch])]] for one in branch.given]
+        started.append({"kind": branch.kind, "fan_out": branch.fan_out, "given": given})
+    return {"plan": fields, "branches": started}
 
 
 def save_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -110,18 +169,18 @@ def load_trees(source: Path) -> list[RecordedTree]:
     return trees
 
 
-def _level_columns(messages: Messages, credit: Credit, turn: int) -> dict[str, list]:
+def _list_columns(messages: Messages, credit: Credit, turn: int | None) -> dict[str, list]:
+    """What is recorded of each message; its credit where it is of the credited ones of a turn."""
     sampled = np.asarray(messages.sampled_NT)
     counts = sampled.sum(axis=1)
     logp = np.where(sampled, np.asarray(messages.behaviour_logp_NT), 0.0).sum(axis=1) / np.maximum(counts, 1)
-    return {
+    columns = {
         "tokens": counts.tolist(),
         "truncated": np.asarray(messages.truncated_N).tolist(),
         "logp": logp.tolist(),
-        "value": np.asarray(credit.value[turn]).reshape(-1).tolist(),
-        "baseline": np.asarray(credit.baseline[turn]).reshape(-1).tolist(),
-        "advantage": np.asarray(credit.advantage[turn]).reshape(-1).tolist(),
     }
+    given = {} if turn is None else {name: np.asarray(part[turn]) for name, part in credit._asdict().items()}
+    return columns | {name: value_PN.reshape(-1).tolist() for name, value_PN in given.items()}
 
 
 def parse_tree(line: bytes | str, where: str) -> RecordedTree:
@@ -140,26 +199,90 @@ def parse_tree(line: bytes | str, where: str) -> RecordedTree:
         raise UserError(f"{where}: expected a JSON object, got something else") from None
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected a JSON object, got another kind of JSON")
-    for name, kind, words in (*((name, list, "a list") for name in _LISTS), ("step", int, "an integer")):
+    is_tree = "plan" not in record
+    lists = ("protocol", "fan_out", "nodes") if is_tree else ("protocol", "nodes")
+    for name, kind, words in (*((name, list, "a list") for name in lists), ("step", int, "an integer")):
         if not isinstance(record.get(name), kind):
             got = json.dumps(record[name]) if name in record else "none"
             raise UserError(f"{where}: {name}: expected {words}, got {got}")
-    fan_out, turns = tuple(record["fan_out"]), len(record["protocol"])
-    if len(fan_out) != turns or not all(type(f) is int and f > 0 for f in fan_out):
-        raise UserError(f"{where}: fan_out: expected a positive integer for each of {turns} turns, got {fan_out}")
+    turns = len(record["protocol"])
+    plan = _read_fan_out(record, turns, where) if is_tree else _read_plan(record, turns, where)
     trained = record.get("trained", [True] * turns)
     if not isinstance(trained, list) or len(trained) != turns or not all(type(on) is bool for on in trained):
         raise UserError(
             f"{where}: trained: expected true or false for each of {turns} turns, got {json.dumps(trained)}"
         )
-    nodes = _sort_nodes(record, fan_out, where)
-    return_L = np.array([_read_return(leaf, where) for leaf in nodes[-1]], np.float64)
-    return RecordedTree(where, record, fan_out, tuple(trained), nodes, return_L)
+    levels, returns = [], []
+    for number, branch in enumerate(list_branches(plan)):
+        nodes = record["nodes"] if is_tree else [node for node in record["nodes"] if _is_of(node, number)]
+        first = min(len(branch.given), turns - 1)
+        levels.append(_sort_nodes(nodes, record["protocol"], branch.fan_out, first, where))
+        returns += [value for leaf in levels[-1][-1] for value in _read_returns(leaf, branch.calls, where)]
+    return_L = np.array([returns[leaf] for leaf in list_leaves(plan)], np.float64)
+    credited = tuple(levels[branch][turn - turns] for turn, branch in enumerate(list_credited(plan)))
+    return RecordedTree(where, record, plan, tuple(trained), credited, return_L, tuple(levels))
 
 
-def _sort_nodes(record: Record, fan_out: FanOut, where: str) -> tuple[list[Record], ...]:
+def list_trees(tree: RecordedTree) -> list[tuple[Branch, tuple[list[Record], ...]]]:
+    """The branches of what was recorded, each with the nodes of all its turns, those it went on from among them.
+
+    Raises:
+      UserError: the record does not say what a branch went on from.
+    """
+    trees = []
+    for number, (branch, nodes) in enumerate(zip(list_branches(tree.plan), tree.branches, strict=True)):
+        levels, turns = list(nodes), len(branch.fan_out)
+        for turn in reversed(range(turns - len(nodes))):
+            levels.insert(0, _find_given(tree, number, branch, turn))
+        trees.append((branch, tuple(levels)))
+    return trees
+
+
+def _find_given(tree: RecordedTree, number: int, branch: Branch, turn: int) -> list[Record]:
+    name = tree.record["protocol"][turn]
+    try:
+        given = tree.record["branches"][number]["given"][turn]
+        if given is None:
+            return [{"turn": name, "role": tree.nodes[turn][0]["role"], "text": None}] * branch.fan_out[0]
+        source, rows = given
+        return [tree.branches[source][turn - tree.plan.turns][row] for row in rows]
+    except (IndexError, KeyError, TypeError, ValueError):
+        raise UserError(f"{tree.where}: branches.{number}.given: expected a branch and its rows") from None
+
+
+def _is_of(node: Any, branch: int) -> bool:
+    return isinstance(node, dict) and node.get("branch") == branch
+
+
+def _read_fan_out(record: Record, turns: int, where: str) -> Plan:
+    fan_out = tuple(record["fan_out"])
+    if len(fan_out) != turns or not all(type(f) is int and f > 0 for f in fan_out):
+        raise UserError(f"{where}: fan_out: expected a positive integer for each of {turns} turns, got {fan_out}")
+    return make_tree(fan_out)
+
+
+def _read_plan(record: Record, turns: int, where: str) -> Plan:
+    fields, sizes = record["plan"], ("episodes", "repeats", "answers_again")
+    try:
+        counts = tuple(fields.get("counts", ()))
+        plan = Plan(fields["form"], turns, counts=counts, **{name: fields.get(name, 0) for name in sizes})
+        if plan.form not in get_args(Form) or not all(type(size) is int for size in (*counts, *plan[4:6])):
+            raise ValueError("a form or size that is none")
+        check_plan(plan)
+        if not count_calls(plan) <= 2 * len(record["nodes"]) * max(plan.counts, default=1):
+            raise ValueError("fewer nodes than its leaves")
+        list_branches(plan)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(f"{where}: plan: expected a form and its sizes, got {json.dumps(fields)}") from None
+    return plan
+
+
+def _sort_nodes(
+    nodes: Sequence[Any], protocol: Sequence[Any], fan_out: FanOut, first: int, where: str
+) -> tuple[list[Record], ...]:
+    """The nodes of a tree, or of a branch whose messages begin with turn `first`, turn by turn in path order."""
     by_index: dict[tuple[int, ...], Record] = {}
-    for number, node in enumerate(record["nodes"]):
+    for number, node in enumerate(nodes):
         index = node.get("index") if isinstance(node, dict) else None
         if (
             not isinstance(index, list)
@@ -170,21 +293,28 @@ def _sort_nodes(record: Record, fan_out: FanOut, where: str) -> tuple[list[Recor
             raise UserError(f"{where}: nodes.{number}: expected an index within fan_out {fan_out}, got {got}")
         if tuple(index) in by_index:
             raise UserError(f"{where}: node {index}: expected every index once, got it twice")
-        turn = record["protocol"][len(index) - 1]
+        turn = protocol[len(index) - 1]
         if node.get("turn") != turn or not isinstance(node.get("role"), str):
             got = f"{json.dumps(node.get('turn'))} and {json.dumps(node.get('role'))}"
             raise UserError(f"{where}: node {index}: expected turn {json.dumps(turn)} and a role, got {got}")
         by_index[tuple(index)] = node
     levels, parents = [], [()]
-    for f in fan_out:
+    for turn, fan in enumerate(fan_out):
         finer = []
-        for index in ((*parent, alternative) for parent in parents for alternative in range(f)):
-            if index not in by_index:
+        for index in ((*parent, alternative) for parent in parents for alternative in range(fan)):
+            if turn >= first and index not in by_index:
                 raise UserError(f"{where}: expected a node {list(index)}, got none")
             finer.append(index)
-        levels.append([by_index[index] for index in finer])
+        levels.append([by_index[index] for index in finer] if turn >= first else [])
         parents = finer
-    return tuple(levels)
+    return tuple(levels[first:])
+
+
+def _read_returns(leaf: Record, calls: int, where: str) -> list[float]:
+    returns = [_read_return(leaf, where)] if calls == 1 else leaf.get("returns")
+    if not isinstance(returns, list) or len(returns) != calls:
+        raise UserError(f"{where}: leaf {leaf['index']}: expected {calls} returns, got {json.dumps(returns)}")
+    return [_read_return({"index": leaf["index"], "return": value}, where) for value in returns]
 
 
 def _read_return(leaf: Record, where: str) -> float:

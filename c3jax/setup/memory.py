@@ -19,7 +19,9 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig
+from c3jax.credit.plans import Plan, list_branches, list_credited, make_tree
 from c3jax.models.attention import SCORE_FLOATS
 from c3jax.models.spec import DecoderSpec
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, rows_of
@@ -86,14 +88,13 @@ def estimate_memory(
     """What a run takes of each device, with frames and messages as long as the plans allow.
 
     Args:
-      config: of the run; the fan-out must be numbers.
+      config: of the run; the fan-out, where there is one, must be numbers.
       spec, plans: the team's.
       weights: those that one device holds.
       parts: in which problems are cut, one a device.
     """
     trained, critic = weights.trained * _F32, weights.critic * _F32
-    fan_out, evaluation = config.credit.fan_out, config.evaluation
-    assert fan_out != "auto"
+    drawn, evaluation = make_plan(config.credit, len(plans)), config.evaluation
     minibatch = config.problems // config.learner.minibatches
     micro = config.learner.micro_problems or minibatch  # of all devices, as all numbers of problems in this file
     # A sum and a micro-batch's own, where there is more than one; an embedding that is also the head has two parts.
@@ -101,7 +102,7 @@ def estimate_memory(
     gradients = max(trained * copies + _count_tied(spec, weights), critic * copies)  # one after the other
     samples = (max(evaluation.samples, 1),) + (1,) * (len(plans) - 1)
     asked = min(evaluation.batch, evaluation.problems)
-    evaluating = _list_drawing(config, spec, plans, asked, samples, parts)
+    evaluating = _list_drawing(config, spec, plans, asked, make_tree(samples), parts)
     batch = f"evaluation.batch below {asked}"
     rows = (
         Row("trained weights", trained, "always", _LIGHTER),
@@ -114,9 +115,9 @@ def estimate_memory(
             "learner.kl.coefficient 0, or policy.kind adapters",
         ),
         Row("critic's network and optimiser state", 3 * critic, "always", _LIGHTER),
-        *_list_drawing(config, spec, plans, config.rollout_problems or config.problems, fan_out, parts),
+        *_list_drawing(config, spec, plans, config.rollout_problems or config.problems, drawn, parts),
         Row("gradients", gradients, "update", _LIGHTER),
-        *_list_activations(config, spec, plans, micro, weights.critic > 0, parts),
+        *_list_activations(config, spec, plans, drawn, micro, weights.critic > 0, parts),
         Row("the same as drawing trees, for a batch", sum(row.bytes for row in evaluating), "evaluation", batch),
     )
     return Estimate(tuple(row for row in rows if row.bytes))
@@ -188,9 +189,14 @@ def format_bytes(size: int) -> str:
 
 
 def _list_paths(
-    config: RunConfig, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int]
+    config: RunConfig, plans: Sequence[TurnPlan], problems: int, drawn: Plan
 ) -> list[list[tuple[int, int]]]:
-    return [_list_frames(index, config, plans, problems, fan_out) for index in range(len(plans))]
+    """The frames of every turn that a branch draws, branch by branch."""
+    return [
+        _list_frames(turn, config, plans, problems, branch.fan_out)
+        for branch in list_branches(drawn)
+        for turn in range(len(branch.given), len(plans))
+    ]
 
 
 def _list_frames(
@@ -212,10 +218,10 @@ def _list_frames(
 
 
 def _list_drawing(
-    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], problems: int, fan_out: Sequence[int], parts: int
+    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], problems: int, drawn: Plan, parts: int
 ) -> list[Row]:
     """What drawing so many problems' trees takes."""
-    paths, product = _list_paths(config, plans, -(-problems // parts), fan_out), jnp.dtype(spec.dtype).itemsize
+    paths, product = _list_paths(config, plans, -(-problems // parts), drawn), jnp.dtype(spec.dtype).itemsize
     fewer = f"rollout_problems below {problems}"
     return [
         Row("layers taken apart", spec.layers * _count_layer(spec) * product, "trees", fewer),
@@ -251,15 +257,22 @@ def _count_drawing(spec: DecoderSpec, path: Sequence[tuple[int, int]]) -> int:
     return _F32 * max(inside, 4 * path[-1][0] * spec.vocab_size)
 
 
-def _list_activations(
-    config: RunConfig, spec: DecoderSpec, plans: Sequence[TurnPlan], micro: int, has_critic: bool, parts: int
+def _list_activations(  # noqa: PLR0913
+    config: RunConfig,
+    spec: DecoderSpec,
+    plans: Sequence[TurnPlan],
+    drawn: Plan,
+    micro: int,
+    has_critic: bool,
+    parts: int,
 ) -> list[Row]:
     """What the backward pass of a micro-batch needs: kept by layer, computed again of one layer, and of the head.
 
     A critic's own network reads, and differentiates, the turns that are not trained too.
     """
-    assert config.credit.fan_out != "auto"
-    every = _list_paths(config, plans, micro // parts, config.credit.fan_out)
+    branches = list_branches(drawn)
+    fan_outs = [branches[holder].fan_out for holder in list_credited(drawn)]
+    every = [_list_frames(turn, config, plans, micro // parts, fan_out) for turn, fan_out in enumerate(fan_outs)]
     trained = [path for path, plan in zip(every, plans, strict=True) if plan.is_trained]
     paths = every if has_critic else trained
     product, slots = jnp.dtype(spec.dtype).itemsize, sum(map(_count_slots, paths))
@@ -270,14 +283,14 @@ def _list_activations(
     kept = {"none": inside, "dots": products, "layer": 0}[spec.remat]
     widest = max(rows * length for path in paths for rows, length in path)
     scores = 3 * max(min(SCORE_FLOATS, rows * spec.heads * length * length) for path in paths for rows, length in path)
-    drawn = sum(rows * length for *_, (rows, length) in trained)
+    tokens = sum(rows * length for *_, (rows, length) in trained)
     kept_layers = slots * spec.layers * (2 * kv + spec.width + kept) * product
     smaller = f"learner.micro_problems below {micro}"
     lighter = smaller if spec.remat == "layer" else f"model.remat layer, or {smaller}"
     return [
         Row(f"kept by layers, remat {spec.remat}", kept_layers, "update", lighter),
         Row("inside of one layer", widest * (inside - kept) * product + scores * _F32, "update", smaller),
-        Row("logits, in chunks", _count_head(config, spec, drawn), "update", smaller),
+        Row("logits, in chunks", _count_head(config, spec, tokens), "update", smaller),
     ]
 
 

@@ -199,6 +199,17 @@ def decode_messages(tokenizer: Tokenizer, messages: Messages) -> list[str]:
     return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(tokens, content, strict=True)]
 
 
+def encode_null(setup: Setup) -> tuple[int, ...]:
+    """Tokens of the message that stands for one taken out. Raises ConfigError where a turn has no room for it."""
+    text, room = setup.config.credit.null_message, min(plan.max_tokens for plan in setup.plans)
+    tokens = tuple(setup.tokenizer.encode_text(text))
+    if len(tokens) > room:
+        raise config_lib.ConfigError(
+            f"credit.null_message: expected at most {room} tokens, as the shortest turn may write, got {len(tokens)}"
+        )
+    return tokens
+
+
 def list_words(config: config_lib.RunConfig, task: Task) -> list[str] | None:
     """The words of the task and of the prompts, in a fixed order, where the model's vocabulary is made of them."""
     if config.model.kind != "random" or task.vocabulary is None:

@@ -60,11 +60,10 @@ def record_step(step, fan_out, method, normalise="none", trained=None, problems=
     )
     return make_records(
         make_config(fan_out, method, normalise, trained),
-        fan_out,
+        make_tree(fan_out),
         step,
         [Problem(index, f"train-{index}", "?", "1") for index in range(problems)],
-        levels,
-        [[f"m{row}" for row in range(n)] for n in rows],
+        [[(level, [f"m{row}" for row in range(n)]) for level, n in zip(levels, rows, strict=True)]],
         credit,
         [Verdict(float(value), "partial", None) for value in return_PL.ravel()],
     )

@@ -319,6 +319,9 @@ ANOTHER = {
     "credit.method": ("no_loo", {}),
     "credit.fan_out": ([4, 2], {}),
     "credit.budget": (16, {"credit.fan_out": [2, 8]}),
+    "credit.draws.alternatives": (4, {"credit.method": "c3_replay"}),
+    "credit.draws.continuations": (2, {"credit.method": "c3_replay", "credit.draws.alternatives": 2}),
+    "credit.draws.episodes": (2, {"credit.method": "difference", "credit.budget": 6}),
     "credit.critic.network": ("trunk", CRITIC),
     "credit.critic.loss": ("mse", CRITIC),
     **{f"credit.critic.{name}": (4, CRITIC) for name in ("warmup_updates", "critic_only_steps", "epochs")},
@@ -395,15 +398,16 @@ def test_every_field_is_listed_once_with_its_default(path):
         GENERATED,
         PROGRAMS,
         CRITIC,
+        {"credit.method": "c3_replay"},
         SUITED | {"evaluation.sampling": {}},
     )
     dumps = [load_config(path, changes).model_dump(mode="json") for changes in several]
-    null_in_some = {"imitation", "credit.critic", "evaluation.sampling"}
+    null_in_some = {"imitation", "credit.critic", "credit.draws", "evaluation.sampling"}
     leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - null_in_some
     assert sorted(field.path for field in list_fields()) == sorted(leaves)
     shown = {field.path: (field.kind, field.default) for field in list_fields()}
     assert shown["seed"] == ("integer", "required")
-    assert shown["credit.fan_out"] == ("list of integer|auto", "required")
+    assert shown["credit.fan_out"] == ("list of integer|auto|null", "null")
     assert shown["learner.kl.target"] == ("number|null", "null")
     assert shown["learner.loss.aggregation"] == ("token|message|null", "null")
     assert shown["protocol.turns.N.system"] == ("text", '""')

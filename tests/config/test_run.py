@@ -169,18 +169,36 @@ WRONG = [
     (
         {"credit.method": "c4"},
         "credit.method: expected one of c3, no_loo, no_replay, rloo, magrpo, reinforce, grpo, dr_mas, mappo, tree_rl,"
-        " value_assisted, value_only, shrunk, or your own as module:NAME, got 'c4'",
+        " value_assisted, value_only, shrunk, c3_replay, at_grpo, vine_ppo, difference, difference_masked, shapley, or"
+        " your own as module:NAME, got 'c4'",
     ),
     (
-        {"credit.method": "shapley"},
-        "credit.method: shapley needs coalitions, which only `c3jax study` samples; expected one of c3, no_loo,"
-        " no_replay, rloo, magrpo, reinforce, grpo, dr_mas, mappo, tree_rl, value_assisted, value_only, shrunk",
+        {"credit.method": "difference"},
+        "credit.budget: expected 6, the evaluator calls that method difference makes a problem with these draws, got 8",
+    ),
+    (
+        {"credit.method": "c3_replay", "credit.draws": {"episodes": 4}},
+        "credit.draws: expected alternatives alone, and no fan_out, for method c3_replay, got {'episodes': 4,"
+        " 'continuations': 1} and fan_out None",
+    ),
+    (
+        {"credit.method": "shapley", "credit.fan_out": None, "credit.draws": {"episodes": 2, "continuations": 2}},
+        "credit.draws.continuations: expected 1 for method shapley, got 2",
+    ),
+    (
+        {"credit.method": "c3_replay", "credit.budget": 2},
+        "credit.draws: method c3_replay would give turn 0 zero credit: expected at least 2 messages in each context of"
+        " a trained turn, got 1 from counts (1,)",
+    ),
+    (
+        {"credit.draws": {"alternatives": 4}},
+        "credit.draws: expected none for method c3, which draws a tree, got a section",
     ),
     (
         {"credit.method": "coma"},
         "credit.method: coma needs the value of every possible message, which only `c3jax study` knows; expected one"
         " of c3, no_loo, no_replay, rloo, magrpo, reinforce, grpo, dr_mas, mappo, tree_rl, value_assisted, value_only,"
-        " shrunk",
+        " shrunk, c3_replay, at_grpo, vine_ppo, difference, difference_masked, shapley",
     ),
     ({"credit.fan_out": [8]}, "credit.fan_out: expected 2 numbers, one a turn, got [8]"),
     ({"credit.fan_out": [2, 2, 2]}, "credit.fan_out: expected 2 numbers, one a turn, got [2, 2, 2]"),

@@ -1,5 +1,7 @@
 """What comes along when the command line names another kind of model or task, or another method of credit."""
 
+import math
+
 import pytest
 
 from c3jax.config.file import dump_config, load_config
@@ -25,6 +27,26 @@ def test_a_method_brings_what_it_needs(name, overrides, credit):
     config = load_config(name, {f"credit.{field}": value for field, value in overrides.items()})
     got = config.credit
     assert (got.method, got.fan_out, got.normalise, got.critic) == credit
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "draws"),
+    [
+        ("c3_replay", 8, (4, None, 1)),
+        ("at_grpo", 12, (6, None, 1)),
+        ("vine_ppo", 8, (None, 2, 2)),
+        ("difference", 6, (None, 2, 1)),
+        ("shapley", 8, (None, 2, 1)),
+    ],
+)
+def test_a_method_that_draws_no_tree_brings_its_draws_and_leaves_them(tmp_path, method, budget, draws):
+    config = load_config("quickstart", {"credit.method": method, "credit.budget": budget})
+    got = config.credit.draws
+    assert got is not None and config.credit.fan_out is None
+    assert (got.alternatives, got.episodes, got.continuations) == draws
+    (tmp_path / "there.yaml").write_text(dump_config(config))
+    back = load_config(tmp_path / "there.yaml", {"credit.method": "c3"}).credit
+    assert back.draws is None and math.prod(back.fan_out) == budget
 
 
 def test_what_is_said_stays():

@@ -153,7 +153,7 @@ def test_a_function_that_gives_no_credit_is_one_sentence(write, gives, expected)
 
 
 def test_a_study_only_method_of_ones_own_does_not_train(write):
-    name = write("METHOD = Method(**FIELDS | {'sampling': 'replay'})")
-    assert find_method(name).sampling == "replay"
-    with pytest.raises(ConfigError, match="needs alternatives along a reference transcript, which only `c3jax study`"):
+    name = write("METHOD = Method(**FIELDS | {'critic': 'oracle', 'carries': 'critic'})")
+    assert find_method(name).critic == "oracle"
+    with pytest.raises(ConfigError, match="needs the value of every possible message, which only `c3jax study`"):
         find_trainable(name)

@@ -1,14 +1,20 @@
 """What plans cost, counted by hand. test_bias.py counts the draws of a sampler against the same closed forms."""
 
+import math
+
 import pytest
 
 from c3jax.credit.plans import (
+    Given,
     Plan,
     check_plan,
     count_calls,
     count_credited,
     count_generated,
     is_flat,
+    list_branches,
+    list_credited,
+    list_leaves,
     make_arms,
     make_auxiliary,
     make_flat,
@@ -62,3 +68,42 @@ def test_flat_is_a_tree_without_later_branches():
 def test_numbers_that_are_refused(plan, message):
     with pytest.raises(ValueError, match=message):
         check_plan(plan)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        make_tree((2, 3, 2)),
+        make_replay((2, 2), 3),
+        make_replay((1,) * 3, 2, continues_best=True),
+        make_auxiliary(2, 3, 3),
+        make_arms("removal", 2, 3),
+        *(make_arms(form, 2, 3, answers_again=on) for form in ("masked", "coalition") for on in (False, True)),
+    ],
+)
+def test_branches_draw_what_the_closed_forms_count(plan):
+    branches, K = list_branches(plan), plan.turns
+    drawn = [0] * K
+    for number, branch in enumerate(branches):
+        assert branch.first == tuple(drawn)  # so that no two messages have one address
+        assert len(branch.fan_out) == K and all(fan == 1 for fan in branch.fan_out[1 : len(branch.given)])
+        for given in branch.given:
+            assert given is None or (given.branch < number and len(given.rows or (0,)) == branch.fan_out[0])
+        for turn in range(len(branch.given), K):
+            drawn[turn] += math.prod(branch.fan_out[: turn + 1])
+    assert tuple(drawn) == count_generated(plan)
+    assert sum(math.prod(branch.fan_out) * branch.calls for branch in branches) == count_calls(plan)
+    assert sorted(list_leaves(plan)) == list(range(count_calls(plan)))
+    for turn, holder in enumerate(list_credited(plan)):
+        assert math.prod(branches[holder].fan_out[: turn + 1]) == count_credited(plan)[turn]
+
+
+def test_what_is_drawn_for_masks_where_the_last_message_is_judged():
+    """Two turns, one episode: without the first message the last turn speaks again, without its own it does not."""
+    masked = make_arms("masked", 1, 2, answers_again=True)
+    assert [branch.given for branch in list_branches(masked)] == [(), (None,), (Given(0, (0,)), None)]
+    coalition = make_arms("coalition", 1, 2, answers_again=True)
+    wanted = [(), (None, None), (Given(0, (0,)), None), (None,)]
+    assert [branch.given for branch in list_branches(coalition)] == wanted
+    assert list_leaves(coalition) == [1, 2, 3, 0]  # nothing, the first, the last, both: bit u says that u is kept
+    assert not make_arms("removal", 1, 2, answers_again=True).answers_again

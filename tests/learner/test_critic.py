@@ -102,9 +102,9 @@ def get_program(tiny):
 
 
 def run(program: Program, state, return_PL=RETURN_PL, key=0):
-    fan_out = program.config.credit.fan_out
+    plan = make_tree(program.config.credit.fan_out)
     state, credit, figures = program.update(
-        state, {}, None, program.rollout, jnp.asarray(return_PL), jax.random.key(key), fan_out
+        state, {}, None, (program.rollout,), jnp.asarray(return_PL), jax.random.key(key), plan
     )
     return state, credit, jax.device_get(figures)
 

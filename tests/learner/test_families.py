@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from c3jax.config import run as config_lib
+from c3jax.credit.plans import make_tree
 from c3jax.learner import forward
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
@@ -89,5 +90,5 @@ def test_the_first_update_is_on_policy(tiny, case):
     update = update_lib.make_update(credit, learner, SAMPLING, 10, policy, plans)
     state = state_lib.init_state(policy, Weights(jax.tree.map(jnp.array, params), {}), plans, credit, learner)
     return_PL = jnp.float32(np.random.default_rng(1).random((4, 4)))
-    _, _, figures = update(state, {}, None, rollout, return_PL, jax.random.key(0), chain.fan_out)
+    _, _, figures = update(state, {}, None, (rollout,), return_PL, jax.random.key(0), make_tree(chain.fan_out))
     assert figures["first_ratio_deviation"] < 2e-5 and figures["grad_norm"] > 1e-3

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from c3jax.config import run as config_lib
+from c3jax.credit.plans import make_tree
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.models import policy as policy_lib
@@ -82,8 +83,8 @@ def run(program: Program, return_PL, state=None, reference=None):
         state = state_lib.init_state(program.policy, weights, program.plans, *sections)
     if reference is None:
         reference = {} if program.policy.kind == "adapters" else program.weights.trained
-    arguments = (program.weights.frozen, reference, program.rollout, jnp.asarray(return_PL), jax.random.key(0), (2, 2))
-    state, _, figures = program.update(state, *arguments)
+    drawn = ((program.rollout,), jnp.asarray(return_PL), jax.random.key(0), make_tree((2, 2)))
+    state, _, figures = program.update(state, program.weights.frozen, reference, *drawn)
     return state, jax.device_get(figures)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from c3jax.config import run as config_lib
 from c3jax.credit import shrink
+from c3jax.credit.plans import make_replay, make_tree
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.models.policy import Weights
@@ -113,8 +114,8 @@ def run(program, tiny, params=None, rollout=None, return_PL=None, key=0, state=N
     reference = tiny.params if config_lib.uses_reference(program.config.learner) else None
     rollout = program.rollout if rollout is None else rollout
     return_PL = jnp.asarray(program.return_PL if return_PL is None else return_PL)
-    fan_out = program.config.credit.fan_out
-    state, _, figures = program.update(state, {}, reference, rollout, return_PL, jax.random.key(key), fan_out)
+    plan = make_tree(program.config.credit.fan_out)
+    state, _, figures = program.update(state, {}, reference, (rollout,), return_PL, jax.random.key(key), plan)
     return state, jax.device_get(figures)
 
 
@@ -370,7 +371,9 @@ def test_the_shrunk_baseline_is_of_earlier_steps(tiny, get_program):
     state = start(program, tiny)
     state = state._replace(adaptive=state.adaptive._replace(components=copy(earlier)))
     return_PL = jnp.asarray(RETURN_PL)
-    after, credit, figures = program.update(state, {}, None, program.rollout, return_PL, jax.random.key(0), fan_out)
+    after, credit, figures = program.update(
+        state, {}, None, (program.rollout,), return_PL, jax.random.key(0), make_tree(fan_out)
+    )
     expected = shrink.apply_shrunk(earlier, return_PL, fan_out, trained, normalise="none")
     check_close(credit, expected, atol=1e-6)
     assert np.abs(expected.advantage[1]).max() > 0.1 and np.isfinite(figures["loss"])
@@ -393,3 +396,32 @@ def test_a_broken_return_stays_out_of_the_shrunk_baseline(tiny, get_program):
     check_same(state.adaptive, start(program, tiny).adaptive)
     good, _ = run(program, tiny, state=state)
     assert (int(good.bad_in_row), int(good.adaptive.components.steps)) == (0, 1)
+
+
+def test_a_replay_learns_from_the_alternatives_of_each_decision(tiny):
+    """Its two branches taken from the chain's tree: the plans, and the answers to the first of them."""
+    tree, plan = tiny.get_tree("chain"), make_replay((1, 1), 2)
+    learner = config_lib.Learner(learning_rate=1e-3, max_grad_norm=1e6)
+    section = config_lib.Credit(method="c3_replay", draws={"alternatives": 2}, budget=4, normalise="none")
+    update = update_lib.make_update(section, learner, tree.sampling, 10, tiny.policy, tree.plans)
+    planners, actors = tree.rollout.turns
+    kept = [row for row in range(16) if row % 4 < 2]
+    answers = [jax.tree.map(lambda leaf: leaf[::2], planners), jax.tree.map(lambda leaf: leaf[np.array(kept)], actors)]
+    rollouts = (tree.rollout._replace(turns=(planners,)), tree.rollout._replace(turns=tuple(answers)))
+    return_PL = np.random.default_rng(5).uniform(size=(4, 4)).astype(np.float32)
+    state = state_lib.init_state(tiny.policy, Weights(copy(tiny.params), {}), tree.plans, section, learner)
+    state, credit, _ = update(state, {}, None, rollouts, jnp.asarray(return_PL), jax.random.key(0), plan)
+
+    signs = np.array([1.0, -1.0])
+    by_hand = [(return_PL[:, first] - return_PL[:, first + 1])[:, None] * signs for first in (0, 2)]
+    for got, expected in zip(credit.advantage, by_hand, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    chosen = [(row, each) for row, each in enumerate(tree.sequences) if each.alternative < 2]
+    tokens, slopes = sum(len(each.message) for _, each in chosen), {}
+    for row, each in chosen:
+        for slot in range(len(each.message)):
+            slopes[row, len(each.context) - 1 + slot] = -by_hand[each.turn][each.problem, each.alternative] / tokens
+    rows = [each.context + each.message for each in tree.sequences]
+    expected = tiny.run_flat(tiny.params, rows, tree.supports, tree.sampling.temperature, slopes).gradient
+    (_, mean), *_ = optax.tree.get_all_with_path(state.opt_state, "mu")
+    check_close(jax.tree.map(lambda leaf: leaf / (1 - learner.adam_b1), mean), expected)

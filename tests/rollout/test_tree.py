@@ -211,7 +211,7 @@ def test_messages_are_cut_to_the_share_of_their_slots_that_holds_them_all(tiny):
     """The planner's 5 slots and the actor's 4: cut to 3 and 2 only if both fit, and never below the longest."""
     rollout = tiny.get_tree("chain").rollout
     assert [turn.sampled_NT.any(axis=0).sum() for turn in rollout.turns] == [5, 4]
-    kept = trim_messages(rollout, 3)
+    (kept,) = trim_messages([rollout], 3)
     assert [turn.tokens_NT.shape[1] for turn in kept.turns] == [5, 4]
 
     def shorten(turn, slots):
@@ -224,7 +224,7 @@ def test_messages_are_cut_to_the_share_of_their_slots_that_holds_them_all(tiny):
         ((1, 3), 3, [5, 4]),
     ):
         short = rollout._replace(turns=tuple(map(shorten, rollout.turns, needed)))
-        cut = trim_messages(short, lengths)
+        (cut,) = trim_messages([short], lengths)
         assert [turn.tokens_NT.shape[1] for turn in cut.turns] == expected
         for before, after in zip(short.turns, cut.turns, strict=True):
             slots = after.tokens_NT.shape[1]

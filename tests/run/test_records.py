@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from c3jax.config.file import parse_config
-from c3jax.run.records import make_records, save_records
-from c3jax.types import Credit, Messages, Problem, Verdict
+from c3jax.credit.plans import (
+    count_calls,
+    count_credited,
+    count_generated,
+    list_branches,
+    make_arms,
+    make_auxiliary,
+    make_replay,
+    make_tree,
+)
+from c3jax.run.records import list_trees, make_records, parse_tree, save_records
+from c3jax.types import Credit, Messages, Problem, UserError, Verdict
 
 CONFIG = parse_config(
     {
@@ -72,7 +82,9 @@ def records():
         make_messages([1, 2, 3, 3], [-0.5, -1.0, -1.5, -2.0], [False, False, False, True], 3),
         make_messages([1, 2, 1, 2, 1, 2, 1, 2], [-0.25 * row for row in range(8)], [False] * 6 + [True] * 2, 2),
     )
-    return make_records(CONFIG, (2, 2), 40, PROBLEMS, turns, TEXTS, CREDIT, VERDICTS)
+    return make_records(
+        CONFIG, make_tree((2, 2)), 40, PROBLEMS, [list(zip(turns, TEXTS, strict=True))], CREDIT, VERDICTS
+    )
 
 
 def plan(index, text, tokens, truncated, logp, value, baseline, advantage):
@@ -151,3 +163,69 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(records, tmp_path):
     with pytest.raises(UnicodeEncodeError):  # text that UTF-8 cannot hold
         save_records(path, [{"problem": "\ud800"}])
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        make_replay((2, 2), 2),
+        make_replay((1, 1), 2, continues_best=True),
+        make_auxiliary(2, 2, 2),
+        *(make_arms(form, 2, 2, answers_again=True) for form in ("removal", "masked", "coalition")),
+    ],
+    ids=lambda drawn: drawn.form,
+)
+def test_what_another_plan_draws_is_recorded_and_read_back(drawn):
+    """Every message drawn has a node, credited ones their credit, and the returns come back in the plan's order."""
+    random, problems, parts = np.random.default_rng(0), len(PROBLEMS), list_branches(drawn)
+    branches = []
+    for number, branch in enumerate(parts):
+        rows = [problems * int(np.prod(branch.fan_out[: turn + 1])) for turn in range(2)]
+        texts = [[f"{number} {turn} {row}" for row in range(count)] for turn, count in enumerate(rows)]
+        levels = [make_messages([1] * count, [-1.0] * count, [False] * count, 3) for count in rows]
+        branches.append(list(zip(levels, texts, strict=True)))
+    calls, credited = count_calls(drawn), count_credited(drawn)
+    # A leaf that is judged twice got one answer, and may get two returns.
+    return_PL = random.integers(0, 9, (problems, calls)) / 8
+    verdicts = [Verdict(float(value), "partial", None) for value in return_PL.ravel()]
+    credit = Credit(*(tuple(random.normal(size=(problems, n)) for n in credited) for _ in range(3)))
+    best = [np.array([1, 0])] * 2 if drawn.form == "best_branch" else []
+    made = make_records(CONFIG, drawn, 3, PROBLEMS, branches, credit, verdicts, best)
+
+    for number, record in enumerate(json.loads(json.dumps(made))):
+        tree = parse_tree(json.dumps(record), "file:1")
+        assert tree.plan == drawn and tree.return_L.tolist() == return_PL[number].tolist()
+        spoken = [node for node in record["nodes"] if node["text"] and len(node["index"]) > given_of(parts, node)]
+        assert len(spoken) == sum(count_generated(drawn))
+        for turn, nodes in enumerate(tree.nodes):
+            assert [node["advantage"] for node in nodes] == credit.advantage[turn][number].tolist()
+        assert sum("advantage" in node for node in record["nodes"]) == sum(credited)
+        for branch, levels in list_trees(tree):
+            assert [len(level) for level in levels] == [int(np.prod(branch.fan_out[: turn + 1])) for turn in range(2)]
+            for turn, given in enumerate(branch.given[:1]):
+                (name,) = {node["text"] for node in levels[turn]} if given is None else {None}
+                if given is not None:
+                    rows = given.rows or (int(best[given.branch][number]),)
+                    source = tree.branches[given.branch][turn]
+                    assert levels[turn] == [source[row] for row in rows]
+                assert name is None
+
+
+def given_of(parts, node) -> int:
+    return len(parts[node["branch"]].given)
+
+
+def test_a_damaged_plan_is_refused():
+    drawn = make_arms("removal", 1, 2)
+    parts = [[(make_messages([1] * 2, [0.0] * 2, [False] * 2, 3), ["a", "b"])] * 2 for _ in list_branches(drawn)]
+    credit = Credit(*((np.zeros((2, 1)),) * 2 for _ in range(3)))
+    verdicts = [Verdict(0.0, "wrong", None)] * 2 * count_calls(drawn)
+    record = make_records(CONFIG, drawn, 3, PROBLEMS, parts, credit, verdicts)[0]
+    for plan in (None, {}, {"form": "grove", "episodes": 1}, {"form": "removal", "episodes": 10**12}, {"form": []}):
+        with pytest.raises(UserError, match=r"^file:1: plan: expected a form and its sizes, got "):
+            parse_tree(json.dumps(record | {"plan": plan}), "file:1")
+    with pytest.raises(UserError, match=r"expected a node \[0, 0\], got none"):
+        parse_tree(json.dumps(record | {"nodes": record["nodes"][:-1]}), "file:1")
+    tree = parse_tree(json.dumps(record | {"branches": []}), "file:1")
+    with pytest.raises(UserError, match=r"branches.1.given: expected a branch and its rows"):
+        list_trees(tree)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from c3jax.config import run as config_lib
+from c3jax.credit.plans import make_tree
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.models import decoder
@@ -127,7 +128,7 @@ def test_the_compiler_plans_what_was_estimated():
     ratios = (
         (4 * count + estimate.total("trees")) / plan(sample_tree, *drawing, fan_out),
         (estimate.total("always") + estimate.total("update"))
-        / plan(update, state, {}, None, rollout, return_PL, key, fan_out),
+        / plan(update, state, {}, None, (rollout,), return_PL, key, make_tree(fan_out)),
     )
     assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios), ratios
 
