@@ -70,6 +70,7 @@ RULES = {
     "evaluate": Rule(ENGINE, "anywhere"),
     "train": Rule(ENGINE | {"report"}, "anywhere"),
     "commands": Rule(ENGINE, "anywhere"),
+    "commands.calls": Rule({*ENGINE, "train", "report", "lab"}, "in functions"),
     **{
         f"commands.{name}": Rule(ENGINE, "never")
         for name in ("__init__", "compare", "grade", "prepare", "table", "terminal")

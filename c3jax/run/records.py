@@ -1,8 +1,9 @@
 """Recorded trees: one JSON object a problem, in a form that outlives the program that wrote it.
 
-{problem, question, protocol, trained, fan_out, step, method, nodes: [{turn, role, index, text, tokens, truncated, logp,
-value, baseline, advantage}, ...]}; a leaf's node has answer, return and verdict too. `index` is the node's path of
-alternatives, so its parent is its index without the last number; `trained` says it of every turn of the protocol.
+{problem, question, protocol, trained, fan_out, step, method, nodes: [{turn, role, index, text, token_ids, tokens,
+truncated, logp, value, baseline, advantage}, ...]}; a leaf's node has answer, return and verdict too. `index` is the
+node's path of alternatives, so its parent is its index without the last number; `trained` says it of every turn of the
+protocol.
 
 What was drawn by another plan than a tree has `plan` (its form and sizes) and `branches` in place of fan_out: a branch
 has its kind, its fan_out, and of each turn that is given the branch and rows it goes on from (null: the null message).
@@ -174,7 +175,9 @@ def _list_columns(messages: Messages, credit: Credit, turn: int | None) -> dict[
     sampled = np.asarray(messages.sampled_NT)
     counts = sampled.sum(axis=1)
     logp = np.where(sampled, np.asarray(messages.behaviour_logp_NT), 0.0).sum(axis=1) / np.maximum(counts, 1)
+    kept = zip(np.asarray(messages.tokens_NT), sampled, strict=True)
     columns = {
+        "token_ids": [tokens[is_drawn].tolist() for tokens, is_drawn in kept],  # the stop token included
         "tokens": counts.tolist(),
         "truncated": np.asarray(messages.truncated_N).tolist(),
         "logp": logp.tolist(),

@@ -93,6 +93,7 @@ def plan(index, text, tokens, truncated, logp, value, baseline, advantage):
         "role": "planner",
         "index": index,
         "text": text,
+        "token_ids": [0] * tokens,
         "tokens": tokens,
         "truncated": truncated,
         "logp": logp,

@@ -1,0 +1,207 @@
+"""What each command of the command line calls with the words it was given; every function gives an exit code.
+
+Rooms that need JAX are imported by the command that uses them: help and a wrong config answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from c3jax.commands import terminal
+from c3jax.config import file as config_file
+from c3jax.lab import config as study_config
+from c3jax.types import UserError
+
+
+def call_train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Train, or go on with a run."""
+    config, run_dir = config_file.load_config(arguments.config, overrides), _choose_run_dir(arguments)
+    from c3jax import processes, train
+    from c3jax.commands.runtime import set_up_process
+
+    console = set_up_process(joins=True)
+    command, is_contained = ["c3jax", *arguments.words], not arguments.unsafe_no_sandbox
+    with processes.explain_loss():
+        return train.train(config, run_dir, command, console, is_contained, arguments.accept_changes)
+
+
+def _choose_run_dir(arguments: argparse.Namespace) -> Path:
+    if arguments.run_dir == "":
+        raise UserError("--run-dir: expected a folder, got an empty name")
+    return Path(arguments.run_dir or Path("runs") / config_file.name_config(arguments.config))
+
+
+def _accept(arguments: argparse.Namespace) -> list[str]:
+    return ["c3jax", *arguments.words] if arguments.accept_changes else []
+
+
+def _check_source(source: str, overrides: dict[str, Any]) -> None:
+    """Refuse at once what needs no model to be refused."""
+    if Path(source).is_dir():
+        from c3jax.run.directory import load_run_config
+
+        load_run_config(source, overrides)
+    else:
+        config_file.load_config(config_file.find_config(source, "a run directory, a config file"), overrides)
+
+
+def call_evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Evaluate a run or a config."""
+    _check_source(arguments.source, overrides)
+    from c3jax.commands import ask
+    from c3jax.commands.runtime import set_up_process
+
+    return ask.evaluate_source(
+        arguments.source,
+        arguments.checkpoint,
+        overrides,
+        set_up_process(),
+        as_json=arguments.json,
+        is_contained=not arguments.unsafe_no_sandbox,
+        accepting=_accept(arguments),
+        kept_in=None if arguments.out is None else Path(arguments.out),
+    )
+
+
+def call_table(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Print the paper's tables."""
+    from c3jax.commands import table
+
+    out = arguments.out and Path(arguments.out)
+    return table.table_runs(Path(arguments.folder), arguments.configs, out, terminal.make_console())
+
+
+def call_compare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Compare evaluated runs."""
+    from c3jax.commands import compare
+
+    return compare.compare_runs(arguments.runs, arguments.format, terminal.make_console())
+
+
+def call_report(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Write runs as a page."""
+    from c3jax.report import page
+
+    return page.write_report(arguments.runs, arguments.out, arguments.scored, terminal.make_console())
+
+
+def call_ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Put a question to a team."""
+    _check_source(arguments.source, overrides)
+    from c3jax.commands import ask
+    from c3jax.commands.runtime import set_up_process
+
+    return ask.ask_source(
+        arguments.source,
+        arguments.question,
+        arguments.checkpoint,
+        overrides,
+        set_up_process(),
+        is_sampled=arguments.sample,
+        as_json=arguments.transcript,
+        accepting=_accept(arguments),
+    )
+
+
+def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Draw recorded messages again, or compare others with them."""
+    if arguments.samples < 1:
+        raise UserError(f"--samples: expected at least 1, got {arguments.samples}")
+    _check_source(arguments.source, overrides)
+    message = arguments.say
+    if arguments.say_file is not None:
+        try:
+            message = Path(arguments.say_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--say-file {arguments.say_file}: expected a text file, got none ({error})") from None
+    from c3jax.commands import replay
+    from c3jax.commands.runtime import set_up_process
+
+    asked = (arguments.problem, arguments.step, arguments.node, arguments.branch, arguments.checkpoint)
+    request, console = replay.Request(*asked, message, arguments.samples), set_up_process()
+    is_contained = not arguments.unsafe_no_sandbox
+    return replay.replay_source(
+        Path(arguments.source), request, console, arguments.json, is_contained, _accept(arguments)
+    )
+
+
+def call_export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Write a policy as a Hugging Face folder."""
+    _check_source(arguments.source, overrides)
+    from c3jax.commands import export
+    from c3jax.commands.runtime import set_up_process
+
+    form = export.Form(arguments.dtype, is_peft=arguments.adapters == "peft")
+    target, console = Path(arguments.to), set_up_process()
+    return export.export_source(arguments.source, arguments.checkpoint, target, form, console, _accept(arguments))
+
+
+def call_study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Run a study."""
+    config, run_dir = study_config.load_study(arguments.config, overrides), _choose_run_dir(arguments)
+    from c3jax.commands.runtime import set_up_process
+    from c3jax.lab import chunks, run
+    from c3jax.run import directory as rundir
+
+    console = set_up_process()
+    with rundir.open_run_dir(run_dir, config, ["c3jax", *arguments.words], study_config.make_loader(config)) as opened:
+        rundir.record_start(opened, chunks.count_saved(opened.path))
+        return run.run_study(config, opened.path, console)
+
+
+def call_score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Score recorded trees again."""
+    if (arguments.method is None) != (arguments.out is None):
+        raise UserError("--out: expected a file for the trees with --method, and none with --compare")
+    from c3jax.commands import score
+    from c3jax.commands.runtime import set_up_process
+
+    source, console = Path(arguments.source), set_up_process()
+    if arguments.compare is not None:
+        return score.compare_source(source, arguments.compare.split(","), arguments.json, console)
+    return score.score_source(source, arguments.method, arguments.normalise, Path(arguments.out), console)
+
+
+def call_grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Grade answers at hand."""
+    from c3jax.commands import grade
+
+    is_contained = not arguments.unsafe_no_sandbox
+    files = (arguments.problems, arguments.answers, arguments.out)
+    terminal.show(grade.grade_files(arguments.task, *files, is_contained, overrides))
+    return 0
+
+
+def call_prepare(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Fetch a public set."""
+    from c3jax.commands.prepare import sets as prepare
+
+    folder = None if arguments.folder is None else Path(arguments.folder)
+    prepare.prepare_sets(arguments.name, folder, Path(arguments.to), terminal.show)
+    return 0
+
+
+def call_overlap(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """List what sets share."""
+    from c3jax.setup import contamination
+
+    lines, is_shared = contamination.compare_files(arguments.task, arguments.train, arguments.heldout)
+    print("\n".join(lines))
+    return int(is_shared)
+
+
+def call_fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """List the fields of a config."""
+    lines = []
+    for field in study_config.list_study_fields() if arguments.of == "study" else config_file.list_fields():
+        lines.append(terminal.wrap(f"--{field.path}  {field.kind}  [{field.default}]", others=terminal.INDENT))
+        lines.append(terminal.wrap(field.text, terminal.INDENT, terminal.INDENT))
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:  # the reader has seen enough: c3jax fields | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

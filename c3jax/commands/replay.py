@@ -1,0 +1,319 @@
+"""Restarting from a recorded decision: the same messages again, or what becomes of another one.
+
+Every draw is addressed by what is drawn and contexts are token ids, so the policy that drew a message draws it, and all
+that followed, again. With a message of one's own in its place, fresh continuations of it and of the recorded
+alternatives show what each is worth in the same context.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from c3jax.commands.ask import load_source
+from c3jax.credit.plans import Branch
+from c3jax.evaluate import compute_interval
+from c3jax.models.policy import Weights
+from c3jax.rewards import Evaluator
+from c3jax.rollout import address, context, tree
+from c3jax.run.checkpoint import list_steps
+from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, parse_tree
+from c3jax.setup.team import Setup, decode_messages, encode_null
+from c3jax.types import Frame, Messages, Problem, Rollout, UserError, Verdict
+
+_SHOWN = 60  # characters of a message in a table
+
+
+class Request(NamedTuple):
+    """Which decision, by which policy, and what is to be put in its place."""
+
+    problem: str  # its id
+    step: int | None  # of the recorded tree; None takes the first that has the problem
+    node: str  # its path of alternatives, as 0.1
+    branch: int  # of a plan that is no tree
+    checkpoint: str | None  # None: the policy that drew the tree
+    message: str | None  # put in the role's mouth; None draws what was drawn
+    samples: int  # continuations of a message
+
+
+class Team(NamedTuple):
+    """A run's team as a checkpoint has it."""
+
+    setup: Setup
+    weights: Weights
+    sample_tree: tree.TreeSampler
+    evaluator: Evaluator
+
+
+class Decision(NamedTuple):
+    """A recorded message with its tree: the branch, all nodes of it turn by turn, and the message's row there."""
+
+    recorded: RecordedTree
+    branch: Branch
+    levels: tuple[list[Record], ...]
+    turn: int
+    row: int
+
+    def find_row(self, turn: int) -> int:
+        """The row of the message's ancestor in an earlier turn."""
+        return self.row * len(self.levels[turn]) // len(self.levels[self.turn])
+
+
+def replay_source(
+    run: Path,
+    request: Request,
+    console: Console,
+    as_json: bool,
+    is_contained: bool = True,
+    accepting: Sequence[str] = (),
+) -> int:
+    """Replay a decision of a run, and print what it gives beside what was recorded.
+
+    Args:
+      run: a run directory.
+      request: what is asked.
+      console: to print on.
+      as_json: whether JSON is printed instead.
+      is_contained: whether programs run in their sandbox.
+      accepting: as `load_source`.
+
+    Returns:
+      The exit code: 1 where the policy that drew the messages gives others.
+
+    Raises:
+      UserError: the decision is not recorded, or its policy is not kept.
+    """
+    decision = find_decision(run, request)
+    step = decision.recorded.record["step"]
+    checkpoint = _choose_checkpoint(run, step) if request.checkpoint is None else request.checkpoint
+    setup, weights, drawn_at = load_source(str(run), checkpoint, {}, is_contained, accepting)
+    problem = find_problem(setup, request.problem)
+    with Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator:
+        team = Team(setup, weights, make_sampler(setup), evaluator)
+        if request.message is not None:
+            rows = compare_messages(team, decision, problem, request.message, request.samples)
+            _print_values(rows, decision, drawn_at, request.samples, console, as_json)
+            return 0
+        again = repeat_messages(team, decision, problem)
+    is_same = all(line["same"] for line in again)
+    _print_again(again, drawn_at, step, console, as_json)
+    return int(not is_same and drawn_at == step)
+
+
+def make_sampler(setup: Setup) -> tree.TreeSampler:
+    """The sampling of the run's own trees, on one device."""
+    config, stop_tokens = setup.config, setup.tokenizer.stop_tokens
+    return tree.make_tree_sampler(setup.policy, setup.plans, config.sampling, stop_tokens, config.shapes.batches)
+
+
+def find_decision(run: Path, request: Request) -> Decision:
+    """The recorded message that is asked for. Raises UserError where there is none."""
+    found = _find_tree(run, request)
+    trees = list_trees(found)
+    if not 0 <= request.branch < len(trees):
+        raise UserError(f"--branch: expected one of the {len(trees)} branches of this record, got {request.branch}")
+    branch, levels = trees[request.branch]
+    parts = request.node.split(".")
+    index = [int(part) for part in parts if part.isdecimal()]
+    turn = len(parts) - 1
+    if (
+        len(index) < len(parts)
+        or turn >= len(levels)
+        or any(i >= f for i, f in zip(index, branch.fan_out, strict=False))
+    ):
+        shape = " x ".join(map(str, branch.fan_out))
+        raise UserError(f"--node: expected a path of alternatives within {shape}, as 0.1, got {request.node!r}")
+    if turn < len(branch.given):
+        raise UserError(f"--node: expected a message that branch {request.branch} drew, got one it goes on from")
+    row = int(np.ravel_multi_index(index, branch.fan_out[: turn + 1]))
+    if any("token_ids" not in node for level in levels for node in level if node.get("text") is not None):
+        raise UserError(f"{found.where}: expected messages recorded with their token ids, got one without")
+    return Decision(found, branch, levels, turn, row)
+
+
+def _find_tree(run: Path, request: Request) -> RecordedTree:
+    steps = []
+    for path in list_record_files(run):
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+            if json.dumps(request.problem, ensure_ascii=False).encode() not in line:
+                continue
+            found = parse_tree(line, f"{path}:{number}")
+            if found.record.get("problem") == request.problem:
+                steps.append(found.record["step"])
+                if request.step is None or request.step == steps[-1]:
+                    return found
+    recorded = f" at one of the steps {steps}" if steps else ""
+    asked = request.problem if request.step is None else f"{request.problem} at step {request.step}"
+    raise UserError(f"--problem: expected a problem of {run}/rollouts{recorded}, got {asked}")
+
+
+def _choose_checkpoint(run: Path, step: int) -> str:
+    kept = list_steps(run)
+    if step not in kept:
+        raise UserError(
+            f"--checkpoint: expected one of {kept}, for the policy of step {step}, which drew this tree, is not kept,"
+            " got none"
+        )
+    return str(step)
+
+
+def find_problem(setup: Setup, name: str) -> tuple[Problem, Frame]:
+    """A training problem of a run, and its question's frame. Raises UserError where there is none of that id."""
+    for number, problem in enumerate(setup.train.problems):
+        if problem.id == name:
+            length = setup.config.protocol.question_tokens
+            return problem, context.make_frame([setup.train.tokens[number]], length)
+    raise UserError(f"--problem: expected a training problem of the run, got {name!r}")
+
+
+def repeat_messages(team: Team, decision: Decision, problem: tuple[Problem, Frame]) -> list[dict[str, Any]]:
+    """Draw a message and all below it again, by their own addresses.
+
+    Args:
+      team: that is to speak.
+      decision: the recorded message.
+      problem: of the tree, and its question's frame.
+
+    Returns:
+      A row a message: its path, what was recorded and what is drawn, and whether they are the same token for token; of
+      a leaf also both verdicts.
+    """
+    branch, turn, setup = decision.branch, decision.turn, team.setup
+    ancestors = [[decision.levels[earlier][decision.find_row(earlier)]] for earlier in range(turn)]
+    fan_out = (*(1,) * (turn + 1), *branch.fan_out[turn + 1 :])
+    per = [1, *np.cumprod(branch.fan_out[turn + 1 :]).tolist()]
+    firsts = [0] * turn + [branch.first[turn + below] + decision.row * size for below, size in enumerate(per)]
+    key = jax.random.fold_in(address.make_stream(setup.config.seed, address.TRAIN), decision.recorded.record["step"])
+    rollout = _sample(team, problem, ancestors, fan_out, key, tuple(firsts))
+    rows = []
+    for below, messages in enumerate(rollout.turns[turn:]):
+        recorded = decision.levels[turn + below][decision.row * per[below] : (decision.row + 1) * per[below]]
+        for number, (node, text) in enumerate(zip(recorded, decode_messages(setup.tokenizer, messages), strict=True)):
+            drawn = np.asarray(messages.tokens_NT[number])[np.asarray(messages.sampled_NT[number])].tolist()
+            kept = {name: node[name] for name in ("turn", "index")}
+            rows.append(kept | {"recorded": node["text"], "drawn": text, "same": drawn == node["token_ids"]})
+    leaves = len(decode_messages(setup.tokenizer, rollout.turns[-1]))
+    verdicts = team.evaluator.score([problem[0]] * leaves, [row["drawn"] for row in rows[-leaves:]], budget=leaves)
+    last = decision.levels[-1][decision.row * per[-1] : (decision.row + 1) * per[-1]]
+    for row, node, verdict in zip(rows[-leaves:], last, verdicts, strict=True):
+        row |= {"recorded_return": node["return"], "return": verdict.score, "verdict": verdict.verdict}
+    return rows
+
+
+def compare_messages(
+    team: Team, decision: Decision, problem: tuple[Problem, Frame], message: str, samples: int
+) -> list[dict[str, Any]]:
+    """What a message of one's own, and every recorded alternative to it, is worth in the same context.
+
+    Args:
+      team, decision, problem: as for `repeat_messages`.
+      message: put in the role's mouth.
+      samples: fresh continuations of each message; a last message is graded as it is.
+
+    Returns:
+      A row a message, one's own first: its text, the recorded value, and the mean return with its 95 % interval.
+    """
+    turn, levels, setup = decision.turn, decision.levels, team.setup
+    tokens, room = setup.tokenizer.encode_text(message), setup.plans[turn].max_tokens
+    if len(tokens) > room:
+        raise UserError(f"--say: expected at most {room} tokens, as the turn may write, got {len(tokens)}")
+    fan = decision.branch.fan_out[turn]
+    siblings = levels[turn][decision.row // fan * fan : (decision.row // fan + 1) * fan]
+    spoken = [{"text": message, "token_ids": tokens}, *siblings]
+    is_last = turn == len(levels) - 1
+    repeats = 1 if is_last else samples
+    given = [[levels[earlier][decision.find_row(earlier)]] * len(spoken) for earlier in range(turn)] + [spoken]
+    fan_out = (len(spoken), *(1,) * turn, *(() if is_last else (repeats, *(1,) * (len(levels) - turn - 2))))
+    key = jax.random.fold_in(address.make_stream(setup.config.seed, address.ASK), decision.recorded.record["step"])
+    rollout = _sample(team, problem, given, fan_out, key, (0,) * len(levels))
+    answers = decode_messages(setup.tokenizer, rollout.turns[-1])
+    verdicts = team.evaluator.score([problem[0]] * len(answers), answers, budget=len(answers))
+    return [
+        _describe_value(node, verdicts[number * repeats : (number + 1) * repeats]) for number, node in enumerate(spoken)
+    ]
+
+
+def _describe_value(node: Record, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    interval = compute_interval(np.array([[verdict.score] for verdict in verdicts]))
+    fields = {"message": node["text"], "index": node.get("index"), "recorded_value": node.get("value")}
+    return fields | {"value": interval.estimate, "low": interval.low, "high": interval.high, "samples": len(verdicts)}
+
+
+def _sample(
+    team: Team,
+    problem: tuple[Problem, Frame],
+    given: Sequence[Sequence[Record]],
+    fan_out: tuple[int, ...],
+    key: jax.Array,
+    first: tuple[int, ...],
+) -> Rollout:
+    messages = tuple(_write_messages(team.setup, turn, nodes) for turn, nodes in enumerate(given))
+    problem_P = jnp.array([problem[0].index], jnp.int32)
+    rollout, _ = team.sample_tree(team.weights, problem[1], key, problem_P, fan_out, messages, first)
+    return jax.device_get(rollout)
+
+
+def _write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages:
+    """Recorded messages as the sampler is given them; what it reads of them is their content."""
+    slots, stops = setup.plans[turn].max_tokens, set(setup.tokenizer.stop_tokens)
+    rows = [list(encode_null(setup)) if node["text"] is None else node["token_ids"] for node in nodes]
+    frame = context.make_frame([row[:-1] if row and row[-1] in stops else row for row in rows], slots)
+    empty = jnp.zeros(frame.tokens_NS.shape, jnp.float32)
+    support = jnp.full((*frame.tokens_NS.shape, setup.config.sampling.top_k), -1, jnp.int32)
+    is_none = jnp.zeros(len(rows), bool)
+    return Messages(frame.tokens_NS, frame.keep_NS, jnp.zeros_like(frame.keep_NS), empty, support, is_none)
+
+
+def _print_again(rows: Sequence[dict[str, Any]], by: int, step: int, console: Console, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"checkpoint": by, "step": step, "messages": rows}, ensure_ascii=False, indent=2))
+        return
+    for row in rows:
+        path = ".".join(map(str, row["index"]))
+        console.print(Text.assemble((f"{row['turn']} {path}", "bold"), "  same" if row["same"] else "  another"))
+        console.print(row["drawn"].strip() or "(nothing)", markup=False, soft_wrap=True)
+        if not row["same"]:
+            console.print(Text(f"recorded: {row['recorded'].strip() or '(nothing)'}", style="dim"), soft_wrap=True)
+        if "verdict" in row:
+            console.print(f"{row['verdict']}, return {row['return']:g} (recorded {row['recorded_return']:g})")
+    same = sum(row["same"] for row in rows)
+    policy = f"the policy of step {by}" + ("" if by == step else f", where step {step}'s drew the recorded ones")
+    console.print(f"{same} of {len(rows)} messages are the recorded ones, token for token, by {policy}", soft_wrap=True)
+
+
+def _print_values(
+    rows: Sequence[dict[str, Any]], decision: Decision, by: int, samples: int, console: Console, as_json: bool
+) -> None:
+    if as_json:
+        print(json.dumps({"checkpoint": by, "messages": rows}, ensure_ascii=False, indent=2))
+        return
+    name = decision.recorded.record["protocol"][decision.turn]
+    table = Table(title=f"{name}, in the same context", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("message", overflow="fold")
+    for column in ("recorded", "value", "95 %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        text = row["message"].strip() or "(nothing)"
+        shown = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+        recorded = (
+            "yours"
+            if row["index"] is None
+            else "-"
+            if row["recorded_value"] is None
+            else f"{row['recorded_value']:.3f}"
+        )
+        interval = f"{row['low']:.3f}-{row['high']:.3f}" if row["samples"] > 1 else "n = 1"
+        table.add_row(Text(shown), recorded, f"{row['value']:.3f}", interval)
+    console.print(table)
+    graded = "each graded as it is" if rows[0]["samples"] == 1 else f"{samples} fresh continuations of each"
+    console.print(f"{graded}, {sum(row['samples'] for row in rows):,} evaluator calls, by the policy of step {by}")

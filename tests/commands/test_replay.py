@@ -1,0 +1,128 @@
+"""Replay: recorded messages drawn again, token for token, and others put in their place, in runs of one step."""
+
+import io
+import json
+from functools import cache
+from pathlib import Path
+
+import jax
+import pytest
+from rich.console import Console
+
+from c3jax import train
+from c3jax.commands import replay
+from c3jax.commands.ask import load_source
+from c3jax.config import file as config_file
+from c3jax.rewards import Evaluator
+from c3jax.run.records import list_trees, load_trees
+from c3jax.types import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMALL = {
+    **{"steps": 1, "problems": 2, "workers": 1, "learner.minibatches": 1},
+    **{"imitation.updates": 2, "imitation.problems": 4, "evaluation.problems": 2, "evaluation.samples": 0},
+    **{"model.layers": 1, "model.width": 16, "model.mlp_width": 16, "trackers": ["jsonl"]},
+}
+METHODS = {
+    "c3": {"credit.fan_out": [2, 2], "credit.budget": 4},
+    "shapley": {"credit.method": "shapley", "credit.budget": 8, "credit.null_message": "0"},
+}
+
+
+@pytest.fixture(scope="module")
+def quick_compiler():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def get_run(tmp_path_factory, quick_compiler):
+    @cache
+    def make(method: str) -> Path:
+        run = tmp_path_factory.mktemp(method) / "run"
+        config = config_file.load_config(CONFIGS / "quickstart.yaml", SMALL | METHODS[method])
+        assert train.train(config, run, console=Console(file=io.StringIO())) == 0
+        return run
+
+    return make
+
+
+def ask(problem: str, node: str = "0", **changes) -> replay.Request:
+    fields = {"step": None, "branch": 0, "checkpoint": None, "message": None, "samples": 8}
+    return replay.Request(problem=problem, node=node, **fields | changes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_recorded_message_is_drawn_again(get_run, method):
+    """All nodes of all branches, from their recorded contexts: the same tokens, and the same verdicts."""
+    run = get_run(method)
+    setup, weights, _ = load_source(str(run), "0", {})
+    drawn = 0
+    with Evaluator(setup.task.grade, 1, setup.task.timeout_s) as evaluator:
+        team = replay.Team(setup, weights, replay.make_sampler(setup), evaluator)
+        for tree in load_trees(run):
+            problem = replay.find_problem(setup, tree.record["problem"])
+            for number, (branch, levels) in enumerate(list_trees(tree)):
+                for node in [node for level in levels[len(branch.given) :] for node in level]:
+                    path = ".".join(map(str, node["index"]))
+                    decision = replay.find_decision(run, ask(tree.record["problem"], path, branch=number))
+                    rows = replay.repeat_messages(team, decision, problem)
+                    assert all(row["same"] and row["recorded"] == row["drawn"] for row in rows), (number, path)
+                    assert rows[0]["index"] == node["index"]
+                    assert all(row["return"] == row["recorded_return"] for row in rows if "return" in row)
+                    drawn += 1
+    assert drawn == {"c3": 2 * 6, "shapley": 2 * (4 + 2)}[method]
+
+
+def test_a_message_of_ones_own_stands_beside_the_recorded_ones(get_run, capsys):
+    """A last message is graded as it is: the right answer is worth 1, whatever the others are."""
+    run = get_run("c3")
+    tree = load_trees(run)[0]
+    name, right = tree.record["problem"], next(p for p in read_problems(run) if p.id == tree.record["problem"]).answer
+    console = Console(file=io.StringIO(), width=80)
+    request = ask(name, "1.0", message=f"answer {right}")
+    assert replay.replay_source(run, request, console, as_json=True) == 0
+    first, *others = json.loads(capsys.readouterr().out)["messages"]
+    assert (first["message"], first["value"], first["index"]) == (f"answer {right}", 1.0, None)
+    assert [row["index"] for row in others] == [[1, 0], [1, 1]]
+    assert [row["value"] for row in others] == [node["return"] for node in tree.nodes[1][2:]]
+
+    assert replay.replay_source(run, ask(name, "1", message="0", samples=16), console, as_json=False) == 0
+    shown = console.file.getvalue()
+    assert "reasoner, in the same context" in shown and "yours" in shown
+    assert "16 fresh continuations of each, 48 evaluator calls, by the policy of step 0" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def read_problems(run):
+    return load_source(str(run), "0", {})[0].train.problems
+
+
+def test_another_policy_is_said(get_run):
+    """The newest checkpoint's messages are its own; that they differ is no failure."""
+    run, console = get_run("c3"), Console(file=io.StringIO(), width=80)
+    name = load_trees(run)[0].record["problem"]
+    assert replay.replay_source(run, ask(name, checkpoint="newest"), console, as_json=False) == 0
+    assert "by the policy of step 1, where step 0's drew the recorded" in " ".join(console.file.getvalue().split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"problem": "none"}, "--problem: expected a problem of .*/rollouts, got none"),
+        ({"step": 7}, r"--problem: expected a problem of .*/rollouts at one of the steps \[0\], got .* at step 7"),
+        ({"node": "0.5"}, "--node: expected a path of alternatives within 2 x 2, as 0.1, got '0.5'"),
+        ({"node": "0.0.0"}, "--node: expected a path"),
+        ({"node": "x"}, "--node: expected a path"),
+        ({"branch": 3}, "--branch: expected one of the 1 branches of this record, got 3"),
+        ({"checkpoint": "7"}, "--checkpoint: expected newest, best or one of"),
+        ({"message": "0 " * 40}, "--say: expected at most 16 tokens, as the turn may write, got 40"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence(get_run, changes, sentence):
+    run = get_run("c3")
+    request = ask(load_trees(run)[0].record["problem"])._replace(**changes)
+    with pytest.raises(UserError, match=f"^{sentence}"):
+        replay.replay_source(run, request, Console(file=io.StringIO()), as_json=False)
