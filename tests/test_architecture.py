@@ -43,7 +43,7 @@ RULES = {
     "schema": Rule({"types"}, "never"),
     "tasks": Rule({"types", "schema"}, "never"),
     "config": Rule(  # plain numpy
-        {"types", "schema", "tasks.sections", "tasks.task", "credit.method", "credit.methods"}
+        {"types", "schema", "tasks.sections", "tasks.task", "credit.method", "credit.methods", "credit.pairing"}
         | {"credit.plans", "learner.loss_table"},
         "never",
     ),
@@ -52,7 +52,7 @@ RULES = {
     "credit": Rule({"types"}, "anywhere"),
     **{
         f"credit.{name}": Rule({"types", "schema"}, "in functions")
-        for name in ("__init__", "method", "methods", "plans", "rows", "matrix")
+        for name in ("__init__", "method", "methods", "pairing", "plans", "rows", "matrix")
     },
     "models": Rule({"types", "schema", "config", "run.files"}, "anywhere"),
     "processes": Rule({"types"}, "anywhere"),

@@ -23,7 +23,8 @@ from c3jax.analysis.tables import print_table, to_json
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Normalise
-from c3jax.credit.methods import METHODS, check_normalise, check_pairing, find_method
+from c3jax.credit.methods import METHODS, find_method
+from c3jax.credit.pairing import check_normalise, check_pairing
 from c3jax.credit.plans import Plan
 from c3jax.run.records import Record, RecordedTree, load_trees, save_records
 from c3jax.types import Credit, UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from c3jax.config.credit import make_plan
 from c3jax.config.run import PolicyLoss, RunConfig, slots_in, trained_roles
-from c3jax.credit import methods, plans
+from c3jax.credit import methods, pairing, plans
 from c3jax.learner.loss_table import find_loss
 from c3jax.schema import ConfigError, show_value
 from c3jax.tasks.sections import list_training_sets
@@ -74,7 +74,7 @@ def _check_credit(config: RunConfig) -> None:
     if not any(trained):
         raise ConfigError("protocol.turns: expected at least one trained turn, got none")
     try:
-        methods.check_normalise(credit.method, credit.normalise)
+        pairing.check_normalise(credit.method, credit.normalise)
     except ValueError as error:
         raise ConfigError(f"credit.normalise: {error}") from None
     if credit.fan_out == "auto":
@@ -95,7 +95,7 @@ def _check_credit(config: RunConfig) -> None:
             f" these draws, got {credit.budget}"
         )
     try:
-        methods.check_pairing(credit.method, plan, trained)
+        pairing.check_pairing(credit.method, plan, trained)
     except ValueError as error:
         raise ConfigError(f"credit.{'fan_out' if credit.draws is None else 'draws'}: {error}") from None
 
@@ -103,7 +103,7 @@ def _check_credit(config: RunConfig) -> None:
 def _check_auto(config: RunConfig, trained: tuple[bool, ...]) -> None:
     credit, tokens = config.credit, tuple(float(turn.max_tokens) for turn in config.protocol.turns)
     try:
-        methods.check_auto(credit.method, trained, credit.budget, credit.auto.unit, tokens)
+        pairing.check_auto(credit.method, trained, credit.budget, credit.auto.unit, tokens)
     except ValueError as error:
         raise ConfigError(f"credit.fan_out: {error}") from None
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from c3jax.credit.apply import apply_credit
+from c3jax.credit.apply import RESOLUTION, apply_credit, compare
 from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit, compute_score_credit
 from c3jax.credit.matrix import CreditMatrix
 from c3jax.credit.method import Method, Normalise
@@ -44,7 +45,7 @@ def compute_credit(method: str, inputs: CreditInputs, return_PL: jax.Array, *, n
       method: a key of `METHODS`, or a user's own as module:NAME.
       inputs: the method's matrix, and what it carries.
       return_PL: terminal return of every leaf, in path order, in units of return.
-      normalise: static scope; `methods.check_normalise` says which a method allows.
+      normalise: static scope; `pairing.check_normalise` says which a method allows.
 
     Returns:
       Credit, f32, each [P, N] per turn, as `apply.apply_credit` describes it.
@@ -114,7 +115,47 @@ def _apply_scores(inputs: CreditInputs, return_PL: jax.Array, normalise: Normali
     return compute_score_credit(inputs.matrix, return_PL, inputs.critic, inputs.fan_out, normalise=normalise)
 
 
+def _apply_running_mean(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    """The return minus the mean of earlier steps. Source: arXiv:2506.24119."""
+    assert inputs.components is not None
+    value, _, _ = apply_credit(inputs.matrix, return_PL, normalise="none")
+    groups = inputs.matrix.group
+    mean = tuple(
+        value_PN if group is None else jnp.full_like(value_PN, inputs.components.mean)
+        for value_PN, group in zip(value, groups, strict=True)
+    )
+    size_P1 = jnp.maximum(jnp.abs(return_PL).max(axis=1, keepdims=True), jnp.abs(inputs.components.mean))
+    return compare(value, mean, groups, size_P1, normalise=normalise)
+
+
+def _apply_mean_scaled(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    """(R - mean) / mean, 0 where the mean is. Source: arXiv:2602.02710."""
+    credit = apply_credit(inputs.matrix, return_PL, normalise=normalise)
+    mean_P1 = jnp.mean(return_PL, axis=1, keepdims=True)
+    scale_P1 = jnp.where(mean_P1 > 0.0, 1.0 / jnp.where(mean_P1 > 0.0, mean_P1, 1.0), 0.0)
+    return credit._replace(advantage=tuple(advantage_PN * scale_P1 for advantage_PN in credit.advantage))
+
+
+def _apply_tree_and_batch(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    """Standardised within the tree and over the batch; where there is no spread, 0. Source: arXiv:2509.21240."""
+    credit = apply_credit(inputs.matrix, return_PL, normalise=normalise)
+
+    def standardise(value_PN: jax.Array, axis: int | None) -> jax.Array:
+        mean, std = jnp.mean(return_PL, axis, keepdims=True), jnp.std(return_PL, axis, keepdims=True)
+        has_none = std <= RESOLUTION * jnp.max(jnp.abs(return_PL), axis, keepdims=True)
+        return jnp.where(has_none, 0.0, (value_PN - mean) / jnp.where(has_none, 1.0, std))
+
+    advantage = tuple(
+        jnp.zeros_like(value_PN) if group is None else standardise(value_PN, 1) + standardise(value_PN, None)
+        for value_PN, group in zip(credit.value, inputs.matrix.group, strict=True)
+    )
+    return credit._replace(advantage=advantage)
+
+
 APPLY: dict[str, ApplyFunction] = {
+    "running_mean": _apply_running_mean,
+    "mean_scaled": _apply_mean_scaled,
+    "tree_and_batch": _apply_tree_and_batch,
     "rows": _apply_rows,
     "filter": _apply_filter,
     "gae": _apply_gae,

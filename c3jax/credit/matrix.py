@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from c3jax.credit.methods import check_pairing, find_method, group_size
+from c3jax.credit.methods import find_method
+from c3jax.credit.pairing import check_pairing, group_size
 from c3jax.credit.plans import Plan, count_credited
 from c3jax.credit.rows import compute_rows
 
@@ -34,10 +35,10 @@ def make_credit_matrix(method: str, plan: Plan, trained: tuple[bool, ...] | None
     """Build the value and baseline matrices of a method for every turn.
 
     advantage_N = (value_NL - baseline_NL) return_L. The rows of a built-in method's `value` sum to 1; those of its
-    `baseline` to 1, or to 0 for reinforce, mappo, coma and shrunk (whose baseline `shrink.py` makes). A method that
-    carries a critic has the part that comes from returns here: mappo and coma the episode's return and no baseline,
-    value_assisted and value_only the rows of c3. A turn that is not trained keeps its value and has no advantage: its
-    rows of value - baseline are zero, under every method.
+    `baseline` to 1, or to 0 for reinforce, mappo, coma, rae and shrunk (whose baselines are made elsewhere). A method
+    that carries a critic has the part that comes from returns here: mappo and coma the episode's return and no
+    baseline, value_assisted and value_only the rows of c3. A turn that is not trained keeps its value and has no
+    advantage: its rows of value - baseline are zero, under every method.
 
     Args:
       method: a key of `METHODS`, or a user's own as module:NAME.

@@ -24,7 +24,9 @@ Normalise = Literal["none", "group", "turn", "batch"]
 Critic = Literal["none", "value", "action_value", "oracle"]
 Bias = Literal["none", "scale", "offset", "reweighted", "other"]
 Carries = Literal["nothing", "critic", "components"]
-Apply = Literal["rows", "filter", "gae", "assisted", "scores", "oracle"]
+Apply = Literal[
+    "rows", "filter", "gae", "assisted", "scores", "oracle", "running_mean", "mean_scaled", "tree_and_batch"
+]
 Predicts = Literal["nothing", "leave_one_out", "filter"]
 
 SCOPES: tuple[Normalise, ...] = ("none", "group", "turn", "batch")

@@ -1,4 +1,4 @@
-"""The credit methods: one literal table, and the checks that a method fits a sampling plan.
+"""The credit methods: one literal table.
 
 A method gives each message a value and a baseline, both weighted means of the returns of the problem's leaves; the
 rows of `METHODS` name the sampling that they need, the functions of `rows.py` that make the weights, and what makes
@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from c3jax.credit import rows
-from c3jax.credit.method import SCOPES_WITHOUT_GROUP, Method, Normalise, find_fault
-from c3jax.credit.plans import FanOut, Plan, Unit, check_plan, compute_cost, count_credited, is_flat
+from c3jax.credit.method import SCOPES_WITHOUT_GROUP, Method, find_fault
 from c3jax.schema import ConfigError, load_named
 
 METHODS: dict[str, Method] = {
@@ -139,6 +138,58 @@ METHODS: dict[str, Method] = {
         gradient_bias="scale",
         source="arXiv:2506.11902",
         doc="(V(n) - V(root)) + (V(n) - V(parent)), subtree means; the paper's factor 1/sqrt(leaves) is left out.",
+    ),
+    "hgpo": Method(
+        sampling="tree",
+        value=rows.own_leaves,
+        baseline=rows.ancestors_means,
+        min_group=2,
+        estimand="(1 - sum_k w_k/m_k) A*(h, a) + an offset of V(h) and of its ancestors' V, m_k the size of group k",
+        advantage_bias="offset",
+        gradient_bias="scale",
+        scopes=SCOPES_WITHOUT_GROUP,  # its groups are several
+        source="arXiv:2602.22817",
+        doc="Value minus a mean of group means: messages that share the first k messages of the path, weight k + 1.",
+    ),
+    "tree_grpo": Method(
+        sampling="tree",
+        value=rows.own_leaves,
+        baseline=rows.mean_of_turn,
+        min_group=2,
+        apply="tree_and_batch",
+        estimand="(V(n) - tree's mean)/tree's std + (V(n) - batch's mean)/batch's std, not a multiple of A*",
+        advantage_bias="other",
+        gradient_bias="other",
+        scopes=("none",),
+        source="arXiv:2509.21240",
+        doc="The value standardised by the returns of its problem's leaves, plus the same by those of the whole batch.",
+    ),
+    "maxrl": Method(
+        sampling="flat",
+        value=rows.own_leaves,
+        baseline=rows.mean_of_turn,
+        min_group=2,
+        apply="mean_scaled",
+        estimand="(R - mean)/mean; the gradient is of the truncated log-likelihood of success, not its probability",
+        advantage_bias="other",
+        gradient_bias="other",
+        scopes=("none",),
+        source="arXiv:2602.02710",
+        doc="magrpo divided by the mean return of the problem's episodes; 0 where that is 0. Returns of at least 0.",
+    ),
+    "rae": Method(
+        sampling="flat",
+        value=rows.own_leaves,
+        baseline=rows.nothing,
+        carries="components",
+        apply="running_mean",
+        estimand="A*(h, a) + V(h) - b, b the running mean",
+        advantage_bias="offset",
+        gradient_bias="none",
+        condition="with the mean of earlier steps",
+        scopes=SCOPES_WITHOUT_GROUP,
+        source="arXiv:2506.24119",
+        doc="The return minus its running mean over earlier steps (credit.decay), one for all roles: they share it.",
     ),
     "value_assisted": Method(
         sampling="tree",
@@ -309,79 +360,3 @@ def find_trainable(name: str, field: str = "credit.method") -> Method:
 def needs_critic(method: str) -> bool:
     """Whether the advantage needs values that no row of weights over returns gives."""
     return find_method(method).carries == "critic"
-
-
-def group_size(method: Method, plan: Plan, turn: int) -> int:
-    """Number of messages in the group of a message of `turn`, itself included."""
-    return rows.count_alternatives(plan, turn) if method.group == "context" else count_credited(plan)[turn]
-
-
-def check_pairing(method: str, plan: Plan, trained: tuple[bool, ...] | None = None) -> None:
-    """Check that `method` can give credit to every trained turn under this plan.
-
-    Args:
-      method: a key of `METHODS`, or a user's own as module:NAME.
-      plan: what is sampled for a problem.
-      trained: per turn, whether its messages are trained on; None for all turns. Only a turn that is not
-        trained may have too few messages to compare, since it gets no credit.
-
-    Raises:
-      ValueError: in one sentence naming the method or turn, what was expected and what was got; also where the row
-        functions of a user's method raise, or give no weights of the plan's shape.
-    """
-    row = find_method(method, "method")
-    check_plan(plan)
-    is_trained = (True,) * plan.turns if trained is None else trained
-    if len(is_trained) != plan.turns:
-        raise ValueError(f"trained: expected {plan.turns} entries, one per turn, got {len(is_trained)}")
-    if not any(is_trained):
-        raise ValueError("trained: expected at least one trained turn, got none")
-    form = "tree" if row.sampling == "flat" else row.sampling
-    if plan.form != form:
-        raise ValueError(f"method {method}: expected a plan of form {form}, got {plan.form}")
-    if row.sampling == "flat" and not is_flat(plan):
-        raise ValueError(
-            f"method {method} compares whole episodes: expected fan_out (B, 1, ..., 1), got {plan.fan_out}"
-        )
-    for turn, turn_is_trained in enumerate(is_trained):
-        size = group_size(row, plan, turn)
-        if turn_is_trained and size < row.min_group:
-            where = "in each context" if row.group == "context" else "for each problem"
-            source = f"fan_out {plan.fan_out}" if plan.form == "tree" else f"counts {plan.counts}"
-            raise ValueError(
-                f"method {method} would give turn {turn} zero credit: expected at least {row.min_group} messages "
-                f"{where} of a trained turn, got {size} from {source}"
-            )
-        rows.compute_rows(row.value, plan, turn, f"method {method}: value")
-        if turn_is_trained:
-            rows.compute_rows(row.baseline, plan, turn, f"method {method}: baseline")
-
-
-def find_least_fan_out(method: str, trained: tuple[bool, ...]) -> FanOut:
-    """The smallest tree on which every trained turn gets credit."""
-    row = find_method(method)
-    if row.group == "context":
-        return tuple(row.min_group if on else 1 for on in trained)
-    first = trained.index(True)
-    return tuple(row.min_group if turn == first else 1 for turn in range(len(trained)))
-
-
-def check_auto(method: str, trained: tuple[bool, ...], budget: float, unit: Unit, tokens: tuple[float, ...]) -> None:
-    """Check that a fan-out can be chosen for `method` within a budget.
-
-    Raises:
-      ValueError: in one sentence, if nothing foretells the method's errors or its smallest tree costs more.
-    """
-    if find_method(method).predicts == "nothing":
-        known = ", ".join(name for name, row in METHODS.items() if row.predicts != "nothing")
-        raise ValueError(f"auto: expected a method of {known}, got {method!r}")
-    least = compute_cost(find_least_fan_out(method, trained), unit, tokens)
-    if least > budget:
-        raise ValueError(f"auto: expected a budget of at least {least:g} {unit} for method {method}, got {budget:g}")
-
-
-def check_normalise(method: str, normalise: Normalise) -> None:
-    """Check that `method` may be normalised over the scope `normalise`; raises ValueError naming both."""
-    scopes = find_method(method).scopes
-    if normalise not in scopes:
-        raise ValueError(f"method {method}: expected normalise {' or '.join(scopes)}, got {normalise!r}")

@@ -107,6 +107,19 @@ def root_and_parent(plan: Plan, turn: int) -> np.ndarray:
     return 1.0 / count_calls(plan) + mean_of_context(plan, turn) - own_leaves(plan, turn)
 
 
+def ancestors_means(plan: Plan, turn: int) -> np.ndarray:
+    """Tree: means of the turn's messages below each context on the message's path, weightier the longer its history.
+
+    sum_k w_k mean_k over the contexts h_0 (the problem), ..., h_turn (the message's own), w_k = (k + 1)/sum_j (j + 1):
+    the groups of episodes that share their first k messages. The message's own value is in every mean.
+    Source: arXiv:2602.22817, with alpha = 1; there, groups share their last observations.
+    """
+    value_NL, fan_out = own_leaves(plan, turn), plan.fan_out
+    sizes = [math.prod(fan_out[shared : turn + 1]) for shared in range(turn + 1)]
+    weights = np.arange(1, turn + 2) / sum(range(1, turn + 2))
+    return sum((w * _group_mean(value_NL, size) for w, size in zip(weights, sizes, strict=True)), np.zeros(1))
+
+
 def nothing(plan: Plan, turn: int) -> np.ndarray:
     """Zero. For R - constant pass returns with the constant taken off; a critic's baseline is subtracted elsewhere."""
     return np.zeros((count_credited(plan)[turn], count_calls(plan)))

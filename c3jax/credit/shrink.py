@@ -38,7 +38,8 @@ import numpy as np
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
 from c3jax.credit.method import Normalise
-from c3jax.credit.methods import check_auto, find_least_fan_out, find_method
+from c3jax.credit.methods import find_method
+from c3jax.credit.pairing import check_auto, find_least_fan_out
 from c3jax.credit.plans import FanOut, Unit, list_fan_outs, make_tree
 from c3jax.types import Credit
 
@@ -297,7 +298,7 @@ def choose_fan_out(
       Alternatives a turn.
 
     Raises:
-      ValueError: as `methods.check_auto`.
+      ValueError: as `pairing.check_auto`.
     """
     check_auto(method, trained, budget, unit, tokens)
     candidates = list_fan_outs(find_least_fan_out(method, trained), budget, unit, tokens)

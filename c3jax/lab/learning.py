@@ -74,15 +74,16 @@ def make_setting(config: LearningStudy, game: sections.Game, arm: Arm) -> Settin
         policy = make_tabular(family.shape, game.problems, config.policy_scale)
     else:
         policy = make_mlp(family.shape, family.features, config.policy_width)
-    carries = find_method(estimator.method).carries
+    method = find_method(estimator.method)
     return Setting(
         family=family,
         policy=policy,
         plan=arm.plan,
         trained=sections.choose_trained(sections.list_trained(game), estimator),
         normalise=estimator.normalise,
-        critic=Critic(estimator.discount, estimator.decay) if carries == "critic" else None,
-        is_shrunk=carries == "components",
+        critic=Critic(estimator.discount, estimator.decay) if method.carries == "critic" else None,
+        carries_components=method.carries == "components",
+        apply=str(method.apply),
         optimiser=optax.scale_by_adam() if config.optimiser == "adam" else optax.identity(),
         problems=game.problems,
         batch=config.problems,

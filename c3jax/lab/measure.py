@@ -28,7 +28,7 @@ from c3jax.lab.policies import GamePolicy, Params, context_index, list_contexts
 class Recipe(NamedTuple):
     """What is static about an estimator. Methods without a critic go by one name, so that they share a program."""
 
-    method: str  # "matrix" where the weights say it all
+    method: str  # "matrix" where weights, and a mean taken off the returns, say it all
     plan: Plan
     normalise: Normalise
     decay: float  # mappo: of advantages over turns
@@ -39,7 +39,7 @@ class CreditWeights(NamedTuple):
     """How returns become advantages: arrays, so that estimators of one recipe share a compiled program."""
 
     matrix: CreditMatrix
-    mean: jax.Array  # taken off the returns first; the running mean of the shrunk baseline, else 0
+    mean: jax.Array  # taken off the returns first; the running mean where the method carries one, else 0
 
 
 class Target(NamedTuple):
@@ -78,8 +78,8 @@ def make_recipe(method: str, plan: Plan, normalise: Normalise, decay: float = 1.
       decay: mappo's, of advantages over turns.
       share: value_assisted's, of the baseline that is the critic's.
     """
-    has_critic = find_method(method).carries == "critic"
-    return Recipe(method if has_critic else "matrix", plan, normalise, decay, share)
+    is_linear = find_method(method).apply in ("rows", "filter", "running_mean")
+    return Recipe("matrix" if is_linear else method, plan, normalise, decay, share)
 
 
 def make_target(
@@ -149,8 +149,11 @@ def _credit(
     normalise = recipe.normalise
     if recipe.method == "matrix":
         return apply_credit(weights.matrix, return_SL, normalise=normalise).advantage
-    drawn = tuple(q_CM[c_SN, m_SN] for q_CM, c_SN, m_SN in zip(target.action_value, context, message, strict=True))
     critic = find_method(recipe.method).critic
+    if critic == "none":
+        inputs = CreditInputs(weights.matrix, recipe.plan.fan_out)
+        return compute_credit(recipe.method, inputs, return_SL, normalise=normalise).advantage
+    drawn = tuple(q_CM[c_SN, m_SN] for q_CM, c_SN, m_SN in zip(target.action_value, context, message, strict=True))
     if critic == "oracle":
         mean = tuple(
             (p_CM * q_CM).sum(axis=1)[c_SN]

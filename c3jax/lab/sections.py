@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError
 
 from c3jax.credit import plans
 from c3jax.credit.method import Normalise, Sampling
-from c3jax.credit.methods import METHODS, check_auto, check_normalise, check_pairing, find_method
+from c3jax.credit.methods import METHODS, find_method
+from c3jax.credit.pairing import check_auto, check_normalise, check_pairing
 from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, Section
 
 MAX_TRANSCRIPTS = 65_536  # joint messages that the oracle enumerates for a problem

@@ -142,13 +142,17 @@ def make_weights(
 
     Args:
       trained: per turn.
-      components: of earlier draws; what the shrunk baseline is made of, and no other method reads.
+      components: of earlier draws, for a method that carries them.
     """
-    if find_method(method).carries == "components":
+    row, mean = find_method(method), jnp.float32(0.0)
+    if row.carries == "components":
         assert components is not None
-        matrix, mean = shrink.make_shrunk_matrix(components, plan.fan_out, trained), jnp.asarray(components.mean)
+        mean = jnp.asarray(components.mean)
+    if row.apply == "filter":
+        assert components is not None
+        matrix = shrink.make_shrunk_matrix(components, plan.fan_out, trained)
     else:
-        matrix, mean = make_credit_matrix(method, plan, trained), jnp.float32(0.0)
+        matrix = make_credit_matrix(method, plan, trained)
     return measure.CreditWeights(jax.tree.map(lambda block: jnp.asarray(block, jnp.float32), matrix), mean)
 
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from c3jax.credit.apply import apply_credit
+from c3jax.credit.compute import APPLY, CreditInputs
 from c3jax.credit.learned import compute_episode_credit
 from c3jax.credit.matrix import CreditMatrix
 from c3jax.credit.method import Normalise
@@ -62,7 +62,8 @@ class Setting(NamedTuple):
     updates: int
     every: int  # updates between measurements; divides updates
     episodes: int  # sampled for each problem of a measurement; 0: the exact expectation, by enumeration
-    is_shrunk: bool = False  # the baseline follows the returns of earlier updates, and the lane's matrix is not read
+    carries_components: bool = False  # the baseline follows the returns of earlier updates
+    apply: str = "rows"  # of the method; under filter the lane's matrix is not read
 
 
 class Lane(NamedTuple):
@@ -153,7 +154,7 @@ def _update(setting: Setting, world: _World, lane: Lane, state: _State, update: 
     gradient, entropy = jax.grad(_compute_loss, has_aux=True)(state.params, setting, games, sample, credit)
     params, optimiser = _step(setting, state.params, gradient, state.optimiser, lane.learning_rate)
     after = state._replace(params=params, optimiser=optimiser)
-    if setting.is_shrunk:
+    if setting.carries_components:
         # After the credit: what enters it must be of earlier updates.
         components = update_components(state.components, sample.return_L, setting.plan.fan_out, COMPONENTS_DECAY)
         after = after._replace(components=components)
@@ -184,11 +185,12 @@ def _sample(setting: Setting, plan: Plan, params: Params, games: Game, index_P: 
 
 def _give_credit(setting: Setting, lane: Lane, state: _State, games: Game, sample: Sample) -> Credit:
     """Credit of every message; under a critic its value is the lambda-return and its baseline the critic's value."""
-    if setting.is_shrunk:
-        fan_out = setting.plan.fan_out
+    fan_out = setting.plan.fan_out
+    if setting.apply == "filter":
         return apply_shrunk(state.components, sample.return_L, fan_out, setting.trained, normalise=setting.normalise)
     if setting.critic is None:
-        return apply_credit(lane.matrix, sample.return_L, normalise=setting.normalise)
+        inputs = CreditInputs(lane.matrix, fan_out, state.components)
+        return APPLY[setting.apply](inputs, sample.return_L, setting.normalise)
     return compute_episode_credit(
         lane.matrix,
         sample.return_L,

@@ -11,10 +11,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from c3jax.credit import plans
+from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.gae import compute_gae
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Bias
@@ -194,6 +197,13 @@ def estimate(method: str, game_name: str, critic_error: float = 0.0, decay: floa
     if row.scopes in (("group",), ("turn",)):  # one problem: the batch's standard deviation is the group's
         std = [a.std(axis=0) for a in advantage]
         return [np.divide(a, s, out=np.zeros_like(a), where=s > 1e-9) for a, s in zip(advantage, std, strict=True)]
+    if row.apply in ("mean_scaled", "tree_and_batch"):  # the problem is the batch too
+        inputs = CreditInputs(matrix, PLANS[row.sampling](len(game.policy)).fan_out)
+
+        def apply_alone(return_L):
+            return [a[0] for a in compute_credit(method, inputs, return_L[None], normalise="none").advantage]
+
+        return [np.asarray(a, float).T for a in jax.vmap(apply_alone)(jnp.asarray(outcomes.return_LX.T))]
     if row.critic == "none":
         return advantage
     q, value = compute_exact(game)
@@ -317,6 +327,8 @@ def expect_duo(method: str) -> list[np.ndarray]:
     masked_A = policy_AB @ q_AB[0]  # the message after a, scored after the null message
     unlike_c3 = {
         "tree_rl": (advantage_A, 1.25 * advantage_AB + 0.5 * (v_A[:, None] - vx)),
+        # Two of each: the group of the problem has 4 second messages, half of them after another first one.
+        "hgpo": (advantage_A / 2, (1 - 1 / 12 - 1 / 3) * advantage_AB + (v_A[:, None] - vx) / 6),
         "at_grpo": (advantage_A / 2, advantage_AB / 2),
         "difference": (q_A - q_A[0], q_AB - q_AB[:, :1]),
         "difference_masked": (q_A - masked_A, q_AB - q_AB[:, :1]),
@@ -325,7 +337,7 @@ def expect_duo(method: str) -> list[np.ndarray]:
     return list(unlike_c3.get(method, (advantage_A, advantage_AB)))
 
 
-FORMULAS = ("tree_rl", "c3_replay", "at_grpo", "vine_ppo", "difference", "difference_masked", "shapley")
+FORMULAS = ("tree_rl", "hgpo", "c3_replay", "at_grpo", "vine_ppo", "difference", "difference_masked", "shapley")
 WITH_CRITIC = tuple(method for method, row in METHODS.items() if row.critic != "none")
 
 

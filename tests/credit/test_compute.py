@@ -22,11 +22,29 @@ RETURN_PL = jnp.array([[1.0, 0.0, 0.25, 0.5], [0.0, 0.0, 1.0, 0.75]])
 COMPONENTS = shrink.Components(jnp.float32(0.4), jnp.float32(0.1), jnp.array([0.2, 0.05]), jnp.int32(3))
 TREE = (jnp.array([[0.4, 0.6], [0.2, 0.9]]), jnp.array([[0.9, 0.3, 0.2, 0.8], [0.7, 0.1, 0.3, 0.3]]))
 FLAT = (jnp.array([[0.4, 0.6, 0.5, 0.1], [0.2, 0.9, 0.8, 0.4]]), TREE[1])
+
+
+def replace_advantage(matrix, compute):
+    credit = apply_credit(matrix, RETURN_PL, normalise="none")
+    return credit._replace(advantage=tuple(map(compute, credit.value)))
+
+
 EXPECTED = {
     "shrunk": lambda matrix: shrink.apply_shrunk(COMPONENTS, RETURN_PL, (2, 2), normalise="none"),
     "mappo": lambda matrix: compute_episode_credit(matrix, RETURN_PL, FLAT, discount=0.9, decay=0.7, normalise="none"),
     "value_assisted": lambda matrix: compute_assisted_credit(
         matrix, RETURN_PL, TREE, (2, 2), share=0.25, normalise="none"
+    ),
+    "rae": lambda matrix: replace_advantage(matrix, lambda value_PN: value_PN - 0.4)._replace(
+        baseline=(jnp.full((2, 4), 0.4),) * 2
+    ),
+    "maxrl": lambda matrix: replace_advantage(matrix, lambda value_PN: value_PN / RETURN_PL.mean(1)[:, None] - 1.0),
+    "tree_grpo": lambda matrix: replace_advantage(
+        matrix,
+        lambda value_PN: (
+            (value_PN - RETURN_PL.mean(1)[:, None]) / RETURN_PL.std(1)[:, None]
+            + (value_PN - RETURN_PL.mean()) / RETURN_PL.std()
+        ),
     ),
     "value_only": lambda matrix: compute_score_credit(matrix, RETURN_PL, TREE, (2, 2), normalise="none"),
 }
@@ -53,7 +71,11 @@ def test_every_method_is_applied_by_its_row(method):
 
 def test_what_a_row_carries_is_what_its_function_reads():
     assert {row.apply for row in METHODS.values()} == set(get_args(Apply)) == {*APPLY, "oracle"}
-    carried = {"critic": {"gae", "assisted", "scores", "oracle"}, "components": {"filter"}, "nothing": {"rows"}}
+    carried = {
+        "critic": {"gae", "assisted", "scores", "oracle"},
+        "components": {"filter", "running_mean"},
+        "nothing": {"rows", "mean_scaled", "tree_and_batch"},
+    }
     for row in METHODS.values():
         assert row.apply in carried[row.carries]
 
@@ -61,3 +83,35 @@ def test_what_a_row_carries_is_what_its_function_reads():
 def test_a_method_that_needs_every_message_is_refused():
     with pytest.raises(ValueError, match="expected one that values of drawn messages are enough for"):
         find_apply(METHODS["coma"])
+
+
+def test_maxrl_by_hand():
+    """Mean 1/4: a success is worth 3, a failure -1. No success, or no failure, teaches nothing."""
+    inputs = CreditInputs(make_credit_matrix("maxrl", make_flat(4, 2)), (4, 1))
+    return_PL = jnp.array([[1.0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+    for advantage_PN in compute_credit("maxrl", inputs, return_PL, normalise="none").advantage:
+        np.testing.assert_allclose(advantage_PN, [[3, -1, -1, -1], [0] * 4, [0] * 4], atol=1e-6)
+
+
+def test_tree_grpo_by_hand():
+    """Trees 1 1 0 0 and 1 1 1 1: standardised within the tree, where it has a spread, and over all eight (3/4)."""
+    inputs = CreditInputs(make_credit_matrix("tree_grpo", make_tree((2, 2))), (2, 2))
+    credit = compute_credit("tree_grpo", inputs, jnp.array([[1.0, 1, 0, 0], [1, 1, 1, 1]]), normalise="none")
+    std = np.sqrt(3 / 16)
+    up, down = 1 + 0.25 / std, -1 - 0.75 / std
+    np.testing.assert_allclose(credit.advantage[0], [[up, down], [0.25 / std] * 2], rtol=1e-6)
+    np.testing.assert_allclose(credit.advantage[1], [[up, up, down, down], [0.25 / std] * 4], rtol=1e-6)
+    for advantage_PN in compute_credit("tree_grpo", inputs, jnp.full((2, 4), 0.3), normalise="none").advantage:
+        assert not advantage_PN.any()
+    untrained = CreditInputs(make_credit_matrix("tree_grpo", make_tree((2, 2)), (True, False)), (2, 2))
+    assert not compute_credit("tree_grpo", untrained, jnp.eye(4), normalise="none").advantage[1].any()
+
+
+def test_rae_by_hand():
+    """The mean of earlier steps, and of nothing in this one."""
+    components = shrink.init_components(2)._replace(mean=jnp.float32(0.25))
+    inputs = CreditInputs(make_credit_matrix("rae", make_flat(2, 2), (True, False)), (2, 1), components)
+    credit = compute_credit("rae", inputs, jnp.array([[1.0, 0.0], [0.25, 0.5]]), normalise="none")
+    np.testing.assert_allclose(credit.advantage[0], [[0.75, -0.25], [0, 0.25]], atol=1e-7)
+    np.testing.assert_allclose(credit.baseline[0], 0.25)
+    assert not credit.advantage[1].any()

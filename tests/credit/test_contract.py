@@ -29,7 +29,7 @@ PLANS = {
     "coalition": plans.make_arms("coalition", 2, 3),
 }
 PAIRS = [(method, scope) for method, row in METHODS.items() for scope in row.scopes]
-WITHOUT_BASELINE = {"reinforce", "mappo", "coma", "shrunk"}  # their rows sum to 1; others make the baseline
+WITHOUT_BASELINE = {"reinforce", "mappo", "coma", "shrunk", "rae"}  # their rows sum to 1; others make the baseline
 THIRD = 0.3  # has no exact float32, nor have its thirds
 
 apply_jitted = jax.jit(apply_credit, static_argnames="normalise")  # one trace a shape and scope, for all methods

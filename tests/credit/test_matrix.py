@@ -125,7 +125,9 @@ def test_value_is_on_own_leaves_and_a_leave_one_out_baseline_is_off_them(method)
         is_own_NL = np.arange(num_leaves)[None] // (num_leaves // len(value_NL)) == np.arange(len(value_NL))[:, None]
         np.testing.assert_array_equal(value_NL != 0, is_own_NL)
         touches_own = bool(baseline_NL[is_own_NL].any())
-        assert touches_own == (method in ("no_loo", "magrpo", "grpo", "dr_mas", "tree_rl"))
+        assert touches_own == (
+            method in ("no_loo", "magrpo", "grpo", "dr_mas", "tree_rl", "hgpo", "tree_grpo", "maxrl")
+        )
 
 
 @pytest.mark.parametrize(("loo", "mean", "fan_out"), [("c3", "no_loo", (3, 2, 4)), ("rloo", "magrpo", (5, 1, 1))])

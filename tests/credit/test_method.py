@@ -12,7 +12,8 @@ import pytest
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
-from c3jax.credit.methods import METHODS, check_auto, check_normalise, check_pairing, find_method, find_trainable
+from c3jax.credit.methods import METHODS, find_method, find_trainable
+from c3jax.credit.pairing import check_auto, check_normalise, check_pairing
 from c3jax.credit.plans import make_flat, make_tree
 from c3jax.schema import ConfigError
 from c3jax.types import UserError

@@ -90,3 +90,13 @@ def test_replay_with_one_turn_and_equal_counts_is_a_tree():
     )
     np.testing.assert_array_equal(replay.value[0], tree.value[0])
     np.testing.assert_array_equal(replay.baseline[0], tree.baseline[0])
+
+
+def test_hgpo_by_hand():
+    """Root 5/8. Actors of the first reasoner (1/2): V(n) - 1/3 of 5/8 - 2/3 of 1/2; of the second (3/4) likewise."""
+    matrix = make_credit_matrix("hgpo", make_tree((2, 4)))
+    reasoner_N, actor_N = apply_matrix(matrix, np.array([1, 0, 0, 1, 1, 1, 1, 0]))
+    np.testing.assert_allclose(reasoner_N, [-1 / 8, 1 / 8], atol=1e-12)
+    first, second = 5 / 24 + 1 / 3, 5 / 24 + 1 / 2
+    expected = [1 - first, -first, -first, 1 - first, *[1 - second] * 3, -second]
+    np.testing.assert_allclose(actor_N, expected, atol=1e-12)
