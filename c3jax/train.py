@@ -99,7 +99,7 @@ def train(
         interrupts = stack.enter_context(catch_signals(lambda line: console.print(line, highlight=False)))
         openers = find_openers(config.trackers)
         setup = make_setup(config, is_contained, is_training=True, uses_mesh=True)
-        sample_tree, update = _make_step(setup)
+        sample_tree, update = make_step(setup)
         _print_problems(setup, console)
         facts = {"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained}
         facts["mesh"] = None if setup.mesh is None else dict(setup.mesh.shape)
@@ -305,7 +305,7 @@ def _evaluate_once(
             _evaluate(setup, compiled, state, path, step)
 
 
-def _make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update]:
+def make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update]:
     """What draws a step's trees, and what learns from them."""
     config, policy, plans = setup.config, setup.policy, setup.plans
     return (
