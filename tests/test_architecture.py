@@ -68,6 +68,7 @@ RULES = {
     "evaluate": Rule(ENGINE, "anywhere"),
     "train": Rule(ENGINE | {"report"}, "anywhere"),
     "commands": Rule(ENGINE, "anywhere"),
+    "commands.plan": Rule(ENGINE | {"train"}, "anywhere"),  # the programs that a run compiles
     **{
         f"commands.{name}": Rule(ENGINE, "never")
         for name in ("__init__", "compare", "grade", "prepare", "table", "terminal")

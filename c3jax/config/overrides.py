@@ -13,6 +13,7 @@ OPTIONS = (
     *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript"),
     *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
     *("--unsafe-no-sandbox", "--accept-changes", "--format", "--configs", "--scored"),
+    *("--platform", "--topology", "--target-config", "--only"),
 )
 
 
