@@ -117,7 +117,8 @@ class _Count:
 
     def _count_read(self, fused: Computation, name: str) -> float:
         """Bytes of a fusion's operand that it reads: of one that is only sliced the slices."""
-        total = 0.0
+        # What it gives on as it is, whatever is around it reads.
+        total = count_bytes(fused.root.shape) if fused.root.name == name else 0.0
         for user in fused.lines.values():
             if name not in user.operands:
                 continue

@@ -81,13 +81,11 @@ def plan_run(
         raise UserError(f"--only: expected names of {', '.join(names)}, got {min(unknown)}")
     estimate, tensor = _estimate(setup), 1 if setup.mesh is None else setup.mesh.shape["tensor"]
     planned = [_plan_one(target, program, estimate, tensor) for program in programs if program.name in (only or names)]
-    facts = describe_plan(setup, target, planned)
+    facts = describe_plan(setup, target, planned) | {"fit": _describe_fit(target, planned, estimate)}
     if as_json:
         console.print(json.dumps(facts), soft_wrap=True)
     else:
-        _print_plan(console, setup, target, facts)
-        for line in _list_misfits(target, planned, estimate):
-            console.print(line, soft_wrap=True)
+        _print_plan(console, target, facts)
     return 0
 
 
@@ -211,7 +209,9 @@ def describe_plan(setup: Setup, target: Target, planned: Sequence[Planned]) -> d
 
 def _add_seconds(planned: Sequence[Planned], names: Sequence[str]) -> float | None:
     """The least seconds of all calls of some programs; None where one is not known."""
-    seconds = [one.seconds * one.program.calls for one in planned if one.program.name in names and one.seconds]
+    seconds = [
+        one.seconds * one.program.calls for one in planned if one.program.name in names and one.seconds is not None
+    ]
     return sum(seconds) if len(seconds) == len(names) else None
 
 
@@ -231,8 +231,8 @@ def _describe_program(target: Target, one: Planned) -> dict[str, Any]:
     return row | {"least_seconds": one.seconds}
 
 
-def _list_misfits(target: Target, planned: Sequence[Planned], estimate: Estimate) -> list[str]:
-    """A sentence for each program that does not fit, with the field that makes it smaller."""
+def _describe_fit(target: Target, planned: Sequence[Planned], estimate: Estimate) -> list[str]:
+    """A sentence for each program that does not fit, with the field that makes it smaller; or one for all that do."""
     if target.chip is None:
         return []
     lines, limit = [], Limit(target.chip.name, int(target.chip.memory * 1e9))
@@ -268,7 +268,7 @@ _SIZES = (
 )
 
 
-def _print_plan(console: Console, setup: Setup, target: Target, facts: dict[str, Any]) -> None:
+def _print_plan(console: Console, target: Target, facts: dict[str, Any]) -> None:
     laid = ", ".join(f"{name} {size}" for name, size in facts["mesh"].items())
     kind = target.chip.name if target.chip else "CPU"
     console.print(f"{facts['devices']} x {kind}{f', mesh {laid}' if laid else ''}; figures are of one device")
@@ -295,6 +295,8 @@ def _print_plan(console: Console, setup: Setup, target: Target, facts: dict[str,
     )
     if any(row["unread_loops"] for row in facts["programs"]):
         console.print("Some loops have no bound that can be read; they are counted once.", soft_wrap=True)
+    for line in facts["fit"]:
+        console.print(line, soft_wrap=True)
 
 
 def _list_lines(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -90,6 +90,17 @@ HloModule jit_f, entry_computation_layout={(f32[8,100]{1,0:T(8,128)})->f32[8,100
   ROOT %update = f32[8,100]{1,0:T(8,128)} dynamic-update-slice(%param_0.1, %param_1.1, %param_2, %zero.1)
 }
 
+%passed (param_0.2: f32[8,100]) -> f32[800] {
+  %param_0.2 = f32[8,100]{1,0:T(8,128)} parameter(0)
+  ROOT %flat = f32[800]{0:T(1024)} bitcast(%param_0.2)
+}
+
+%fused_norm (param_0.3: f32[8,100]) -> f32[800] {
+  %param_0.3 = f32[8,100]{1,0:T(8,128)} parameter(0)
+  %inner = f32[800]{0:T(1024)} fusion(%param_0.3), kind=kLoop, calls=%passed
+  ROOT %double = f32[800]{0:T(1024)S(1)} add(%inner, %inner)
+}
+
 ENTRY %main (x: f32[8,100], at: s32[]) -> f32[8,100] {
   %x = f32[8,100]{1,0:T(8,128)} parameter(0)
   %at = s32[]{:T(128)S(6)} parameter(1)
@@ -99,6 +110,7 @@ ENTRY %main (x: f32[8,100], at: s32[]) -> f32[8,100] {
   %row = f32[1,100]{1,0:T(1,128)} fusion(%x, /*index=1*/%at), kind=kLoop, calls=%fused_slice
   %gather-start = (f32[1,100]{1,0}, f32[4,100]{1,0}) all-gather-start(%row), replica_groups={{0,1,2,3}}, dimensions={0}
   %gather-done = f32[4,100]{1,0} all-gather-done(%gather-start)
+  %norm = f32[800]{0:T(1024)S(1)} fusion(%x), kind=kOutput, calls=%fused_norm
   ROOT %out = f32[8,100]{1,0:T(8,128)} fusion(%x, %row, %at), kind=kLoop, calls=%fused_update
 }
 """
@@ -108,7 +120,7 @@ def test_a_slice_an_update_and_what_stays_on_the_chip_are_no_passes_over_whole_a
     costs = compute_costs(read_module(TEXT))
     copied, sliced = 3200, 400 + 400  # copied into the chip, where `near` stays; a row of x read, and written
     gathered, updated = 400 + 1600, 400 + 400  # the row, and all four; the row read, and written into its buffer
-    assert costs.total.bytes == copied + sliced + gathered + updated
+    assert costs.total.bytes == copied + sliced + gathered + updated + 3200  # x, read by a fusion in a fusion
     assert costs.total.calls == {"all-gather": 1} and costs.total.moved == {"all-gather": 1600}
 
 

@@ -101,7 +101,9 @@ def test_the_shapes_of_all_programs_are_those_that_a_run_calls_them_with():
     state, frozen, reference, rollout, return_PL, _ = update.arguments
     assert state.critic is not None and frozen == {} and reference is not None
     assert return_PL.shape == (4, 8) and rollout.turns[1].tokens_NT.shape == (4 * 8, TOKENS[1])
-    after, _, figures = jax.eval_shape(lambda *given: update.function(*given, fan_out=update.fan_out), *update.arguments)
+    after, _, figures = jax.eval_shape(
+        lambda *given: update.function(*given, fan_out=update.fan_out), *update.arguments
+    )
     shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), part) for part in (after, state)]
     assert shapes[0] == shapes[1] and "critic_loss" in figures
     assert [program.calls for program in (trees, update, greedy, sampled)] == [2, 1, 2, 2]
@@ -114,7 +116,10 @@ def test_the_shapes_of_all_programs_are_those_that_a_run_calls_them_with():
 def test_without_its_compiler_a_program_is_lowered_and_the_estimate_says_what_does_not_fit(capsys):
     assert main([*GPU, "--only", "trees"]) == 0
     text = capsys.readouterr().out
-    assert "lowered for cuda and not compiled" in text and "everything fits the 80.0 GB of a device by our estimate" in text
+    assert (
+        "lowered for cuda and not compiled" in text
+        and "everything fits the 80.0 GB of a device by our estimate" in text
+    )
     table = text.splitlines()[2 : [line[:7] for line in text.splitlines()].index("A step:")]
     assert len(table) > 5 and max(map(len, table)) <= 80
     assert main([*GPU, "--only", "trees", "--model.width", "65536", "--model.mlp_width", "262144"]) == 0
