@@ -94,13 +94,8 @@ def _add_run_commands(commands: Any) -> None:
     _add_unsafe(train)
     _add_accept(train)
 
-    evaluate = _add(
-        commands,
-        "evaluate",
-        calls.call_evaluate,
-        "measure a run or an untrained model on held-out problems and suites",
-        overrides=_OVERRIDES,
-    )
+    about = "measure a run or an untrained model on held-out problems and suites"
+    evaluate = _add(commands, "evaluate", calls.call_evaluate, about, overrides=_OVERRIDES)
     evaluate.add_argument("source", help="a run directory, or a config for its model as it is before training")
     evaluate.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -187,12 +182,16 @@ def _add_measuring_commands(commands: Any) -> None:
     study.add_argument("config", help="YAML file of a study, or the name of one that c3jax brings: credit_bench, ...")
     study.add_argument("--run-dir", metavar="DIR", help="where it is kept (default: runs/<name of the config>)")
 
-    score = _add(
-        commands,
-        "score",
-        calls.call_score,
-        "score a run's recorded trees with another credit method, or compare methods",
-    )
+    plan = _add(commands, "plan", calls.call_plan, "compile a run for devices that are not here", overrides=_OVERRIDES)
+    plan.add_argument("config", help="YAML file, or the name of one that c3jax brings: quickstart, trio, ...")
+    plan.add_argument("--platform", choices=("tpu", "cuda", "cpu"), required=True, help="what the devices are")
+    plan.add_argument("--topology", metavar="NAME", default="", help="v5e:4x4, h100:1x1x8, or a number of CPU devices")
+    plan.add_argument("--target-config", metavar="FILE", help="of a GPU, for its compiler (docs/scaling.md)")
+    plan.add_argument("--only", metavar="A,B,...", default="", help="some of trees, update, greedy, sampled")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+    about = "score a run's recorded trees with another credit method, or compare methods"
+    score = _add(commands, "score", calls.call_score, about)
     score.add_argument("source", help="a run directory, or a file of recorded trees")
     asked = score.add_mutually_exclusive_group(required=True)
     asked.add_argument("--method", metavar="NAME", help="method whose credit the trees are written with")

@@ -30,7 +30,7 @@ from c3jax.run.metrics import read_metrics, sum_ledger, sum_seconds
 from c3jax.setup.problems import ProblemSet, encode_problems
 from c3jax.setup.team import Setup, decode_messages, make_questions
 from c3jax.tasks.task import Task, load_file, open_task
-from c3jax.types import Problem, Rollout, UserError, Verdict, VerdictName
+from c3jax.types import FanOut, Problem, Rollout, UserError, Verdict, VerdictName
 
 HELDOUT = "heldout"  # the suite of the task's own held-out problems
 _LEVEL = 0.95
@@ -103,15 +103,11 @@ def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evalua
     Draws are addressed by the run's seed and the problem, so two policies are compared on the same random numbers. The
     answers of a batch are graded while the device writes those of the next.
     """
-    fan_out = (profile.samples,) + (1,) * (len(setup.plans) - 1)
-    stop_tokens, batches = setup.tokenizer.stop_tokens, setup.config.shapes.batches
-    sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, profile.sampling, stop_tokens, batches, setup.mesh)
+    sample_tree, fan_out = make_sampler(setup, profile)
     key = address.make_stream(setup.config.seed, address.EVALUATE)
 
     def evaluate(weights: Weights, evaluator: Evaluator, suite: Suite) -> Result:
-        count = len(suite.problems.problems)
-        parts = count_parts(setup.mesh)
-        batch = -(-min(setup.config.evaluation.batch, count) // parts) * parts
+        batch = size_batch(setup, len(suite.problems.problems))
 
         def draw(numbers: list[int]) -> tuple[Rollout, tree.RolloutCounts]:
             question, problem_P = make_questions(setup, suite.problems, numbers)
@@ -132,6 +128,19 @@ def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evalua
         return compute_result(suite, profile, verdicts, truncated, sum(count for _, count in shared))
 
     return evaluate
+
+
+def make_sampler(setup: Setup, profile: Profile) -> tuple[tree.TreeSampler, FanOut]:
+    """What draws a profile's transcripts, and the fan-out that it is called with."""
+    stop_tokens, batches = setup.tokenizer.stop_tokens, setup.config.shapes.batches
+    sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, profile.sampling, stop_tokens, batches, setup.mesh)
+    return sample_tree, (profile.samples,) + (1,) * (len(setup.plans) - 1)
+
+
+def size_batch(setup: Setup, problems: int) -> int:
+    """Problems of one call of a profile's sampler, where it has so many to answer."""
+    parts = count_parts(setup.mesh)
+    return -(-min(setup.config.evaluation.batch, problems) // parts) * parts
 
 
 def compute_result(

@@ -104,7 +104,7 @@ def train(
         interrupts = stack.enter_context(catch_signals(lambda line: console.print(line, highlight=False)))
         openers = find_openers(config.trackers)
         setup = make_setup(config, is_contained, is_training=True, uses_mesh=True)
-        step = _make_step(setup)
+        step = make_step(setup)
         _print_problems(setup, console)
         mesh = None if setup.mesh is None else dict(setup.mesh.shape)
         facts = {"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained, "mesh": mesh}
@@ -302,7 +302,7 @@ def _evaluate_once(
             _evaluate(setup, compiled, state, path, step)
 
 
-def _make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update, tuple[int, ...]]:
+def make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update, tuple[int, ...]]:
     """What draws a step's trees, what learns from them, and the null message."""
     config, policy, plans = setup.config, setup.policy, setup.plans
     return (

@@ -64,6 +64,7 @@ RULES = {
     "run.records": Rule({"types", "config", "credit.plans"}, "never"),
     "run.directory": Rule({"types", "schema", "config", "processes"}, "in functions"),
     "setup": Rule(ENGINE - {"credit", "analysis", "evaluate"} | {"credit.plans"}, "anywhere"),
+    "setup.target": Rule({"types", "analysis.roofline"}, "anywhere"),
     "analysis": Rule({"types", "run"}, "anywhere"),
     "analysis.evaluations": Rule({"types", "run"}, "never"),
     "report": Rule({"types", "run", "analysis"}, "never"),
@@ -71,6 +72,7 @@ RULES = {
     "train": Rule(ENGINE | {"report"}, "anywhere"),
     "commands": Rule(ENGINE, "anywhere"),
     "commands.calls": Rule({*ENGINE, "train", "report", "lab"}, "in functions"),
+    "commands.plan": Rule(ENGINE | {"train"}, "anywhere"),  # the programs that a run compiles
     **{
         f"commands.{name}": Rule(ENGINE, "never")
         for name in ("__init__", "compare", "grade", "prepare", "table", "terminal")

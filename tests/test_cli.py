@@ -22,7 +22,7 @@ from c3jax.config.run import ConfigError
 from c3jax.run.directory import open_run_dir
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "evaluate", "compare", "ask", "export", "score", "prepare", "overlap", "fields")
+COMMANDS = ("train", "evaluate", "compare", "ask", "export", "score", "plan", "prepare", "overlap", "fields")
 QUESTION = "the dial shows 3 . mia up 4 ."
 TREE = {
     "seed": 0,

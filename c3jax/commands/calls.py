@@ -153,6 +153,16 @@ def call_study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         return run.run_study(config, opened.path, console)
 
 
+def call_plan(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Compile a run for devices that are not here."""
+    config, only = config_file.load_config(arguments.config, overrides), [*filter(None, arguments.only.split(","))]
+    from c3jax.commands import plan
+
+    file = None if arguments.target_config is None else Path(arguments.target_config)
+    target = (arguments.platform, arguments.topology, file)
+    return plan.plan_run(config, *target, only, arguments.json)
+
+
 def call_score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Score recorded trees again."""
     if (arguments.method is None) != (arguments.out is None):

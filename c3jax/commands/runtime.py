@@ -25,12 +25,9 @@ def set_up_process(joins: bool = False) -> Console:
     Raises:
       UserError: JAX_PLATFORMS names a device that is not there, or the other processes do not come.
     """
-    # float32 means float32 on every device: accelerators would otherwise round the factors of a product.
-    jax.config.update("jax_default_matmul_precision", "float32")
+    set_numerics()
     # A cache that grows for ever fills the disk; what was not used for longest goes first.
     jax.config.update("jax_compilation_cache_max_size", 4 << 30)
-    # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "c3jax" / "xla"
     for entry in cache.glob("*-cache"):
         if not entry.with_name(entry.name.removesuffix("cache") + "atime").exists():
@@ -44,3 +41,11 @@ def set_up_process(joins: bool = False) -> Console:
     except RuntimeError as error:
         raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
     return terminal.make_console(is_mute=joins and not processes.is_first())
+
+
+def set_numerics() -> None:
+    """Set how products are computed, and what libraries say; nothing is compiled and no device asked for."""
+    # float32 means float32 on every device: accelerators would otherwise round the factors of a product.
+    jax.config.update("jax_default_matmul_precision", "float32")
+    # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

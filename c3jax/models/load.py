@@ -27,12 +27,13 @@ class Description(NamedTuple):
     folder: Path | None  # where its weights are; None for random ones
 
 
-def describe_model(section: ModelSection, words: Sequence[str] | None) -> Description:
+def describe_model(section: ModelSection, words: Sequence[str] | None, has_weights: bool = True) -> Description:
     """The policy that a config asks for.
 
     Args:
       section: the config's `model`.
       words: the task's vocabulary, which a random policy has for its own; None for tasks without one.
+      has_weights: False fetches no weights of a model of the hub.
 
     Raises:
       UserError: in one sentence, where the model cannot be had or does not fit its tokenizer.
@@ -41,7 +42,7 @@ def describe_model(section: ModelSection, words: Sequence[str] | None) -> Descri
         folder = None
         spec, vocabulary = _describe_random(section, words)
     else:
-        folder = _find_folder(section)
+        folder = _find_folder(section, has_weights)
         family = hf_families.AUTO if section.kind == "smollm2" else section.family
         spec, vocabulary = hf_families.read_spec(folder / "config.json", family), tokenizer.load_tokenizer(folder)
     if vocabulary.vocab_size > spec.vocab_size:
@@ -70,10 +71,14 @@ def load_params(section: ModelSection, description: Description, key: jax.Array,
     return jax.tree.map(lambda leaf: leaf.astype(dtype), decoder.make_decoder(description.spec, key)[1])
 
 
-def _find_folder(section: config_lib.SmolLM2Model | config_lib.FolderModel | config_lib.HubModel) -> Path:
+def _find_folder(
+    section: config_lib.SmolLM2Model | config_lib.FolderModel | config_lib.HubModel, has_weights: bool
+) -> Path:
     if section.kind == "smollm2":
         return gguf.convert_smollm2()
-    return Path(section.path) if section.kind == "folder" else hub.fetch_folder(section.name, section.revision)
+    if section.kind == "folder":
+        return Path(section.path)
+    return hub.fetch_folder(section.name, section.revision, has_weights)
 
 
 def _describe_random(section: config_lib.RandomModel, words: Sequence[str] | None) -> tuple[DecoderSpec, Tokenizer]:

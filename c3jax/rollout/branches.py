@@ -109,12 +109,21 @@ def draw_plan(  # noqa: PLR0913
 
 def join_credited(mesh: sharding.Mesh | None, plan: Plan, drawn: PlanDraws) -> list[Rollout]:
     """The branches that a learner reads, of all problems, without what follows their credited messages."""
-    credited, joined = list_credited(plan), []
+    calls = [trim_credited(plan, rollouts) for rollouts in zip(*_list_rollouts(drawn), strict=True)]
+    return [sharding.join_problems(mesh, parts) for parts in zip(*calls, strict=True)]
+
+
+def trim_credited(plan: Plan, rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
+    """Of a plan's branches those with credited messages, without what follows these."""
+    credited, kept = list_credited(plan), []
     for branch in range(max(credited) + 1):
         last = max(turn for turn, holder in enumerate(credited) if holder == branch)
-        parts = [part.rollout._replace(turns=part.rollout.turns[: last + 1]) for part in drawn.branches[branch]]
-        joined.append(sharding.join_problems(mesh, parts))
-    return joined
+        kept.append(rollouts[branch]._replace(turns=rollouts[branch].turns[: last + 1]))
+    return tuple(kept)
+
+
+def _list_rollouts(drawn: PlanDraws) -> list[list[Rollout]]:
+    return [[part.rollout for part in calls] for calls in drawn.branches]
 
 
 def _find_best(plan: Plan, verdicts: Sequence[Verdict]) -> np.ndarray:

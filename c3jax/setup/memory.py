@@ -148,15 +148,25 @@ def check_memory(
     estimate = estimate_memory(config, spec, plans, weights, parts)
     if estimate.peak <= limit.bytes:
         return Fit(estimate, limit)
-    held = estimate.total("always")
-    # What is held all the time is not made to fit by smaller batches; else the program that does not fit is to shrink.
-    when = "always" if held > limit.bytes else max(_WHEN.keys() - {"always"}, key=estimate.total)
-    largest = max((row for row in estimate.rows if row.when == when), key=lambda row: row.bytes)
+    largest = find_largest(estimate, limit, max(_WHEN.keys() - {"always"}, key=estimate.total))
     raise UserError(
         f"memory: expected at most the {format_bytes(limit.bytes)} of {limit.device}, got about"
-        f" {format_bytes(estimate.peak)}, of which {largest.name} {_WHEN[when]} {format_bytes(largest.bytes)}:"
+        f" {format_bytes(estimate.peak)}, of which {largest.name} {_WHEN[largest.when]} {format_bytes(largest.bytes)}:"
         f" try {largest.remedy}"
     )
+
+
+def find_largest(estimate: Estimate, limit: Limit, when: str) -> Row:
+    """The row to make smaller where a program does not fit: the largest of its own, or, where what is held all the time
+    does not fit, which smaller batches do not change, of that.
+
+    Args:
+      estimate: of the run.
+      limit: what there is.
+      when: "trees", "update" or "evaluation".
+    """
+    when = "always" if estimate.total("always") > limit.bytes else when
+    return max((row for row in estimate.rows if row.when == when), key=lambda row: row.bytes)
 
 
 def print_fit(fit: Fit, console: Console) -> None:

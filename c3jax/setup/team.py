@@ -19,6 +19,7 @@ from c3jax.config import run as config_lib
 from c3jax.models import load as load_lib
 from c3jax.models import sharding
 from c3jax.models.critic import count_network
+from c3jax.models.decoder import define_decoder
 from c3jax.models.huggingface import hub
 from c3jax.models.policy import Policy, Weights, count_weights, make_policy
 from c3jax.models.spec import DecoderSpec
@@ -38,7 +39,7 @@ from c3jax.setup.problems import (
     mix_sets,
 )
 from c3jax.tasks.task import Task, open_task
-from c3jax.types import Frame, Messages, Rollout, Tokenizer
+from c3jax.types import Frame, Messages, Params, Rollout, Tokenizer
 
 
 class Setup(NamedTuple):
@@ -113,6 +114,34 @@ def make_setup(
     data = describe_data(sources, mixture, overlap, heldout, inputs["problems"]) if is_hashed else {}
     problems = (train, mixture, overlap, heldout, data, inputs)
     return Setup(config, task, *problems, tokenizer, plans, spec, needs, mesh, policy, weights)
+
+
+def outline_setup(config: config_lib.RunConfig, devices: Sequence[Any]) -> Setup:
+    """A set-up of which nothing is there but sizes: no problem is read, no weight loaded, no device asked for.
+
+    Args:
+      config: of the run.
+      devices: over which its mesh is laid; they need not be here.
+
+    Returns:
+      A set-up whose weights are shapes, each with where it is laid, and whose sets of problems are empty.
+
+    Raises:
+      UserError: as make_setup, but for what problems or memory would have to say.
+    """
+    task = open_task(config.task.kind, config.task, config.grade_timeout)
+    model = load_lib.describe_model(config.model, list_words(config, task), has_weights=False)
+    spec, tokenizer, _ = model
+    plans = protocol_lib.plan_turns(config.protocol, tokenizer)
+    protocol_lib.check_lengths(plans, config.protocol.question_tokens, spec.context)
+    mesh = sharding.make_mesh(config.mesh, devices)
+    sharding.check_spec(mesh, spec)
+    _check_divides(config, sharding.count_parts(mesh))
+    policy, weights = _outline_policy(config, spec)
+    empty, nothing = ProblemSet((), (), 0), contamination.Passed([], (), ())
+    problems = (empty, Mixture((), (), ()), nothing, empty, {}, {})
+    weights = sharding.list_shapes(mesh, weights)
+    return Setup(config, task, *problems, tokenizer, plans, spec, None, mesh, policy, weights)
 
 
 def hash_inputs(
@@ -246,17 +275,27 @@ def _check_memory(
     mesh: sharding.Mesh | None,
 ) -> memory.Fit:
     """What training will take. Raises UserError with the numbers, and what would fit, where that is not there."""
+    config = config.model_copy(update={"credit": widen_fan_out(config.credit, len(plans))})
+    counts = count_held(config, spec, mesh)
+    return memory.check_memory(config, spec, plans, counts, memory.find_limit(), sharding.count_parts(mesh))
+
+
+def count_held(config: config_lib.RunConfig, spec: DecoderSpec, mesh: sharding.Mesh | None) -> memory.Weights:
+    """Numbers of parameters that each device of a training run holds."""
     trained, frozen = count_weights(config.policy, spec, *_list_roles(config))
     has_reference = config.policy.kind != "adapters" and config_lib.uses_reference(config.learner)
     critic = config.credit.critic
     own = count_network(spec) if critic is not None and critic.network == "own" else 0
     cuts = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
     frozen_bytes = jnp.dtype(_frozen_dtype(config)).itemsize
-    counts = memory.Weights(trained // cuts, frozen // cuts, frozen_bytes, has_reference, own // cuts)
-    if config.credit.fan_out == "auto":  # the tree with the most messages that may be chosen
-        widest = (config.credit.budget,) + (1,) * (len(plans) - 1)
-        config = config.model_copy(update={"credit": config.credit.model_copy(update={"fan_out": widest})})
-    return memory.check_memory(config, spec, plans, counts, memory.find_limit(), sharding.count_parts(mesh))
+    return memory.Weights(trained // cuts, frozen // cuts, frozen_bytes, has_reference, own // cuts)
+
+
+def widen_fan_out(credit: config_lib.Credit, turns: int) -> config_lib.Credit:
+    """The section with numbers where the run chooses its fan-out: those of the most messages that it may choose."""
+    if credit.fan_out != "auto":
+        return credit
+    return credit.model_copy(update={"fan_out": (credit.budget,) + (1,) * (turns - 1)})
 
 
 def _load_policy(config: config_lib.RunConfig, model: load_lib.Description) -> tuple[Policy, Weights]:
@@ -264,6 +303,20 @@ def _load_policy(config: config_lib.RunConfig, model: load_lib.Description) -> t
     params = load_lib.load_params(config.model, model, key, _frozen_dtype(config))
     key = address.make_stream(config.seed, address.ADAPT)
     return make_policy(config.policy, model.spec, params, *_list_roles(config), key)
+
+
+def _outline_policy(config: config_lib.RunConfig, spec: DecoderSpec) -> tuple[Policy, Weights]:
+    """The policy with the shapes of its weights."""
+    dtype, made = jnp.dtype(_frozen_dtype(config)), []
+
+    def make(params: Params, key: jax.Array) -> Weights:
+        policy, weights = make_policy(config.policy, spec, params, *_list_roles(config), key)
+        made.append(policy)  # it is static, and not among what an abstract call may give
+        return weights
+
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), define_decoder(spec)[1])
+    weights = jax.eval_shape(make, params, address.make_stream(config.seed, address.ADAPT))
+    return made[0], weights
 
 
 def _list_roles(config: config_lib.RunConfig) -> tuple[list[str], list[str]]:

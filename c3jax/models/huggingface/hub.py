@@ -17,12 +17,13 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if any(path.match(pattern) for pattern in _FILES))
 
 
-def fetch_folder(name: str, revision: str) -> Path:
+def fetch_folder(name: str, revision: str, has_weights: bool = True) -> Path:
     """The folder of a repository in the hub's local cache, fetched where it is not there yet.
 
     Args:
       name: the repository, say Qwen/Qwen2.5-3B-Instruct.
       revision: branch, tag or commit.
+      has_weights: False leaves out its tensors, where only its sizes and its tokenizer are asked for.
 
     Raises:
       UserError: in one sentence, where there is no such repository or revision, it may not be read, or neither the
@@ -31,8 +32,9 @@ def fetch_folder(name: str, revision: str) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
+    patterns = _FILES if has_weights else [pattern for pattern in _FILES if "safetensors" not in pattern]
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except errors.HFValidationError:
         raise UserError(f"model.name: expected a repository such as Qwen/Qwen2.5-3B-Instruct, got {name!r}") from None
     except errors.GatedRepoError:

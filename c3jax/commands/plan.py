@@ -1,0 +1,355 @@
+"""What a run will take, from its programs compiled for devices that need not be here. Nothing is loaded but sizes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from c3jax import evaluate, train
+from c3jax.analysis.costs import Costs, compute_costs, share_costs
+from c3jax.analysis.hlo import read_module
+from c3jax.analysis.roofline import compute_seconds
+from c3jax.commands.runtime import set_numerics
+from c3jax.commands.terminal import make_console
+from c3jax.config.credit import make_plan
+from c3jax.config.run import RunConfig, uses_reference
+from c3jax.credit.plans import Branch, Plan, count_calls, count_generated, list_branches
+from c3jax.learner.state import TrainState, init_state
+from c3jax.models import sharding
+from c3jax.rollout import address
+from c3jax.rollout.branches import trim_credited
+from c3jax.rollout.context import make_frame
+from c3jax.rollout.tree import TreeSampler
+from c3jax.setup.memory import Estimate, Limit, estimate_memory, find_largest, format_bytes
+from c3jax.setup.target import Compiled, Target, compile_for, open_target
+from c3jax.setup.team import Setup, count_held, outline_setup, widen_fan_out
+from c3jax.types import Messages, Rollout, UserError
+
+
+class Program(NamedTuple):
+    """One of a run's jitted functions, with the shapes of what it is called with."""
+
+    name: str
+    when: str  # whose rows of the memory estimate it is: "trees", "update" or "evaluation"
+    function: Any  # from jax.jit
+    arguments: tuple[Any, ...]
+    static: dict[str, Any]  # its static arguments
+    calls: int  # in a step, or in an evaluation
+    beside: int  # bytes that a device holds meanwhile and the program is not given
+
+
+class Planned(NamedTuple):
+    """What is known of a program."""
+
+    program: Program
+    compiled: Compiled
+    products: Costs  # of the lowered program: its FLOPs, of one device
+    traffic: Costs | None  # of the compiled one: bytes and collectives
+    estimate: int  # bytes, of setup.memory
+    seconds: float | None  # of one call, the least that the chip needs
+
+
+def plan_run(
+    config: RunConfig, platform: str, topology: str, target_config: Path | None, only: Sequence[str], as_json: bool
+) -> int:
+    """Compile a run's programs for a topology and print what they take.
+
+    Args:
+      config: of the run.
+      platform, topology, target_config: as `open_target` takes them.
+      only: names of programs, where not all are asked for.
+      as_json: print JSON instead of tables.
+
+    Returns:
+      The exit code: 0, also where something does not fit.
+
+    Raises:
+      UserError: in one sentence for the user.
+    """
+    set_numerics()
+    console, target = make_console(), open_target(platform, topology, target_config)
+    setup = outline_setup(config, target.devices)
+    programs = list_programs(setup, target)
+    names = [program.name for program in programs]
+    if unknown := set(only) - set(names):
+        raise UserError(f"--only: expected names of {', '.join(names)}, got {min(unknown)}")
+    estimate, tensor = _estimate(setup), 1 if setup.mesh is None else setup.mesh.shape["tensor"]
+    planned = [_plan_one(target, program, estimate, tensor) for program in programs if program.name in (only or names)]
+    facts = describe_plan(setup, target, planned) | {"fit": _describe_fit(target, planned, estimate)}
+    if as_json:
+        console.print(json.dumps(facts), soft_wrap=True)
+    else:
+        _print_plan(console, target, facts)
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The programs
+
+
+def list_programs(setup: Setup, target: Target) -> list[Program]:
+    """All that a run compiles for its steps and evaluations, at the full length of its texts.
+
+    Args:
+      setup: from `outline_setup`.
+      target: that its mesh is of.
+
+    Returns:
+      The sampler of trees, the update, and a sampler for each profile of the evaluation.
+    """
+    config, mesh = setup.config, setup.mesh
+
+    def lay(tree: Any, spec: PartitionSpec) -> Any:
+        """Shapes with where they are."""
+        at = SingleDeviceSharding(target.devices[0]) if mesh is None else NamedSharding(mesh, spec)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree)
+
+    def lay_state(tree: Any) -> Any:
+        return lay(tree, sharding.WHOLE) if mesh is None else sharding.list_shapes(mesh, tree)
+
+    def make_questions(problems: int) -> tuple[Any, ...]:
+        frame, index_P = jax.eval_shape(
+            lambda: (make_frame([[]] * problems, config.protocol.question_tokens), jnp.zeros(problems, jnp.int32))
+        )
+        return lay(frame, sharding.CUT), key, lay(index_P, sharding.CUT)
+
+    key = lay(jax.eval_shape(lambda: address.make_stream(config.seed, address.TRAIN)), sharding.WHOLE)
+    plan = make_plan(widen_fan_out(config.credit, len(setup.plans)), len(setup.plans))
+    sample_tree, update, _ = train.make_step(setup)
+    weights, state = lay_state(setup.weights), lay_state(_outline_state(setup))
+    reference = None if not uses_reference(config.learner) else {} if setup.policy.kind == "adapters" else state.params
+    beside = _count_bytes((state, weights.frozen, reference)) - _count_bytes(weights)
+    drawn = config.rollout_problems or config.problems
+    programs = []
+    for number, outline in enumerate(_outline_branches(sample_tree, plan, (weights, *make_questions(drawn)))):
+        name = "trees" if plan.form == "tree" else f"branch {number}"
+        given, first = lay(outline.given, sharding.CUT), outline.branch.first
+        sampled = (weights, *make_questions(drawn), outline.branch.fan_out, given, first)
+        programs.append(Program(name, "trees", sample_tree, sampled, {}, config.problems // drawn, beside))
+    whole = _outline_branches(sample_tree, plan, (weights, *make_questions(config.problems)))
+    rollouts = trim_credited(plan, [outline.rollout for outline in whole])
+    return_PL = jax.ShapeDtypeStruct((config.problems, count_calls(plan)), jnp.float32)
+    learned = (state, weights.frozen, reference, *lay((rollouts, return_PL), sharding.CUT), key)
+    programs.append(Program("update", "update", update, learned, {"plan": plan}, 1, 0))
+    batch = evaluate.size_batch(setup, config.evaluation.problems)
+    asked = (weights, *make_questions(batch))
+    for profile in evaluate.list_profiles(setup):
+        function, shape = evaluate.make_sampler(setup, profile)
+        calls = -(-config.evaluation.problems // batch)
+        static = {"fan_out": shape}
+        programs.append(Program(profile.name, "evaluation", function, asked, static, calls, beside))
+    return programs
+
+
+class _Outline(NamedTuple):
+    """A branch with the shapes of what it goes on from and of what it draws."""
+
+    branch: Branch
+    given: tuple[Messages, ...]
+    rollout: Rollout
+
+
+def _outline_branches(sample_tree: TreeSampler, plan: Plan, asked: tuple[Any, ...]) -> list[_Outline]:
+    outlines: list[_Outline] = []
+    problems = len(asked[-1])
+    for branch in list_branches(plan):
+        rows, given = problems * branch.fan_out[0], []
+        for turn in range(len(branch.given)):
+            like = outlines[0].rollout.turns[turn]
+            given.append(
+                jax.tree.map(lambda leaf, n=rows: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), like)
+            )
+        draw = functools.partial(sample_tree, fan_out=branch.fan_out)
+        rollout, _ = jax.eval_shape(draw, *asked, given=tuple(given), first=branch.first)
+        outlines.append(_Outline(branch, tuple(given), rollout))
+    return outlines
+
+
+def _outline_state(setup: Setup) -> TrainState:
+    config = setup.config
+    return jax.eval_shape(
+        lambda weights: init_state(setup.policy, weights, setup.plans, config.credit, config.learner), setup.weights
+    )
+
+
+def _count_bytes(tree: Any) -> int:
+    """Bytes that one device holds of arrays with these shapes."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _estimate(setup: Setup) -> Estimate:
+    credit = widen_fan_out(setup.config.credit, len(setup.plans))
+    config = setup.config.model_copy(update={"credit": credit})
+    held = count_held(config, setup.spec, setup.mesh)
+    return estimate_memory(config, setup.spec, setup.plans, held, sharding.count_parts(setup.mesh))
+
+
+def _plan_one(target: Target, program: Program, estimate: Estimate, tensor: int) -> Planned:
+    compiled = compile_for(target, program.function, program.arguments, **program.static)
+    # Lowered programs are of one device's problems, and cut along tensor by the compiler alone.
+    products = share_costs(compute_costs(read_module(compiled.lowered)), tensor)
+    traffic = None if compiled.optimised is None else compute_costs(read_module(compiled.optimised))
+    seconds = None if target.chip is None or traffic is None else compute_seconds(target.chip, products, traffic)
+    size = estimate.total("always") + estimate.total(program.when)
+    return Planned(program, compiled._replace(lowered="", optimised=None), products, traffic, size, seconds)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is known of them
+
+
+def describe_plan(setup: Setup, target: Target, planned: Sequence[Planned]) -> dict[str, Any]:
+    """A plan as one JSON object: the ledger of a step and of the run, and a row a program, of one device each."""
+    config, mesh = setup.config, setup.mesh
+    plan = make_plan(widen_fan_out(config.credit, len(setup.plans)), len(setup.plans))
+    rows = [config.problems * messages for messages in count_generated(plan)]
+    every = config.evaluation.every
+    evaluations = 2 + ((config.steps - 1) // every if every else 0)  # before and after training
+    a_step = _add_seconds(planned, [one.program.name for one in planned if one.program.when != "evaluation"])
+    an_evaluation = _add_seconds(planned, [profile.name for profile in evaluate.list_profiles(setup)])
+    hours = None
+    if a_step is not None and an_evaluation is not None:
+        hours = (config.steps * a_step + evaluations * an_evaluation) * target.chips / 3600
+    return {
+        "platform": target.platform,
+        "topology": target.topology,
+        "devices": len(target.devices) if mesh is None else mesh.size,
+        "mesh": {} if mesh is None else dict(mesh.shape),
+        "missing": target.missing,
+        "step": {
+            "evaluator_calls": config.problems * count_calls(plan),
+            "messages": sum(rows),
+            "most_tokens": sum(count * turn.max_tokens for count, turn in zip(rows, setup.plans, strict=True)),
+            "least_seconds": a_step,
+        },
+        "run": {"steps": config.steps, "evaluations": evaluations, "chip_hours": hours},
+        "programs": [_describe_program(target, one) for one in planned],
+    }
+
+
+def _add_seconds(planned: Sequence[Planned], names: Sequence[str]) -> float | None:
+    """The least seconds of all calls of some programs; None where one is not known."""
+    seconds = [
+        one.seconds * one.program.calls for one in planned if one.program.name in names and one.seconds is not None
+    ]
+    return sum(seconds) if len(seconds) == len(names) else None
+
+
+def _describe_program(target: Target, one: Planned) -> dict[str, Any]:
+    compiled, traffic, memory = one.compiled, one.traffic, one.compiled.memory
+    row: dict[str, Any] = {"name": one.program.name, "calls": one.program.calls, "refusal": compiled.refusal}
+    row["compile_seconds"] = None if target.missing else compiled.seconds
+    if memory is not None:
+        row |= {**memory._asdict(), "beside": one.program.beside, "bytes": memory.total + one.program.beside}
+    row |= {"estimate": one.estimate, "flops": dict(one.products.total.flops)}
+    if traffic is not None:
+        total = traffic.total
+        moved = {kind: {"calls": total.calls[kind], "bytes": total.moved[kind]} for kind in total.calls}
+        row |= {"traffic": total.bytes, "traffic_open": traffic.open.bytes, "collectives": moved}
+    row["flops_open"] = sum(one.products.open.flops.values())
+    row["unread_loops"] = one.products.unread + (traffic.unread if traffic else 0)
+    return row | {"least_seconds": one.seconds}
+
+
+def _describe_fit(target: Target, planned: Sequence[Planned], estimate: Estimate) -> list[str]:
+    """A sentence for each program that does not fit, with the field that makes it smaller; or one for all that do."""
+    if target.chip is None:
+        return []
+    lines, limit = [], Limit(target.chip.name, int(target.chip.memory * 1e9))
+    for one in planned:
+        memory = one.compiled.memory
+        size = one.estimate if memory is None else memory.total + one.program.beside
+        if size <= limit.bytes and not one.compiled.refusal:
+            continue
+        largest = find_largest(estimate, limit, one.program.when)
+        what = f"{one.program.name} does not fit: it takes {'about ' if memory is None else ''}{format_bytes(size)}"
+        reason = f" (the compiler: {one.compiled.refusal})" if one.compiled.refusal else ""
+        lines.append(
+            f"{what} of the {format_bytes(limit.bytes)} of a device{reason}; the largest part, {largest.name}, about"
+            f" {format_bytes(largest.bytes)}: try {largest.remedy}"
+            + ("" if largest.when != "always" else ", or mesh.fsdp with more parts")
+        )
+    basis = " by our estimate" if target.missing else ""
+    return lines or [f"everything fits the {format_bytes(limit.bytes)} of a device{basis}"]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The tables
+
+_SIZES = (
+    ("arguments", "arguments"),
+    ("outputs", "outputs"),
+    ("aliased", "  written over arguments"),
+    ("temporaries", "temporaries"),
+    ("code", "code"),
+    ("beside", "held beside it"),
+    ("bytes", "in all"),
+    ("estimate", "our estimate of that"),
+)
+
+
+def _print_plan(console: Console, target: Target, facts: dict[str, Any]) -> None:
+    laid = ", ".join(f"{name} {size}" for name, size in facts["mesh"].items())
+    kind = target.chip.name if target.chip else "CPU"
+    console.print(f"{facts['devices']} x {kind}{f', mesh {laid}' if laid else ''}; figures are of one device")
+    if target.missing:
+        console.print(f"lowered for {target.platform} and not compiled: {target.missing}", soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for row in facts["programs"]:
+        table.add_column(row["name"], justify="right", no_wrap=True)
+    for label, cells in _list_lines(facts["programs"]):
+        table.add_row(label, *cells)
+    console.print(table)
+    step, run = facts["step"], facts["run"]
+    console.print(
+        f"A step: {step['evaluator_calls']:,} evaluator calls, {step['messages']:,} messages,"
+        f" {step['most_tokens']:,} tokens at most{_format_least(step['least_seconds'])}.",
+        soft_wrap=True,
+    )
+    hours = "" if run["chip_hours"] is None else f": {run['chip_hours']:,.1f} chip-hours at the roofline"
+    console.print(f"The run: {run['steps']:,} steps and {run['evaluations']} evaluations{hours}.", soft_wrap=True)
+    console.print(
+        "Messages are taken to be as long as they may be: decoding, which may end before, is counted to its bound.",
+        soft_wrap=True,
+    )
+    if any(row["unread_loops"] for row in facts["programs"]):
+        console.print("Some loops have no bound that can be read; they are counted once.", soft_wrap=True)
+    for line in facts["fit"]:
+        console.print(line, soft_wrap=True)
+
+
+def _list_lines(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The lines of the table, a program a column."""
+
+    def format_all(name: str, form: Callable[[Any], str]) -> list[str]:
+        return ["-" if row.get(name) is None else form(row[name]) for row in rows]
+
+    lines = [("calls a step or evaluation", format_all("calls", str))]
+    lines.append(("compile, s", format_all("compile_seconds", "{:.0f}".format)))
+    lines += [(label, format_all(name, format_bytes)) for name, label in _SIZES]
+    lines.append(("TFLOP of products", format_all("flops", lambda flops: f"{sum(flops.values()) / 1e12:.3g}")))
+    lines.append(("  of that in decoding", format_all("flops_open", lambda flops: f"{flops / 1e12:.3g}")))
+    lines.append(("memory read and written", format_all("traffic", format_bytes)))
+    lines.append(("  of that in decoding", format_all("traffic_open", format_bytes)))
+    kinds = dict.fromkeys(kind for row in rows for kind in row.get("collectives", {}))
+    for kind in kinds:
+        cells = [row.get("collectives", {}).get(kind) for row in rows]
+        lines.append((kind, [f"{c['calls']:,} x, {format_bytes(c['bytes'])}" if c else "-" for c in cells]))
+    lines.append(("seconds a call, roofline", format_all("least_seconds", "{:.3g}".format)))
+    return [line for line in lines if any(cell != "-" for cell in line[1])]
+
+
+def _format_least(seconds: float | None) -> str:
+    return "" if seconds is None else f", {seconds:.3g} s at the roofline"

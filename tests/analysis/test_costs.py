@@ -1,0 +1,140 @@
+"""Costs read off HLO: programs whose products and traffic are counted by hand, and lines as compilers write them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from c3jax.analysis.costs import compute_costs, share_costs
+from c3jax.analysis.hlo import count_bytes, read_module
+from c3jax.analysis.roofline import CHIPS, compute_seconds
+
+
+def lower(function, *arguments):
+    return compute_costs(read_module(jax.jit(function).lower(*arguments).compiler_ir("hlo").as_hlo_text()))
+
+
+def compile_text(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().as_text()
+
+
+def run_loops(x_BD, w_DD):
+    """Five products in a scan, then up to seven more, in two loops of which the second takes up the first's count."""
+    x_BD = jax.lax.scan(lambda x_BD, _: (x_BD @ w_DD, None), x_BD, None, length=5)[0]
+
+    def more(enough):
+        return lambda state: (state[0] < 8) & (jnp.sum(state[1]) > enough)
+
+    def advance(state):
+        return state[0] + 1, state[1] @ w_DD
+
+    state = jax.lax.while_loop(more(2.0), advance, (jnp.int32(1), x_BD))
+    return jax.lax.while_loop(more(1.0), advance, state)[1]
+
+
+X, W = jax.ShapeDtypeStruct((3, 16), jnp.float32), jax.ShapeDtypeStruct((16, 16), jnp.float32)
+PRODUCT = 2 * 3 * 16 * 16
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_loops_are_multiplied_out_and_those_that_may_end_early_are_apart(is_compiled: bool):
+    if is_compiled:
+        costs = compute_costs(read_module(compile_text(run_loops, X, W)))
+    else:
+        costs = lower(run_loops, X, W)
+    assert costs.fixed.flops == {"f32": 5 * PRODUCT}
+    assert costs.open.flops == {"f32": 7 * PRODUCT}  # from 1 to the bound of 8; the second loop shares it
+    assert costs.unread == 0
+    assert costs.total.flops == {"f32": 12 * PRODUCT}
+
+
+def test_a_loop_without_a_bound_is_counted_once_and_reported():
+    costs = lower(
+        lambda x_BD, w_DD: jax.lax.while_loop(lambda x_BD: jnp.sum(x_BD) > 1, lambda x_BD: x_BD @ w_DD, x_BD), X, W
+    )
+    assert costs.fixed.flops == {"f32": PRODUCT} and costs.unread == 1
+
+
+def test_products_are_kept_apart_by_type_and_the_larger_branch_counts():
+    def branch(x_BD, w_DD):
+        half = (x_BD.astype(jnp.bfloat16) @ w_DD.astype(jnp.bfloat16)).astype(jnp.float32)
+        return jax.lax.cond(x_BD[0, 0] > 0, lambda: half, lambda: x_BD @ w_DD @ w_DD)
+
+    costs = lower(branch, X, W)
+    assert costs.fixed.flops == {"bf16": PRODUCT, "f32": 2 * PRODUCT}
+    assert share_costs(costs, 2).total.flops == {"bf16": PRODUCT // 2, "f32": PRODUCT}
+
+
+def test_the_traffic_of_one_product_is_its_operands_and_its_result():
+    costs = compute_costs(read_module(compile_text(jnp.matmul, X, W)))
+    assert costs.total.bytes == 4 * (3 * 16 + 16 * 16 + 3 * 16)
+
+
+# As a TPU's compiler writes them: layouts with memory spaces (S(1) is on the chip), copies that start and end.
+TEXT = """\
+HloModule jit_f, entry_computation_layout={(f32[8,100]{1,0:T(8,128)})->f32[8,100]{1,0}}
+
+%fused_slice (param_0: f32[8,100], param_1: s32[]) -> f32[1,100] {
+  %param_0 = f32[8,100]{1,0:T(8,128)} parameter(0)
+  %param_1 = s32[]{:T(128)} parameter(1)
+  %zero = s32[]{:T(128)} constant(0)
+  ROOT %slice = f32[1,100]{1,0:T(1,128)} dynamic-slice(%param_0, %param_1, %zero), dynamic_slice_sizes={1,100}
+}
+
+%fused_update (param_0.1: f32[8,100], param_1.1: f32[1,100], param_2: s32[]) -> f32[8,100] {
+  %param_0.1 = f32[8,100]{1,0:T(8,128)} parameter(0)
+  %param_1.1 = f32[1,100]{1,0:T(1,128)} parameter(1)
+  %param_2 = s32[]{:T(128)} parameter(2)
+  %zero.1 = s32[]{:T(128)} constant(0)
+  ROOT %update = f32[8,100]{1,0:T(8,128)} dynamic-update-slice(%param_0.1, %param_1.1, %param_2, %zero.1)
+}
+
+%passed (param_0.2: f32[8,100]) -> f32[800] {
+  %param_0.2 = f32[8,100]{1,0:T(8,128)} parameter(0)
+  ROOT %flat = f32[800]{0:T(1024)} bitcast(%param_0.2)
+}
+
+%fused_norm (param_0.3: f32[8,100]) -> f32[800] {
+  %param_0.3 = f32[8,100]{1,0:T(8,128)} parameter(0)
+  %inner = f32[800]{0:T(1024)} fusion(%param_0.3), kind=kLoop, calls=%passed
+  ROOT %double = f32[800]{0:T(1024)S(1)} add(%inner, %inner)
+}
+
+ENTRY %main (x: f32[8,100], at: s32[]) -> f32[8,100] {
+  %x = f32[8,100]{1,0:T(8,128)} parameter(0)
+  %at = s32[]{:T(128)S(6)} parameter(1)
+  %copy-start = (f32[8,100]{1,0:T(8,128)S(1)}, f32[8,100]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
+  %copy-done = f32[8,100]{1,0:T(8,128)S(1)} copy-done(%copy-start)
+  %near = f32[8,100]{1,0:T(8,128)S(1)} add(%copy-done, %copy-done), metadata={op_name="jit(f)/add(x)"}
+  %row = f32[1,100]{1,0:T(1,128)} fusion(%x, /*index=1*/%at), kind=kLoop, calls=%fused_slice
+  %gather-start = (f32[1,100]{1,0}, f32[4,100]{1,0}) all-gather-start(%row), replica_groups={{0,1,2,3}}, dimensions={0}
+  %gather-done = f32[4,100]{1,0} all-gather-done(%gather-start)
+  %norm = f32[800]{0:T(1024)S(1)} fusion(%x), kind=kOutput, calls=%fused_norm
+  ROOT %out = f32[8,100]{1,0:T(8,128)} fusion(%x, %row, %at), kind=kLoop, calls=%fused_update
+}
+"""
+
+
+def test_a_slice_an_update_and_what_stays_on_the_chip_are_no_passes_over_whole_arrays():
+    costs = compute_costs(read_module(TEXT))
+    copied, sliced = 3200, 400 + 400  # copied into the chip, where `near` stays; a row of x read, and written
+    gathered, updated = 400 + 1600, 400 + 400  # the row, and all four; the row read, and written into its buffer
+    assert costs.total.bytes == copied + sliced + gathered + updated + 3200  # x, read by a fusion in a fusion
+    assert costs.total.calls == {"all-gather": 1} and costs.total.moved == {"all-gather": 1600}
+
+
+def test_bytes_of_shapes():
+    assert count_bytes("(bf16[2,3]{1,0}, /*index=1*/pred[5]{0:T(128)S(1)}, f32[], token[])") == 12 + 5 + 4
+    assert count_bytes("(bf16[2,3]{1,0}, pred[5]{0:T(128)S(1)})", is_main_only=True) == 12
+    assert count_bytes("s4[10]") == 5
+
+
+def test_a_roofline_is_the_slower_of_products_and_traffic_phase_by_phase():
+    chip = CHIPS["v5e"]
+    busy = lower(run_loops, X, W)
+    scaled = busy._replace(
+        fixed=busy.fixed._replace(flops={"bf16": 197e12}, bytes=819e9 / 2),  # a second of products
+        open=busy.open._replace(flops={"f32": 197e12 / 12}, bytes=819e9 * 2),  # half a second, and two of traffic
+    )
+    assert compute_seconds(chip, scaled, scaled) == pytest.approx(3.0)
