@@ -169,7 +169,7 @@ def _plan_one(target: Target, program: Program, estimate: Estimate, tensor: int)
     # Lowered programs are of one device's problems, and cut along tensor by the compiler alone.
     products = share_costs(compute_costs(read_module(compiled.lowered)), tensor)
     traffic = None if compiled.optimised is None else compute_costs(read_module(compiled.optimised))
-    seconds = None if target.chip is None or traffic is None else compute_seconds(target.chip, products, traffic)
+    seconds = None if target.device is None or traffic is None else compute_seconds(target.device, products, traffic)
     size = estimate.total("always") + estimate.total(program.when)
     return Planned(program, compiled._replace(lowered="", optimised=None), products, traffic, size, seconds)
 
@@ -233,9 +233,9 @@ def _describe_program(target: Target, one: Planned) -> dict[str, Any]:
 
 def _describe_fit(target: Target, planned: Sequence[Planned], estimate: Estimate) -> list[str]:
     """A sentence for each program that does not fit, with the field that makes it smaller; or one for all that do."""
-    if target.chip is None:
+    if target.device is None:
         return []
-    lines, limit = [], Limit(target.chip.name, int(target.chip.memory * 1e9))
+    lines, limit = [], Limit(target.device.name, int(target.device.memory * 1e9))
     for one in planned:
         memory = one.compiled.memory
         size = one.estimate if memory is None else memory.total + one.program.beside
@@ -270,7 +270,7 @@ _SIZES = (
 
 def _print_plan(console: Console, target: Target, facts: dict[str, Any]) -> None:
     laid = ", ".join(f"{name} {size}" for name, size in facts["mesh"].items())
-    kind = target.chip.name if target.chip else "CPU"
+    kind = target.device.name if target.device else "CPU"
     console.print(f"{facts['devices']} x {kind}{f', mesh {laid}' if laid else ''}; figures are of one device")
     if target.missing:
         console.print(f"lowered for {target.platform} and not compiled: {target.missing}", soft_wrap=True)
