@@ -20,6 +20,7 @@ from c3jax.analysis.costs import Costs, compute_costs, share_costs
 from c3jax.analysis.hlo import read_module
 from c3jax.analysis.roofline import compute_seconds
 from c3jax.commands.runtime import set_numerics
+from c3jax.commands.target import Compiled, Target, compile_for, open_target
 from c3jax.commands.terminal import make_console
 from c3jax.config.run import RunConfig, uses_reference
 from c3jax.learner.state import TrainState, init_state
@@ -27,7 +28,6 @@ from c3jax.models import sharding
 from c3jax.rollout import address
 from c3jax.rollout.context import make_frame
 from c3jax.setup.memory import Estimate, Limit, estimate_memory, find_largest, format_bytes
-from c3jax.setup.target import Compiled, Target, compile_for, open_target
 from c3jax.setup.team import Setup, count_held, outline_setup, widen_fan_out
 from c3jax.types import FanOut, UserError
 
@@ -243,9 +243,9 @@ def _describe_fit(target: Target, planned: Sequence[Planned], estimate: Estimate
             continue
         largest = find_largest(estimate, limit, one.program.when)
         what = f"{one.program.name} does not fit: it takes {'about ' if memory is None else ''}{format_bytes(size)}"
-        told = f" (the compiler: {one.compiled.refusal})" if one.compiled.refusal else ""
+        refusal = f" (the compiler: {one.compiled.refusal})" if one.compiled.refusal else ""
         lines.append(
-            f"{what} of the {format_bytes(limit.bytes)} of a device{told}; the largest part, {largest.name}, about"
+            f"{what} of the {format_bytes(limit.bytes)} of a device{refusal}; the largest part, {largest.name}, about"
             f" {format_bytes(largest.bytes)}: try {largest.remedy}"
             + ("" if largest.when != "always" else ", or mesh.fsdp with more parts")
         )
