@@ -64,7 +64,6 @@ RULES = {
     "run.records": Rule({"types", "config", "credit.plans"}, "never"),
     "run.directory": Rule({"types", "schema", "config", "processes"}, "in functions"),
     "setup": Rule(ENGINE - {"credit", "analysis", "evaluate"} | {"credit.plans"}, "anywhere"),
-    "setup.target": Rule({"types", "analysis.roofline"}, "anywhere"),
     "analysis": Rule({"types", "run"}, "anywhere"),
     "analysis.evaluations": Rule({"types", "run"}, "never"),
     "report": Rule({"types", "run", "analysis"}, "never"),

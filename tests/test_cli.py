@@ -99,7 +99,7 @@ assert not heavy, heavy
         assert f"usage: c3jax {name} [-h]" in answer.stdout
     # Every option is explained, and the commands that take overrides say so.
     assert not re.findall(r"^  --?[a-z-]+[^ ]* ?[A-Z]*\n  -", answer.stdout, re.MULTILINE)
-    assert answer.stdout.count("Any field of the config may be set by its dotted path:") == 3
+    assert answer.stdout.count("Any field of the config may be set by its dotted path:") == 4
 
 
 def test_the_module_runs_as_the_command_does():

@@ -11,30 +11,34 @@ from c3jax.analysis.costs import Cost, Costs
 
 
 class Chip(NamedTuple):
-    """What its maker publishes of one device, as JAX counts them. GB are 10^9 bytes."""
+    """What its maker publishes of a chip. GB are 10^9 bytes."""
 
     name: str
     bfloat16: float  # peak, 10^12 floating-point operations a second, dense
     float32: float  # the same of products of float32 numbers at their full precision
     bandwidth: float  # of its main memory, GB a second
     memory: float  # GB
-    per_chip: int = 1  # devices of one chip
+    devices: int = 1  # as which JAX counts it, who share all of the above equally
+
+    def share(self) -> Chip:
+        """What one of its devices has."""
+        bfloat16, float32, bandwidth, memory = (figure / self.devices for figure in self[1:5])
+        return Chip(self.name, bfloat16, float32, bandwidth, memory)
 
 
-def _tpu(name: str, bfloat16: float, bandwidth: float, memory: float, per_chip: int = 1) -> Chip:
+def _tpu(name: str, bfloat16: float, bandwidth: float, memory: float, devices: int = 1) -> Chip:
     """TPUs multiply bfloat16; XLA makes a float32 product at its full precision of six such passes."""
-    return Chip(name, bfloat16, bfloat16 / 6, bandwidth, memory, per_chip)
+    return Chip(name, bfloat16, bfloat16 / 6, bandwidth, memory, devices)
 
 
-# TPUs: the page of each version on docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x), which gives a chip's
-# figures; a chip of tpu7x is two devices with half of them. GPUs: NVIDIA's data sheets of the SXM modules (A100 of 80
-# GB, H100, H200), tensor cores without sparsity for bfloat16, the ordinary cores for float32.
+# TPUs: the page of each version on docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x). GPUs: NVIDIA, data sheets
+# of the SXM modules (A100 of 80 GB, H100, H200), tensor cores without sparsity for bfloat16, others for float32.
 CHIPS = {
-    "v4": _tpu("TPU v4", 275, 1228, 32),
+    "v4": _tpu("TPU v4", 275, 1200, 32),
     "v5e": _tpu("TPU v5e", 197, 819, 16),
     "v5p": _tpu("TPU v5p", 459, 2765, 95),
     "v6e": _tpu("TPU v6e", 918, 1640, 32),
-    "tpu7x": _tpu("TPU7x", 2307 / 2, 7380 / 2, 192 / 2, per_chip=2),
+    "tpu7x": _tpu("TPU7x", 2307, 7380, 192, devices=2),
     "a100": Chip("A100", 312, 19.5, 2039, 80),
     "h100": Chip("H100", 989, 67, 3350, 80),
     "h200": Chip("H200", 989, 67, 4800, 141),
@@ -45,7 +49,7 @@ def compute_seconds(chip: Chip, products: Costs, traffic: Costs) -> float:
     """The least seconds of one call of a program, the loops that may end early and the rest one after the other.
 
     Args:
-      chip: that it runs on.
+      chip: what one device has (`Chip.share`).
       products: whose FLOPs count.
       traffic: whose bytes count; the same, or what a compiler made of it.
     """

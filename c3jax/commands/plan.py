@@ -21,6 +21,7 @@ from c3jax.analysis.costs import Costs, compute_costs, share_costs
 from c3jax.analysis.hlo import read_module
 from c3jax.analysis.roofline import compute_seconds
 from c3jax.commands.runtime import set_numerics
+from c3jax.commands.target import Compiled, Target, compile_for, open_target
 from c3jax.commands.terminal import make_console
 from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig, uses_reference
@@ -32,7 +33,6 @@ from c3jax.rollout.branches import trim_credited
 from c3jax.rollout.context import make_frame
 from c3jax.rollout.tree import TreeSampler
 from c3jax.setup.memory import Estimate, Limit, estimate_memory, find_largest, format_bytes
-from c3jax.setup.target import Compiled, Target, compile_for, open_target
 from c3jax.setup.team import Setup, count_held, outline_setup, widen_fan_out
 from c3jax.types import Messages, Rollout, UserError
 
@@ -200,7 +200,7 @@ def _plan_one(target: Target, program: Program, estimate: Estimate, tensor: int)
     # Lowered programs are of one device's problems, and cut along tensor by the compiler alone.
     products = share_costs(compute_costs(read_module(compiled.lowered)), tensor)
     traffic = None if compiled.optimised is None else compute_costs(read_module(compiled.optimised))
-    seconds = None if target.chip is None or traffic is None else compute_seconds(target.chip, products, traffic)
+    seconds = None if target.device is None or traffic is None else compute_seconds(target.device, products, traffic)
     size = estimate.total("always") + estimate.total(program.when)
     return Planned(program, compiled._replace(lowered="", optimised=None), products, traffic, size, seconds)
 
@@ -264,9 +264,9 @@ def _describe_program(target: Target, one: Planned) -> dict[str, Any]:
 
 def _describe_fit(target: Target, planned: Sequence[Planned], estimate: Estimate) -> list[str]:
     """A sentence for each program that does not fit, with the field that makes it smaller; or one for all that do."""
-    if target.chip is None:
+    if target.device is None:
         return []
-    lines, limit = [], Limit(target.chip.name, int(target.chip.memory * 1e9))
+    lines, limit = [], Limit(target.device.name, int(target.device.memory * 1e9))
     for one in planned:
         memory = one.compiled.memory
         size = one.estimate if memory is None else memory.total + one.program.beside
@@ -274,9 +274,9 @@ def _describe_fit(target: Target, planned: Sequence[Planned], estimate: Estimate
             continue
         largest = find_largest(estimate, limit, one.program.when)
         what = f"{one.program.name} does not fit: it takes {'about ' if memory is None else ''}{format_bytes(size)}"
-        reason = f" (the compiler: {one.compiled.refusal})" if one.compiled.refusal else ""
+        refusal = f" (the compiler: {one.compiled.refusal})" if one.compiled.refusal else ""
         lines.append(
-            f"{what} of the {format_bytes(limit.bytes)} of a device{reason}; the largest part, {largest.name}, about"
+            f"{what} of the {format_bytes(limit.bytes)} of a device{refusal}; the largest part, {largest.name}, about"
             f" {format_bytes(largest.bytes)}: try {largest.remedy}"
             + ("" if largest.when != "always" else ", or mesh.fsdp with more parts")
         )
@@ -301,7 +301,7 @@ _SIZES = (
 
 def _print_plan(console: Console, target: Target, facts: dict[str, Any]) -> None:
     laid = ", ".join(f"{name} {size}" for name, size in facts["mesh"].items())
-    kind = target.chip.name if target.chip else "CPU"
+    kind = target.device.name if target.device else "CPU"
     console.print(f"{facts['devices']} x {kind}{f', mesh {laid}' if laid else ''}; figures are of one device")
     if target.missing:
         console.print(f"lowered for {target.platform} and not compiled: {target.missing}", soft_wrap=True)

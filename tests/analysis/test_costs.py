@@ -138,3 +138,9 @@ def test_a_roofline_is_the_slower_of_products_and_traffic_phase_by_phase():
         open=busy.open._replace(flops={"f32": 197e12 / 12}, bytes=819e9 * 2),  # half a second, and two of traffic
     )
     assert compute_seconds(chip, scaled, scaled) == pytest.approx(3.0)
+
+
+def test_the_devices_of_a_chip_share_its_figures():
+    half = CHIPS["tpu7x"].share()
+    assert (half.bfloat16, half.bandwidth, half.memory) == (2307 / 2, 7380 / 2, 192 / 2)
+    assert CHIPS["h100"].share() == CHIPS["h100"]

@@ -13,9 +13,9 @@ import pytest
 
 from c3jax.cli import main
 from c3jax.commands import plan
+from c3jax.commands.target import open_target
 from c3jax.config.file import load_config
 from c3jax.learner.state import init_state
-from c3jax.setup.target import open_target
 from c3jax.setup.team import make_setup, outline_setup
 
 LAYERS, WIDTH, MLP, QUESTION, TOKENS = 2, 16, 32, 17, (6, 4)

@@ -30,13 +30,9 @@ class Target(NamedTuple):
     platform: str  # tpu, cuda or cpu
     topology: str
     devices: tuple[Any, ...]  # over which a mesh may be laid
-    chip: Chip | None  # None for a CPU
+    chips: int
+    device: Chip | None  # what one device has; None for a CPU
     missing: str  # why programs are lowered alone; empty where they are compiled
-
-    @property
-    def chips(self) -> int:
-        """Whole chips."""
-        return len(self.devices) // (self.chip.per_chip if self.chip else 1)
 
 
 class Memory(NamedTuple):
@@ -79,20 +75,34 @@ def open_target(platform: str, topology: str, target_config: Path | None = None)
     if not _SIZES.fullmatch(sizes) or (platform != "cpu" and name not in CHIPS):
         known = "a number of devices" if platform == "cpu" else f"one of {', '.join(CHIPS)}, a colon and sizes, v5e:4x4"
         raise UserError(f"--topology: expected {known}, got {topology!r}")
-    chip, count = CHIPS.get(name), math.prod(map(int, sizes.split("x")))
+    chip, chips = CHIPS.get(name), math.prod(map(int, sizes.split("x")))
     jax.config.update("jax_platforms", "cpu")  # whatever else is here is not asked for
-    missing = ""
-    if platform == "tpu":
-        if importlib.util.find_spec("libtpu") is not None:
-            return Target(platform, topology, _describe(topology, platform, {}), chip, "")
+    devices, missing = (), ""
+    if platform == "tpu" and importlib.util.find_spec("libtpu") is not None:
+        devices = _describe_tpus(topology, sizes)
+    elif platform == "tpu":
         missing = "libtpu is not installed (extra: tpu)"
-    if platform == "cuda":
-        if target_config is None or not any(map(importlib.util.find_spec, _PLUGINS)):
-            missing = "it takes JAX's CUDA plugin (extra: cuda or cuda12) and --target-config"
-        else:
-            return Target(platform, topology, _describe_gpus(topology, sizes, target_config), chip, "")
-    count *= 1 if chip is None else chip.per_chip
-    return Target(platform, topology, _list_cpus(count), chip, missing)
+    elif platform == "cuda" and target_config is not None and any(map(importlib.util.find_spec, _PLUGINS)):
+        devices = _describe_gpus(topology, sizes, target_config)
+    elif platform == "cuda":
+        missing = "it takes JAX's CUDA plugin (extra: cuda or cuda12) and --target-config"
+    if chip is None:
+        return Target(platform, topology, _list_cpus(chips), chips, None, "")
+    devices = devices or _list_cpus(chips * chip.devices)
+    # Of a chip with two cores some versions are one device and some are two.
+    share = chip._replace(devices=len(devices) // chips).share()
+    return Target(platform, topology, devices, chips, share, missing)
+
+
+def _describe_tpus(topology: str, sizes: str) -> tuple[Any, ...]:
+    # libtpu would ask a cloud's metadata server what it runs on, complain of a host without a name, and keep every
+    # other process that compiles from starting.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # A host has four chips where nothing else is told.
+    bounds = (*map(int, sizes.split("x")), 1, 1)[:3]
+    return _describe(topology, "tpu", {"chips_per_host_bounds": bounds} if math.prod(bounds) < 4 else {})
 
 
 def _describe_gpus(topology: str, sizes: str, target_config: Path) -> tuple[Any, ...]:
@@ -101,20 +111,16 @@ def _describe_gpus(topology: str, sizes: str, target_config: Path) -> tuple[Any,
         text = target_config.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--target-config {target_config}: cannot be read ({error})") from None
-    hosts = "x".join(["1"] * (2 - sizes.count("x"))) if sizes.count("x") < 2 else ""  # hosts, slices and devices
-    whole = "x".join(filter(None, (hosts, sizes)))
+    whole = "1x" * (2 - sizes.count("x")) + sizes  # slices, hosts and devices
     return _describe(topology, "cuda", {"target_config": text, "topology": whole})
 
 
-def _describe(topology: str, platform: str, options: Mapping[str, str]) -> tuple[Any, ...]:
+def _describe(topology: str, platform: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
     from jax.experimental import topologies
 
-    # libtpu would ask a cloud's metadata server what it runs on, and complain of a host without a name.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     try:
         return tuple(topologies.get_topology_desc(topology, platform, **options).devices)
-    except Exception as error:  # whatever a plugin raises for a topology that it does not know
+    except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--topology {topology}: cannot be had ({reason:.200})") from None
 
