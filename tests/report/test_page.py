@@ -154,6 +154,34 @@ def test_a_page_holds_a_tree_in_columns(make_run):
     ]
 
 
+def test_a_plan_of_several_trees_is_shown_branch_by_branch(make_run):
+    """One episode, and its copies without the first message and without the last."""
+    plan, answer = ({"turn": turn, "role": role} for turn, role in (("plan", "planner"), ("answer", "solver")))
+    credit = {"value": 1.0, "baseline": 0.0, "advantage": 1.0}
+    nodes = [
+        plan | {"branch": 0, "kind": "factual", "index": [0], "text": "go", **credit},
+        answer | {"branch": 0, "kind": "factual", "index": [0, 0], "text": "7", "return": 1, **credit},
+        answer | {"branch": 1, "kind": "counterfactual", "index": [0, 0], "text": "8", "return": 0},
+        answer | {"branch": 2, "kind": "counterfactual", "index": [0, 0], "text": "", "return": 0},
+    ]
+    kept = [[0, [0]], None]
+    branches = [{"given": given} for given in ([], [None], kept)]
+    head = {"problem": "p0", "question": "?", "protocol": ["plan", "answer"], "step": 0, "method": "difference"}
+    record = head | {"plan": {"form": "removal", "episodes": 1}, "branches": branches, "nodes": nodes}
+    trees = Parsed(render_report([make_run(trees=[record])])).data["transcripts"]["trees"]
+    assert [(tree["line"], tree["problem"]) for tree in trees] == [
+        ("0.0", "p0, factual"),
+        ("0.1", "p0, counterfactual after plan"),
+        ("0.2", "p0, counterfactual after answer"),
+    ]
+    assert [[turn["text"] for turn in tree["turns"]] for tree in trees] == [
+        [["go"], ["7"]],
+        [[""], ["8"]],
+        [["go"], [""]],
+    ]
+    assert [tree["turns"][1]["advantage"] for tree in trees] == [[1.0], [None], [None]]
+
+
 @pytest.mark.parametrize(
     ("characters", "shown"),
     [
