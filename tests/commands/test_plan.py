@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,6 +21,7 @@ from c3jax.config.file import load_config
 from c3jax.learner.state import init_state
 from c3jax.setup.team import make_setup, outline_setup
 
+ROOT = Path(__file__).resolve().parents[2]
 LAYERS, WIDTH, MLP, QUESTION, TOKENS = 2, 16, 32, 17, (6, 4)
 SMALL = {
     **{"steps": 5, "problems": 4, "rollout_problems": 2, "task.train_problems": 16, "task.heldout_problems": 8},
@@ -113,17 +117,26 @@ def test_the_shapes_of_all_programs_are_those_that_a_run_calls_them_with():
 
 
 def test_without_its_compiler_a_program_is_lowered_and_the_estimate_says_what_does_not_fit(capsys):
-    assert main([*GPU, "--only", "trees"]) == 0
-    text = capsys.readouterr().out
-    assert (
-        "lowered for cuda and not compiled" in text
-        and "everything fits the 80.0 GB of a device by our estimate" in text
-    )
-    table = text.splitlines()[2 : [line[:7] for line in text.splitlines()].index("A step:")]
-    assert len(table) > 5 and max(map(len, table)) <= 80
     assert main([*GPU, "--only", "trees", "--model.width", "65536", "--model.mlp_width", "262144"]) == 0
     text = capsys.readouterr().out
+    assert "lowered for cuda and not compiled" in text
     assert "trees does not fit: it takes about" in text and "try policy.kind adapters, or a smaller model" in text
+    table = text.splitlines()[2 : [line[:7] for line in text.splitlines()].index("A step:")]
+    assert len(table) > 5 and max(map(len, table)) <= 80
+
+
+def test_on_a_mesh_a_device_has_its_share_of_the_products(capsys):
+    """In a process of its own, which has four devices."""
+    mesh = ("--topology", "h100:4", "--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "2")
+    command = [sys.executable, "-m", "c3jax.cli", *GPU[:4], *mesh, *WORDS, "--only", "trees", "--json"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    facts = json.loads(answer.stdout)
+    assert facts["devices"] == 4 and facts["mesh"] == {"data": 1, "fsdp": 2, "tensor": 2}
+    assert main([*GPU, "--only", "trees", "--json"]) == 0
+    (part,), (whole,) = facts["programs"], json.loads(capsys.readouterr().out)["programs"]
+    assert part["flops"] == {kind: flops / 4 for kind, flops in whole["flops"].items()}
+    assert facts["fit"] == ["everything fits the 80.0 GB of a device by our estimate"]
+    assert part["unread_loops"] == 0 and part["flops_open"] == whole["flops_open"] / 4
 
 
 def test_what_cannot_be_planned_is_refused_in_a_sentence(capsys):
