@@ -143,12 +143,14 @@ def call_export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
 def call_study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Run a study."""
     config, run_dir = study_config.load_study(arguments.config, overrides), _choose_run_dir(arguments)
+    from c3jax import processes
     from c3jax.commands.runtime import set_up_process
     from c3jax.lab import chunks, run
     from c3jax.run import directory as rundir
 
-    console = set_up_process()
-    with rundir.open_run_dir(run_dir, config, ["c3jax", *arguments.words], study_config.make_loader(config)) as opened:
+    console = set_up_process(joins=config.kind != "bench")
+    command, load = ["c3jax", *arguments.words], study_config.make_loader(config)
+    with processes.explain_loss(), rundir.open_run_dir(run_dir, config, command, load) as opened:
         rundir.record_start(opened, chunks.count_saved(opened.path))
         return run.run_study(config, opened.path, console)
 

@@ -2,6 +2,9 @@
 
 A block is runs that one program can make together. A chunk is as many of them as fit; its file holds what they record,
 so a study that was killed resumes with the runs that no file holds. Files are written whole or not at all.
+
+The runs of a chunk are cut over a process's devices. Each of several processes takes chunks until none is left. What a
+process had taken that is lost is taken again when the study is started again.
 """
 
 from __future__ import annotations
@@ -17,14 +20,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from c3jax.processes import ask_first, share
 from c3jax.run.files import replacing
 from c3jax.types import UserError
 
 GIGABYTE = 1e9
-_FOLDER = "chunks"
+_FOLDER, _TAKEN = "chunks", ".taken"
 
 Lanes = Any  # a pytree of arrays: all in which runs of one program differ; of several runs, with the runs in front
 Train = Callable[[jax.Array, Lanes], Any]  # (the study's key, one run's lane) -> a NamedTuple of what the run records
@@ -49,7 +54,7 @@ class CompiledBlock(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What all runs recorded, and what it took."""
+    """What all runs recorded, and what it took in this process."""
 
     recorded: Record  # the runs in front, in the order of their numbers
     resumed: int  # runs that were there already
@@ -66,15 +71,19 @@ def run_blocks(blocks: Sequence[Block], key: jax.Array, memory_gb: float, run_di
 
     Args:
       key: the study's, the same for all runs.
-      memory_gb: what one program may take, in 10^9 bytes.
+      memory_gb: what one program may take of each device, in 10^9 bytes.
       run_dir: where finished chunks are, and new ones are written.
+
+    Returns:
+      The same records in every process, once all chunks are finished.
 
     Raises:
       UserError: a single run of a block takes more memory, or a chunk's file cannot be read.
     """
     folder = run_dir / _FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    ask_first(lambda: _forget_taken(folder))
     kept = _load_chunks(folder)
+    share(None)  # all know the same chunks, and so cut what remains alike
     resumed = len(kept)
     begin = time.perf_counter()
     remaining = [block for block in (_drop_done(block, kept) for block in blocks) if block.numbers]
@@ -87,24 +96,32 @@ def run_blocks(blocks: Sequence[Block], key: jax.Array, memory_gb: float, run_di
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total, completed=resumed)
         for program, first in chunks:
-            kept |= _run_chunk(program, first, key, folder)
+            if _take(folder, program.block.numbers[first]):
+                kept |= _run_chunk(program, first, key, folder)
             bar.update(task, completed=len(kept))
             if not console.is_terminal:
                 console.print(f"{len(kept)}/{total} runs", soft_wrap=True)
+    while len(kept) < total:  # the others' are on their way; the runtime ends this process where one of them is lost
+        time.sleep(1.0)
+        kept = _load_chunks(folder)
     records = [kept[number] for number in sorted(kept)]
     recorded = {name: np.stack([record[name] for record in records]) for name in records[0]}
     return Outcome(recorded, resumed, len(programs), len(chunks), compiled - begin, time.perf_counter() - compiled)
 
 
 def compile_block(block: Block, key: jax.Array, memory_gb: float) -> CompiledBlock:
-    """Compile a block for as many runs a call as fit into the memory, in chunks of nearly equal size.
+    """Compile a block for as many runs a call as fit into the devices' memory, in chunks of nearly equal size.
+
+    A call is of the same number of runs on every device, and there is a chunk for every process where runs suffice.
 
     Raises:
       UserError: a single run does not fit; it says what would do.
     """
     runs, limit = len(block.numbers), memory_gb * GIGABYTE
-    train = jax.jit(jax.vmap(block.train, in_axes=(None, 0)))
-    width = runs
+    mesh, one, cut = Mesh(jax.local_devices(), "lanes"), PartitionSpec(), PartitionSpec("lanes")
+    train = jax.vmap(block.train, in_axes=(None, 0))
+    train = jax.jit(jax.shard_map(train, mesh=mesh, in_specs=(one, cut), out_specs=cut, check_vma=False))
+    width = _divide(runs, jax.process_count(), mesh.size)
     while True:
         shapes = jax.tree.map(lambda leaf, n=width: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), block.lanes)
         program = compile_lowered(train.lower(key, shapes))
@@ -113,12 +130,17 @@ def compile_block(block: Block, key: jax.Array, memory_gb: float) -> CompiledBlo
         size = parts.argument_size_in_bytes + parts.output_size_in_bytes + parts.temp_size_in_bytes
         if size <= limit:
             return CompiledBlock(block, program, width)
-        if width == 1:
+        if width == mesh.size:
             raise UserError(
                 f"memory_gb: expected at least {size / GIGABYTE:.3g} for one run of {block.name}, got {memory_gb:g}"
             )
-        fitting = max(1, min(width - 1, int(width * limit / size)))
-        width = math.ceil(runs / math.ceil(runs / fitting))
+        fitting = max(mesh.size, min(width - mesh.size, int(width * limit / size) // mesh.size * mesh.size))
+        width = _divide(runs, math.ceil(runs / fitting), mesh.size)
+
+
+def _divide(runs: int, parts: int, devices: int) -> int:
+    """The least width with which so many chunks hold all runs, the same on every device."""
+    return math.ceil(math.ceil(runs / parts) / devices) * devices
 
 
 def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
@@ -155,6 +177,23 @@ def _run_chunk(program: CompiledBlock, first: int, key: jax.Array, folder: Path)
     with replacing(folder / f"{numbers[0]:06d}.npz") as partial, partial.open("wb") as file:
         np.savez(file, numbers=np.array(numbers), **columns)  # pyright: ignore[reportArgumentType]  # no such option
     return _split_runs(numbers, columns)
+
+
+def _take(folder: Path, number: int) -> bool:
+    """Whether the chunk that begins with this run is this process's to make: no other took it before."""
+    if jax.process_count() > 1:
+        try:
+            (folder / f"{number:06d}{_TAKEN}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+    return True
+
+
+def _forget_taken(folder: Path) -> None:
+    """What was taken before this start and is not finished is lost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"*{_TAKEN}"):
+        path.unlink()
 
 
 def _load_chunks(folder: Path) -> dict[int, Record]:

@@ -59,7 +59,7 @@ class SweepStudy(Section):
     learning_rates: Annotated[tuple[PositiveFloat, ...], pydantic.Field(min_length=1)]
     """The policy's learning rates, of a schedule the peak, each run with every seed."""
     memory_gb: PositiveFloat = 4.0
-    """Memory that one compiled program may take, in 10^9 bytes; runs that do not fit together are run in chunks."""
+    """What one compiled program may take of a device's memory, in 10^9 bytes; more runs than fit are run in chunks."""
 
 
 class LearningStudy(CasesStudy, SweepStudy):

@@ -23,6 +23,7 @@ from c3jax.credit.methods import find_method
 from c3jax.credit.plans import Plan
 from c3jax.lab.chunks import Block, Lanes, Record, Train, run_blocks
 from c3jax.lab.sections import Estimator, count_costs, describe_estimator, make_plan
+from c3jax.processes import is_first
 
 LEVEL = 0.95  # of all intervals, over seeds
 _LABELS = {"calls": "evaluator calls", "messages": "messages generated", "tokens": "tokens generated"}
@@ -63,11 +64,11 @@ class Sweep(NamedTuple):
 
 
 def run_sweep(sweep: Sweep, seed: int, memory_gb: float, run_dir: Path, console: Console) -> list[TableRow]:
-    """Make the runs that a directory does not hold yet, and write tables, curves and figures into it.
+    """Make the runs that a directory does not hold yet; the first process writes tables, curves and figures into it.
 
     Args:
       seed: of the study's key.
-      memory_gb: what one program may take, in 10^9 bytes.
+      memory_gb: what one program may take of each device, in 10^9 bytes.
 
     Returns:
       The table of results, a row an arm.
@@ -79,6 +80,8 @@ def run_sweep(sweep: Sweep, seed: int, memory_gb: float, run_dir: Path, console:
     recorded = {name: x.reshape(len(sweep.arms), -1, *x.shape[1:]) for name, x in outcome.recorded.items()}
     findings = sweep.read(recorded)
     results, curves = tabulate_results(sweep.arms, findings), tabulate_curves(sweep.arms, findings)
+    if not is_first():
+        return results
     title = sweep.figure.capitalize()
     save_table(run_dir / "results", results, f"{title}: results by estimator")
     save_table(run_dir / "curves", curves, f"{title}: curves")

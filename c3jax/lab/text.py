@@ -34,6 +34,7 @@ from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.learner.state import TrainState
 from c3jax.models.policy import Weights
+from c3jax.processes import is_first
 from c3jax.protocol import plan_turns
 from c3jax.rollout import address, sampling, tree
 from c3jax.setup.imitation import warm_up
@@ -193,7 +194,8 @@ def run(config: TextStudy, run_dir: Path, console: Console) -> int:
         ),
     )
     results = sweep.run_sweep(study, config.seed, config.memory_gb, run_dir, console)
-    save_figure(_plot_accuracy(results), run_dir / "figures" / "accuracy")
+    if is_first():
+        save_figure(_plot_accuracy(results), run_dir / "figures" / "accuracy")
     return 0
 
 

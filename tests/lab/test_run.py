@@ -6,6 +6,11 @@ import csv
 import io
 import json
 import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -228,6 +233,36 @@ def test_memory_is_no_part_of_what_a_study_is(study, capsys):
     assert cli.main(words) == 0
     results = [(study["folder"] / name / "results.csv").read_bytes() for name in ("a", "small")]
     assert results[0] == results[1]
+
+
+def start_study(folder: Path, run: Path, port: int, index: int) -> subprocess.Popen:
+    """One of two processes, each with four devices."""
+    command = [sys.executable, "-m", "c3jax.cli", "study", str(folder / "tiny.yaml"), "--run-dir", str(run)]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    common = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "C3JAX_COORDINATOR": f"localhost:{port}"}
+    environment = os.environ | common | {"C3JAX_PROCESSES": "2", "C3JAX_PROCESS": str(index)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_study_on_two_processes_of_four_devices_is_that_on_one(study, tmp_path):
+    """Resumed without a finished chunk, one of them taken by a process that was lost."""
+    run, results = tmp_path / "run", (study["run"] / "results.csv").read_bytes()
+    ignored = shutil.ignore_patterns("*.npz", "results.*")
+    shutil.copytree(study["run"], run, ignore=ignored)
+    (run / "chunks" / "000000.taken").touch()
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    processes = [start_study(study["folder"], run, port, index) for index in range(2)]
+    for process in processes:
+        text, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, text
+    # Six runs in two chunks of one a device: four, and two.
+    chunks = [dict(np.load(run / "chunks" / name)) for name in ("000000.npz", "000004.npz")]
+    whole = np.load(study["run"] / "chunks" / "000000.npz")
+    for name in whole.files:
+        np.testing.assert_allclose(np.concatenate([chunk[name] for chunk in chunks]), whole[name], rtol=0, atol=1e-6)
+    assert (run / "results.csv").read_bytes() == results
 
 
 def test_a_finished_study_is_shown_again_without_a_run(study, capsys):
