@@ -240,7 +240,8 @@ def start_study(folder: Path, run: Path, port: int, index: int) -> subprocess.Po
     command = [sys.executable, "-m", "c3jax.cli", "study", str(folder / "tiny.yaml"), "--run-dir", str(run)]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     common = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "C3JAX_COORDINATOR": f"localhost:{port}"}
-    environment = os.environ | common | {"C3JAX_PROCESSES": "2", "C3JAX_PROCESS": str(index)}
+    common |= {"C3JAX_PROCESSES": "2", "C3JAX_PROCESS": str(index), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    environment = os.environ | common
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
