@@ -27,7 +27,7 @@ SPEC = DecoderSpec(60, 2, 16, 4, 2, 4, 32, 128, 1e4, 1e-5, False, biases=("query
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Any]:
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, str(PROGRAM)], env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr

@@ -150,7 +150,9 @@ def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 def list_quick_options() -> dict[str, Any] | None:
     """Options of a compiler that does without LLVM's costly passes, which on CPU take longer than they save."""
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    if jax.default_backend() != "cpu" or jax.config.read("jax_disable_most_optimizations"):
+        return None  # the latter does without more of them
+    return {"xla_backend_optimization_level": 1}
 
 
 def count_saved(run_dir: Path) -> int:

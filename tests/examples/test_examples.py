@@ -55,7 +55,7 @@ def run(wheel: Path, home: Path, tmp_path: Path):
 def train(run, tmp_path: Path, config: str, files: tuple[str, ...], *overrides: str) -> Path:
     program = "import sys, c3jax.cli; print(c3jax.__file__); sys.exit(c3jax.cli.main())"
     small = ("--steps", "2", "--problems", "8", "--evaluation.problems", "8")
-    small += ("--evaluation.batch", "8", "--evaluation.samples", "0")
+    small += ("--evaluation.batch", "8", "--evaluation.samples", "0", "--model.layers", "1")
     done = run("-c", program, "train", config, *small, *overrides, files=files)
     assert str(ROOT) not in done.stdout.partition("\n")[0]
     return tmp_path / "runs" / Path(config).stem
