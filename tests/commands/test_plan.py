@@ -154,7 +154,7 @@ def test_what_cannot_be_planned_is_refused_in_a_sentence(capsys):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra tpu is not installed")
 def test_a_sampler_is_compiled_for_a_tpu_slice(capsys):
     words = ("--platform", "tpu", "--topology", "v5e:2x2", "--only", "greedy", "--json")
-    assert main(["plan", "quickstart", *words, *WORDS]) == 0
+    assert main(["plan", "quickstart", *words, *WORDS, "--rollout_problems", "4", "--learner.minibatches", "1"]) == 0
     facts = json.loads(capsys.readouterr().out)
     (row,) = facts["programs"]
     assert facts["devices"] == 4 and facts["mesh"] == {"data": 4, "fsdp": 1, "tensor": 1}
