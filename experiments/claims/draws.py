@@ -17,7 +17,8 @@ from scipy import stats
 
 from c3jax.analysis.statistics import Interval, compute_jackknife_interval, compute_student_interval
 from c3jax.analysis.tables import make_columns
-from c3jax.credit.methods import METHODS, Normalise
+from c3jax.credit.method import Normalise
+from c3jax.credit.methods import METHODS
 from c3jax.credit.plans import Plan, make_arms, make_auxiliary, make_flat, make_replay, make_tree
 from c3jax.lab import games, play, policies
 from c3jax.lab.analyse import Figures, compute_bias
