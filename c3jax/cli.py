@@ -153,7 +153,7 @@ def _add_policy_commands(commands: Any) -> None:
     spoken = replay.add_mutually_exclusive_group()
     spoken.add_argument("--say", metavar="TEXT", help="put this in the role's mouth, beside the recorded alternatives")
     spoken.add_argument("--say-file", metavar="FILE", help="the same, read from a file")
-    replay.add_argument("--samples", metavar="M", type=int, default=32, help="continuations of a message (default: 32)")
+    replay.add_argument("--continuations", metavar="M", type=int, default=32, help="fresh ones, of each (default: 32)")
     replay.add_argument("--checkpoint", metavar="STEP", help="another policy than the one that drew it: newest, ...")
     replay.add_argument("--json", action="store_true", help="print JSON")
     _add_unsafe(replay)

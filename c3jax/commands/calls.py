@@ -109,8 +109,8 @@ def call_ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Draw recorded messages again, or compare others with them."""
-    if arguments.samples < 1:
-        raise UserError(f"--samples: expected at least 1, got {arguments.samples}")
+    if arguments.continuations < 1:
+        raise UserError(f"--continuations: expected at least 1, got {arguments.continuations}")
     _check_source(arguments.source, overrides)
     message = arguments.say
     if arguments.say_file is not None:
@@ -122,7 +122,7 @@ def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
     from c3jax.commands.runtime import set_up_process
 
     asked = (arguments.problem, arguments.step, arguments.node, arguments.branch, arguments.checkpoint)
-    request, console = replay.Request(*asked, message, arguments.samples), set_up_process()
+    request, console = replay.Request(*asked, message, arguments.continuations), set_up_process()
     is_contained = not arguments.unsafe_no_sandbox
     return replay.replay_source(
         Path(arguments.source), request, console, arguments.json, is_contained, _accept(arguments)

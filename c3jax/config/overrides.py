@@ -13,7 +13,7 @@ OPTIONS = (
     *("--help", "--version", "--run-dir", "--checkpoint", "--json", "--sample", "--transcript"),
     *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
     *("--unsafe-no-sandbox", "--accept-changes", "--format", "--configs", "--scored"),
-    *("--problem", "--node", "--step", "--branch", "--say", "--say-file", "--samples"),
+    *("--problem", "--node", "--step", "--branch", "--say", "--say-file", "--continuations"),
     *("--platform", "--topology", "--target-config", "--only"),
 )
 
