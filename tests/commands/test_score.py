@@ -56,7 +56,15 @@ def record_step(step, fan_out, method, normalise="none", trained=None, problems=
     credit = apply_credit(make_credit_matrix(method, make_tree(fan_out), trained), return_PL, normalise=normalise)
     rows = [problems * math.prod(fan_out[: turn + 1]) for turn in range(len(fan_out))]
     levels = tuple(
-        Messages(*([np.zeros((n, 1))] * 4), support_NTK=np.zeros((n, 1, 0)), truncated_N=np.zeros(n)) for n in rows
+        Messages(
+            tokens_NT=np.zeros((n, 1), np.int32),
+            content_NT=np.zeros((n, 1), bool),
+            sampled_NT=np.zeros((n, 1), bool),
+            behaviour_logp_NT=np.zeros((n, 1), np.float32),
+            support_NTK=np.zeros((n, 1, 0), np.int32),
+            truncated_N=np.zeros(n, bool),
+        )
+        for n in rows
     )
     return make_records(
         make_config(fan_out, method, normalise, trained),
