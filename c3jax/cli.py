@@ -36,7 +36,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)  # of standard output: disk fu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 failed, 2 the user can mend it, 130 stopped by
-    Ctrl-C, 75 by SIGTERM: what was stopped goes on when it is started again.
+    Ctrl-C, 75 by SIGTERM, 3 by an alarm of its config: what was stopped goes on when it is started again.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _make_parser()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ from rich.console import Console
 from c3jax import evaluate, processes
 from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig, uses_reference
-from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.plans import Branch, Plan
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out
+from c3jax.learner.figures import count_turns, describe_credit, describe_sets, describe_turns, describe_verdicts
 from c3jax.learner.state import TrainState, pack_state, unpack_state
 from c3jax.models import sharding
 from c3jax.models.policy import Weights
@@ -32,6 +32,7 @@ from c3jax.rollout import address, tree
 from c3jax.rollout.branches import PlanDraws, draw_plan, join_credited
 from c3jax.rollout.collect import fetch_messages
 from c3jax.run import records
+from c3jax.run.alarms import Watch
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.run.directory import open_run_dir, record_start
 from c3jax.run.interrupt import catch_signals
@@ -50,9 +51,9 @@ from c3jax.setup.team import (
     make_questions,
     make_setup,
 )
-from c3jax.types import Credit, FanOut, Messages, Params, Problem, Rollout, Verdict, VerdictName
+from c3jax.types import Credit, FanOut, Messages, Params, Problem, Rollout
 
-DONE, FAILED = 0, 1  # exit codes; interrupt.py has those of a run that was told to stop
+DONE, FAILED = 0, 1  # exit codes; interrupt.py and alarms.py have those of a run that was stopped
 
 
 class _Compiled(NamedTuple):
@@ -72,7 +73,8 @@ class _Open(NamedTuple):
     console: Console
     store: CheckpointStore
     write: Callable[[int, dict[str, Any]], None]  # a step's figures
-    ask_to_stop: Callable[[], int]  # of all processes: an exit code, 0 where none was told to stop
+    ask_to_stop: Callable[..., int]  # of all processes: an exit code, 0 where none was told to stop
+    watch: Watch
 
 
 def train(
@@ -94,7 +96,7 @@ def train(
       accepts_changes: resume a run whose problems, model or modules are not what they were; the manifest says so.
 
     Returns:
-      The exit code: DONE, FAILED, or STOPPED by Ctrl-C, or TERMINATED by SIGTERM.
+      The exit code: DONE, FAILED, or STOPPED by Ctrl-C, TERMINATED by SIGTERM, or ALARMED by an alarm of the config.
 
     Raises:
       UserError: before anything is written, where the config, its files or the directory cannot be used.
@@ -122,8 +124,8 @@ def train(
         evaluations = tuple(evaluate.make_evaluation(setup, profile) for profile in evaluate.list_profiles(setup))
         compiled = _Compiled(*step, evaluations, evaluator)
 
-        def ask_to_stop() -> int:
-            return max(processes.share(interrupts.code))
+        def ask_to_stop(code: int = 0) -> int:
+            return max(processes.share(interrupts.code or code))
 
         started = _start(setup, store, console, ask_to_stop, run)
         if started is None:
@@ -134,7 +136,7 @@ def train(
         write = stack.enter_context(open_trackers(openers, tracked, console.print))
         if first == 0:
             _evaluate_once(setup, compiled, state, run / "eval" / "before.json", 0, console)
-        opened = _Open(run, console, store, write, ask_to_stop)
+        opened = _Open(run, console, store, write, ask_to_stop, Watch(config, read_metrics(run), console))
         state, code = _take_steps(setup, compiled, opened, state, fan_out, first)
         if code == DONE:
             _evaluate_once(setup, compiled, state, run / "eval" / "after.json", config.steps, console)
@@ -159,12 +161,13 @@ def _take_steps(
             done = step + 1
             if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
                 row |= _evaluate(setup, compiled, state, run / "eval" / f"step-{done}.json", done)
+            row |= opened.watch.check(step, row) if processes.is_first() else {}
             opened.write(step, row)
             progress.show(step, row)
             if max(row["bad_in_row"], row.get("critic_bad_in_row", 0)) >= config.learner.max_bad_updates:
                 opened.console.print(_describe_bad(row, done, run), style="red", soft_wrap=True)
                 return state, FAILED
-            code = opened.ask_to_stop()
+            code = opened.ask_to_stop(opened.watch.code)
             if done == config.steps or code or done % config.checkpoint.every == 0:
                 opened.store.save(done, pack_state(state, fan_out), _find_best_value(config, run, row))
             if code and done < config.steps:
@@ -204,6 +207,7 @@ def _run_step(
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
     rollouts = tree.trim_messages(join_credited(setup.mesh, plan, drawn), config.shapes.lengths)
+    counts = count_turns(rollouts, plan, setup.mesh)
     placed_PL = sharding.shard_problems(setup.mesh, return_PL)
     state, credit, figures = update(state, weights.frozen, reference, rollouts, placed_PL, order_key, plan)
     row = {name: float(value) for name, value in sorted(figures.items())}
@@ -213,8 +217,11 @@ def _run_step(
         made = _record_trees(setup, plan, step, problems, drawn, credit)
         if processes.is_first():
             records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
-    row |= _describe_rollout(setup, drawn.verdicts, drawn.counts, np.asarray(zero_credit_share(credit)))
-    row |= _describe_sets(setup, indices, return_PL)
+    row |= describe_verdicts(drawn.verdicts) | _describe_cost(drawn.counts)
+    row |= describe_credit(setup.plans, credit) | describe_turns(setup.plans, counts)
+    row |= describe_sets(setup.mixture.names, np.array(find_sets(setup, indices)), return_PL)
+    if any(verdict.second is not None for verdict in drawn.verdicts):
+        row["grader_disagreement"] = compute_disagreement(drawn.verdicts)
     row |= {
         "bad_updates": int(state.bad_updates),
         "bad_in_row": int(state.bad_in_row),
@@ -246,37 +253,16 @@ def _record_trees(
     return processes.share_rows(own, made)
 
 
-def _describe_rollout(
-    setup: Setup, verdicts: list[Verdict], counts: tree.RolloutCounts, zero_share: np.ndarray
-) -> dict[str, Any]:
+def _describe_cost(counts: tree.RolloutCounts) -> dict[str, float]:
+    """What the drawing of a step cost, of all messages that were drawn."""
     messages, generated = int(counts.messages), int(counts.generated)
-    names = [verdict.verdict for verdict in verdicts]
-    row = {
-        "return": sum(verdict.score for verdict in verdicts) / len(verdicts),
-        "return_partial": sum(verdict.score for verdict in verdicts if verdict.verdict == "partial") / len(verdicts),
-        **{f"{name}_share": names.count(name) / len(names) for name in get_args(VerdictName)},
-        "failed_share": (names.count("timeout") + names.count("error")) / len(names),
+    return {
         "truncated_share": int(counts.truncated) / messages,
         "message_tokens": generated / messages,
         "messages": messages,
         "generated_tokens": generated,
         "prefilled_tokens": int(counts.prefilled),
-        "zero_credit_share": float(zero_share.mean()),
     }
-    if any(verdict.second is not None for verdict in verdicts):
-        row["grader_disagreement"] = compute_disagreement(verdicts)
-    return row | {f"zero_credit_share_{plan.name}": float(z) for plan, z in zip(setup.plans, zero_share, strict=True)}
-
-
-def _describe_sets(setup: Setup, indices: list[int], return_PL: np.ndarray) -> dict[str, float]:
-    """Where several sets are mixed: how many problems of each the step had, and their mean return."""
-    if len(setup.mixture.names) == 1:
-        return {}
-    set_P, row = np.array(find_sets(setup, indices)), {}
-    for index, name in enumerate(setup.mixture.names):
-        return_SL = return_PL[set_P == index]
-        row |= {f"problems_{name}": len(return_SL)} | ({f"return_{name}": return_SL.mean()} if len(return_SL) else {})
-    return row
 
 
 def _describe_critic(state: TrainState) -> dict[str, int]:

@@ -14,7 +14,7 @@ from c3jax.tasks.task import find_task
 def check_config(config: RunConfig) -> None:
     """Check a run's config across its fields. Raises ConfigError."""
     checks = (_check_task, _check_protocol, _check_credit, _check_critic, _check_learner, _check_batches)
-    for check in (*checks, _check_model, _check_policy):
+    for check in (*checks, _check_model, _check_policy, _check_alarms):
         check(config)
 
 
@@ -198,3 +198,12 @@ def _check_policy(config: RunConfig) -> None:
             f"policy.kind: expected shared while role {min(untrained)!r} has no trained turn and imitation warms every"
             " role up (what per_role does not train comes from the model as loaded), got 'per_role'"
         )
+
+
+def _check_alarms(config: RunConfig) -> None:
+    bounds = config.alarms.model_dump()
+    for index, name in enumerate(config.alarms.stop):
+        if bounds[name] is None:
+            raise ConfigError(
+                f"alarms.stop.{index}: expected an alarm that is on, got {name!r} with alarms.{name} null"
+            )

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from c3jax.config.alarms import Alarms as Alarms
 from c3jax.config.credit import Auto as Auto  # the section's parts, with the others
 from c3jax.config.credit import Credit as Credit
 from c3jax.config.credit import Critic as Critic
@@ -312,6 +313,8 @@ class RunConfig(Section):
     """Held-out evaluation."""
     checkpoint: Checkpoint = Checkpoint()
     """Checkpoints."""
+    alarms: Alarms = Alarms()
+    """What the run is watched for."""
     rollout_problems: Positive | None = None
     """Problems in one device call of a step; a call's answers are graded during the next. None takes the whole step."""
     record_every: Count = 10

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from c3jax.report.sources import RunGroup, Source
+from c3jax.run.metric_table import find_metric
 from c3jax.run.metrics import LEDGER, sum_seconds
 
 
@@ -16,8 +17,8 @@ class Figure(NamedTuple):
     """How a figure of metrics.jsonl is called and written."""
 
     title: str
-    text: str  # what it is, in its unit
-    form: str = "number"  # or "share", written in per cent, or "score", with three decimals
+    text: str  # what it is, and its unit; "" where that is not known
+    form: str  # "number", "share", written in per cent, or "score", with three decimals
 
 
 AXES = {
@@ -29,17 +30,19 @@ AXES = {
 }
 
 # What a reader looks at first, in this order; all else that a run has recorded follows under its own name.
-FIGURES = {
-    "return": Figure("Return", "mean over the leaves of a step", "score"),
-    "accuracy": Figure("Accuracy", "mean return of each evaluation", "score"),
-    "kl": Figure("KL divergence", "to the policy at the start, nats"),
-    "entropy": Figure("Entropy", "of the policy, nats a token"),
-    "clip_share": Figure("Clip share", "of tokens or messages beyond the clip", "share"),
-    "message_tokens": Figure("Message length", "mean, tokens"),
-    "truncated_share": Figure("Truncated", "share of messages that met the token limit", "share"),
-    "zero_credit_share": Figure("Zero credit", "share of contexts whose messages all have advantage 0", "share"),
-    "grad_norm": Figure("Gradient norm", "before clipping"),
+TITLES = {
+    "return": "Return",
+    "accuracy": "Accuracy",
+    "kl": "KL divergence",
+    "entropy": "Entropy",
+    "clip_share": "Clip share",
+    "message_tokens": "Message length",
+    "truncated_share": "Truncated",
+    "zero_credit_share": "Zero credit",
+    "duplicate_share": "Duplicates",
+    "grad_norm": "Gradient norm",
 }
+_FORMS = {"share": "share", "return": "score"}  # by unit
 _LEFT_OUT = {"step", *LEDGER, "traces", "bad_in_row", "critic_bad_in_row"}
 _MOST_POINTS = 400  # of one curve
 _MOST_NUMBERS = 150_000  # of all curves of a page: about a megabyte
@@ -74,9 +77,9 @@ def make_curves(groups: Sequence[RunGroup]) -> dict[str, Any]:
         run["figures"] = {name: _average(source, name, width) for name in names}
         run["evaluations"] = _list_accuracies(source, totals)
         runs.append(run)
-    shown = {name: FIGURES[name] for name in FIGURES if name in names or name == "accuracy"}
-    others = {name: Figure(_make_title(name), "", _choose_form(name)) for name in names if name not in FIGURES}
-    figures = {name: figure._asdict() | {"is_main": name in FIGURES} for name, figure in (shown | others).items()}
+    main = [name for name in TITLES if name in names or name == "accuracy"]
+    others = [name for name in names if name not in TITLES]
+    figures = {name: _describe(name)._asdict() | {"is_main": name in TITLES} for name in (*main, *others)}
     return {"axes": AXES, "figures": figures, "groups": [group.name for group in groups], "runs": runs}
 
 
@@ -90,7 +93,7 @@ def _list_figures(sources: Sequence[Source]) -> list[str]:
                 if is_number and name not in _LEFT_OUT and not name.endswith("_accuracy"):
                     found[name] = None
     # One that is the same at every step of every run says nothing as a curve, unless a reader would look for it.
-    return [name for name in found if name in FIGURES or not _is_constant(sources, name)]
+    return [name for name in found if name in TITLES or not _is_constant(sources, name)]
 
 
 def _is_constant(sources: Sequence[Source], name: str) -> bool:
@@ -136,12 +139,15 @@ def _list_accuracies(source: Source, totals: dict[str, list[float]]) -> dict[str
     return found
 
 
-def _make_title(name: str) -> str:
-    return name.replace("_", " ").capitalize().replace("Kl ", "KL ")
-
-
-def _choose_form(name: str) -> str:
-    return "share" if "_share" in name else "number"
+def _describe(name: str) -> Figure:
+    title = TITLES.get(name) or name.replace("_", " ").capitalize().replace("Kl ", "KL ")
+    if name == "accuracy":
+        return Figure(title, "mean return of each evaluation", "score")
+    metric = find_metric(name)
+    if metric is None:  # an older run's, or a later one's
+        return Figure(title, "", "share" if "_share" in name else "number")
+    unit = "" if metric.unit in ("", "1", "share", "return", "count") else f", in {metric.unit}"
+    return Figure(title, metric.meaning + unit, _FORMS.get(metric.unit, "number"))
 
 
 def _round(value: float) -> float:

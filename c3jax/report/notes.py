@@ -9,13 +9,15 @@ import numpy as np
 
 from c3jax.report.overview import Score
 from c3jax.report.sources import RunGroup
+from c3jax.run.alarms import ALARMS
 
 _MENTIONED = 0.01  # shares below are not worth a sentence
 _FEW_SEEDS = 5
+_MOST_SPANS = 3  # of an alarm
 
 
 def list_notes(groups: Sequence[RunGroup], scores: Sequence[Score]) -> list[str]:
-    """Sentences on truncation, credit, skipped updates, contamination, isolation, changed inputs and seeds.
+    """Sentences on truncation, credit, alarms, skipped updates, contamination, isolation, changed inputs and seeds.
 
     Args:
       groups: the groups of runs.
@@ -64,10 +66,25 @@ def _list_training_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
         notes.append(
             f"In the last tenth of the steps {_percent(float(np.mean(cut)))} of the messages met their token limit."
         )
+    for name in dict.fromkeys(name for row in rows for name in row.get("alarms", ())):
+        notes.append(_describe_alarm(name, [row["step"] + 1 for row in rows if name in row.get("alarms", ())]))
     bad = rows[-1].get("bad_updates", 0) + rows[-1].get("critic_bad_updates", 0)
     if bad:
         notes.append(f"Updates that were skipped for a loss or gradient that is not finite: {bad}.")
     return notes
+
+
+def _describe_alarm(name: str, steps: Sequence[int]) -> str:
+    meaning = ALARMS[name].meaning if name in ALARMS else name
+    spans: list[list[int]] = []
+    for step in steps:
+        if spans and spans[-1][1] == step - 1:
+            spans[-1][1] = step
+        else:
+            spans.append([step, step])
+    texts = [f"{first} to {last}" if last > first else f"{first}" for first, last in spans[:_MOST_SPANS]]
+    more = f" and {len(spans) - _MOST_SPANS} times later" if len(spans) > _MOST_SPANS else ""
+    return f"Alarm {name} was on after steps {', '.join(texts)}{more}: {meaning}."
 
 
 def _list_manifest_notes(manifest: dict[str, Any]) -> list[str]:

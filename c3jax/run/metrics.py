@@ -189,7 +189,6 @@ def announce(console: Console, text: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-_SILENT_STEPS = 10
 COMPILING = "compiling the first step (later starts find it cached)"
 
 
@@ -214,7 +213,6 @@ class Progress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._silent = 0  # steps in a row without any credit
         self._task = self._bar.add_task("", total=steps, completed=first, figures=COMPILING, is_timed=False)
 
     def __enter__(self) -> Progress:
@@ -227,15 +225,7 @@ class Progress:
         self._bar.stop()
 
     def show(self, step: int, row: dict[str, Any]) -> None:
-        """Show a finished step's figures, and say, once, when there has been nothing to learn from."""
-        self._silent = self._silent + 1 if row["zero_credit_share"] == 1.0 else 0
-        if self._silent == _SILENT_STEPS:
-            self._console.print(
-                f"no message has had any credit for {_SILENT_STEPS} steps: in every tree all answers score the same"
-                f" (mean return {row['return']:.2f})",
-                style="yellow",
-                soft_wrap=True,
-            )
+        """Show a finished step's figures."""
         figures = describe_step(row)
         self._bar.update(self._task, completed=step + 1, figures=figures, is_timed=True)
         every = max(1, self._steps // 20)
@@ -245,14 +235,15 @@ class Progress:
 
 
 def describe_step(row: dict[str, Any]) -> str:
-    """The figures of a metrics row in under 60 characters; skipped updates are added when there are any."""
+    """The figures of a metrics row in under 60 characters; skipped updates and alarms are added where there are any."""
     kl = f"{round(row['kl'], 3) + 0.0:.3f}" if abs(row["kl"]) < 10 else f"{row['kl']:.0f}"
     text = (
         f"return {row['return']:.2f} kl {kl} len {row['message_tokens']:.0f}"
         f" cut {row['truncated_share']:.0%} zero {row['zero_credit_share']:.0%}"
         f" {_shorten(row['tokens_per_second'])} tok/s"
     )
-    return text + (f" bad {row['bad_updates']}" if row["bad_updates"] else "")
+    text += f" bad {row['bad_updates']}" if row["bad_updates"] else ""
+    return text + (f" alarm {', '.join(row['alarms'])}" if row.get("alarms") else "")
 
 
 def _shorten(number: float) -> str:

@@ -56,6 +56,11 @@ WRONG = [
     ({"steps": 10.0}, "steps: expected an integer, got 10.0"),
     ({"steps": math.inf}, "steps: expected an integer, got Infinity"),
     ({"steps": None}, "steps: expected an integer, got null"),
+    ({"alarms.length": 1.0}, "alarms.length: expected greater than 1, got 1.0"),
+    (
+        {"alarms.kl": None, "alarms.stop": ["entropy", "kl"]},
+        "alarms.stop.1: expected an alarm that is on, got 'kl' with alarms.kl null",
+    ),
     ({"learner.max_grad_norm": True}, "learner.max_grad_norm: expected a number, got true"),
     ({"learner.max_grad_norm": "0.2"}, 'learner.max_grad_norm: expected a number, got "0.2"'),
     ({"learner.max_grad_norm": math.nan}, "learner.max_grad_norm: expected a finite number, got NaN"),

@@ -150,17 +150,18 @@ def test_ledger_sums_calls_tokens_messages_and_seconds():
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
-def test_what_takes_long_is_announced_and_a_run_without_signal_is_said(is_terminal):
+def test_what_takes_long_is_announced_and_alarms_stand_beside_the_figures(is_terminal):
     row = {"return": 0.0, "kl": 0.0, "message_tokens": 5.0, "truncated_share": 0.0, "tokens_per_second": 9.0}
     console = Console(file=io.StringIO(), force_terminal=is_terminal, width=80, highlight=False)
     with announce(console, "evaluating"):
         pass
     with Progress(console, 40, 3) as progress:
         for step in range(3, 40):
-            progress.show(step, row | {"zero_credit_share": float(step != 5), "bad_updates": 0})
+            alarms = {"alarms": ["kl", "length"]} if step == 39 else {}
+            progress.show(step, row | {"zero_credit_share": 0.5, "bad_updates": 0} | alarms)
     text = console.file.getvalue()
     if not is_terminal:
         lines = text.splitlines()
         assert lines[:2] == ["evaluating", "compiling the first step (later starts find it cached)"]
         assert lines[2].startswith("4/40 ") and lines[3].startswith("6/40 ")
-    assert text.count("no message has had any credit for 10 steps: in every tree all answers score the same") == 1
+    assert text.count("alarm kl, length") == 1
