@@ -25,9 +25,9 @@ class Alarms(Section):
     zero_credit: Share | None = 1.0
     """Share of the trained turns' messages with advantage 0 from which there is too little to learn from."""
     idle_role: Share | None = 1.0
-    """The same of one trained role's messages, while other roles have credit."""
+    """The same of one trained role's messages, while other roles have credit and the mean return is below 0.9."""
     duplicates: Share | None = 0.99
-    """Share of a trained turn's alternatives with the tokens of an earlier one in their context."""
+    """Share of a trained turn's alternatives with the tokens of an earlier one, while the mean return is below 0.9."""
     truncated: Share | None = 0.5
     """Share of messages that met their token limit."""
     stop: tuple[AlarmName, ...] = ()

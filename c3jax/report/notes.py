@@ -58,8 +58,8 @@ def _list_training_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     zero = [row["zero_credit_share"] for row in last if "zero_credit_share" in row]
     if zero and np.mean(zero) >= 0.5:
         notes.append(
-            f"In the last tenth of the steps {_percent(float(np.mean(zero)))} of the contexts gave no credit: all"
-            " alternatives of each scored the same."
+            f"In the last tenth of the steps {_percent(float(np.mean(zero)))} of the messages had no credit: all"
+            " alternatives of their contexts scored the same."
         )
     cut = [row["truncated_share"] for row in last if "truncated_share" in row]
     if cut and np.mean(cut) >= _MENTIONED:

@@ -16,6 +16,7 @@ from c3jax.config.run import RunConfig, Turn, trained_roles
 from c3jax.run.metrics import Row
 
 ALARMED = 3  # exit code of a run that an alarm of alarms.stop has ended
+_SOLVED = 0.9  # mean return from which alternatives that are alike, and score alike, are no sign of failure
 
 
 class Rule(NamedTuple):
@@ -94,6 +95,11 @@ def _are_all(config: RunConfig, rows: Sequence[Row], name: str, is_beyond: Calla
     return all(name in row and is_beyond(row[name]) for row in rows[-config.alarms.steps :])
 
 
+def _compute_return(config: RunConfig, rows: Sequence[Row]) -> float:
+    """Mean over the steps that are looked at."""
+    return sum(row["return"] for row in rows[-config.alarms.steps :]) / config.alarms.steps
+
+
 def _find_entropy(config: RunConfig, rows: Sequence[Row]) -> str | None:
     bound, steps = config.alarms.entropy, config.alarms.steps
     if bound is None or not _are_all(config, rows, "entropy", lambda value: value < bound):
@@ -134,7 +140,7 @@ def _find_zero_credit(config: RunConfig, rows: Sequence[Row]) -> str | None:
     if bound is None or not _are_all(config, rows, "zero_credit_share", lambda value: value >= bound):
         return None
     of_all = "no message has" if bound == 1.0 else f"{bound:.0%} of the messages or more have not"
-    mean = sum(row["return"] for row in rows[-steps:]) / steps
+    mean = _compute_return(config, rows)
     return (
         f"{of_all} had any credit for {steps} steps: where all answers of a tree score the same there is nothing to"
         f" compare (mean return {mean:.2f}); take {'easier' if mean < 0.5 else 'harder'} problems, or raise"
@@ -144,7 +150,7 @@ def _find_zero_credit(config: RunConfig, rows: Sequence[Row]) -> str | None:
 
 def _find_idle_role(config: RunConfig, rows: Sequence[Row]) -> str | None:
     bound, steps, turns = config.alarms.idle_role, config.alarms.steps, config.protocol.turns
-    if bound is None:
+    if bound is None or _compute_return(config, rows) >= _SOLVED:
         return None
     idle = [
         role
@@ -166,7 +172,7 @@ def _find_idle_role(config: RunConfig, rows: Sequence[Row]) -> str | None:
 
 def _find_duplicates(config: RunConfig, rows: Sequence[Row]) -> str | None:
     bound, steps = config.alarms.duplicates, config.alarms.steps
-    if bound is None:
+    if bound is None or _compute_return(config, rows) >= _SOLVED:
         return None
     same = [
         turn.name

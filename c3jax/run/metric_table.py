@@ -21,7 +21,6 @@ _RETURN, _SHARE, _TOKENS, _SECONDS, _COUNT = "return", "share", "tokens", "secon
 
 # A name that ends in braces stands for all that begin so: {turn} is a turn of the protocol, {set} a training set.
 METRICS: dict[str, Metric] = {
-    "step": Metric(_COUNT, "the step, from 0", "each once, in order, resumed or not"),
     # Outcomes
     "return": Metric(_RETURN, "mean over the leaves of a step", "rises, with noise from step to step"),
     "return_partial": Metric(
@@ -76,7 +75,7 @@ METRICS: dict[str, Metric] = {
     "kl_coefficient": Metric("1", "weight of kl in the loss", "constant without learner.kl.target"),
     "entropy": Metric("nats a token", "entropy of the policy over tokens", "falls slowly, and not to 0"),
     "clip_share": Metric(_SHARE, "of tokens, or messages: a ratio beyond the clip", "0 to 0.2"),
-    "ratio_deviation": Metric("1", "mean |ratio - 1| of tokens over the step's updates", "0 to 0.2"),
+    "ratio_deviation": Metric("1", "mean distance of a token's ratio from 1, over the step's updates", "0 to 0.2"),
     "first_ratio_deviation": Metric(
         "1",
         "the same in the first update, before any weight has moved: how far learner and sampler differ",
@@ -90,6 +89,7 @@ METRICS: dict[str, Metric] = {
     "critic_bad_in_row": Metric(_COUNT, "bad_in_row of the critic", "0"),
     "alarms": Metric("", "names of the alarms that are on, a list; no such key where none is", "no such key"),
     # Ledger and time
+    "step": Metric(_COUNT, "the step, from 0", "each once, in order, resumed or not"),
     "evaluator_calls": Metric(_COUNT, "answers graded", "problems times credit.budget, or less with auto"),
     "messages": Metric(_COUNT, "messages drawn"),
     "generated_tokens": Metric(_TOKENS, "tokens drawn, stop tokens included"),

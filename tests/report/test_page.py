@@ -263,7 +263,7 @@ def test_what_a_reader_should_know_is_said(make_run):
     words = Parsed(render_report([run])).words
     for sentence in (
         "heldout, greedy: 12.5\u202f% of the answers met the token limit, so the accuracy measures the limit, too.",
-        "In the last tenth of the steps 90.0\u202f% of the contexts gave no credit",
+        "In the last tenth of the steps 90.0\u202f% of the messages had no credit",
         "In the last tenth of the steps 20.0\u202f% of the messages met their token limit.",
         "Updates that were skipped for a loss or gradient that is not finite: 4.",
         "Training problems share something with held-out problems, and were kept.",

@@ -79,6 +79,14 @@ def test_of_roles_that_all_lack_credit_none_is_named():
     assert [*found] == ["zero_credit"] and "take harder problems" in found["zero_credit"]
 
 
+@pytest.mark.parametrize("bad", [IDLE, {"duplicate_share_answer": 1.0}])
+def test_what_is_solved_may_be_alike(bad):
+    """Of three returns the mean counts: 0.89 is on and 0.91 is off."""
+    for least, names in ((0.87, 1), (0.93, 0)):
+        steps = [bad | {"return": value} for value in (0.95, 0.85, least)]
+        assert len(find_alarms(make_config(), make_rows(*steps))) == names
+
+
 def test_figures_that_are_missing_or_not_finite_raise_no_alarm():
     rows = make_rows(*3 * [{"kl": float("nan"), "message_tokens": float("nan"), "truncated_share": float("nan")}])
     assert find_alarms(make_config(), rows) == {}
