@@ -339,6 +339,8 @@ ANOTHER = {
     **{f"evaluation.suites.N.{name}": (4, SUITED) for name in ("problems", "samples")},
     **{f"mesh.{name}": (2, {}) for name in ("data", "fsdp", "tensor")},
     "trackers": (["jsonl"], {}),
+    "alarms.length": (2.5, {}),
+    "alarms.stop": (["kl"], {}),
     "imitation.updates": (7, {"imitation": {"problems": 1, "learning_rate": 1.0}}),
     "imitation.problems": (7, {"imitation": {"updates": 1, "learning_rate": 1.0}}),
     "imitation.learning_rate": (0.5, {"imitation": {"updates": 1, "problems": 1}}),
