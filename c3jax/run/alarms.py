@@ -164,9 +164,9 @@ def _find_idle_role(config: RunConfig, rows: Sequence[Row]) -> str | None:
     if not idle or len(idle) == len(trained_roles(config.protocol)):  # all of them is zero_credit
         return None
     return (
-        f"role {' and role '.join(idle)} has had no credit for {steps} steps and learns nothing: what is answered does"
-        " not depend on its messages, or they are all alike; raise the fan-out of its turns, or look at its prompt and"
-        " at what later turns see of it"
+        f"role {' and role '.join(idle)} has had {'no' if bound == 1.0 else 'hardly any'} credit for {steps} steps, and"
+        " learns nothing by it: what is answered does not depend on its messages, or they are all alike; raise the"
+        " fan-out of its turns, or look at its prompt and at what later turns see of it"
     )
 
 
