@@ -74,7 +74,7 @@ RULES = {
     "commands.plan": Rule(ENGINE | {"train"}, "anywhere"),  # the programs that a run compiles
     **{
         f"commands.{name}": Rule(ENGINE, "never")
-        for name in ("__init__", "compare", "grade", "prepare", "table", "terminal")
+        for name in ("__init__", "compare", "grade", "prepare", "table", "terminal", "traces")
     },
     "lab": Rule(STUDY, "anywhere"),
     **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},

@@ -68,7 +68,7 @@ def compute_batch_credit(
     ids_BK = np.asarray(context_BK, object)
     if ids_BK.ndim != 2 or return_B.shape != ids_BK.shape[:1] or not ids_BK.size:
         raise UserError(f"expected returns [B] and contexts [B, K], got {return_B.shape} and {ids_BK.shape}")
-    trees = _order_rows(ids_BK)
+    trees = order_rows(ids_BK)
     if len(trees) > 1 and (normalise in ("turn", "batch") or find_method(method).apply == "tree_and_batch"):
         shapes = " and ".join(str(fan_out) for fan_out in trees)
         raise UserError(f"method {method} compares over the batch: expected problems of one shape, got {shapes}")
@@ -85,8 +85,18 @@ def compute_batch_credit(
     return credit
 
 
-def _order_rows(ids_BK: np.ndarray) -> dict[FanOut, np.ndarray]:
-    """The rows of all problems of a shape in path order, [P, L]; problems and alternatives as they first appear."""
+def order_rows(ids_BK: np.ndarray) -> dict[FanOut, np.ndarray]:
+    """Put rows into path order, problems and alternatives as they first appear.
+
+    Args:
+      ids_BK: contexts, as for `compute_batch_credit`.
+
+    Returns:
+      For each fan-out that a problem has, the rows of its problems: [P, L].
+
+    Raises:
+      UserError: a problem's rows are no whole tree.
+    """
     trees: dict[FanOut, list[list[int]]] = {}
     for problem, rows in _split(ids_BK[:, 0], range(len(ids_BK))).items():
         fan_out, ordered = _order_tree(ids_BK, rows, 1, problem)
