@@ -9,7 +9,7 @@ What a researcher needs in a notebook, each documented where it is defined:
     make_tree, METHODS, Method   what is sampled for a problem, and how messages are credited
     make_credit_matrix, apply_credit
     compute_credit, CreditInputs credit by any method, of NumPy's arrays (without JAX) or JAX's
-    compute_batch_credit         the same for another trainer's rows with ids
+    compute_batch_credit, spread_over_tokens   the same for another trainer's rows with ids, and their tokens
     LOSSES, Loss, init_state, make_update
     Task, Problem, Verdict       a task of one's own
     train, evaluate              the modules of the loop and of held-out accuracy: train.train, evaluate.make_evaluation
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from c3jax.config.run import RunConfig as RunConfig
     from c3jax.credit.apply import apply_credit as apply_credit
     from c3jax.credit.batch import compute_batch_credit as compute_batch_credit
+    from c3jax.credit.batch import spread_over_tokens as spread_over_tokens
     from c3jax.credit.compute import CreditInputs as CreditInputs
     from c3jax.credit.compute import compute_credit as compute_credit
     from c3jax.credit.matrix import make_credit_matrix as make_credit_matrix
@@ -54,7 +55,7 @@ _HOMES = {
     "config.file": ("load_config",),
     "config.run": ("RunConfig",),
     "credit.apply": ("apply_credit",),
-    "credit.batch": ("compute_batch_credit",),
+    "credit.batch": ("compute_batch_credit", "spread_over_tokens"),
     "credit.compute": ("CreditInputs", "compute_credit"),
     "credit.matrix": ("make_credit_matrix",),
     "credit.method": ("Method",),

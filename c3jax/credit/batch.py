@@ -122,3 +122,29 @@ def _split(id_B: np.ndarray, rows: Sequence[int]) -> dict[Any, list[int]]:
     for row in rows:
         parts.setdefault(id_B[row], []).append(row)
     return parts
+
+
+def spread_over_tokens(advantage_BK: np.ndarray, mask_BT: Any) -> np.ndarray:
+    """The advantage of each token of a row: that of its message.
+
+    A row's messages are its runs of kept tokens, with tokens of prompts, tools or padding between them: the k-th run is
+    turn k's message, and under one column all are.
+
+    Args:
+      advantage_BK: of `compute_batch_credit`; times `is_first_BK`, no message counts twice.
+      mask_BT: which tokens a policy drew.
+
+    Returns:
+      advantage_BT, f32, 0 where the mask is.
+
+    Raises:
+      UserError: a row has more messages than turns.
+    """
+    is_kept_BT = np.asarray(mask_BT).astype(bool)
+    before_BT = np.pad(is_kept_BT, ((0, 0), (1, 0)))[:, :-1]
+    turn_BT = np.cumsum(is_kept_BT & ~before_BT, axis=1) - 1
+    turns = advantage_BK.shape[1]
+    if turns > 1 and turn_BT.max(initial=0) >= turns:
+        raise UserError(f"expected at most {turns} messages in a row, a turn each, got {turn_BT.max() + 1}")
+    column_BT = np.clip(turn_BT, 0, turns - 1)
+    return np.where(is_kept_BT, np.take_along_axis(advantage_BK, column_BT, axis=1), 0.0).astype(np.float32)

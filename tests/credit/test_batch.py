@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from c3jax.credit.apply import apply_credit
-from c3jax.credit.batch import compute_batch_credit
+from c3jax.credit.batch import compute_batch_credit, spread_over_tokens
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.methods import METHODS
 from c3jax.credit.plans import make_tree
@@ -89,6 +89,16 @@ def test_an_untrained_turn():
 def test_complaints(method, returns, contexts, scope, sentence):
     with pytest.raises(ValueError, match=sentence):
         compute_batch_credit(method, returns, contexts, normalise=scope)
+
+
+def test_tokens_have_their_message_s_advantage():
+    """The k-th run of kept tokens is turn k; under one column every run has the row's."""
+    advantage_BK = np.array([[1, 2], [3, 4]], np.float32)
+    mask_BT = np.array([[0, 1, 1, 0, 1], [1, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(spread_over_tokens(advantage_BK, mask_BT), [[0, 1, 1, 0, 2], [3, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(spread_over_tokens(advantage_BK[:, :1], mask_BT), [[0, 1, 1, 0, 1], [3, 0, 0, 0, 0]])
+    with pytest.raises(UserError, match="expected at most 2 messages in a row, a turn each, got 3"):
+        spread_over_tokens(advantage_BK, [[1, 0, 1, 0, 1], [1, 0, 0, 0, 0]])
 
 
 def test_credit_of_numpy_loads_no_jax():
