@@ -62,6 +62,7 @@ class Traces(NamedTuple):
 Parse = Callable[[dict[str, Any], str, str | None], Episode | None]
 
 _POLICY_EVENTS = ("orchestrator_decision", "message", "tool_call", "return", "aggregate")  # not tools, people, spawning
+_LARGEST = 1e300
 _KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "true or false"}
 
 
@@ -138,7 +139,7 @@ def _take(record: Any, path: str, kind: type, where: str) -> Any:
 
 
 def _read_number(value: Any, path: str, where: str) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not -_LARGEST < value < _LARGEST:  # not NaN, nor an int that no float holds
         raise UserError(f"{where}: {path}: expected a finite number, got {json.dumps(value)[:80]}")
     return float(value)
 
@@ -307,7 +308,8 @@ def _make_tree(episodes: Sequence[Episode]) -> RecordedTree:
     trained = [turn.is_trained for turn in episodes[0].turns]
     record = {"problem": first.problem, "question": first.question, "protocol": names, "trained": trained}
     record |= {"fan_out": list(fan_out), "step": first.step, "nodes": nodes}
-    return parse_tree(json.dumps(record), first.where)
+    # Half a surrogate pair, which JSON can hold and a file cannot, becomes a question mark.
+    return parse_tree(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"), first.where)
 
 
 def _name_turns(roles: Sequence[str]) -> list[str]:

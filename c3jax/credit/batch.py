@@ -48,7 +48,7 @@ def compute_batch_credit(
     Args:
       method: a key of `METHODS` that carries nothing, or a user's own as module:NAME.
       return_B: terminal return of each row, in units of return.
-      context_BK: ids of any kind that can be compared, unique within the context of the turn before. Column 0 is the
+      context_BK: ids, strings or numbers, unique within the context of the turn before. Column 0 is the
         problem; one column is enough for a method that compares whole episodes, however many turns these have.
       normalise: scope; `pairing.check_normalise` says which a method allows.
       trained: per turn, whether it is trained; None for all turns.

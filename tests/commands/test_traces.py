@@ -90,16 +90,18 @@ def test_verifiers_groups_and_steps_of_training(tmp_path):
 
 
 def test_verifiers_results_of_an_evaluation(tmp_path, capsys):
-    """Rollouts with one, one and two messages: whole episodes; one that raised is left out."""
+    """Rollouts with one, one and two messages: whole episodes; one that raised is left out; half a character."""
     ask = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Who?"}]}]
     reply, tool = {"role": "assistant", "content": "Ada"}, {"role": "tool", "content": "3", "tool_call_id": "c"}
     row = {"example_id": 4, "prompt": ask, "metrics": {}, "is_completed": True, "error": None}
-    rows = [row | {"completion": completion, "reward": reward} for completion, reward in (([reply], 1), ("Bob", 0.5))]
+    rows = [
+        row | {"completion": completion, "reward": reward} for completion, reward in (([reply], 1), ("Bob\ud83d", 0.5))
+    ]
     rows += [row | {"completion": [reply, tool, reply], "reward": 0}]
     rows += [row | {"completion": None, "reward": 0.0, "error": {"error": "ModelError"}}]
     (tree,) = score(write_lines(tmp_path / "results.jsonl", *rows), "verifiers", "rloo")
     assert (tree["problem"], tree["question"], tree["fan_out"]) == ("4", "Who?", [3])
-    assert list_nodes(tree, "role", "text") == [("team", "Ada"), ("team", "Bob"), ("team", "Ada\n\nAda")]
+    assert list_nodes(tree, "role", "text") == [("team", "Ada"), ("team", "Bob?"), ("team", "Ada\n\nAda")]
     assert [node["advantage"] for node in tree["nodes"]] == pytest.approx([0.75, 0, -0.75])
     notes = capsys.readouterr().err
     assert "1 failed episodes left out" in notes and "1 problems whose episodes differ in their roles" in notes
@@ -237,6 +239,7 @@ TRACE = make_orchestration("task", {"team": 1.0})
         ("rllm", RLLM, {"id": "a", "trajectories": [{"name": "b"}]}, "2: trajectories.0: steps: expected a list"),
         ("orchestration", TRACE, {"task_id": "a"}, "2: events: expected a list, got none"),
         ("orchestration", TRACE, TRACE | {"rewards": {}}, "2: rewards.team: expected a finite number, got null"),
+        ("rows", ROW, ROW | {"return": 10**400}, "2: return: expected a finite number, got 1000"),
         ("rows", ROW, ROW | {"return": True}, "2: return: expected a finite number, got true"),
         ("rows", ROW, ROW | {"problem": None}, "2: problem: expected its id, got none"),
         ("rows", ROW, ROW | {"turns": [1]}, "2: turns.0: role: expected a string, got none"),
