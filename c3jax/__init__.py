@@ -8,6 +8,8 @@ What a researcher needs in a notebook, each documented where it is defined:
     make_tree_sampler            trees of messages
     make_tree, METHODS, Method   what is sampled for a problem, and how messages are credited
     make_credit_matrix, apply_credit
+    compute_credit, CreditInputs credit by any method, of NumPy's arrays (without JAX) or JAX's
+    compute_batch_credit, spread_over_tokens   the same for another trainer's rows with ids, and their tokens
     LOSSES, Loss, init_state, make_update
     Task, Problem, Verdict       a task of one's own
     train, evaluate              the modules of the loop and of held-out accuracy: train.train, evaluate.make_evaluation
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from c3jax.config.file import load_config as load_config
     from c3jax.config.run import RunConfig as RunConfig
     from c3jax.credit.apply import apply_credit as apply_credit
+    from c3jax.credit.batch import compute_batch_credit as compute_batch_credit
+    from c3jax.credit.batch import spread_over_tokens as spread_over_tokens
+    from c3jax.credit.compute import CreditInputs as CreditInputs
+    from c3jax.credit.compute import compute_credit as compute_credit
     from c3jax.credit.matrix import make_credit_matrix as make_credit_matrix
     from c3jax.credit.method import Method as Method
     from c3jax.credit.methods import METHODS as METHODS
@@ -49,6 +55,8 @@ _HOMES = {
     "config.file": ("load_config",),
     "config.run": ("RunConfig",),
     "credit.apply": ("apply_credit",),
+    "credit.batch": ("compute_batch_credit", "spread_over_tokens"),
+    "credit.compute": ("CreditInputs", "compute_credit"),
     "credit.matrix": ("make_credit_matrix",),
     "credit.method": ("Method",),
     "credit.methods": ("METHODS",),

@@ -193,6 +193,9 @@ def _add_measuring_commands(commands: Any) -> None:
     about = "score a run's recorded trees with another credit method, or compare methods"
     score = _add(commands, "score", calls.call_score, about)
     score.add_argument("source", help="a run directory, or a file of recorded trees")
+    traces = "the source holds traces of verifiers, rllm, orchestration or rows (docs/other_trainers.md)"
+    score.add_argument("--from", dest="origin", metavar="NAME", help=traces)
+    score.add_argument("--return-of", metavar="NAME", help="with --from: the agent whose reward is the team's return")
     asked = score.add_mutually_exclusive_group(required=True)
     asked.add_argument("--method", metavar="NAME", help="method whose credit the trees are written with")
     asked.add_argument("--compare", metavar="A,B,...", help="methods to compare: where their signs disagree, by role")

@@ -52,7 +52,7 @@ RULES = {
     "credit": Rule({"types"}, "anywhere"),
     **{
         f"credit.{name}": Rule({"types", "schema"}, "in functions")
-        for name in ("__init__", "method", "methods", "pairing", "plans", "rows", "matrix")
+        for name in ("__init__", "method", "methods", "pairing", "plans", "rows", "matrix", "apply", "compute", "batch")
     },
     "models": Rule({"types", "schema", "config", "run.files"}, "anywhere"),
     "processes": Rule({"types"}, "anywhere"),
@@ -74,7 +74,7 @@ RULES = {
     "commands.plan": Rule(ENGINE | {"train"}, "anywhere"),  # the programs that a run compiles
     **{
         f"commands.{name}": Rule(ENGINE, "never")
-        for name in ("__init__", "compare", "grade", "prepare", "table", "terminal")
+        for name in ("__init__", "compare", "grade", "prepare", "table", "terminal", "traces")
     },
     "lab": Rule(STUDY, "anywhere"),
     **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},
@@ -205,7 +205,8 @@ def test_rooms_without_jax_do_not_load_it():
         ("config.checks", "import c3jax.credit", False),
         ("credit.methods", "import jax", False),
         ("credit.matrix", "def place():\n    import jax", True),
-        ("credit.apply", "import jax", True),
+        ("credit.gae", "import jax", True),
+        ("credit.apply", "import jax", False),
         ("credit.apply", "from c3jax.config.run import RunConfig", False),
         ("learner.update", "from c3jax.learner import losses", True),
         ("learner.losses", "from c3jax.learner import update", False),

@@ -169,13 +169,16 @@ def call_score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Score recorded trees again."""
     if (arguments.method is None) != (arguments.out is None):
         raise UserError("--out: expected a file for the trees with --method, and none with --compare")
+    if arguments.return_of is not None and arguments.origin is None:
+        raise UserError("--return-of: expected it with --from alone, got a source of recorded trees")
     from c3jax.commands import score
     from c3jax.commands.runtime import set_up_process
 
     source, console = Path(arguments.source), set_up_process()
+    origin = None if arguments.origin is None else score.Origin(arguments.origin, arguments.return_of)
     if arguments.compare is not None:
-        return score.compare_source(source, arguments.compare.split(","), arguments.json, console)
-    return score.score_source(source, arguments.method, arguments.normalise, Path(arguments.out), console)
+        return score.compare_source(source, arguments.compare.split(","), arguments.json, console, origin)
+    return score.score_source(source, arguments.method, arguments.normalise, Path(arguments.out), console, origin)
 
 
 def call_grade(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

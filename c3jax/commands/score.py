@@ -1,8 +1,8 @@
 """Scoring recorded trees again: what credit another method would have given to the messages that a run has recorded.
 
-The trees are those of records.py, of any shapes. A method whose sampling a tree holds needs nothing but its returns, so
-its credit is that of the training run, by the same code. Normalised over `turn` or `batch`, a batch is what it was in
-training: the trees of one step and shape.
+The trees are those of records.py, of any shapes, or of another program's traces (traces.py). A method whose sampling a
+tree holds needs nothing but its returns, so its credit is that of the training run, by the same code. Normalised over
+`turn` or `batch`, a batch is what it was in training: the trees of one step and shape.
 
 Dimension key: P tree    L leaf of one tree    N message of one turn of one tree
 """
@@ -13,13 +13,15 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
 from c3jax.analysis.tables import print_table, to_json
+from c3jax.commands.terminal import complain
+from c3jax.commands.traces import load_traces
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Normalise
@@ -32,7 +34,16 @@ from c3jax.types import Credit, UserError
 _CARRIED = {"critic": "a critic's values", "components": "variance components of all earlier steps"}
 
 
-def score_source(source: Path, method: str, normalise: Normalise, out: Path, console: Console) -> int:
+class Origin(NamedTuple):
+    """Whose traces a source holds, where they are not recorded trees; fields as for `traces.load_traces`."""
+
+    name: str
+    return_of: str | None = None
+
+
+def score_source(
+    source: Path, method: str, normalise: Normalise, out: Path, console: Console, origin: Origin | None = None
+) -> int:
     """Write the trees of a run or file to `out` with the method's credit, whole or not at all. Returns an exit code.
 
     Raises UserError for a tree that is damaged or does not hold the method's sampling, and for a file it cannot write.
@@ -41,7 +52,7 @@ def score_source(source: Path, method: str, normalise: Normalise, out: Path, con
     recorded = (source / "rollouts" if source.is_dir() else source).resolve()
     if recorded in (out.resolve(), *out.resolve().parents):
         raise UserError(f"--out {out}: expected a file that is none of the recorded ones, got one of {source}")
-    trees = load_trees(source)
+    trees = _load(source, origin)
     scored = score_trees(trees, method, normalise)
     try:
         save_records(out, scored)
@@ -52,13 +63,24 @@ def score_source(source: Path, method: str, normalise: Normalise, out: Path, con
     return 0
 
 
-def compare_source(source: Path, methods: Sequence[str], as_json: bool, console: Console) -> int:
+def _load(source: Path, origin: Origin | None) -> list[RecordedTree]:
+    if origin is None:
+        return load_trees(source)
+    trees, notes = load_traces(source, *origin)
+    for note in notes:
+        complain(note)
+    return trees
+
+
+def compare_source(
+    source: Path, methods: Sequence[str], as_json: bool, console: Console, origin: Origin | None = None
+) -> int:
     """Print where methods disagree in sign on the trees of a run or file. Returns an exit code. Raises UserError."""
     if len(set(methods)) < 2 or len(set(methods)) < len(methods):
         raise UserError(f"--compare: expected two or more different methods, got {','.join(methods)!r}")
     for method in methods:
         find_method(method, "--compare")
-    rows = compare_methods(load_trees(source), methods)
+    rows = compare_methods(_load(source, origin), methods)
     if as_json:
         print(to_json(rows), end="")
     else:

@@ -14,7 +14,7 @@ OPTIONS = (
     *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
     *("--unsafe-no-sandbox", "--accept-changes", "--format", "--configs", "--scored"),
     *("--problem", "--node", "--step", "--branch", "--say", "--say-file", "--continuations"),
-    *("--platform", "--topology", "--target-config", "--only"),
+    *("--platform", "--topology", "--target-config", "--only", "--return-of"),
 )
 
 

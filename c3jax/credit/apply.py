@@ -1,26 +1,29 @@
 """Applying a credit matrix to a batch of returns, and what is not linear: division by a standard deviation.
 
+NumPy arrays in, NumPy arrays out, and JAX is not even imported; JAX arrays in, JAX arrays out, traced or not.
+
 Dimension key: P problem    L leaf of one problem's tree    N message of one turn of one problem
 """
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
-import chex
-import jax
-import jax.numpy as jnp
+import numpy as np
 
 from c3jax.credit.matrix import CreditMatrix
 from c3jax.credit.method import SCOPES, Normalise
 from c3jax.types import Credit
+
+Array = Any  # NumPy's or JAX's
 
 # An advantage or a spread below this share of the problem's largest |return| is float32 rounding, not credit.
 # Left in, it would count as credit in zero_credit_share and be blown up by a division by its own size.
 RESOLUTION = 1e-6
 
 
-def apply_credit(matrix: CreditMatrix, return_PL: jax.Array, *, normalise: Normalise) -> Credit:
+def apply_credit(matrix: CreditMatrix, return_PL: Array, *, normalise: Normalise) -> Credit:
     """Give every message its value, baseline and advantage.
 
     advantage_PN = (value_NL - baseline_NL) return_PL, exactly 0 where it is below `RESOLUTION`, and then
@@ -36,28 +39,36 @@ def apply_credit(matrix: CreditMatrix, return_PL: jax.Array, *, normalise: Norma
 
     Args:
       matrix: from `make_credit_matrix`; under vmap it may carry a leading axis of methods.
-      return_PL: terminal return of every leaf, in path order, in units of return.
+      return_PL: terminal return of every leaf, in path order, in units of return; of NumPy, with a matrix that is too,
+        or of JAX.
       normalise: static scope; `methods.check_normalise` says which a method allows.
 
     Returns:
-      Credit, f32, each [P, N] per turn. Value and baseline are in units of return, and so is the advantage
-      unless it was normalised, when it has none.
+      Credit, f32, each [P, N] per turn, of NumPy or JAX as the returns are. Value and baseline are in units of
+      return, and so is the advantage unless it was normalised, when it has none.
 
     Raises:
       AssertionError: if the shapes do not fit or the scope is none of the above.
     """
-    chex.assert_shape(return_PL, (None, matrix.value[0].shape[-1]))
-    return_PL = jnp.asarray(return_PL, jnp.float32)
+    leaves = matrix.value[0].shape[-1]
+    assert return_PL.ndim == 2 and return_PL.shape[1] == leaves, f"expected [P, {leaves}], got {return_PL.shape}"
+    xp = find_namespace(return_PL, *matrix.value, *matrix.baseline)
+    return_PL = xp.asarray(return_PL, xp.float32)
     value, baseline = _apply_matrix(matrix, return_PL)
-    size_P1 = jnp.max(jnp.abs(return_PL), axis=1, keepdims=True)
+    size_P1 = xp.max(xp.abs(return_PL), axis=1, keepdims=True)
     return compare(value, baseline, matrix.group, size_P1, normalise=normalise)
 
 
+def find_namespace(*arrays: Array) -> Any:
+    """NumPy's functions where all arrays are NumPy's, otherwise those of the first that is not: `jax.numpy`."""
+    return next((array.__array_namespace__() for array in arrays if not isinstance(array, np.ndarray)), np)
+
+
 def compare(
-    value: tuple[jax.Array, ...],
-    baseline: tuple[jax.Array, ...],
-    group: tuple[chex.Array | None, ...],
-    size_P1: jax.Array,
+    value: tuple[Array, ...],
+    baseline: tuple[Array, ...],
+    group: tuple[Array | None, ...],
+    size_P1: Array,
     *,
     normalise: Normalise,
 ) -> Credit:
@@ -76,60 +87,70 @@ def compare(
       AssertionError: if the scope is none of `method.SCOPES`.
     """
     assert normalise in SCOPES, f"normalise: expected one of {SCOPES}, got {normalise!r}"
+    xp = find_namespace(size_P1, *value, *baseline)
     resolution_P1 = RESOLUTION * size_P1
     advantage = tuple(_drop_rounding(v - b, resolution_P1) for v, b in zip(value, baseline, strict=True))
     std = _compute_std(advantage, group, normalise)
     if std is not None:
-        resolution = resolution_P1 if normalise == "group" else jnp.max(resolution_P1)
+        resolution = resolution_P1 if normalise == "group" else xp.max(resolution_P1)
         advantage = tuple(_divide(a, s, resolution) for a, s in zip(advantage, std, strict=True))
     return Credit(value=value, baseline=baseline, advantage=advantage)
 
 
-def _apply_matrix(matrix: CreditMatrix, return_PL: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    blocks = [jnp.asarray(weight_NL, jnp.float32) for weight_NL in matrix.value + matrix.baseline]
-    chex.assert_equal_shape(blocks, dims=-1)
-    # One product for all turns; full precision because accelerators would otherwise round returns to bf16 or tf32.
-    mean_PN = jnp.einsum("pl,nl->pn", return_PL, jnp.concatenate(blocks), precision=jax.lax.Precision.HIGHEST)
+def _apply_matrix(matrix: CreditMatrix, return_PL: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    xp = find_namespace(return_PL)
+    blocks = [xp.asarray(weight_NL, xp.float32) for weight_NL in matrix.value + matrix.baseline]
+    mean_PN = _multiply("pl,nl->pn", return_PL, xp.concatenate(blocks))  # one product for all turns
     ends = list(itertools.accumulate(len(block) for block in blocks))
-    per_turn = tuple(jnp.split(mean_PN, ends[:-1], axis=1))
+    per_turn = tuple(xp.split(mean_PN, ends[:-1], axis=1))
     return per_turn[: len(matrix.value)], per_turn[len(matrix.value) :]
 
 
-def _drop_rounding(advantage_PN: jax.Array, resolution_P1: jax.Array) -> jax.Array:
+def _multiply(axes: str, x: Array, y: Array) -> Array:
+    xp = find_namespace(x, y)
+    # Full precision because accelerators would otherwise round returns to bf16 or tf32.
+    return xp.einsum(axes, x, y, **({} if xp is np else {"precision": "highest"}))
+
+
+def _drop_rounding(advantage_PN: Array, resolution_P1: Array) -> Array:
     # Nothing is below the rounding of returns that are not finite: they show in the advantage, and so in the loss.
-    return jnp.where(jnp.abs(advantage_PN) < resolution_P1, 0.0, advantage_PN)
+    xp = find_namespace(advantage_PN)
+    return xp.where(xp.abs(advantage_PN) < resolution_P1, 0.0, advantage_PN)
 
 
 def _compute_std(
-    advantage: tuple[jax.Array, ...], group: tuple[chex.Array | None, ...], normalise: Normalise
-) -> tuple[jax.Array, ...] | None:
+    advantage: tuple[Array, ...], group: tuple[Array | None, ...], normalise: Normalise
+) -> tuple[Array, ...] | None:
     if normalise == "none":
         return None
+    xp = find_namespace(*advantage)
     if normalise == "turn":
-        return tuple(jnp.std(a) for a in advantage)
+        return tuple(xp.std(a) for a in advantage)
     if normalise == "batch":
-        std = jnp.std(jnp.concatenate([a.ravel() for a, g in zip(advantage, group, strict=True) if g is not None]))
+        std = xp.std(xp.concatenate([a.ravel() for a, g in zip(advantage, group, strict=True) if g is not None]))
         return (std,) * len(advantage)
     return tuple(_group_std(a, g) for a, g in zip(advantage, group, strict=True))
 
 
-def _group_std(advantage_PN: jax.Array, group_NN: chex.Array | None) -> jax.Array:
+def _group_std(advantage_PN: Array, group_NN: Array | None) -> Array:
+    xp = find_namespace(advantage_PN)
     if group_NN is None:
-        return jnp.zeros_like(advantage_PN)
-    weight_NN = jnp.asarray(group_NN, jnp.float32)
+        return xp.zeros_like(advantage_PN)
+    weight_NN = xp.asarray(group_NN, xp.float32)
 
-    def mean(x_PN: jax.Array) -> jax.Array:
-        return jnp.einsum("pm,nm->pn", x_PN, weight_NN, precision=jax.lax.Precision.HIGHEST)
+    def mean(x_PN: Array) -> Array:
+        return _multiply("pm,nm->pn", x_PN, weight_NN)
 
-    return jnp.sqrt(mean(jnp.square(advantage_PN - mean(advantage_PN))))
+    return xp.sqrt(mean(xp.square(advantage_PN - mean(advantage_PN))))
 
 
-def _divide(advantage_PN: jax.Array, std: jax.Array, resolution: jax.Array) -> jax.Array:
+def _divide(advantage_PN: Array, std: Array, resolution: Array) -> Array:
+    xp = find_namespace(advantage_PN)
     has_none = std <= resolution
-    return jnp.where(has_none, 0.0, advantage_PN / jnp.where(has_none, 1.0, std))
+    return xp.where(has_none, 0.0, advantage_PN / xp.where(has_none, 1.0, std))
 
 
-def zero_credit_share(credit: Credit) -> jax.Array:
+def zero_credit_share(credit: Credit) -> Array:
     """Share of messages whose advantage is exactly zero, and which therefore teach nothing.
 
     Args:
@@ -138,4 +159,5 @@ def zero_credit_share(credit: Credit) -> jax.Array:
     Returns:
       The share of each turn's messages: [turns], f32, in [0, 1].
     """
-    return jnp.stack([jnp.mean(advantage_PN == 0.0, dtype=jnp.float32) for advantage_PN in credit.advantage])
+    xp = find_namespace(*credit.advantage)
+    return xp.stack([xp.mean(advantage_PN == 0.0, dtype=xp.float32) for advantage_PN in credit.advantage])

@@ -1,6 +1,7 @@
 """Credit by any method: what it is made of, and the one table of the functions that make it.
 
-A row of `methods.METHODS` names its function in the column `apply`; a user's own method may bring one.
+A row of `methods.METHODS` names its function in the column `apply`; a user's own method may bring one. What needs JAX
+is imported where a method asks for it: of NumPy's returns, methods that carry nothing do without.
 
 Dimension key: P problem    L leaf of one problem    N message of one turn of one problem
 """
@@ -8,19 +9,19 @@ Dimension key: P problem    L leaf of one problem    N message of one turn of on
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from c3jax.credit.apply import RESOLUTION, apply_credit, compare
-from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit, compute_score_credit
+from c3jax.credit.apply import RESOLUTION, Array, apply_credit, compare, find_namespace
 from c3jax.credit.matrix import CreditMatrix
 from c3jax.credit.method import Method, Normalise
 from c3jax.credit.methods import find_method
 from c3jax.credit.plans import FanOut
-from c3jax.credit.shrink import Components, apply_shrunk
 from c3jax.types import Credit, UserError
+
+if TYPE_CHECKING:
+    import jax
+
+    from c3jax.credit.shrink import Components
 
 
 class CreditInputs(NamedTuple):
@@ -35,10 +36,10 @@ class CreditInputs(NamedTuple):
     share: float = 1.0  # of a baseline that scores give
 
 
-ApplyFunction = Callable[[CreditInputs, jax.Array, Normalise], Credit]
+ApplyFunction = Callable[[CreditInputs, Array, Normalise], Credit]
 
 
-def compute_credit(method: str, inputs: CreditInputs, return_PL: jax.Array, *, normalise: Normalise) -> Credit:
+def compute_credit(method: str, inputs: CreditInputs, return_PL: Array, *, normalise: Normalise) -> Credit:
     """Give every message its value, baseline and advantage, by whatever method.
 
     Args:
@@ -54,7 +55,8 @@ def compute_credit(method: str, inputs: CreditInputs, return_PL: jax.Array, *, n
       AssertionError: if the shapes do not fit.
       UserError: where a user's own function gives no such credit.
     """
-    credit = find_apply(find_method(method))(inputs, return_PL, normalise)
+    xp = find_namespace(return_PL)
+    credit = find_apply(find_method(method))(inputs, xp.asarray(return_PL, xp.float32), normalise)
     if not isinstance(credit, Credit):
         raise UserError(f"credit.method: expected of {method} a Credit, got {type(credit).__name__}")
     expected = [(return_PL.shape[0], len(value_NL)) for value_NL in inputs.matrix.value]
@@ -81,17 +83,21 @@ def find_apply(method: Method) -> ApplyFunction:
     return APPLY[method.apply]
 
 
-def _apply_rows(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+def _apply_rows(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:
     return apply_credit(inputs.matrix, return_PL, normalise=normalise)
 
 
-def _apply_filter(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+def _apply_filter(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:
+    from c3jax.credit.shrink import apply_shrunk
+
     assert inputs.components is not None
     trained = tuple(group is not None for group in inputs.matrix.group)
     return apply_shrunk(inputs.components, return_PL, inputs.fan_out, trained, normalise=normalise)
 
 
 def _apply_gae(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    from c3jax.credit.learned import compute_episode_credit
+
     assert inputs.critic is not None
     return compute_episode_credit(
         inputs.matrix,
@@ -104,6 +110,8 @@ def _apply_gae(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise)
 
 
 def _apply_assisted(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    from c3jax.credit.learned import compute_assisted_credit
+
     assert inputs.critic is not None
     return compute_assisted_credit(
         inputs.matrix, return_PL, inputs.critic, inputs.fan_out, share=inputs.share, normalise=normalise
@@ -111,42 +119,47 @@ def _apply_assisted(inputs: CreditInputs, return_PL: jax.Array, normalise: Norma
 
 
 def _apply_scores(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+    from c3jax.credit.learned import compute_score_credit
+
     assert inputs.critic is not None
     return compute_score_credit(inputs.matrix, return_PL, inputs.critic, inputs.fan_out, normalise=normalise)
 
 
-def _apply_running_mean(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+def _apply_running_mean(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:
     """The return minus the mean of earlier steps. Source: arXiv:2506.24119."""
     assert inputs.components is not None
+    xp = find_namespace(return_PL)
     value, _, _ = apply_credit(inputs.matrix, return_PL, normalise="none")
     groups = inputs.matrix.group
     mean = tuple(
-        value_PN if group is None else jnp.full_like(value_PN, inputs.components.mean)
+        value_PN if group is None else xp.full_like(value_PN, inputs.components.mean)
         for value_PN, group in zip(value, groups, strict=True)
     )
-    size_P1 = jnp.maximum(jnp.abs(return_PL).max(axis=1, keepdims=True), jnp.abs(inputs.components.mean))
+    size_P1 = xp.maximum(xp.abs(return_PL).max(axis=1, keepdims=True), xp.abs(inputs.components.mean))
     return compare(value, mean, groups, size_P1, normalise=normalise)
 
 
-def _apply_mean_scaled(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+def _apply_mean_scaled(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:
     """(R - mean) / mean, 0 where the mean is. Source: arXiv:2602.02710."""
     credit = apply_credit(inputs.matrix, return_PL, normalise=normalise)
-    mean_P1 = jnp.mean(return_PL, axis=1, keepdims=True)
-    scale_P1 = jnp.where(mean_P1 > 0.0, 1.0 / jnp.where(mean_P1 > 0.0, mean_P1, 1.0), 0.0)
+    xp = find_namespace(return_PL)
+    mean_P1 = xp.mean(return_PL, axis=1, keepdims=True)
+    scale_P1 = xp.where(mean_P1 > 0.0, 1.0 / xp.where(mean_P1 > 0.0, mean_P1, 1.0), 0.0)
     return credit._replace(advantage=tuple(advantage_PN * scale_P1 for advantage_PN in credit.advantage))
 
 
-def _apply_tree_and_batch(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
+def _apply_tree_and_batch(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:
     """Standardised within the tree and over the batch; where there is no spread, 0. Source: arXiv:2509.21240."""
     credit = apply_credit(inputs.matrix, return_PL, normalise=normalise)
+    xp = find_namespace(return_PL)
 
-    def standardise(value_PN: jax.Array, axis: int | None) -> jax.Array:
-        mean, std = jnp.mean(return_PL, axis, keepdims=True), jnp.std(return_PL, axis, keepdims=True)
-        has_none = std <= RESOLUTION * jnp.max(jnp.abs(return_PL), axis, keepdims=True)
-        return jnp.where(has_none, 0.0, (value_PN - mean) / jnp.where(has_none, 1.0, std))
+    def standardise(value_PN: Array, axis: int | None) -> Array:
+        mean, std = xp.mean(return_PL, axis, keepdims=True), xp.std(return_PL, axis, keepdims=True)
+        has_none = std <= RESOLUTION * xp.max(xp.abs(return_PL), axis, keepdims=True)
+        return xp.where(has_none, 0.0, (value_PN - mean) / xp.where(has_none, 1.0, std))
 
     advantage = tuple(
-        jnp.zeros_like(value_PN) if group is None else standardise(value_PN, 1) + standardise(value_PN, None)
+        xp.zeros_like(value_PN) if group is None else standardise(value_PN, 1) + standardise(value_PN, None)
         for value_PN, group in zip(credit.value, inputs.matrix.group, strict=True)
     )
     return credit._replace(advantage=advantage)

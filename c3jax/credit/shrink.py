@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from c3jax.credit.apply import apply_credit
+from c3jax.credit.apply import apply_credit, find_namespace
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
 from c3jax.credit.method import Normalise
 from c3jax.credit.methods import find_method
@@ -150,7 +150,8 @@ def make_shrunk_matrix(
       The matrix; its baseline is of arrays.
     """
     plain = make_credit_matrix("shrunk", make_tree(fan_out), trained)
-    problem, message = jnp.maximum(components.problem, 0.0), list(jnp.maximum(components.message_K, 0.0))
+    xp = find_namespace(components.message_K)
+    problem, message = xp.maximum(components.problem, 0.0), list(xp.maximum(components.message_K, 0.0))
     is_trained = (True,) * len(fan_out) if trained is None else trained
     baseline = []
     for turn, value_NL in enumerate(plain.value):

@@ -15,8 +15,10 @@ import pytest
 
 from c3jax.credit import plans
 from c3jax.credit.apply import apply_credit, zero_credit_share
+from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.methods import METHODS
+from c3jax.credit.shrink import Components
 
 PLANS = {
     "flat": plans.make_flat(4, 3),
@@ -109,8 +111,28 @@ def test_jitted_and_vmapped_are_eager(method, scope):
     return_SPL = np.stack([draw_returns(seed, method) for seed in (1, 2, 3)])
     jitted = [apply_jitted(matrix, return_PL, normalise=scope) for return_PL in return_SPL]
     stacked = jax.tree.map(lambda *x: np.stack(x), *jitted)
-    assert_close(apply_credit(matrix, return_SPL[0], normalise=scope), jitted[0])
+    assert_close(apply_credit(matrix, jnp.asarray(return_SPL[0]), normalise=scope), jitted[0])
     assert_close(_vmap_over_seeds(scope)(matrix, return_SPL), stacked)
+
+
+@pytest.mark.parametrize(("method", "scope"), [pair for pair in PAIRS if METHODS[pair[0]].carries != "critic"])
+def test_numpy_is_jitted(method, scope):
+    """The whole method, what it carries included; of NumPy's arrays NumPy's arrays come."""
+    plan, return_PL = plan_of(method), draw_returns(7, method)
+    carried = Components(np.float32(0.4), np.float32(0.1), np.array([0.2, 0.1, 0.05], np.float32), np.int32(3))
+    inputs = CreditInputs(make_credit_matrix(method, plan), plan.fan_out, carried)
+    credit = compute_credit(method, inputs, return_PL.astype(np.float64), normalise=scope)
+    assert {(type(x), x.dtype.name) for x in jax.tree.leaves(credit)} == {(np.ndarray, "float32")}
+    assert_close(credit, _jit_compute(method, plan.fan_out, scope)(inputs.matrix, carried, return_PL))
+    assert max(abs(advantage_PN).max() for advantage_PN in credit.advantage) > 0.1
+
+
+@functools.cache
+def _jit_compute(method, fan_out, scope):
+    def compute(matrix, carried, return_PL):
+        return compute_credit(method, CreditInputs(matrix, fan_out, carried), return_PL, normalise=scope)
+
+    return jax.jit(compute)
 
 
 @functools.cache

@@ -136,3 +136,129 @@ def test_the_library_takes_a_step_by_hand(run):
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{4 * (2 + 8)} messages, ") and lines[1].startswith("question: largest of ")
     assert [line.partition(":")[0] for line in lines[4:]] == ["c3", "no_loo", "one update"]
+
+
+# Other people's trainers. Their packages and torch are not here: each example meets the names that it imports, and
+# arrays and objects of the shapes that its docstring states.
+
+TORCH = "from numpy import asarray as as_tensor\n"
+REGISTRY = "FUNCTIONS = {}\ndef NAME(name):\n    return lambda function: FUNCTIONS.setdefault(name, function)\n"
+TRAINERS = {
+    "verl_estimator.py": {
+        "torch.py": TORCH,
+        "verl/trainer/ppo/core_algos.py": REGISTRY.replace("NAME", "register_adv_est"),
+    },
+    "rllm_estimator.py": {
+        "rllm/trainer/algorithms/advantage.py": REGISTRY.replace("NAME", "register_rllm_adv_estimator"),
+    },
+    "prime_rl_algorithm.py": {
+        "prime_rl/orchestrator/algo/base.py": "class Algorithm: ...\n\n"
+        "def iter_trainable_traces(episodes):\n    return ((e, trace) for e in episodes for trace in e.traces)\n",
+        "prime_rl/orchestrator/algo/routing.py": "def assign_advantages(trace, values):\n    trace.credit = values\n",
+    },
+    "trl_trainer.py": {
+        "torch.py": "from trl import Rewards as as_tensor\n",
+        "trl.py": """
+import numpy
+
+class GRPOTrainer:
+    def _calculate_rewards(self, inputs):
+        return Rewards([[row["reward"], 0.0] for row in inputs])
+
+    def _generate_and_score_completions(self, inputs):
+        self._calculate_rewards(inputs)
+        mask = numpy.array([[1, 1, 0, 1, 0]] * len(inputs))
+        return {"advantages": None, "completion_mask": mask, "tool_mask": numpy.ones_like(mask)}
+
+class Rewards(numpy.ndarray):
+    device = "cpu"
+    def __new__(cls, rows):
+        return numpy.array(rows).view(cls)
+    def to(self, device):
+        return self
+    def nansum(self, dim):
+        return numpy.nansum(numpy.asarray(self), axis=dim)
+""",
+    },
+}
+
+
+@pytest.fixture
+def run_trainer(run, tmp_path: Path):
+    """Run a program that uses an example, which must not load JAX; what it prints, as JSON."""
+
+    def run_program(example: str, program: str) -> list:
+        for name, text in TRAINERS[example].items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        check = "\nimport sys; assert 'jax' not in sys.modules"
+        return json.loads(run("-c", program + check, files=(example,)).stdout)
+
+    return run_program
+
+
+def test_verl_has_an_estimator(run_trainer):
+    """Leave-one-out within a uid; with uids of contexts c3, a message a run of the mask, what is shared once."""
+    program = """
+import json, numpy as np, verl_estimator
+from verl.trainer.ppo.core_algos import FUNCTIONS
+rewards, mask = np.zeros((4, 4)), np.array([[1, 1, 0, 1]] * 4)
+rewards[:, 3] = [1, 0, 0, 0.5]
+arguments = {"token_level_rewards": rewards, "response_mask": mask, "config": None}
+flat, returns = FUNCTIONS["c3jax"](index=np.array(["u", "u", "v", "v"], object), **arguments)
+assert returns is flat
+verl_estimator.METHOD = "c3"
+tree, _ = FUNCTIONS["c3jax"](index=np.array(["q/a", "q/b", "q/b", "q/a"], object), **arguments)
+print(json.dumps([flat.tolist(), tree.tolist()]))
+"""
+    flat, tree = run_trainer("verl_estimator.py", program)
+    assert flat == [[x, x, 0, x] for x in (1, -1, -0.5, 0.5)]
+    # Context a: 1 and 1/2, so its message is worth 3/4; b: 0. Rows 0 and 1 are the first of theirs.
+    assert tree == [[0.75, 0.75, 0, 0.5], [-0.75, -0.75, 0, 0], [0, 0, 0, 0], [0, 0, 0, -0.5]]
+
+
+def test_rllm_has_an_estimator(run_trainer):
+    program = """
+import json, numpy as np, rllm_estimator
+from types import SimpleNamespace as N
+from rllm.trainer.algorithms.advantage import FUNCTIONS
+groups = [N(trajectories=[N(info=info) for info in infos]) for infos in ([{}] * 3, [{"context": c} for c in "abab"])]
+rewards = [np.array([1.0, 0, 0]), np.array([1.0, 0, 0.5, 0])]
+advantages, _ = FUNCTIONS["c3jax"](rewards=rewards, algorithm_config=None, traj_groups=groups)
+print(json.dumps([part.tolist() for part in advantages]))
+"""
+    assert run_trainer("rllm_estimator.py", program) == [[1, -0.5, -0.5], [0.5, 0, -0.5, 0]]
+
+
+def test_prime_rl_has_an_algorithm(run_trainer):
+    """Two proposals, two attempts each: the proposals are worth 1/2 and 0."""
+    program = """
+import asyncio, json, prime_rl_algorithm
+from types import SimpleNamespace as N
+make = lambda name, reward: N(agent=N(name=name), reward=reward)
+attempts = {"a": (1.0, 0.0), "b": (0.0, 0.0)}
+episodes = [N(id=i, traces=[make("proposer", 9), *(make("solver", r) for r in rs)]) for i, rs in attempts.items()]
+asyncio.run(prime_rl_algorithm.C3Algorithm().score_group(episodes))
+print(json.dumps([[trace.credit for trace in episode.traces] for episode in episodes]))
+"""
+    assert run_trainer("prime_rl_algorithm.py", program) == [[0.5, 1, -1], [-0.5, 0, 0]]
+
+
+def test_trl_has_a_trainer_and_a_reward_function(run_trainer):
+    program = """
+import json, trl, trl_trainer
+from types import SimpleNamespace as N
+trainer = trl_trainer.CreditTrainer()
+trainer.num_generations, trainer.model, trainer.reward_weights = 4, N(training=True), trl.Rewards([1.0, 1.0])
+rows = [{"reward": reward} for reward in (1, 0, 0, 1)]
+flat = trainer._generate_and_score_completions(rows)["advantages"].tolist()
+trl_trainer.METHOD = "c3"
+rows = [row | {"context": [c]} for row, c in zip(rows, "aabb")]
+tree = trainer._generate_and_score_completions(rows)["advantages"].tolist()
+reward = trl_trainer.reward_as_advantage("ppqq", ["is 4", "is 5", "is 6", "six"], list("4466"), completion_ids=[])
+print(json.dumps([flat, tree, reward]))
+"""
+    flat, tree, reward = run_trainer("trl_trainer.py", program)
+    assert flat == [pytest.approx([x, x, 0, x, 0]) for x in (2 / 3, -2 / 3, -2 / 3, 2 / 3)]
+    assert tree == [[0, 0, 0, 1, 0], [0, 0, 0, -1, 0], [0, 0, 0, -1, 0], [0, 0, 0, 1, 0]]
+    assert reward == [1, -1, 1, -1]
