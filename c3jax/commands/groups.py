@@ -1,0 +1,358 @@
+"""Groups drawn at a run's contexts, and kept: n alternatives, each continued several times, by one policy.
+
+A context is a problem's transcript up to a turn, recorded while the run trained or drawn afresh. At every turn of it
+the policy of one checkpoint draws alternatives and their continuations, and continues null messages in their stead.
+Every draw is addressed by what is drawn; what is drawn is kept in RUN/diagnose, a problem a line, and not drawn again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from c3jax.commands.replay import Team, write_messages
+from c3jax.rollout import address
+from c3jax.run.files import save_whole
+from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, parse_tree
+from c3jax.setup.team import choose_problems, decode_messages, make_questions
+from c3jax.types import Messages, Rollout, UserError, Verdict
+
+Origin = Literal["recorded", "fresh"]
+
+_STREAM = 0x64696167  # apart from the other draws of the stream ASK
+_FRESH, _ALTERNATIVES, _NULL = range(3)  # what is drawn, as part of its address
+
+
+class Sizes(NamedTuple):
+    """What is drawn at a context."""
+
+    alternatives: int  # n
+    continuations: int  # of an alternative, that credit is made of
+    held_out: int  # more of them in each of two halves, that credit is held against
+
+    @property
+    def all_continuations(self) -> int:
+        """Of an alternative, M."""
+        return self.continuations + 2 * self.held_out
+
+
+class Request(NamedTuple):
+    """Which contexts, and what is drawn there."""
+
+    origin: Origin
+    problems: int
+    sizes: Sizes
+    placeholder: str | None  # a null message with words, beside the empty one
+
+
+class Context(NamedTuple):
+    """A problem and the transcript at whose turns groups are drawn."""
+
+    problem: int  # its number in the training set
+    name: str  # its id
+    step: int  # at which the transcript was recorded; of a fresh one the policy's
+    transcript: tuple[Record, ...] | None  # a message a turn but the last; None: still to be drawn
+
+
+def count_calls(turns: int, sizes: Sizes, arms: int) -> int:
+    """Evaluator calls a problem: n M at each turn but the last and n there; of each null message n, and 1 there.
+
+    Args:
+      turns: of the protocol.
+      sizes: of a group.
+      arms: null messages.
+    """
+    n = sizes.alternatives
+    return (turns - 1) * n * (sizes.all_continuations + arms) + n + arms
+
+
+def list_contexts(team: Team, run: Path, step: int, request: Request) -> list[Context]:
+    """The contexts asked for: of each problem one transcript.
+
+    Recorded ones are those of the steps nearest to the policy's, later ones first; fresh ones are of the problems that
+    the policy's next steps train on.
+
+    Args:
+      team: that draws.
+      run: its directory.
+      step: of its checkpoint.
+      request: what is asked.
+
+    Returns:
+      As many as are asked for, or all there are.
+
+    Raises:
+      UserError: there are none, or a record lacks its token ids.
+    """
+    number_of = {problem.id: number for number, problem in enumerate(team.setup.train.problems)}
+    most = min(request.problems, len(number_of))
+    found: dict[str, Context] = {}
+    if request.origin == "recorded":
+        for tree in _list_nearest(run, step):
+            name = tree.record.get("problem", "")
+            if name in number_of and name not in found:
+                found[name] = Context(number_of[name], name, tree.record["step"], _find_transcript(tree))
+            if len(found) == most:
+                break
+    else:
+        ahead = step
+        while len(found) < most:
+            for number in choose_problems(team.setup, ahead):
+                name = team.setup.train.problems[number].id
+                found.setdefault(name, Context(number, name, step, None))
+            ahead += 1
+    if not found:
+        raise UserError(
+            f"{run}: expected a recorded tree of a training problem, found none; --contexts fresh needs none"
+        )
+    return list(found.values())[:most]
+
+
+def _list_nearest(run: Path, step: int) -> Iterator[RecordedTree]:
+    files = list_record_files(run)
+    if not files:
+        raise UserError(f"{run}/rollouts: expected recorded trees, found none; --contexts fresh needs none")
+    steps = {path: int(part) for path in files if (part := path.stem.rpartition("-")[2]).isdigit()}
+    for path in sorted(steps, key=lambda path: (abs(steps[path] - step), -steps[path])):
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+            if line.strip():
+                yield parse_tree(line, f"{path}:{number}")
+
+
+def _find_transcript(tree: RecordedTree) -> tuple[Record, ...]:
+    """The first path of a record's first branch, without its last message."""
+    _, levels = list_trees(tree)[0]
+    nodes = [level[0] for level in levels[:-1]]
+    if any("token_ids" not in node for node in nodes):
+        raise UserError(f"{tree.where}: expected messages recorded with their token ids, got one without")
+    return tuple({name: node[name] for name in ("turn", "role", "text", "token_ids")} for node in nodes)
+
+
+def name_file(run: Path, step: int, sizes: Sizes) -> Path:
+    """Where groups of these sizes, by the policy of a step, are kept."""
+    form = f"{sizes.alternatives}x{sizes.continuations}+{2 * sizes.held_out}"
+    return run / "diagnose" / f"step-{step}-{form}.jsonl"
+
+
+def load_groups(path: Path) -> list[Record]:
+    """The groups kept so far. A last line that was not finished is dropped from the file.
+
+    Raises:
+      UserError: another line is no group.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    if lines[-1]:
+        save_whole(path, b"".join(line + b"\n" for line in lines[:-1]))
+    groups = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            group = json.loads(line)
+            _ = (group["problem"], group["origin"], group["step"], group["placeholder"], group["turns"])
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path}:{number}: expected a recorded group, got something else") from None
+        groups.append(group)
+    return groups
+
+
+def complete_groups(
+    team: Team,
+    path: Path,
+    step: int,
+    contexts: Sequence[Context],
+    request: Request,
+    announce: Callable[[int, int], None],
+) -> list[Record]:
+    """The groups of all contexts: those kept, and the others drawn, graded and kept batch by batch.
+
+    Args:
+      team: that draws.
+      path: the file they are kept in.
+      step: of the team's checkpoint.
+      contexts: asked for.
+      request: what is drawn at each.
+      announce: told, before anything is drawn, how many problems are missing and the evaluator calls that they take.
+
+    Returns:
+      The groups, in the order of the contexts.
+    """
+    known = {_identify(group): group for group in load_groups(path)}
+    wanted = [(each.name, request.origin, each.step, request.placeholder) for each in contexts]
+    missing = [each for each, key in zip(contexts, wanted, strict=True) if key not in known]
+    arms = 1 if request.placeholder is None else 2
+    calls = count_calls(len(team.setup.plans), request.sizes, arms)
+    announce(len(missing), len(missing) * calls)
+    size = min(_choose_size(team, request.sizes), max(len(missing), 1))
+    for first in range(0, len(missing), size):
+        batch = missing[first : first + size]
+        drawn = draw_groups(team, step, batch, size, request)
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(group, ensure_ascii=False) + "\n" for group in drawn))
+        known |= {_identify(group): group for group in drawn}
+    return [known[key] for key in wanted]
+
+
+def _identify(group: Record) -> tuple[str, str, int, str | None]:
+    return group["problem"], group["origin"], group["step"], group["placeholder"]
+
+
+def _choose_size(team: Team, sizes: Sizes) -> int:
+    """Problems of a call: about as many messages of a turn as a call of the run's training draws."""
+    config = team.setup.config
+    rows = (config.rollout_problems or config.problems) * config.credit.budget
+    return max(1, rows // (sizes.alternatives * sizes.all_continuations))
+
+
+class _Batch(NamedTuple):
+    """Some contexts being drawn, as many at once as are compiled for."""
+
+    team: Team
+    step: int
+    contexts: Sequence[Context]
+    size: int  # contexts of a call; where there are fewer the last one fills it up
+
+    def sample(self, kind: tuple[int, ...], given: Sequence[Sequence[Record]], fan_out: tuple[int, ...]) -> Rollout:
+        """Draw trees that go on from given messages, a list a turn with one of each context.
+
+        Args:
+          kind: what is drawn, the last part of its address.
+          given: nodes of the first turns.
+          fan_out: of the first turns; 1 at those after.
+
+        Returns:
+          The trees of the batch's own contexts, on the host.
+        """
+        setup, owed = self.team.setup, self.size - len(self.contexts)
+        key = address.make_stream(setup.config.seed, address.ASK)
+        for part in (_STREAM, self.step, *kind):
+            key = jax.random.fold_in(key, part)
+        numbers = [context.problem for context in self.contexts]
+        question, problem_P = make_questions(setup, setup.train, numbers + numbers[-1:] * owed)
+        rows = [[*nodes, *[nodes[-1]] * owed] for nodes in given]
+        messages = tuple(write_messages(setup, turn, nodes) for turn, nodes in enumerate(rows))
+        fan_out = (fan_out + (1,) * len(setup.plans))[: len(setup.plans)]
+        rollout, _ = self.team.sample_tree(self.team.weights, question, key, jnp.asarray(problem_P), fan_out, messages)
+        kept = len(self.contexts)
+        return jax.tree.map(lambda array: array[: len(array) // self.size * kept], jax.device_get(rollout))
+
+
+def draw_groups(team: Team, step: int, contexts: Sequence[Context], size: int, request: Request) -> list[Record]:
+    """Draw and grade the groups of some contexts at all turns.
+
+    Args:
+      team: that draws.
+      step: of its checkpoint.
+      contexts: a batch.
+      size: contexts of a call; at least those of the batch.
+      request: what is drawn.
+
+    Returns:
+      A record a context: the transcript, and of each turn the address of its draws, the alternatives, what followed
+      each (the next message, the answer read from the last one, its return) and the returns of the null messages.
+    """
+    batch = _Batch(team, step, contexts, size)
+    transcript = _complete_transcripts(batch)
+    nulls = {"empty": ""} | ({} if request.placeholder is None else {"placeholder": request.placeholder})
+    parts = [_draw_turn(batch, request.sizes, transcript[:turn], nulls) for turn in range(len(team.setup.plans))]
+    numbers, answers = [], []
+    for texts in (texts for part in parts for texts in part.answers.values()):
+        numbers += [row // (len(texts) // len(contexts)) for row in range(len(texts))]
+        answers += texts
+    problems = [team.setup.train.problems[contexts[number].problem] for number in numbers]
+    verdicts = iter(team.evaluator.score(problems, answers, budget=len(answers)))
+    graded = [{name: [next(verdicts) for _ in texts] for name, texts in part.answers.items()} for part in parts]
+    shared = {
+        "checkpoint": step,
+        "origin": request.origin,
+        "placeholder": request.placeholder,
+        **request.sizes._asdict(),
+    }
+    groups = []
+    for number, context in enumerate(contexts):
+        turns = [
+            {"turn": plan.name, "role": plan.role, "address": [address.ASK, _STREAM, step, _ALTERNATIVES, turn]}
+            | _describe_turn(parts[turn], graded[turn], number, len(contexts))
+            for turn, plan in enumerate(team.setup.plans)
+        ]
+        spoken = [nodes[number] for nodes in transcript]
+        groups.append({"problem": context.name, "step": context.step, **shared, "transcript": spoken, "turns": turns})
+    return groups
+
+
+def _complete_transcripts(batch: _Batch) -> list[list[Record]]:
+    """Messages of all turns but the last, a list a turn with one of each context."""
+    plans = batch.team.setup.plans[:-1]
+    if any(context.transcript is None for context in batch.contexts):
+        rollout = batch.sample((_FRESH,), (), ())
+        drawn = [_describe_messages(batch.team, messages) for messages in rollout.turns[:-1]]
+        return [
+            [{"turn": plan.name, "role": plan.role, **node} for node in nodes]
+            for plan, nodes in zip(plans, drawn, strict=True)
+        ]
+    return [
+        [context.transcript[turn] for context in batch.contexts if context.transcript] for turn in range(len(plans))
+    ]
+
+
+class _Turn(NamedTuple):
+    """What was drawn at one turn; lists go through the contexts, of each through its alternatives, and so on."""
+
+    messages: list[Record]
+    next: list[str]  # of the turn after; none at the last
+    answers: dict[str, list[str]]  # the last messages, by what they follow: alternatives, or a null message's name
+
+
+def _draw_turn(batch: _Batch, sizes: Sizes, given: Sequence[Sequence[Record]], nulls: dict[str, str]) -> _Turn:
+    turn, tokenizer, n = len(given), batch.team.setup.tokenizer, sizes.alternatives
+    is_last = turn == len(batch.team.setup.plans) - 1
+    rollout = batch.sample((_ALTERNATIVES, turn), given, (*(1,) * turn, n, sizes.all_continuations))
+    answers = {"alternatives": decode_messages(tokenizer, rollout.turns[-1])}
+    for arm, (name, text) in enumerate(nulls.items()):
+        node = {"text": text, "token_ids": tokenizer.encode_text(text)}
+        answers[name] = [tokenizer.decode(node["token_ids"])] * len(batch.contexts)
+        if not is_last:
+            nodes = [*given, [node] * len(batch.contexts)]
+            after = batch.sample((_NULL, turn, arm), nodes, (*(1,) * (turn + 1), n))
+            answers[name] = decode_messages(tokenizer, after.turns[-1])
+    following = [] if is_last else decode_messages(tokenizer, rollout.turns[turn + 1])
+    return _Turn(_describe_messages(batch.team, rollout.turns[turn]), following, answers)
+
+
+def _describe_messages(team: Team, messages: Messages) -> list[Record]:
+    texts, nodes = decode_messages(team.setup.tokenizer, messages), []
+    for row, text in enumerate(texts):
+        token_ids = np.asarray(messages.tokens_NT[row])[np.asarray(messages.sampled_NT[row])].tolist()
+        truncated = bool(messages.truncated_N[row])
+        nodes.append({"text": text, "token_ids": token_ids, "tokens": len(token_ids), "truncated": truncated})
+    return nodes
+
+
+def _describe_turn(part: _Turn, graded: dict[str, list[Verdict]], number: int, contexts: int) -> Record:
+    """One context's share of a turn."""
+
+    def cut(rows: Sequence[Any], pieces: int, piece: int) -> list[Any]:
+        per = len(rows) // pieces
+        return list(rows[piece * per : (piece + 1) * per])
+
+    messages, after = cut(part.messages, contexts, number), cut(part.next, contexts, number)
+    found = cut(graded["alternatives"], contexts, number)
+    n = range(len(messages))
+    return {
+        "messages": messages,
+        "next": [cut(after, len(n), row) for row in n],
+        "answers": [[verdict.answer for verdict in cut(found, len(n), row)] for row in n],
+        "returns": [[verdict.score for verdict in cut(found, len(n), row)] for row in n],
+        "null": {
+            name: [verdict.score for verdict in cut(verdicts, contexts, number)]
+            for name, verdicts in graded.items()
+            if name != "alternatives"
+        },
+    }
