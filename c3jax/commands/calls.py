@@ -141,13 +141,13 @@ def call_diagnose(arguments: argparse.Namespace, overrides: dict[str, Any]) -> i
     from c3jax.commands import diagnose, groups
     from c3jax.commands.runtime import set_up_process
 
+    nulls = () if arguments.placeholder is None else (arguments.placeholder,)
     sizes = groups.Sizes(arguments.alternatives, arguments.continuations, arguments.held_out)
-    request = groups.Request(arguments.contexts, arguments.groups, sizes, arguments.placeholder)
+    request = groups.Request(arguments.contexts, arguments.groups, sizes, nulls)
     methods, out = [*filter(None, arguments.methods.split(","))], arguments.json and Path(arguments.json)
     run, is_contained = Path(arguments.source), not arguments.unsafe_no_sandbox
-    return diagnose.diagnose_run(
-        run, arguments.checkpoint, request, methods, out, set_up_process(), is_contained, _accept(arguments)
-    )
+    asked = (arguments.checkpoint, request, methods, out)
+    return diagnose.diagnose_run(run, *asked, set_up_process(), is_contained, _accept(arguments))
 
 
 def call_export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

@@ -29,7 +29,6 @@ from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.plans import Plan, make_arms, make_tree
 from c3jax.rewards import Evaluator
 from c3jax.run.files import save_whole
-from c3jax.run.records import Record
 from c3jax.setup.team import Setup
 from c3jax.types import UserError
 
@@ -67,7 +66,7 @@ def diagnose_run(
     Args:
       run: a run directory.
       checkpoint: newest, best or a step.
-      request: the groups asked for.
+      request: the groups asked for; of null messages the one with words, none for the run's own.
       methods: whose credit is diagnosed; none for all that a group holds.
       out: where the figures are written as JSON too.
       console: to print on.
@@ -83,18 +82,15 @@ def diagnose_run(
     methods = methods or list_held()
     check_methods(methods)
     setup, weights, step = load_source(str(run), checkpoint, {}, is_contained, accepting)
-    request = check_placeholder(setup, request)
+    request = request._replace(nulls=choose_nulls(setup, request.nulls))
 
     path = groups.name_file(run, step, request.sizes)
     with Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator:
         team = Team(setup, weights, make_sampler(setup), evaluator)
         contexts = groups.list_contexts(team, run, step, request)
 
-        def announce(problems: int, calls: int) -> None:
-            kept = len(contexts) - problems
-            console.print(
-                f"{problems} problems to draw, {calls:,} evaluator calls; {kept} drawn before", soft_wrap=True
-            )
+        def announce(calls: int) -> None:
+            console.print(f"{len(contexts)} problems: {calls:,} evaluator calls to make", soft_wrap=True)
 
         try:
             records = groups.complete_groups(team, path, step, contexts, request, announce)
@@ -130,49 +126,51 @@ def check_methods(methods: Sequence[str]) -> None:
             raise UserError(f"--methods: {method} {lack}; expected some of {', '.join(list_held())}")
 
 
-def check_placeholder(setup: Setup, request: groups.Request) -> groups.Request:
-    """The request with the run's own null message where none was given; raises UserError for one that cannot be."""
-    text = setup.config.credit.null_message if request.placeholder is None else request.placeholder
-    if not text:
-        return request._replace(placeholder=None)
+def choose_nulls(setup: Setup, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """The null messages of a run: the empty one, and one with words that is asked for or the config's own.
+
+    Raises UserError for words that a turn could not write.
+    """
+    (text,) = asked or (setup.config.credit.null_message,)
     try:
         tokens = setup.tokenizer.encode_text(text)
     except UserError as error:
         raise UserError(f"--placeholder: {error}") from None
     room = min(plan.max_tokens for plan in setup.plans)
     if len(tokens) > room:
-        raise UserError(
-            f"--placeholder: expected at most {room} tokens, as the shortest turn may write, got {len(tokens)}"
-        )
-    return request._replace(placeholder=text)
+        most = f"expected at most {room} tokens, as the shortest turn may write"
+        raise UserError(f"--placeholder: {most}, got {len(tokens)}")
+    return ("", text) if text else ("",)
 
 
-def read_groups(records: Sequence[Record]) -> list[Drawn]:
-    """Recorded groups as arrays, turn by turn."""
-    drawn, last = [], len(records[0]["turns"]) - 1
-    for turn, first in enumerate(records[0]["turns"]):
-        parts = [record["turns"][turn] for record in records]
-        outcome = {}
-        if turn < last:
-            outcome["answer"] = _number(part["answers"] for part in parts)
-            outcome["next message"] = _number(part["next"] for part in parts)
+def read_groups(found: Sequence[groups.Group]) -> list[Drawn]:
+    """Groups as arrays, turn by turn."""
+    drawn, last = [], len(found[0].alternatives["turns"]) - 1
+    for turn in range(last + 1):
+        parts = [group.alternatives["turns"][turn] for group in found]
+        texts = [[node["text"] for node in part["messages"]] for part in parts]
+        outcome = {} if turn == last else {"answer": "answers", "next message": "next"}
         drawn.append(
             Drawn(
-                turn=first["turn"],
+                turn=parts[0]["turn"],
                 is_last=turn == last,
-                continuations=1 if turn == last else records[0]["continuations"],
+                continuations=1 if turn == last else found[0].alternatives["continuations"],
                 return_CNM=np.array([part["returns"] for part in parts], float),
-                null={name: np.array([part["null"][name] for part in parts], float) for name in first["null"]},
+                null={
+                    "placeholder" if text else "empty": np.array(
+                        [group.nulls[text]["turns"][turn]["returns"] for group in found], float
+                    )
+                    for text in found[0].nulls
+                },
                 length_CN=np.array([[node["tokens"] for node in part["messages"]] for part in parts], float),
-                message_CN=diagnostics.number_distinct([[node["text"] for node in part["messages"]] for part in parts]),
-                outcome=outcome,
+                message_CN=diagnostics.number_distinct(texts),
+                outcome={name: _number([part[field] for part in parts]) for name, field in outcome.items()},
             )
         )
     return drawn
 
 
-def _number(parts: Any) -> np.ndarray:
-    rows = list(parts)
+def _number(rows: Sequence[Sequence[Sequence[Any]]]) -> np.ndarray:
     flat = diagnostics.number_distinct([[text for row in part for text in row] for part in rows])
     return flat.reshape(len(rows), len(rows[0]), -1)
 

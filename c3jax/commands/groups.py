@@ -7,7 +7,9 @@ Every draw is addressed by what is drawn; what is drawn is kept in RUN/diagnose,
 
 from __future__ import annotations
 
+import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,7 +28,7 @@ from c3jax.types import Messages, Rollout, UserError, Verdict
 Origin = Literal["recorded", "fresh"]
 
 _STREAM = 0x64696167  # apart from the other draws of the stream ASK
-_FRESH, _ALTERNATIVES, _NULL = range(3)  # what is drawn, as part of its address
+_FRESH, _ALTERNATIVES, _NULL = range(3)  # what is drawn, as part of its address; of a null message with its hash
 
 
 class Sizes(NamedTuple):
@@ -48,7 +50,7 @@ class Request(NamedTuple):
     origin: Origin
     problems: int
     sizes: Sizes
-    placeholder: str | None  # a null message with words, beside the empty one
+    nulls: tuple[str, ...]  # messages that are continued in the alternatives' stead
 
 
 class Context(NamedTuple):
@@ -60,16 +62,23 @@ class Context(NamedTuple):
     transcript: tuple[Record, ...] | None  # a message a turn but the last; None: still to be drawn
 
 
-def count_calls(turns: int, sizes: Sizes, arms: int) -> int:
-    """Evaluator calls a problem: n M at each turn but the last and n there; of each null message n, and 1 there.
+class Group(NamedTuple):
+    """What was drawn of one problem, at all turns."""
+
+    alternatives: Record
+    nulls: dict[str, Record]  # by their text
+
+
+def count_calls(turns: int, sizes: Sizes, is_null: bool) -> int:
+    """Evaluator calls a problem: n M at each turn but the last and n there; of a null message n, and 1 there.
 
     Args:
       turns: of the protocol.
       sizes: of a group.
-      arms: null messages.
+      is_null: whether it is a null message that is continued.
     """
     n = sizes.alternatives
-    return (turns - 1) * n * (sizes.all_continuations + arms) + n + arms
+    return (turns - 1) * n + 1 if is_null else (turns - 1) * n * sizes.all_continuations + n
 
 
 def list_contexts(team: Team, run: Path, step: int, request: Request) -> list[Context]:
@@ -101,12 +110,11 @@ def list_contexts(team: Team, run: Path, step: int, request: Request) -> list[Co
             if len(found) == most:
                 break
     else:
-        ahead = step
-        while len(found) < most:
-            for number in choose_problems(team.setup, ahead):
-                name = team.setup.train.problems[number].id
-                found.setdefault(name, Context(number, name, step, None))
-            ahead += 1
+        for number in itertools.chain.from_iterable(choose_problems(team.setup, step + ahead) for ahead in range(most)):
+            name = team.setup.train.problems[number].id
+            found.setdefault(name, Context(number, name, step, None))
+            if len(found) == most:
+                break
     if not found:
         raise UserError(
             f"{run}: expected a recorded tree of a training problem, found none; --contexts fresh needs none"
@@ -140,8 +148,10 @@ def name_file(run: Path, step: int, sizes: Sizes) -> Path:
     return run / "diagnose" / f"step-{step}-{form}.jsonl"
 
 
-def load_groups(path: Path) -> list[Record]:
-    """The groups kept so far. A last line that was not finished is dropped from the file.
+def load_lines(path: Path) -> list[Record]:
+    """What is kept so far: alternatives or a null message of one problem a line.
+
+    A last line that was not finished is dropped from the file.
 
     Raises:
       UserError: another line is no group.
@@ -151,15 +161,21 @@ def load_groups(path: Path) -> list[Record]:
     lines = path.read_bytes().split(b"\n")
     if lines[-1]:
         save_whole(path, b"".join(line + b"\n" for line in lines[:-1]))
-    groups = []
+    kept = []
     for number, line in enumerate(lines[:-1], 1):
         try:
-            group = json.loads(line)
-            _ = (group["problem"], group["origin"], group["step"], group["placeholder"], group["turns"])
+            kept.append(json.loads(line))
+            _ = (_identify(kept[-1]), kept[-1]["transcript"], kept[-1]["turns"])
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}:{number}: expected a recorded group, got something else") from None
-        groups.append(group)
-    return groups
+    return kept
+
+
+_Key = tuple[str, str, int, str | None]
+
+
+def _identify(line: Record) -> _Key:
+    return line["problem"], line["origin"], line["step"], line["null"]
 
 
 def complete_groups(
@@ -168,8 +184,8 @@ def complete_groups(
     step: int,
     contexts: Sequence[Context],
     request: Request,
-    announce: Callable[[int, int], None],
-) -> list[Record]:
+    announce: Callable[[int], None],
+) -> list[Group]:
     """The groups of all contexts: those kept, and the others drawn, graded and kept batch by batch.
 
     Args:
@@ -178,30 +194,36 @@ def complete_groups(
       step: of the team's checkpoint.
       contexts: asked for.
       request: what is drawn at each.
-      announce: told, before anything is drawn, how many problems are missing and the evaluator calls that they take.
+      announce: given, before anything is drawn, the evaluator calls that this takes.
 
     Returns:
       The groups, in the order of the contexts.
     """
-    known = {_identify(group): group for group in load_groups(path)}
-    wanted = [(each.name, request.origin, each.step, request.placeholder) for each in contexts]
-    missing = [each for each, key in zip(contexts, wanted, strict=True) if key not in known]
-    arms = 1 if request.placeholder is None else 2
-    calls = count_calls(len(team.setup.plans), request.sizes, arms)
-    announce(len(missing), len(missing) * calls)
-    size = min(_choose_size(team, request.sizes), max(len(missing), 1))
-    for first in range(0, len(missing), size):
-        batch = missing[first : first + size]
-        drawn = draw_groups(team, step, batch, size, request)
-        path.parent.mkdir(exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(group, ensure_ascii=False) + "\n" for group in drawn))
-        known |= {_identify(group): group for group in drawn}
-    return [known[key] for key in wanted]
+    known = {_identify(line): line for line in load_lines(path)}
 
+    def find_key(context: Context, null: str | None) -> _Key:
+        return context.name, request.origin, context.step, null
 
-def _identify(group: Record) -> tuple[str, str, int, str | None]:
-    return group["problem"], group["origin"], group["step"], group["placeholder"]
+    arms = (None, *request.nulls)
+    missing = {null: [each for each in contexts if find_key(each, null) not in known] for null in arms}
+    turns = len(team.setup.plans)
+    announce(sum(len(of) * count_calls(turns, request.sizes, null is not None) for null, of in missing.items()))
+    path.parent.mkdir(exist_ok=True)
+    for null in arms:
+        size = min(_choose_size(team, request.sizes), max(len(missing[null]), 1))
+        for first in range(0, len(missing[null]), size):
+            batch = missing[null][first : first + size]
+            if null is not None:  # at the transcripts of the alternatives
+                spoken = [known[find_key(each, None)]["transcript"] for each in batch]
+                batch = [each._replace(transcript=tuple(nodes)) for each, nodes in zip(batch, spoken, strict=True)]
+            drawn = draw_lines(_Batch(team, step, batch, size), request, null)
+            with path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in drawn))
+            known |= {_identify(line): line for line in drawn}
+    return [
+        Group(known[find_key(each, None)], {null: known[find_key(each, null)] for null in request.nulls})
+        for each in contexts
+    ]
 
 
 def _choose_size(team: Team, sizes: Sizes) -> int:
@@ -244,47 +266,43 @@ class _Batch(NamedTuple):
         return jax.tree.map(lambda array: array[: len(array) // self.size * kept], jax.device_get(rollout))
 
 
-def draw_groups(team: Team, step: int, contexts: Sequence[Context], size: int, request: Request) -> list[Record]:
-    """Draw and grade the groups of some contexts at all turns.
+def draw_lines(batch: _Batch, request: Request, null: str | None) -> list[Record]:
+    """Draw and grade, of a batch of problems, the alternatives at all turns or what follows a null message there.
 
     Args:
-      team: that draws.
-      step: of its checkpoint.
-      contexts: a batch.
-      size: contexts of a call; at least those of the batch.
+      batch: the contexts.
       request: what is drawn.
+      null: the message that is continued; None draws alternatives.
 
     Returns:
-      A record a context: the transcript, and of each turn the address of its draws, the alternatives, what followed
-      each (the next message, the answer read from the last one, its return) and the returns of the null messages.
+      A record a problem: the transcript, and of each turn the address of its draws, the alternatives with the next
+      messages, and answers and returns: a list an alternative, or one list.
     """
-    batch = _Batch(team, step, contexts, size)
-    transcript = _complete_transcripts(batch)
-    nulls = {"empty": ""} | ({} if request.placeholder is None else {"placeholder": request.placeholder})
-    parts = [_draw_turn(batch, request.sizes, transcript[:turn], nulls) for turn in range(len(team.setup.plans))]
+    setup, transcript = batch.team.setup, _complete_transcripts(batch)
+    parts = [_draw_turn(batch, request.sizes, transcript[:turn], null) for turn in range(len(setup.plans))]
     numbers, answers = [], []
-    for texts in (texts for part in parts for texts in part.answers.values()):
-        numbers += [row // (len(texts) // len(contexts)) for row in range(len(texts))]
-        answers += texts
-    problems = [team.setup.train.problems[contexts[number].problem] for number in numbers]
-    verdicts = iter(team.evaluator.score(problems, answers, budget=len(answers)))
-    graded = [{name: [next(verdicts) for _ in texts] for name, texts in part.answers.items()} for part in parts]
-    shared = {
-        "checkpoint": step,
-        "origin": request.origin,
-        "placeholder": request.placeholder,
-        **request.sizes._asdict(),
-    }
-    groups = []
-    for number, context in enumerate(contexts):
-        turns = [
-            {"turn": plan.name, "role": plan.role, "address": [address.ASK, _STREAM, step, _ALTERNATIVES, turn]}
-            | _describe_turn(parts[turn], graded[turn], number, len(contexts))
-            for turn, plan in enumerate(team.setup.plans)
-        ]
+    for part in parts:
+        per = len(part.answers) // len(batch.contexts)
+        numbers += [row // per for row in range(len(part.answers))]
+        answers += part.answers
+    problems = [setup.train.problems[batch.contexts[number].problem] for number in numbers]
+    verdicts = iter(batch.team.evaluator.score(problems, answers, budget=len(answers)))
+    graded = [[next(verdicts) for _ in part.answers] for part in parts]
+    shared = {"checkpoint": batch.step, "origin": request.origin, "null": null, **request.sizes._asdict()}
+    lines = []
+    for number, context in enumerate(batch.contexts):
+        turns = []
+        for turn, plan in enumerate(setup.plans):
+            kind = [address.ASK, _STREAM, batch.step, *_address(turn, null)]
+            described = _describe_turn(parts[turn], graded[turn], number, len(batch.contexts))
+            turns.append({"turn": plan.name, "role": plan.role, "address": kind, **described})
         spoken = [nodes[number] for nodes in transcript]
-        groups.append({"problem": context.name, "step": context.step, **shared, "transcript": spoken, "turns": turns})
-    return groups
+        lines.append({"problem": context.name, "step": context.step, **shared, "transcript": spoken, "turns": turns})
+    return lines
+
+
+def _address(turn: int, null: str | None) -> tuple[int, ...]:
+    return (_ALTERNATIVES, turn) if null is None else (_NULL, turn, zlib.crc32(null.encode()))
 
 
 def _complete_transcripts(batch: _Batch) -> list[list[Record]]:
@@ -305,25 +323,25 @@ def _complete_transcripts(batch: _Batch) -> list[list[Record]]:
 class _Turn(NamedTuple):
     """What was drawn at one turn; lists go through the contexts, of each through its alternatives, and so on."""
 
-    messages: list[Record]
+    messages: list[Record]  # the alternatives; none where a null message is continued
     next: list[str]  # of the turn after; none at the last
-    answers: dict[str, list[str]]  # the last messages, by what they follow: alternatives, or a null message's name
+    answers: list[str]  # the last messages
 
 
-def _draw_turn(batch: _Batch, sizes: Sizes, given: Sequence[Sequence[Record]], nulls: dict[str, str]) -> _Turn:
+def _draw_turn(batch: _Batch, sizes: Sizes, given: Sequence[Sequence[Record]], null: str | None) -> _Turn:
     turn, tokenizer, n = len(given), batch.team.setup.tokenizer, sizes.alternatives
     is_last = turn == len(batch.team.setup.plans) - 1
-    rollout = batch.sample((_ALTERNATIVES, turn), given, (*(1,) * turn, n, sizes.all_continuations))
-    answers = {"alternatives": decode_messages(tokenizer, rollout.turns[-1])}
-    for arm, (name, text) in enumerate(nulls.items()):
-        node = {"text": text, "token_ids": tokenizer.encode_text(text)}
-        answers[name] = [tokenizer.decode(node["token_ids"])] * len(batch.contexts)
-        if not is_last:
-            nodes = [*given, [node] * len(batch.contexts)]
-            after = batch.sample((_NULL, turn, arm), nodes, (*(1,) * (turn + 1), n))
-            answers[name] = decode_messages(tokenizer, after.turns[-1])
-    following = [] if is_last else decode_messages(tokenizer, rollout.turns[turn + 1])
-    return _Turn(_describe_messages(batch.team, rollout.turns[turn]), following, answers)
+    if null is None:
+        rollout = batch.sample(_address(turn, null), given, (*(1,) * turn, n, sizes.all_continuations))
+        following = [] if is_last else decode_messages(tokenizer, rollout.turns[turn + 1])
+        messages = _describe_messages(batch.team, rollout.turns[turn])
+        return _Turn(messages, following, decode_messages(tokenizer, rollout.turns[-1]))
+    node = {"text": null, "token_ids": tokenizer.encode_text(null)}
+    if is_last:
+        return _Turn([], [], [tokenizer.decode(node["token_ids"])] * len(batch.contexts))
+    begun = [*given, [node] * len(batch.contexts)]
+    rollout = batch.sample(_address(turn, null), begun, (*(1,) * (turn + 1), n))
+    return _Turn([], [], decode_messages(tokenizer, rollout.turns[-1]))
 
 
 def _describe_messages(team: Team, messages: Messages) -> list[Record]:
@@ -335,24 +353,17 @@ def _describe_messages(team: Team, messages: Messages) -> list[Record]:
     return nodes
 
 
-def _describe_turn(part: _Turn, graded: dict[str, list[Verdict]], number: int, contexts: int) -> Record:
+def _describe_turn(part: _Turn, graded: Sequence[Verdict], number: int, contexts: int) -> Record:
     """One context's share of a turn."""
 
     def cut(rows: Sequence[Any], pieces: int, piece: int) -> list[Any]:
         per = len(rows) // pieces
         return list(rows[piece * per : (piece + 1) * per])
 
-    messages, after = cut(part.messages, contexts, number), cut(part.next, contexts, number)
-    found = cut(graded["alternatives"], contexts, number)
-    n = range(len(messages))
-    return {
-        "messages": messages,
-        "next": [cut(after, len(n), row) for row in n],
-        "answers": [[verdict.answer for verdict in cut(found, len(n), row)] for row in n],
-        "returns": [[verdict.score for verdict in cut(found, len(n), row)] for row in n],
-        "null": {
-            name: [verdict.score for verdict in cut(verdicts, contexts, number)]
-            for name, verdicts in graded.items()
-            if name != "alternatives"
-        },
-    }
+    verdicts, messages = cut(graded, contexts, number), cut(part.messages, contexts, number)
+    answers, returns = [verdict.answer for verdict in verdicts], [verdict.score for verdict in verdicts]
+    if not messages:
+        return {"answers": answers, "returns": returns}
+    after, n = cut(part.next, contexts, number), len(messages)
+    folded = {"next": after, "answers": answers, "returns": returns}
+    return {"messages": messages} | {name: [cut(rows, n, row) for row in range(n)] for name, rows in folded.items()}
