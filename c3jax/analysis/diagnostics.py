@@ -27,13 +27,12 @@ from c3jax.analysis.influence import (
 )
 from c3jax.analysis.statistics import (
     Interval,
-    compute_bootstrap_interval,
     compute_signed_root,
     compute_wilson_interval,
 )
 
 _PERMUTATIONS = 999  # so that the least p is 1/1000
-_RESAMPLES = 2000
+_RESAMPLES = 2000  # of which fifty lie beyond each bound at level 0.95
 _NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
@@ -72,7 +71,7 @@ def compute_mean_interval(value_C: np.ndarray, level: float) -> Interval:
     """
     defined = np.asarray(value_C, np.float64)
     defined = defined[np.isfinite(defined)]
-    return compute_bootstrap_interval(defined, level) if len(defined) else _NOTHING
+    return bootstrap_means(defined[None], lambda mean_X: mean_X[0], level) if len(defined) else _NOTHING
 
 
 def bootstrap_means(
