@@ -108,7 +108,7 @@ def diagnose_run(
     origin = f"{request.origin} contexts of {len(records)} problems, policy of step {step}"
     console.print(f"{origin}; {calls:,} evaluator calls made; intervals {LEVEL:.0%}; groups: {path}", soft_wrap=True)
     if out is not None:
-        _save(out, tables)
+        save_figures(out, tables)
     return 0
 
 
@@ -316,7 +316,8 @@ def _format(row: Row, name: str) -> str:
     return estimate if low == "-" else f"{estimate} [{low}, {high}]"
 
 
-def _save(out: Path, tables: dict[str, list[Row]]) -> None:
+def save_figures(out: Path, tables: dict[str, list[Row]]) -> None:
+    """Write all tables' rows as one JSON list. Raises UserError where the disk does not take it."""
     rows = [{"table": name, **row} for name, of in tables.items() for row in of]
     try:
         save_whole(out, to_json(rows))
