@@ -9,7 +9,8 @@ Dimension key: C context, one a problem    N alternative    M continuation    L 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,22 +94,28 @@ def diagnose_run(
             console.print(f"{len(contexts)} problems: {calls:,} evaluator calls to make", soft_wrap=True)
 
         try:
-            records = groups.complete_groups(team, path, step, contexts, request, announce)
+            found = groups.complete_groups(team, path, step, contexts, request, announce)
         except OSError as error:
             raise UserError(f"{path}: the groups cannot be kept ({error.strerror})") from None
         calls = evaluator.calls
-    drawn = read_groups(records)
+    drawn = read_groups(found)
     tables = {
         "credit": [row for part in drawn for row in describe_credit(part, methods)],
         "messages": [describe_messages(part) for part in drawn],
         "influence": [row for part in drawn for row in describe_influence(part)],
-        "null messages": [row for part in drawn for row in describe_arms(part)],
+        "null_messages": [row for part in drawn for row in describe_arms(part)],
     }
     print_tables(console, tables)
-    origin = f"{request.origin} contexts of {len(records)} problems, policy of step {step}"
-    console.print(f"{origin}; {calls:,} evaluator calls made; intervals {LEVEL:.0%}; groups: {path}", soft_wrap=True)
+    steps = sorted({context.step for context in contexts})
+    origin = (
+        f"contexts recorded at steps {steps[0]} to {steps[-1]}" if request.origin == "recorded" else "fresh contexts"
+    )
+    console.print(f"{len(found)} problems, {origin}, policy of step {step}; intervals {LEVEL:.0%}", soft_wrap=True)
+    console.print(f"{calls:,} evaluator calls made; groups: {path}", soft_wrap=True)
     if out is not None:
-        save_figures(out, tables)
+        facts = {"run": str(run), "checkpoint": step, "contexts": request.origin, "context_steps": steps}
+        facts |= {"problems": len(found), **request.sizes._asdict(), "nulls": request.nulls}
+        save_figures(out, facts | {"evaluator_calls": calls, "level": LEVEL}, tables)
     return 0
 
 
@@ -277,7 +284,7 @@ _SHOWN = (  # title, rows of, text columns, measured columns, plain columns
     ("messages", "messages", ("turn",), ("mean_return", "reliability", "duplicates"), ()),
     ("messages and their length", "messages", ("turn",), ("tokens", "length_and_value"), ()),
     ("influence, nats", "influence", ("turn", "of"), ("plugin", "corrected"), ("null_mean", "p")),
-    ("V(h) - Q(h, null)", "null messages", ("turn", "null_message"), ("mean", "root_mean_square"), ()),
+    ("V(h) - Q(h, null)", "null_messages", ("turn", "null_message"), ("mean", "root_mean_square"), ()),
 )
 
 
@@ -316,10 +323,10 @@ def _format(row: Row, name: str) -> str:
     return estimate if low == "-" else f"{estimate} [{low}, {high}]"
 
 
-def save_figures(out: Path, tables: dict[str, list[Row]]) -> None:
-    """Write all tables' rows as one JSON list. Raises UserError where the disk does not take it."""
-    rows = [{"table": name, **row} for name, of in tables.items() for row in of]
+def save_figures(out: Path, facts: Mapping[str, Any], tables: Mapping[str, list[Row]]) -> None:
+    """Write what was asked and every table as one JSON object. Raises UserError where the disk does not take it."""
+    body = {**facts, **{name: json.loads(to_json(rows)) for name, rows in tables.items()}}
     try:
-        save_whole(out, to_json(rows))
+        save_whole(out, json.dumps(body, ensure_ascii=False, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--json {out}: cannot be written ({error.strerror})") from None

@@ -297,7 +297,8 @@ def draw_lines(batch: _Batch, request: Request, null: str | None) -> list[Record
             described = _describe_turn(parts[turn], graded[turn], number, len(batch.contexts))
             turns.append({"turn": plan.name, "role": plan.role, "address": kind, **described})
         spoken = [nodes[number] for nodes in transcript]
-        lines.append({"problem": context.name, "step": context.step, **shared, "transcript": spoken, "turns": turns})
+        named = {"problem": context.name, "index": setup.train.problems[context.problem].index, "step": context.step}
+        lines.append({**named, **shared, "transcript": spoken, "turns": turns})
     return lines
 
 

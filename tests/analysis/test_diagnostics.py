@@ -130,6 +130,18 @@ def test_the_estimators_keep_their_exact_order_in_fidelity_and_spread():
         assert holds(found, variance) and found.high < 1.1 * found.low, name
 
 
+def test_groups_without_a_gradient_and_repeated_alternatives_are_as_often_as_enumerated():
+    team, (message_CN, _, return_CNM) = get_team("coupled"), get_draws("coupled")
+    # Given the context, values of alternatives are independent: of two continuations, 0, 1/2 or 1 of all of them.
+    value = team.first_A @ np.stack([(1 - team.q_A) ** 2, 2 * team.q_A * (1 - team.q_A), team.q_A**2], axis=1)
+    single = np.array([1 - team.first_A @ team.q_A, team.first_A @ team.q_A])
+    for method, chance in (("c3", value), ("rloo", single)):
+        found = diagnostics.compute_zero_share(credit_groups(method, return_CNM[:, :, :OWN], np.zeros((1, 1))), LEVEL)
+        assert holds(found, (chance**N).sum()), method
+    distinct = (1 - (1 - team.first_A) ** N).sum()
+    assert holds(diagnostics.compute_duplicate_share(message_CN, LEVEL), 1 - distinct / N)
+
+
 def test_the_last_turns_credit_has_the_variance_of_single_returns():
     team, random = get_team("coupled"), np.random.default_rng(1)
     context_C = random.choice(4, p=team.first_A, size=4 * GROUPS)

@@ -110,10 +110,12 @@ def test_the_tables_fit_a_terminal_and_the_figures_a_file(run, tmp_path):
     for title in ("reasoner: fidelity of credit", "actor: spread of credit", "influence, nats", "V(h) - Q(h, null)"):
         assert title in text
     assert "actor: fidelity" not in text  # it would be 1 by construction
-    rows = json.loads(out.read_text())
-    methods = [row["method"] for row in rows if row["table"] == "credit" and row["turn"] == "reasoner"]
+    body = json.loads(out.read_text())
+    assert (body["checkpoint"], body["contexts"], body["problems"], body["evaluator_calls"]) == (1, "recorded", 2, 28)
+    assert body["null_messages"][0] == {"turn": "reasoner", "null_message": "empty"} | body["null_messages"][0]
+    methods = [row["method"] for row in body["credit"] if row["turn"] == "reasoner"]
     assert set(diagnose.list_held()) - {"difference"} == set(methods) - {"difference empty", "difference placeholder"}
-    assert all(row["corrected"] is None for row in rows if row["turn"] == "actor")
+    assert all(row["corrected"] is None for row in body["credit"] if row["turn"] == "actor")
     assert diagnose.diagnose_run(run, "newest", request, ["c3"], None, console) == 0
     assert "2 problems: 0 evaluator calls to make" in shown.getvalue()
 
@@ -181,7 +183,7 @@ def test_a_source_without_groups_is_one_sentence(run, team, tmp_path, capsys):
     with pytest.raises(UserError, match="expected recorded trees, found none; --contexts fresh needs none"):
         groups.list_contexts(team, tmp_path, 1, groups.Request("recorded", 2, SIZES, ()))
     with pytest.raises(UserError, match="^--json /proc/none/x: cannot be written"):
-        diagnose.save_figures(Path("/proc/none/x"), {})
+        diagnose.save_figures(Path("/proc/none/x"), {}, {})
     path = tmp_path / "kept.jsonl"
     path.write_text('{"problem": "x"}\n')
     with pytest.raises(UserError, match="kept.jsonl:1: expected a recorded group, got something else"):
