@@ -22,6 +22,7 @@ from c3jax.analysis.fidelity import compute_spearman, compute_within_context_var
 from c3jax.analysis.influence import (
     Null,
     compute_corrected_influence,
+    compute_permutation_mean,
     compute_plugin_influence,
     sample_permutation_null,
 )
@@ -51,7 +52,8 @@ class GroupInfluence(NamedTuple):
     """What a message says of an outcome, of the alternatives drawn; nats."""
 
     plugin: Interval
-    corrected: Interval  # Miller and Madow's; below zero is evidence of nothing
+    corrected: Interval  # Miller and Madow's: for the size, where draws are many more than pairs of message and outcome
+    excess: Interval  # plug-in minus its mean over permutations: 0 where there is none, however few the draws
     null: Null  # of the plug-in's mean
 
 
@@ -198,9 +200,11 @@ def compute_group_influence(count_CJY: np.ndarray, level: float) -> GroupInfluen
       count_CJY: from `count_outcomes`.
       level: coverage of the intervals, and of the null's quantile.
     """
+    plugin_C = compute_plugin_influence(count_CJY)
     return GroupInfluence(
-        compute_mean_interval(compute_plugin_influence(count_CJY), level),
+        compute_mean_interval(plugin_C, level),
         compute_mean_interval(compute_corrected_influence(count_CJY), level),
+        compute_mean_interval(plugin_C - compute_permutation_mean(count_CJY), level),
         sample_permutation_null(count_CJY, _PERMUTATIONS, level),
     )
 

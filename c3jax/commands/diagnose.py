@@ -265,7 +265,8 @@ def describe_influence(drawn: Drawn) -> list[Row]:
         count_CJY = diagnostics.count_outcomes(drawn.message_CN, outcome_CNM)
         found = diagnostics.compute_group_influence(count_CJY, LEVEL)
         row: Row = {"turn": drawn.turn, "of": name}
-        row |= make_columns("plugin", found.plugin) | make_columns("corrected", found.corrected)
+        for column in ("plugin", "corrected", "excess"):
+            row |= make_columns(column, getattr(found, column))
         rows.append(row | {"null_mean": found.null.mean, "null_quantile": found.null.quantile, "p": found.null.p})
     return rows
 
@@ -283,7 +284,8 @@ def describe_arms(drawn: Drawn) -> list[Row]:
 _SHOWN = (  # title, rows of, text columns, measured columns, plain columns
     ("messages", "messages", ("turn",), ("mean_return", "reliability", "duplicates"), ()),
     ("messages and their length", "messages", ("turn",), ("tokens", "length_and_value"), ()),
-    ("influence, nats", "influence", ("turn", "of"), ("plugin", "corrected"), ("null_mean", "p")),
+    ("influence, nats", "influence", ("turn", "of"), ("plugin",), ("null_mean", "p")),
+    ("influence corrected, nats", "influence", ("turn", "of"), ("corrected", "excess"), ()),
     ("V(h) - Q(h, null)", "null_messages", ("turn", "null_message"), ("mean", "root_mean_square"), ()),
 )
 

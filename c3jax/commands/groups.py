@@ -58,6 +58,7 @@ class Context(NamedTuple):
 
     problem: int  # its number in the training set
     name: str  # its id
+    question: str
     step: int  # at which the transcript was recorded; of a fresh one the policy's
     transcript: tuple[Record, ...] | None  # a message a turn but the last; None: still to be drawn
 
@@ -106,13 +107,15 @@ def list_contexts(team: Team, run: Path, step: int, request: Request) -> list[Co
         for tree in _list_nearest(run, step):
             name = tree.record.get("problem", "")
             if name in number_of and name not in found:
-                found[name] = Context(number_of[name], name, tree.record["step"], _find_transcript(tree))
+                problem = team.setup.train.problems[number_of[name]]
+                spoken = (tree.record["step"], _find_transcript(tree))
+                found[name] = Context(number_of[name], name, problem.question, *spoken)
             if len(found) == most:
                 break
     else:
         for number in itertools.chain.from_iterable(choose_problems(team.setup, step + ahead) for ahead in range(most)):
-            name = team.setup.train.problems[number].id
-            found.setdefault(name, Context(number, name, step, None))
+            problem = team.setup.train.problems[number]
+            found.setdefault(problem.id, Context(number, problem.id, problem.question, step, None))
             if len(found) == most:
                 break
     if not found:
@@ -171,11 +174,12 @@ def load_lines(path: Path) -> list[Record]:
     return kept
 
 
-_Key = tuple[str, str, int, str | None]
+# The question is part of it: a run may be used with problems that are not what they were.
+_Key = tuple[str, str, str, int, str | None]
 
 
 def _identify(line: Record) -> _Key:
-    return line["problem"], line["origin"], line["step"], line["null"]
+    return line["problem"], line["question"], line["origin"], line["step"], line["null"]
 
 
 def complete_groups(
@@ -202,7 +206,7 @@ def complete_groups(
     known = {_identify(line): line for line in load_lines(path)}
 
     def find_key(context: Context, null: str | None) -> _Key:
-        return context.name, request.origin, context.step, null
+        return context.name, context.question, request.origin, context.step, null
 
     arms = (None, *request.nulls)
     missing = {null: [each for each in contexts if find_key(each, null) not in known] for null in arms}
@@ -297,7 +301,8 @@ def draw_lines(batch: _Batch, request: Request, null: str | None) -> list[Record
             described = _describe_turn(parts[turn], graded[turn], number, len(batch.contexts))
             turns.append({"turn": plan.name, "role": plan.role, "address": kind, **described})
         spoken = [nodes[number] for nodes in transcript]
-        named = {"problem": context.name, "index": setup.train.problems[context.problem].index, "step": context.step}
+        named = {"problem": context.name, "question": context.question, "step": context.step}
+        named["index"] = setup.train.problems[context.problem].index  # by which its draws are addressed
         lines.append({**named, **shared, "transcript": spoken, "turns": turns})
     return lines
 

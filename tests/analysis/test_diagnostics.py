@@ -112,7 +112,7 @@ def test_the_released_diagnostics_are_at_their_artefacts_where_nothing_is_worth_
     count_CJY = diagnostics.count_outcomes(apart_CN, return_CNM[:, :, :2].astype(int))
     found = diagnostics.compute_group_influence(count_CJY, LEVEL)
     assert found.plugin.low > 0.9 * compute_null_bias(4, 2, 8) and found.null.p > 0.01
-    assert found.plugin.low < found.null.mean < found.plugin.high
+    assert found.plugin.low < found.null.mean < found.plugin.high and holds(found.excess, 0.0)
 
 
 def test_the_estimators_keep_their_exact_order_in_fidelity_and_spread():
@@ -167,7 +167,8 @@ def test_where_messages_are_worth_the_same_every_figure_is_zero_within_its_inter
     assert holds(bias.mean, 0.0) and holds(bias.root_mean_square, 0.0)
     outcome_CNM = return_CNM.astype(int)
     influence = diagnostics.compute_group_influence(diagnostics.count_outcomes(message_CN, outcome_CNM)[:200], LEVEL)
-    assert influence.plugin.low > 0.01 and holds(influence.corrected, 0.0) and influence.null.p > 0.01
+    assert influence.plugin.low > 0.01 and holds(influence.corrected, 0.0) and holds(influence.excess, 0.0)
+    assert influence.null.p > 0.01
 
 
 def test_the_bias_of_a_null_message_is_the_oracles():
@@ -188,7 +189,7 @@ def test_influence_is_the_enumerated_one():
     mixture_CB = share_CA @ team.second_AB
     drawn_C = (share_CA * (team.second_AB * np.log(team.second_AB / mixture_CB[:, None])).sum(axis=2)).sum(axis=1)
     assert holds(found.corrected, drawn_C.mean()) and holds(found.corrected, policy) and found.corrected.low > 0
-    assert found.null.p == 1 / 1000
+    assert holds(found.excess, policy) and found.excess.low > 0 and found.null.p == 1 / 1000
 
 
 def test_roles_that_do_not_listen_have_no_influence():
@@ -196,7 +197,11 @@ def test_roles_that_do_not_listen_have_no_influence():
     assert float(team.influence.mean_KK[0, 1]) == pytest.approx(0.0, abs=1e-6)
     message_CN, answer_CNM, return_CNM = team.draw(groups=300, alternatives=8, continuations=12)
     found = diagnostics.compute_group_influence(diagnostics.count_outcomes(message_CN, answer_CNM), LEVEL)
-    assert holds(found.corrected, 0.0) and found.null.observed < found.null.quantile
+    assert holds(found.corrected, 0.0) and holds(found.excess, 0.0) and found.null.observed < found.null.quantile
+    # Of few draws with many outcomes Miller and Madow's correction is not enough, and the excess is still zero.
+    few_CNM = np.random.default_rng(2).integers(0, 10, (200, 4, 6))
+    few = diagnostics.compute_group_influence(diagnostics.count_outcomes(message_CN[:200, :4], few_CNM), LEVEL)
+    assert few.corrected.low > 0.2 and holds(few.excess, 0.0)
     # On the return it has some: what the answer is worth depends on the message that nobody read.
     of_return = diagnostics.count_outcomes(message_CN, return_CNM.astype(int))
     assert diagnostics.compute_group_influence(of_return, LEVEL).corrected.low > 0

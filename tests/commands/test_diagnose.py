@@ -63,6 +63,9 @@ def test_what_is_drawn_is_kept_and_never_drawn_again(run, team, tmp_path):
     lines = path.read_bytes().splitlines(keepends=True)
     assert len(lines) == 2 * 3
     assert complete(team, path, contexts)[1:] == (0, 0)
+    changed = [contexts[0]._replace(question="another")]
+    assert complete(team, tmp_path / "other.jsonl", changed)[1] == complete(team, path, changed)[1] == announced / 2
+    path.write_bytes(b"".join(lines))
     # Killed while a line was written: what is whole is kept, and the rest drawn again as it was.
     path.write_bytes(b"".join(lines[:4]) + lines[4][:30])
     again, announced, made = complete(team, path, contexts)
