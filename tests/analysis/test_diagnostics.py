@@ -201,7 +201,7 @@ def test_roles_that_do_not_listen_have_no_influence():
     # Of few draws with many outcomes Miller and Madow's correction is not enough, and the excess is still zero.
     few_CNM = np.random.default_rng(2).integers(0, 10, (200, 4, 6))
     few = diagnostics.compute_group_influence(diagnostics.count_outcomes(message_CN[:200, :4], few_CNM), LEVEL)
-    assert few.corrected.low > 0.2 and holds(few.excess, 0.0)
+    assert few.corrected.low > 0.1 and holds(few.excess, 0.0)
     # On the return it has some: what the answer is worth depends on the message that nobody read.
     of_return = diagnostics.count_outcomes(message_CN, return_CNM.astype(int))
     assert diagnostics.compute_group_influence(of_return, LEVEL).corrected.low > 0
