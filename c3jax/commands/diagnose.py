@@ -105,17 +105,16 @@ def diagnose_run(
         "influence": [row for part in drawn for row in describe_influence(part)],
         "null_messages": [row for part in drawn for row in describe_arms(part)],
     }
-    print_tables(console, tables)
     steps = sorted({context.step for context in contexts})
-    origin = (
-        f"contexts recorded at steps {steps[0]} to {steps[-1]}" if request.origin == "recorded" else "fresh contexts"
-    )
-    console.print(f"{len(found)} problems, {origin}, policy of step {step}; intervals {LEVEL:.0%}", soft_wrap=True)
-    console.print(f"{calls:,} evaluator calls made; groups: {path}", soft_wrap=True)
     if out is not None:
         facts = {"run": str(run), "checkpoint": step, "contexts": request.origin, "context_steps": steps}
         facts |= {"problems": len(found), **request.sizes._asdict(), "nulls": request.nulls}
         save_figures(out, facts | {"evaluator_calls": calls, "level": LEVEL}, tables)
+    print_tables(console, tables)
+    at = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+    origin = f"contexts recorded at {at}" if request.origin == "recorded" else "fresh contexts"
+    console.print(f"{len(found)} problems, {origin}, policy of step {step}; intervals {LEVEL:.0%}", soft_wrap=True)
+    console.print(f"{calls:,} evaluator calls made; groups: {path}", soft_wrap=True)
     return 0
 
 
@@ -251,7 +250,8 @@ def describe_messages(drawn: Drawn) -> Row:
     row |= make_columns("duplicates", diagnostics.compute_duplicate_share(drawn.message_CN, LEVEL))
     row |= make_columns("tokens", _mean(drawn.length_CN.mean(axis=1)))
     by_length = diagnostics.compute_rank_correlation(drawn.length_CN, value_CN, LEVEL)
-    return row | make_columns("length_and_value", by_length)
+    differs_C = np.ptp(drawn.length_CN, axis=1) > 0
+    return row | make_columns("length_and_value", by_length) | {"length_differs": int(differs_C.sum())}
 
 
 def _mean(value_C: np.ndarray) -> Interval:
@@ -283,7 +283,7 @@ def describe_arms(drawn: Drawn) -> list[Row]:
 
 _SHOWN = (  # title, rows of, text columns, measured columns, plain columns
     ("messages", "messages", ("turn",), ("mean_return", "reliability", "duplicates"), ()),
-    ("messages and their length", "messages", ("turn",), ("tokens", "length_and_value"), ()),
+    ("messages and their length", "messages", ("turn",), ("tokens", "length_and_value"), ("length_differs",)),
     ("influence, nats", "influence", ("turn", "of"), ("plugin",), ("null_mean", "p")),
     ("influence corrected, nats", "influence", ("turn", "of"), ("corrected", "excess"), ()),
     ("V(h) - Q(h, null)", "null_messages", ("turn", "null_message"), ("mean", "root_mean_square"), ()),
@@ -320,9 +320,9 @@ def _print(
 
 
 def _format(row: Row, name: str) -> str:
-    """An estimate and its interval, or a dash where there is none."""
+    """An estimate and its interval; a dash where either is undefined."""
     estimate, low, high = (format_cell(row.get(f"{name}{part}"), 2) for part in ("", "_low", "_high"))
-    return estimate if low == "-" else f"{estimate} [{low}, {high}]"
+    return "-" if low == "-" else f"{estimate} [{low}, {high}]"
 
 
 def save_figures(out: Path, facts: Mapping[str, Any], tables: Mapping[str, list[Row]]) -> None:
