@@ -115,7 +115,7 @@ def test_the_released_diagnostics_are_at_their_artefacts_where_nothing_is_worth_
     assert found.plugin.low < found.null.mean < found.plugin.high and holds(found.excess, 0.0)
 
 
-def test_the_estimators_keep_their_exact_order_in_fidelity_and_spread():
+def test_the_spread_of_credit_is_that_of_the_variance_law():
     team, (_, _, return_CNM) = get_team("coupled"), get_draws("coupled")
     credit = {
         name: credit_groups(name, return_CNM[:, :, :OWN], np.zeros((GROUPS, 1))) for name in ("c3", "no_loo", "rloo")
