@@ -80,6 +80,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
     _add_run_commands(commands)
     _add_policy_commands(commands)
+    _add_diagnose(commands)
     _add_measuring_commands(commands)
     _add_data_commands(commands)
     fields = _add(commands, "fields", calls.call_fields, "list every field of a config")
@@ -173,6 +174,32 @@ def _add_policy_commands(commands: Any) -> None:
         help="where roles have adapters: a whole model each (merged, the default), or a folder for PEFT each",
     )
     _add_accept(export)
+
+
+def _add_diagnose(commands: Any) -> None:
+    about = "draw groups of alternatives at a run's contexts: fidelity and spread of credit, influence, null messages"
+    diagnose = _add(commands, "diagnose", calls.call_diagnose, about)
+    diagnose.add_argument("source", metavar="RUN", help="a run directory")
+    diagnose.add_argument("--checkpoint", metavar="STEP", default="newest", help="newest (default), best, or a number")
+    origins = ("recorded", "fresh")
+    diagnose.add_argument("--contexts", choices=origins, default=origins[0], help="where they are from (recorded)")
+    diagnose.add_argument(
+        "--groups", metavar="P", type=int, default=64, help="problems, at most; a group a turn (default: 64)"
+    )
+    diagnose.add_argument("--alternatives", metavar="N", type=int, default=8, help="of a group (default: 8)")
+    diagnose.add_argument(
+        "--continuations", metavar="C", type=int, default=4, help="of an alternative, for credit (default: 4)"
+    )
+    diagnose.add_argument(
+        "--held-out", metavar="H", type=int, default=4, help="more, twice, for its target (default: 4)"
+    )
+    diagnose.add_argument("--placeholder", metavar="TEXT", help="a null message with words (credit.null_message)")
+    diagnose.add_argument(
+        "--methods", metavar="A,B,...", default="", help="whose credit (default: all that groups hold)"
+    )
+    diagnose.add_argument("--json", metavar="FILE", help="write the figures to a file too")
+    _add_unsafe(diagnose)
+    _add_accept(diagnose)
 
 
 def _add_measuring_commands(commands: Any) -> None:

@@ -129,6 +129,27 @@ def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
     )
 
 
+def call_diagnose(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Diagnose a run."""
+    for name, least in (("groups", 1), ("alternatives", 2), ("continuations", 1), ("held_out", 1)):
+        if getattr(arguments, name) < least:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option}: expected at least {least}, got {getattr(arguments, name)}")
+    if not Path(arguments.source).is_dir():
+        raise UserError(f"{arguments.source}: expected a run directory, got none")
+    _check_source(arguments.source, overrides)
+    from c3jax.commands import diagnose, groups
+    from c3jax.commands.runtime import set_up_process
+
+    nulls = () if arguments.placeholder is None else (arguments.placeholder,)
+    sizes = groups.Sizes(arguments.alternatives, arguments.continuations, arguments.held_out)
+    request = groups.Request(arguments.contexts, arguments.groups, sizes, nulls)
+    methods, out = [*filter(None, arguments.methods.split(","))], arguments.json and Path(arguments.json)
+    run, is_contained = Path(arguments.source), not arguments.unsafe_no_sandbox
+    asked = (arguments.checkpoint, request, methods, out)
+    return diagnose.diagnose_run(run, *asked, set_up_process(), is_contained, _accept(arguments))
+
+
 def call_export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Write a policy as a Hugging Face folder."""
     _check_source(arguments.source, overrides)

@@ -257,13 +257,13 @@ def _sample(
     key: jax.Array,
     first: tuple[int, ...],
 ) -> Rollout:
-    messages = tuple(_write_messages(team.setup, turn, nodes) for turn, nodes in enumerate(given))
+    messages = tuple(write_messages(team.setup, turn, nodes) for turn, nodes in enumerate(given))
     problem_P = jnp.array([problem[0].index], jnp.int32)
     rollout, _ = team.sample_tree(team.weights, problem[1], key, problem_P, fan_out, messages, first)
     return jax.device_get(rollout)
 
 
-def _write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages:
+def write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages:
     """Recorded messages as the sampler is given them; what it reads of them is their content."""
     slots, stops = setup.plans[turn].max_tokens, set(setup.tokenizer.stop_tokens)
     rows = [list(encode_null(setup)) if node["text"] is None else node["token_ids"] for node in nodes]

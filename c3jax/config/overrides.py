@@ -14,6 +14,7 @@ OPTIONS = (
     *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
     *("--unsafe-no-sandbox", "--accept-changes", "--format", "--configs", "--scored"),
     *("--problem", "--node", "--step", "--branch", "--say", "--say-file", "--continuations"),
+    *("--contexts", "--groups", "--alternatives", "--held-out", "--placeholder", "--methods"),
     *("--platform", "--topology", "--target-config", "--only", "--return-of"),
 )
 

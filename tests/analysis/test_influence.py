@@ -11,6 +11,7 @@ import pytest
 from c3jax.analysis.influence import (
     compute_corrected_influence,
     compute_null_bias,
+    compute_permutation_mean,
     compute_plugin_influence,
     sample_permutation_null,
 )
@@ -81,6 +82,8 @@ def test_the_permutation_null_is_that_of_all_permutations():
     assert null.observed == pytest.approx(all_T[0])
     assert null.mean == pytest.approx(all_T.mean(), abs=3.3 * all_T.std() / math.sqrt(20_000))
     assert null.quantile == pytest.approx(np.quantile(all_T, 0.8), abs=1e-9)
+    exact_C = compute_permutation_mean(np.stack([tables[0], tables[-1], 0 * tables[0]]))
+    np.testing.assert_allclose(exact_C, [all_T.mean(), all_T.mean(), math.nan], atol=1e-12)
     share = np.mean(all_T >= all_T[0] - 1e-12)
     assert null.p == pytest.approx(share, abs=3.3 * math.sqrt(share / 20_000))
 
