@@ -26,7 +26,7 @@ try:
     from matplotlib.axis import Axis as Ruler
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 except ModuleNotFoundError:
     raise UserError("figures: expected the package matplotlib (pip install 'c3jax[lab]'), found none") from None
 
@@ -34,7 +34,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _MARKERS = "osD^vP*X"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (10, 2)))
 _HATCHES = ("", "///", "...", "xxx", "---", "\\\\\\", "+++", "ooo")
-_MOST_MARKED = 12  # points of a line that are marked
+_MARKED = 8  # points of a line, about, that are marked
 _LARGE = 20_000  # numbers on an axis from which on they are written as 20k, 3M
 _LONGEST_END = 16  # characters of a name at the end of a line; longer ones stand below
 _STYLE: dict[Any, Any] = {
@@ -71,7 +71,7 @@ def plot_curves(
 ) -> Figure:
     """One line for each value of `group`, with its band, named at its end; one panel for each value of `panel`.
 
-    Long names stand below the panels. A line of few points has them marked.
+    Long names stand below the panels.
 
     Args:
       rows: one for each point.
@@ -88,8 +88,17 @@ def plot_curves(
         part = sorted(part, key=lambda row: row[x.column])
         x_N, y_N, low_N, high_N = _read(part, x)[0], *_read(part, y)
         axes.fill_between(x_N, low_N, high_N, color=_color(index), alpha=0.15, linewidth=0)
-        marker = _marker(index) if len(part) <= _MOST_MARKED else ""
-        axes.plot(x_N, y_N, marker, color=_color(index), linewidth=1.6, linestyle=_dash(index), markersize=4.5)
+        every = -(-len(part) // _MARKED)
+        axes.plot(
+            x_N,
+            y_N,
+            color=_color(index),
+            linewidth=1.6,
+            linestyle=_dash(index),
+            marker=_marker(index),
+            markersize=4.5,
+            markevery=(index % every, every),  # lines that lie on each other are marked beside each other
+        )
 
     with matplotlib.rc_context(_STYLE):
         figure, shown = _make_panels(rows, group, panel, title, draw, width=4.4, height=3.2)
@@ -98,11 +107,12 @@ def plot_curves(
             if has_front:
                 _draw_front(axes, [row for part in parts.values() for row in part], x, y)
             _label_axes(axes, x, y)
+            if x.scale == "linear" and all(float(row[x.column]).is_integer() for row in rows):
+                axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             if has_ends:
                 _label_ends(axes, {index: _find_end(part, x, y) for index, part in parts.items()}, groups)
         if not has_ends:
-            is_marked = all(len(part) <= _MOST_MARKED for _, parts in shown for part in parts.values())
-            _name_groups(figure, groups, None if is_marked else "", has_lines=True)
+            _name_groups(figure, groups, None, has_lines=True)
     return figure
 
 
@@ -158,8 +168,13 @@ def plot_points(
             axes.set_xscale(value.scale)
             _mark_decades(axes.xaxis)
             if value.scale == "linear":
-                axes.axvline(0.0, color="#999999", linewidth=0.8, zorder=0.9)
-            axes.set_yticks(range(len(categories)), [str(name) for name in categories])
+                axes.locator_params(axis="x", nbins=4)
+                low, high = axes.get_xlim()
+                if low <= 0 <= high:
+                    axes.axvline(0.0, color="#999999", linewidth=0.8, zorder=0.9)
+            cell = axes.get_subplotspec()
+            is_first = cell is None or cell.is_first_col()
+            axes.set_yticks(range(len(categories)), [str(name) if is_first else "" for name in categories])
             axes.set_ylim(len(categories) - 0.5, -0.5)
             axes.grid(visible=False, axis="y")
         if len(groups) > 1:
@@ -250,7 +265,7 @@ def _make_panels(
     """The figure, and each panel's axes with its rows by index of their group; a group looks the same everywhere."""
     groups = _list_values(rows, group)
     panels: list[Any] = [None] if panel is None else _list_values(rows, panel)
-    across = min(3, len(panels))
+    across = 2 if len(panels) == 4 else min(3, len(panels))
     down = -(-len(panels) // across)
     figure = Figure(figsize=(width * across, height * down + 0.3), layout="constrained")
     figure.suptitle(title, x=0.01, horizontalalignment="left")

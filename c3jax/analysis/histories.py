@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -29,7 +29,10 @@ from c3jax.types import UserError
 
 _MOST_POINTS = 100  # of a curve of returns; of more steps, a point is the mean of several
 _DEPENDENT = ("credit.budget", "credit.draws")  # what a tree of another form brings with it
-SHAPES = {"fan_out": ("credit.fan_out", *_DEPENDENT), "depth": ("protocol.", "credit.fan_out", *_DEPENDENT)}
+SHAPES = {
+    "fan_out": ("credit.fan_out", *_DEPENDENT),
+    "depth": ("protocol.", "model.context", "credit.fan_out", *_DEPENDENT),
+}
 
 # Figures of metrics.jsonl that say what credit does, in the order shown; those of turns follow the first.
 MEASURES = {
@@ -109,7 +112,7 @@ def add_up(rows: Sequence[Row]) -> dict[str, list[float]]:
     return columns
 
 
-def list_costs(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def list_costs(groups: Sequence[Group | History]) -> list[dict[str, Any]]:
     """A row for every group: means over its runs of what training took, from their ledgers.
 
     Raises:
@@ -150,11 +153,10 @@ def list_returns(histories: Sequence[History]) -> list[dict[str, Any]]:
 
 
 def list_accuracies(histories: Sequence[History]) -> list[dict[str, Any]]:
-    """Accuracies at every step at which all runs of a group were evaluated.
+    """Accuracies at every step at which all runs of a group were evaluated: mean and range over seeds.
 
     Returns:
-      Rows {group, panel, step, value, value_low, value_high, accuracy, accuracy_low, accuracy_high} with the ledger's
-      totals up to the step: `value` has the range over seeds, `accuracy` its 95 % interval; a panel is a suite and
+      Rows {group, panel, value, value_low, value_high} with the ledger's totals up to the step; a panel is a suite and
       profile.
 
     Raises:
@@ -167,27 +169,33 @@ def list_accuracies(histories: Sequence[History]) -> list[dict[str, Any]]:
             row = {"group": history.name, "panel": ", ".join(cell)}
             reached = [{name: column[min(step, len(column) - 1)] for name, column in run.items()} for run in totals]
             row |= {name: float(np.mean([total[name] for total in reached])) for name in TOTALS} | {"step": step}
-            row |= _span([result["accuracy"] for result in results])
-            found.append(row | tables.make_columns("accuracy", compute_score(results)))
-    if not found:
-        paths = ", ".join(run.path for run, _ in _list_members(histories)[:3])
-        raise UserError(f"{paths}: expected evaluations in eval/*.json, found none")
-    return found
+            found.append(row | _span([result["accuracy"] for result in results]))
+    return found or _refuse_unevaluated(histories)
 
 
 def list_ends(histories: Sequence[History]) -> list[dict[str, Any]]:
-    """Of `list_accuracies` the rows of each group's last step, with a label that names one before the config's last.
+    """Accuracies at the last step at which all runs of a group were evaluated: mean and 95 % interval.
+
+    Returns:
+      Rows {group, label, panel, value, value_low, value_high}; the label names the step where it is not the config's
+      last.
 
     Raises:
       UserError: no run was evaluated.
     """
-    rows = list_accuracies(histories)
-    ends = {(row["group"], row["panel"]): row for row in rows}  # steps ascend
-    planned = {history.name: history.runs[0].config["steps"] for history in histories}
-    return [
-        row | {"label": row["group"] + ("" if row["step"] == planned[row["group"]] else f" (step {row['step']})")}
-        for row in ends.values()
-    ]
+    found = []
+    for history in histories:
+        last = {cell: (step, results) for cell, step, results in _list_results(history)}  # steps ascend
+        for cell, (step, results) in last.items():
+            label = history.name + ("" if step == history.runs[0].config["steps"] else f" (step {step})")
+            row = {"group": history.name, "label": label, "panel": ", ".join(cell)}
+            found.append(row | tables.make_columns("value", compute_score(results)))
+    return found or _refuse_unevaluated(histories)
+
+
+def _refuse_unevaluated(histories: Sequence[History]) -> NoReturn:
+    paths = ", ".join(history.runs[0].path for history in histories[:3])
+    raise UserError(f"{paths}: expected evaluations in eval/*.json, found none")
 
 
 def list_measures(histories: Sequence[History]) -> list[dict[str, Any]]:
@@ -212,7 +220,8 @@ def list_measures(histories: Sequence[History]) -> list[dict[str, Any]]:
                 rows.append({"group": history.name, "panel": label, **_span(means)})
         found += rows if any(row["value"] != 0 for row in rows) else []
     if not found:
-        raise UserError(f"metrics.jsonl: expected one of {', '.join(MEASURES)} above 0, found none")
+        path = histories[0].runs[0].path
+        raise UserError(f"{path}/metrics.jsonl: expected one of {', '.join(MEASURES)} that is not 0, found none")
     return found
 
 
@@ -230,13 +239,13 @@ def list_shapes(histories: Sequence[History], shape: str) -> list[dict[str, Any]
         histories = [history for history in histories if history.runs[0].config.get("credit.fan_out") is not None]
     series = _name_series(histories, SHAPES[shape])
     xs = {history.name: _measure_shape(history.runs[0].config, shape) for history in histories}
-    rows = [row | {"x": xs[row["group"]], "group": series[row["group"]]} for row in list_ends(histories)]
-    points = [(row["group"], row["panel"], row["x"]) for row in rows]
+    points = [(series[name], x) for name, x in xs.items()]
     wanted = {"fan_out": "credit.fan_out", "depth": "the number of their turns"}[shape]
-    if twice := [point for point in points if points.count(point) > 1]:
-        raise UserError(f"{shape}: expected runs that differ in {wanted}, got two configs with {twice[0][2]}")
-    if all(len({x for *line, x in points if line == [*point[:2]]}) < 2 for point in points):
+    if twice := [x for name, x in points if points.count((name, x)) > 1]:
+        raise UserError(f"{shape}: expected runs that differ in {wanted}, got two configs with {twice[0]}")
+    if len({name for name, _ in points}) == len(points):
         raise UserError(f"{shape}: expected runs that differ in {wanted} and in nothing else, got none")
+    rows = [row | {"x": xs[row["group"]], "group": series[row["group"]]} for row in list_ends(histories)]
     return sorted(rows, key=lambda row: _sort_shape(row["x"]))
 
 

@@ -28,7 +28,7 @@ from c3jax.run.files import hash_file
 from c3jax.types import UserError
 
 KINDS = ("png", "svg", "pdf")
-_ACCURACY = Axis("accuracy", "accuracy", has_interval=True)
+_RETURN, _ACCURACY = Axis("value", "return", has_interval=True), Axis("value", "accuracy", has_interval=True)
 _RANGE = "mean and range over seeds"
 _INTERVAL = "mean and 95 % interval"
 
@@ -98,24 +98,24 @@ def _draw_learning(histories: Sequence[History]) -> Figure:
         accuracies = list_accuracies(histories)
     except UserError:  # a run that has just begun has returns alone
         accuracies = []
-    value = Axis("value", "return", has_interval=True)
     title = f"Learning curves: {_RANGE}"
     rows = [*returns, *accuracies]
-    return plot_curves(rows, x=Axis("step", "step"), y=value, group="group", panel="panel", title=title)
+    return plot_curves(rows, x=Axis("step", "step"), y=_RETURN, group="group", panel="panel", title=title)
 
 
 def _draw_cost(histories: Sequence[History]) -> Figure:
     """Accuracies over what training took until then, with the Pareto front."""
     axes = {"evaluator_calls": "evaluator calls", "generated_tokens": "generated tokens"}
+    accuracies = list_accuracies(histories)
     rows = [
         row | {"total": row[name], "panel": f"{row['panel']}: over {label}"}
         for name, label in axes.items()
-        for row in list_accuracies(histories)
+        for row in accuracies
     ]
     if not any(row["total"] for row in rows):
         paths = ", ".join(run.path for history in histories for run in history.runs[:1])
         raise UserError(f"cost: expected evaluations after a step of training in {paths}, found none")
-    title = f"Accuracy over cost: {_INTERVAL}; in grey the Pareto front"
+    title = f"Accuracy over cost: {_RANGE}; in grey the Pareto front"
     total = Axis("total", "total of training so far")
     return plot_curves(rows, x=total, y=_ACCURACY, group="group", panel="panel", title=title, has_front=True)
 
