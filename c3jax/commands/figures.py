@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from c3jax.analysis.figures import Axis, plot_curves, plot_points, save_figure
@@ -27,6 +26,9 @@ from c3jax.analysis.histories import (
 from c3jax.run.files import hash_file
 from c3jax.types import UserError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 KINDS = ("png", "svg", "pdf")
 _RETURN, _ACCURACY = Axis("value", "return", has_interval=True), Axis("value", "accuracy", has_interval=True)
 _RANGE = "mean and range over seeds"
@@ -41,13 +43,13 @@ class Drawn(NamedTuple):
 
 
 def write_figures(paths: Sequence[str], out: Path, names: Sequence[str], console: Console) -> int:
-    """Draw runs, and write every figure as PNG, SVG and PDF.
+    """Draw runs, and print what is written and what is left out.
 
     Args:
       paths: run directories, or folders of them.
       out: the folder of the figures.
       names: of FIGURES; without any it is all those that the runs have recorded enough for.
-      console: to print on what is written and what is left out.
+      console: to print on.
 
     Returns:
       0, the exit code.
@@ -55,28 +57,44 @@ def write_figures(paths: Sequence[str], out: Path, names: Sequence[str], console
     Raises:
       UserError: a run or the folder cannot be used, or a figure that was asked for lacks its records, or all do.
     """
+    text, lacking = save_figures(paths, out, names)
+    console.print(text, soft_wrap=True)
+    for sentence in lacking:
+        console.print(f"left out: {sentence}", soft_wrap=True)
+    return 0
+
+
+def save_figures(paths: Sequence[str], out: Path, names: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """Draw runs, and write every figure as PNG, SVG and PDF.
+
+    Args:
+      paths, out, names: as `write_figures` has them.
+
+    Returns:
+      A sentence of what is written, and one for every figure that is left out.
+
+    Raises:
+      UserError: as `write_figures` does.
+    """
     if unknown := [name for name in names if name not in FIGURES]:
         raise UserError(f"--only: expected some of {', '.join(FIGURES)}, got {unknown[0]}")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: expected a folder, got the file {out}")
     runs = find_runs(paths)
     histories = load_histories(runs)
-    figures, lacking = {}, {}
+    figures, lacking = {}, []
     for name in names or FIGURES:
         try:
             figures[name] = FIGURES[name].draw(histories)
         except UserError as error:
             if names:
                 raise
-            lacking[name] = str(error)
+            lacking.append(str(error) if str(error).startswith(name) else f"{name}: {error}")
     if not figures:
-        raise UserError(next(iter(lacking.values())))
+        raise UserError(lacking[0])
     for name, figure in figures.items():
         _save(figure, out / name, _hash_inputs(runs, FIGURES[name].files))
-    console.print(f"figures: {out}/ with {', '.join(figures)} as {', '.join(KINDS)}", soft_wrap=True)
-    for name, sentence in lacking.items():
-        console.print(f"left out: {sentence if sentence.startswith(name) else f'{name}: {sentence}'}", soft_wrap=True)
-    return 0
+    return f"figures: {out}/ with {', '.join(figures)} as {', '.join(KINDS)}", lacking
 
 
 def _hash_inputs(runs: Sequence[str], patterns: Sequence[str]) -> dict[str, str]:

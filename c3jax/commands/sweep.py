@@ -76,13 +76,13 @@ def run_sweep(sweep: Sweep, is_printed: bool, console: Console, program: Sequenc
     console.print(f"{len(runs)} runs in {sweep.out}, {len(left)} left", soft_wrap=True)
     outcome = run_jobs(left, lambda line: console.print(f"\n{line}", soft_wrap=True), program)
     done = [run for run in runs if not _list_commands(run)]
-    for sentence in outcome.failed:
-        console.print(f"failed: {sentence}", style="red", soft_wrap=True)
     if outcome.code:
         console.print(f"stopped: {len(done)} of {len(runs)} runs are done; the same command goes on", soft_wrap=True)
         return outcome.code
     if done:
         _show([str(run.path) for run in done], sweep.out, console)
+    for sentence in outcome.failed:
+        console.print(f"failed: {sentence}", style="red", soft_wrap=True)
     if len(done) < len(runs):
         console.print(f"{len(done)} of {len(runs)} runs are done; the same command tries the others again")
     return int(len(done) < len(runs))
@@ -152,8 +152,8 @@ def _show(paths: Sequence[str], out: Path, console: Console) -> None:
     tables.print_table(console, list_costs(group_runs([load_run(path) for path in paths])), "mean cost of a run")
     console.print()
     try:
-        from c3jax.commands.figures import write_figures
+        from c3jax.commands.figures import save_figures
 
-        write_figures(paths, out / "figures", (), console)
+        console.print(save_figures(paths, out / "figures")[0], soft_wrap=True)
     except UserError as error:  # matplotlib is an extra, and the tables are there without it
         console.print(str(error), soft_wrap=True)

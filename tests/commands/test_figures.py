@@ -218,7 +218,7 @@ def test_lines_differ_without_colours_and_carry_bands_and_a_front(two_methods):
     first, second, front = figure.axes[0].lines
     assert first.get_linestyle() != second.get_linestyle() and first.get_marker() != second.get_marker()
     # Both methods have 0 at no calls and 3/4 at 64: the front is their common stair.
-    np.testing.assert_allclose(front.get_xydata(), [[0, 0], [64, 0.75], [64, 0.75]])
+    np.testing.assert_allclose(np.asarray(front.get_xydata()), [[0, 0], [64, 0.75], [64, 0.75]])
     assert len(figure.axes[0].collections) == 2
 
 
