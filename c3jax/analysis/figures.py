@@ -26,6 +26,7 @@ try:
     from matplotlib.axis import Axis as Ruler
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 except ModuleNotFoundError:
     raise UserError("figures: expected the package matplotlib (pip install 'c3jax[lab]'), found none") from None
@@ -49,6 +50,7 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "figure.titlesize": 11.0,
+    "figure.constrained_layout.w_pad": 0.1,  # inches: numbers at the ends of two axes keep apart
     "svg.hashsalt": "c3jax",
     "svg.fonttype": "path",
     "pdf.fonttype": 42,  # text that can be searched
@@ -112,7 +114,7 @@ def plot_curves(
             if has_ends:
                 _label_ends(axes, {index: _find_end(part, x, y) for index, part in parts.items()}, groups)
         if not has_ends:
-            _name_groups(figure, groups, None, has_lines=True)
+            _name_groups(figure, groups, "line")
     return figure
 
 
@@ -155,7 +157,7 @@ def plot_points(
         at_N = [categories.index(row[category]) + step * (index - (len(groups) - 1) / 2) for row in part]
         value_N, low_N, high_N = _read(part, value)
         if mark == "bar":
-            axes.barh(at_N, value_N, height=0.9 * step, color=_color(index), hatch=_HATCHES[index % len(_HATCHES)])
+            axes.barh(at_N, value_N, height=0.9 * step, color=_color(index), hatch=_hatch(index))
         else:
             axes.plot(value_N, at_N, _marker(index), color=_color(index), markersize=4.5)
         axes.hlines(at_N, low_N, high_N, color="#444444" if mark == "bar" else _color(index), linewidth=1.2)
@@ -168,17 +170,15 @@ def plot_points(
             axes.set_xscale(value.scale)
             _mark_decades(axes.xaxis)
             if value.scale == "linear":
-                axes.locator_params(axis="x", nbins=4)
-                low, high = axes.get_xlim()
-                if low <= 0 <= high:
-                    axes.axvline(0.0, color="#999999", linewidth=0.8, zorder=0.9)
+                axes.axvline(0.0, color="#999999", linewidth=0.8, zorder=0.9)
+                axes.locator_params(axis="x", nbins=6)
             cell = axes.get_subplotspec()
             is_first = cell is None or cell.is_first_col()
             axes.set_yticks(range(len(categories)), [str(name) if is_first else "" for name in categories])
             axes.set_ylim(len(categories) - 0.5, -0.5)
             axes.grid(visible=False, axis="y")
         if len(groups) > 1:
-            _name_groups(figure, groups, "s" if mark == "bar" else None)
+            _name_groups(figure, groups, mark)
     return figure
 
 
@@ -208,7 +208,7 @@ def plot_scatter(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: st
             axes.plot([low, high], [low, high], color="#999999", linewidth=0.8, zorder=0.9)
             axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         if len(groups) > 1:
-            _name_groups(figure, groups, None)
+            _name_groups(figure, groups, "point")
     return figure
 
 
@@ -307,6 +307,10 @@ def _dash(index: int) -> Any:
     return _DASHES[index % len(_DASHES)]
 
 
+def _hatch(index: int) -> str:
+    return _HATCHES[index % len(_HATCHES)]
+
+
 def _label_axes(axes: Axes, x: Axis, y: Axis) -> None:
     axes.set(xlabel=x.label, ylabel=y.label, xscale=x.scale, yscale=y.scale)
     axes.margins(x=0.02)
@@ -355,19 +359,20 @@ def _label_ends(axes: Axes, ends: dict[int, tuple[float, float] | None], groups:
         )
 
 
-def _name_groups(figure: Figure, groups: Sequence[Any], marker: str | None, has_lines: bool = False) -> None:
-    """A legend below the panels; without a marker each group has its own."""
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=_color(index),
-            marker=_marker(index) if marker is None else marker,
-            linestyle=_dash(index) if has_lines else "",
-            label=str(name),
-        )
-        for index, name in enumerate(groups)
-    ]
-    across = max(1, min(4, int(figure.get_figwidth() * 14 // (6 + max(len(str(name)) for name in groups)))))
-    options: dict[str, Any] = {"handlelength": 3.0} if has_lines else {"handletextpad": 0.2}
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(across, len(groups)), **options)
+def _name_groups(figure: Figure, groups: Sequence[Any], mark: Literal["line", "point", "bar"]) -> None:
+    """A legend below the panels."""
+    handles: list[Any] = []
+    for index, name in enumerate(groups):
+        color, label = _color(index), str(name)
+        if mark == "bar":
+            handles.append(Patch(facecolor=color, hatch=_hatch(index), label=label))
+        else:
+            dash = _dash(index) if mark == "line" else ""
+            handles.append(Line2D([], [], color=color, marker=_marker(index), linestyle=dash, label=label))
+    fitting = int(figure.get_figwidth() * 14 // (6 + max(len(str(name)) for name in groups)))  # about, at this size
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=max(1, min(4, fitting, len(groups))),
+        **({"handletextpad": 0.2} if mark == "point" else {"handlelength": 3.0}),
+    )
