@@ -7,9 +7,9 @@ one group, and is a mean over its runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -160,7 +160,7 @@ def list_accuracies(histories: Sequence[History]) -> list[dict[str, Any]]:
       profile.
 
     Raises:
-      UserError: no run was evaluated.
+      UserError: the runs of a group were not evaluated at any common step.
     """
     found = []
     for history in histories:
@@ -170,7 +170,7 @@ def list_accuracies(histories: Sequence[History]) -> list[dict[str, Any]]:
             reached = [{name: column[min(step, len(column) - 1)] for name, column in run.items()} for run in totals]
             row |= {name: float(np.mean([total[name] for total in reached])) for name in TOTALS} | {"step": step}
             found.append(row | _span([result["accuracy"] for result in results]))
-    return found or _refuse_unevaluated(histories)
+    return found
 
 
 def list_ends(histories: Sequence[History]) -> list[dict[str, Any]]:
@@ -181,7 +181,7 @@ def list_ends(histories: Sequence[History]) -> list[dict[str, Any]]:
       last.
 
     Raises:
-      UserError: no run was evaluated.
+      UserError: the runs of a group were not evaluated at any common step.
     """
     found = []
     for history in histories:
@@ -190,12 +190,7 @@ def list_ends(histories: Sequence[History]) -> list[dict[str, Any]]:
             label = history.name + ("" if step == history.runs[0].config["steps"] else f" (step {step})")
             row = {"group": history.name, "label": label, "panel": ", ".join(cell)}
             found.append(row | tables.make_columns("value", compute_score(results)))
-    return found or _refuse_unevaluated(histories)
-
-
-def _refuse_unevaluated(histories: Sequence[History]) -> NoReturn:
-    paths = ", ".join(history.runs[0].path for history in histories[:3])
-    raise UserError(f"{paths}: expected evaluations in eval/*.json, found none")
+    return found
 
 
 def list_measures(histories: Sequence[History]) -> list[dict[str, Any]]:
@@ -277,7 +272,7 @@ def _list_members(histories: Sequence[History]) -> list[tuple[Run, list[Row]]]:
     return [pair for history in histories for pair in zip(history.runs, history.rows, strict=True)]
 
 
-def _list_results(history: History) -> Iterator[tuple[Cell, int, list[dict[str, Any]]]]:
+def _list_results(history: History) -> list[tuple[Cell, int, list[dict[str, Any]]]]:
     """Results of all runs of a group, where all have them, by suite and profile and in the order of steps."""
     by_run = [
         {
@@ -290,11 +285,16 @@ def _list_results(history: History) -> Iterator[tuple[Cell, int, list[dict[str, 
     ]
     cells = dict.fromkeys(cell for results in by_run for cell, _ in results)
     steps = sorted({step for results in by_run for _, step in results})
-    for cell in cells:
-        for step in steps:
-            found = [results[cell, step] for results in by_run if (cell, step) in results]
-            if len(found) == len(by_run):
-                yield cell, step, found
+    found = [
+        (cell, step, [results[cell, step] for results in by_run])
+        for cell in cells
+        for step in steps
+        if all((cell, step) in results for results in by_run)
+    ]
+    if not found:
+        path = min(history.runs, key=lambda run: len(run.evaluations)).path
+        raise UserError(f"{path}: expected evaluations in eval/*.json, found none that all its seeds have")
+    return found
 
 
 def _average(rows: Sequence[Row], name: str) -> float:

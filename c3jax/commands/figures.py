@@ -111,13 +111,10 @@ def _save(figure: Figure, stem: Path, inputs: dict[str, str]) -> None:
 
 def _draw_learning(histories: Sequence[History]) -> Figure:
     """Returns of training and accuracies, over steps."""
-    returns = list_returns(histories)
-    try:
-        accuracies = list_accuracies(histories)
-    except UserError:  # a run that has just begun has returns alone
-        accuracies = []
+    rows = list_returns(histories)
+    if any(run.evaluations for history in histories for run in history.runs):
+        rows += list_accuracies(histories)
     title = f"Learning curves: {_RANGE}"
-    rows = [*returns, *accuracies]
     return plot_curves(rows, x=Axis("step", "step"), y=_RETURN, group="group", panel="panel", title=title)
 
 

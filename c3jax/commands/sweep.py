@@ -111,6 +111,9 @@ def list_runs(sweep: Sweep) -> list[Planned]:
             words = ["train", sweep.config, f"--run-dir={path}", f"--seed={seed}", *sweep.options]
             words += [f"--{name}={choice.text}" for name, choice in values.items()]
             runs.append(Planned(f"{path.parent.name}, seed {seed}", path, words, _load(sweep.config, overrides, cell)))
+    for number, run in enumerate(runs):
+        if twin := next((other for other in runs[:number] if other.config == run.config), None):
+            raise UserError(f"{run.name}: expected another config than that of {twin.name}, got the same")
     return runs
 
 

@@ -268,6 +268,10 @@ def test_a_signal_to_the_sweep_alone_reaches_the_run_and_ends_all(tiny, tmp_path
         (["--seed", "0,1"], "seed: expected --seeds for a sweep, as in --seeds 0:5"),
         (["--seeds", "5:0"], "--seeds: expected numbers with commas between them, or a range as 0:5, got '5:0'"),
         (["--seeds", "0:2,1"], "--seeds: expected every seed once, got 1 twice in '0:2,1'"),
+        (
+            ["--learner.learning_rate", "1,1.0"],
+            "learner.learning_rate=1.0, seed 0: expected another config than that of learner.learning_rate=1, seed 0",
+        ),
         (["--out", "tiny.yaml"], "--out: expected a folder, got the file tiny.yaml"),
         (
             ["--credit.method", "c3,magrpo", "--credit.fan_out", "[2,2],[4,1]"],
