@@ -91,8 +91,14 @@ def run_sweep(sweep: Sweep, is_printed: bool, console: Console, program: Sequenc
 def list_runs(sweep: Sweep) -> list[Planned]:
     """Every run of a sweep, of each seed in turn, so that all cells have their first before any has its second.
 
+    Args:
+      sweep: what is asked for.
+
+    Returns:
+      The runs, of which no two have the same config.
+
     Raises:
-      UserError: a value or a seed cannot be used, or the folder is a file.
+      UserError: a value or a seed cannot be used, two runs would be the same, or the folder is a file.
     """
     if "seed" in sweep.choices:
         raise ConfigError("seed: expected --seeds for a sweep, as in --seeds 0:5")
