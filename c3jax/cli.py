@@ -13,7 +13,7 @@ from typing import Any
 import c3jax
 from c3jax.commands import calls, terminal
 from c3jax.config import file as config_file
-from c3jax.config.overrides import split_overrides
+from c3jax.config.overrides import split_overrides, split_sweep
 from c3jax.lab import config as study_config
 from c3jax.run.interrupt import STOPPED, TERMINATED, Terminated
 from c3jax.types import LostError, UserError
@@ -30,6 +30,13 @@ Limits are set as in a config, and so are fields of the problems by other names:
     --task.fields "{question: [Body, Question], answer: Answer}"
 `c3jax fields` lists what there is."""
 
+_SWEPT = """\
+Any field of the config may be given one value, or several with commas between
+them; runs are made of every combination:
+    c3jax sweep quickstart --seeds 0:5 --credit.method c3,magrpo --out runs/m
+    --credit.fan_out "[2,4],[4,2]"  --learner.learning_rate 1e-3,3e-4
+Values are written as in YAML; docs/sweeps.md says when a comma is part of one."""
+
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)  # of standard output: disk full, nobody reads
 
@@ -43,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _print_warning
     try:
         list_known = study_config.list_study_fields if words[:1] == ["study"] else config_file.list_fields
-        kept, overrides = split_overrides(words, list_known)
+        kept, overrides = split_sweep(words) if words[:1] == ["sweep"] else split_overrides(words, list_known)
         arguments = parser.parse_args(kept)
         if overrides and not arguments.takes_overrides:
             parser.error(f"unrecognised argument --{next(iter(overrides))}")
@@ -95,6 +102,14 @@ def _add_run_commands(commands: Any) -> None:
     _add_unsafe(train)
     _add_accept(train)
 
+    sweep = _add(commands, "sweep", calls.call_sweep, "train every combination of values, over seeds", overrides=_SWEPT)
+    sweep.add_argument("config", help="YAML file, or the name of one that c3jax brings: quickstart, trio, ...")
+    sweep.add_argument("--seeds", metavar="A:B", help="0:5 for 0 to 4, or 0,1,7 (default: the config's own)")
+    sweep.add_argument("--out", metavar="DIR", required=True, help="where the runs are kept, as DIR/CELL/seed-N")
+    sweep.add_argument("--print", dest="is_printed", action="store_true", help="print what is left, a run a line")
+    _add_unsafe(sweep)
+    _add_accept(sweep)
+
     about = "measure a run or an untrained model on held-out problems and suites"
     evaluate = _add(commands, "evaluate", calls.call_evaluate, about, overrides=_OVERRIDES)
     evaluate.add_argument("source", help="a run directory, or a config for its model as it is before training")
@@ -132,6 +147,14 @@ def _add_run_commands(commands: Any) -> None:
     table.add_argument("folder", metavar="DIR", help="what launch/paper.sh made: DIR/NAME of a config/seed-N")
     table.add_argument("--configs", metavar="DIR", default="paper", help="of the configs (default: paper; paper/long)")
     table.add_argument("--out", metavar="FILE", help="write them to FILE.md or FILE.csv too")
+
+    about = "draw curves, costs and comparisons of runs"
+    figures = _add(commands, "figures", calls.call_figures, about)
+    figures.add_argument("runs", metavar="RUN", nargs="+", help="run directories, or folders of them")
+    figures.add_argument(
+        "--out", metavar="DIR", required=True, help="where NAME.png, NAME.svg and NAME.pdf are written"
+    )
+    figures.add_argument("--only", metavar="A,B,...", default="", help="some of learning, cost, ... (docs/sweeps.md)")
 
 
 def _add_policy_commands(commands: Any) -> None:

@@ -1,6 +1,6 @@
 """Trains and evaluates the paper's runs: every config of a folder with every seed, and the models before training.
 
-    paper.py [--tiny] [--long] [--seeds 0,1,2,3,4] [--runs DIR] [--dry-run] [NAME ...] [-- OVERRIDE ...]
+    paper.py [--tiny] [--long] [--seeds 0:5] [--runs DIR] [--dry-run] [NAME ...] [-- OVERRIDE ...]
 
 NAME is a cell (maths_qwen3_4b_duo_c3, maths_qwen3_4b_duo_untuned) or a pattern of cells (maths_qwen3_4b_*); without one
 it is the whole matrix. What is done is skipped, what was stopped is resumed. A cell that fails is named at the end and
@@ -14,20 +14,18 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import os
 import shlex
-import signal
-import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from c3jax.config.file import read_tree
+from c3jax.run.jobs import PROGRAM, Job, is_evaluated, list_left, parse_seeds, run_jobs
+from c3jax.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "paper"
-PROGRAM = [sys.executable, "-m", "c3jax.cli"]
-STOPPED = 75  # of c3jax: stopped on request, start again to resume
 UNTUNED = "untuned"
 # What programs gain in speed is not worth its compiling where a run has four steps.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
@@ -55,26 +53,21 @@ def main(words: list[str]) -> int:
         return 2
     if arguments.tiny and not arguments.dry_run:
         cells = [cell._replace(config=write_tiny(runs / "configs", cell)) for cell in cells]
-    failed = []
-    for seed in arguments.seeds:
-        for cell in cells if seed == arguments.seeds[0] else [cell for cell in cells if cell.is_trained]:
-            path = runs / cell.name / f"seed-{seed}"
-            for command in list_commands(cell, seed, path, overrides):
-                if arguments.dry_run:
-                    print(shlex.join(command))
-                    continue
-                print(f"paper: {shlex.join(command)}", flush=True)
-                status = run(command, QUICK if arguments.tiny else {})
-                if status in (STOPPED, 130):
-                    print("paper: stopped on request; start again to resume.", file=sys.stderr)
-                    return status
-                if status != 0:
-                    failed.append(f"{cell.name}, seed {seed} (exit status {status})")
-                    break
-    for sentence in failed:
+    jobs = list_jobs(cells, arguments.seeds, runs, overrides)
+    table = f"c3jax table {runs}" + (" --configs paper/long" if arguments.long else "")
+    if arguments.dry_run:
+        lines = [shlex.join([*PROGRAM, *command]) for job in jobs for command in job.commands]
+        print("\n".join([*lines, table]))
+        return 0
+    variables = QUICK if arguments.tiny else {}
+    outcome = run_jobs(jobs, lambda line: print(f"paper: {line}", flush=True), PROGRAM, variables)
+    for sentence in outcome.failed:
         print(f"paper: failed: {sentence}", file=sys.stderr)
-    print(f"c3jax table {runs}" + (" --configs paper/long" if arguments.long else ""))
-    return 1 if failed else 0
+    if outcome.code:
+        print("paper: stopped on request; start again to resume.", file=sys.stderr)
+        return outcome.code
+    print(table)
+    return 1 if outcome.failed else 0
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -86,10 +79,10 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs")
     parser.add_argument("--dry-run", action="store_true")
     arguments = parser.parse_args(words)
-    seeds = arguments.seeds or ("0" if arguments.tiny else "0,1,2,3,4")
-    if not all(seed.isdecimal() for seed in seeds.split(",")):
-        parser.error(f"--seeds: expected numbers with commas between them, got {seeds!r}")
-    arguments.seeds = [int(seed) for seed in seeds.split(",")]
+    try:
+        arguments.seeds = parse_seeds(arguments.seeds or ("0" if arguments.tiny else "0:5"))
+    except UserError as error:
+        parser.error(str(error))
     return arguments
 
 
@@ -121,50 +114,27 @@ def write_tiny(folder: Path, cell: Cell) -> Path:
     return path
 
 
+def list_jobs(cells: Sequence[Cell], seeds: Sequence[int], runs: Path, overrides: list[str]) -> Iterator[Job]:
+    """What is left to do, seed by seed; a model before training is evaluated with the first of them."""
+    for seed in seeds:
+        for cell in cells:
+            if cell.is_trained or seed == seeds[0]:
+                path = runs / cell.name / f"seed-{seed}"
+                yield Job(f"{cell.name}, seed {seed}", list_commands(cell, seed, path, overrides))
+
+
 def list_commands(cell: Cell, seed: int, path: Path, overrides: list[str]) -> list[list[str]]:
     """What is left to do for a cell and a seed: nothing, its evaluation, or training and evaluation."""
     if not cell.is_trained:
-        evaluate = [*PROGRAM, "evaluate", str(cell.config), "--seed", str(seed), "--out", str(path), *overrides]
+        evaluate = ["evaluate", str(cell.config), "--seed", str(seed), "--out", str(path), *overrides]
         return [] if is_evaluated(path, 0) else [evaluate]
-    train = [*PROGRAM, "train", str(cell.config), "--seed", str(seed), "--run-dir", str(path), *overrides]
-    last = find_last_step(path)
-    commands = [train] if last is None else []
-    if not has_suites(cell.config) or (last is not None and is_evaluated(path, last)):
-        return commands  # training ends with the held-out problems
-    return [*commands, [*PROGRAM, "evaluate", str(path)]]
+    train = ["train", str(cell.config), "--seed", str(seed), "--run-dir", str(path), *overrides]
+    return list_left(train, path, has_suites(cell.config))
 
 
 def has_suites(config: Path) -> bool:
     """Whether there is more to measure than the held-out problems."""
     return bool(read_tree(config).get("evaluation", {}).get("suites"))
-
-
-def find_last_step(path: Path) -> int | None:
-    """The step after which a run was evaluated at its end; None where it has not ended."""
-    after = path / "eval" / "after.json"
-    return json.loads(after.read_text(encoding="utf-8"))["step"] if after.is_file() else None
-
-
-def is_evaluated(path: Path, step: int) -> bool:
-    """Whether every suite was measured at a step."""
-    suites = path / "eval" / f"suites-{step}.json"
-    if not suites.is_file():
-        return False
-    return not any("missing" in row for row in json.loads(suites.read_text(encoding="utf-8"))["results"])
-
-
-def run(command: list[str], variables: dict[str, str]) -> int:
-    """Run a command to its end, and give it the signals that this program gets. Returns its exit status."""
-    with subprocess.Popen(command, cwd=Path.cwd(), env={**os.environ, **variables}) as process:
-        previous = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
-        try:
-            while True:
-                try:
-                    return process.wait()
-                except KeyboardInterrupt:  # a terminal sends Ctrl-C to both: the command ends by itself
-                    continue
-        finally:
-            signal.signal(signal.SIGTERM, previous)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ RULES = {
     "run": Rule({"types", "schema", "config", "processes"}, "anywhere"),
     "run.records": Rule({"types", "config", "credit.plans"}, "never"),
     "run.directory": Rule({"types", "schema", "config", "processes"}, "in functions"),
+    "run.jobs": Rule({"types"}, "never"),  # the process that starts others holds no devices
     "setup": Rule(ENGINE - {"credit", "analysis", "evaluate"} | {"credit.plans"}, "anywhere"),
     "analysis": Rule({"types", "run"}, "anywhere"),
     "analysis.evaluations": Rule({"types", "run"}, "never"),
@@ -74,7 +75,7 @@ RULES = {
     "commands.plan": Rule(ENGINE | {"train"}, "anywhere"),  # the programs that a run compiles
     **{
         f"commands.{name}": Rule(ENGINE, "never")
-        for name in ("__init__", "compare", "grade", "prepare", "table", "terminal", "traces")
+        for name in ("__init__", "compare", "figures", "grade", "prepare", "sweep", "table", "terminal", "traces")
     },
     "lab": Rule(STUDY, "anywhere"),
     **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},

@@ -105,6 +105,11 @@ def test_what_an_extra_brings_is_imported_where_it_is_used():
             2,
             "c3jax: figures: expected the package matplotlib (pip install 'c3jax[lab]'), found none\n",
         ),
+        (
+            "figures runs --out figures",
+            2,
+            "c3jax: figures: expected the package matplotlib (pip install 'c3jax[lab]'), found none\n",
+        ),
     ],
 )
 def test_a_missing_extra_is_named_in_one_sentence(tmp_path: Path, words: str, status: int, sentence: str):

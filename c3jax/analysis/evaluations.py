@@ -114,14 +114,14 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         if twin is not None:
             raise UserError(f"{run.path}: expected another seed than that of {twin.path}, got {run.seed} in both")
         found.append(run)
-    names = _name_groups([group[0] for group in together])
+    names = name_groups([group[0] for group in together])
     return [
         Group(name, tuple(sorted(group, key=lambda run: run.seed))) for name, group in zip(names, together, strict=True)
     ]
 
 
-def _name_groups(runs: list[Run]) -> list[str]:
-    """Name runs by all fields in which they differ, by few that tell them apart, by their folders, or by numbers."""
+def name_groups(runs: Sequence[Run]) -> list[str]:
+    """Name runs, one of each group, by all fields in which they differ, by few, by their folders, or by numbers."""
     different = list_different(runs)
     few = _choose_telling(runs, [path for path in different if max(map(len, _describe(runs, [path]))) <= _LONGEST_NAME])
     folders = [Path(run.path).name for run in runs]

@@ -29,6 +29,24 @@ def call_train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         return train.train(config, run_dir, command, console, is_contained, arguments.accept_changes)
 
 
+def call_sweep(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Train every combination of values."""
+    from c3jax.commands import sweep
+
+    given = {"--unsafe-no-sandbox": arguments.unsafe_no_sandbox, "--accept-changes": arguments.accept_changes}
+    options = tuple(option for option, is_given in given.items() if is_given)
+    asked = sweep.Sweep(arguments.config, overrides, arguments.seeds, Path(arguments.out), options)
+    return sweep.run_sweep(asked, arguments.is_printed, terminal.make_console())
+
+
+def call_figures(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Draw runs."""
+    from c3jax.commands import figures
+
+    only = [*filter(None, arguments.only.split(","))]
+    return figures.write_figures(arguments.runs, Path(arguments.out), only, terminal.make_console())
+
+
 def _choose_run_dir(arguments: argparse.Namespace) -> Path:
     if arguments.run_dir == "":
         raise UserError("--run-dir: expected a folder, got an empty name")

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from c3jax.analysis.histories import add_up
 from c3jax.report.sources import RunGroup, Source
 from c3jax.run.metric_table import find_metric
-from c3jax.run.metrics import LEDGER, sum_seconds
+from c3jax.run.metrics import LEDGER
 
 
 class Figure(NamedTuple):
@@ -68,7 +69,7 @@ def make_curves(groups: Sequence[RunGroup]) -> dict[str, Any]:
     runs = []
     for index, source in sources:
         width = math.ceil(len(source.rows) / points)
-        totals = _add_up(source)
+        totals = add_up(source.rows)
         ends = [*range(width - 1, len(source.rows), width)]
         if not ends or ends[-1] != len(source.rows) - 1:
             ends.append(len(source.rows) - 1)
@@ -98,17 +99,6 @@ def _list_figures(sources: Sequence[Source]) -> list[str]:
 
 def _is_constant(sources: Sequence[Source], name: str) -> bool:
     return len({row[name] for source in sources for row in source.rows if name in row}) == 1
-
-
-def _add_up(source: Source) -> dict[str, list[float]]:
-    """Totals by axis before the first step and after each."""
-    columns: dict[str, list[float]] = {name: [0.0] for name in AXES}
-    for row in source.rows:
-        seconds = sum_seconds(row)
-        for name, column in columns.items():
-            here = 1 if name == "step" else seconds if name == "seconds" else row.get(name, 0)
-            column.append(column[-1] + here)
-    return columns
 
 
 def _average(source: Source, name: str, width: int) -> list[float | None]:

@@ -102,12 +102,12 @@ def _open(
     accepts_changes: bool,
 ) -> RunDir:
     try:
-        _check_contents(path, config, load)
+        check_contents(path, config, load)
         path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as on_error:
             lock = on_error.enter_context(_lock(path))
             # Again: before the lock another process could write here.
-            is_resumed, extended = _check_contents(path, config, load)
+            is_resumed, extended = check_contents(path, config, load)
             for partial in path.glob(f".*{PARTIAL}"):  # of a process that was killed
                 partial.unlink()
             if not is_resumed:
@@ -203,10 +203,21 @@ def hash_origins(names: Sequence[str]) -> dict[str, str]:
 # What is there
 
 
-def _check_contents(path: Path, config: Section, load: Callable[[Path], Section]) -> tuple[bool, int | None]:
-    """Whether the run is there, and its steps where the config has more of them and differs in nothing else.
+def check_contents(
+    path: Path, config: Section, load: Callable[[Path], Section] = load_config
+) -> tuple[bool, int | None]:
+    """Look whether a directory holds the run of a config.
 
-    Raises RunDirError when anything else is there.
+    Args:
+      path: of the directory.
+      config: of the run.
+      load: reads the kind of config that is to be there.
+
+    Returns:
+      Whether the run is there, and its steps where the config has more of them and differs in nothing else.
+
+    Raises:
+      RunDirError: anything else is there.
     """
     if path.is_symlink() and not path.exists():
         raise RunDirError(f"run directory {path}: expected a directory, got a link to nothing")

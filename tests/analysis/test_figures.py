@@ -84,6 +84,25 @@ def test_the_scatter_has_the_line_of_agreement():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["c3", "rloo"]
 
 
+def test_groups_can_be_told_apart_without_colours():
+    for axes in draw_curves().axes:
+        first, second = axes.lines
+        assert first.get_linestyle() != second.get_linestyle() and first.get_marker() != second.get_marker()
+    figure = draw_points("bar")
+    hatches = [patch.get_hatch() for patch in figure.axes[0].patches]
+    assert hatches[0] == hatches[1] != hatches[2] == hatches[3]
+    assert [patch.get_hatch() for patch in figure.legends[0].get_patches()] == hatches[::2]
+
+
+def test_long_names_of_lines_stand_below():
+    rows = [row | {"method": f"method {row['method']} of a longer name"} for row in ROWS]
+    figure = plot_curves(rows, x=X, y=Y, group="method", panel="role", title="Learning")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        f"method {name} of a longer name" for name in ("c3", "rloo")
+    ]
+    assert not any(axes.texts for axes in figure.axes)
+
+
 @pytest.mark.parametrize("make", [draw_curves, draw_points, draw_scatter])
 def test_the_same_rows_give_the_same_files(make, tmp_path):
     for name in ("one", "two"):

@@ -149,5 +149,5 @@ def test_what_cannot_be_asked_for_is_said(run_matrix, capsys):
         run_matrix("--seeds", "a")
     assert (
         caught.value.code == 2
-        and "--seeds: expected numbers with commas between them, got 'a'" in capsys.readouterr().err
+        and "--seeds: expected numbers with commas between them, or a range as 0:5, got 'a'" in capsys.readouterr().err
     )
