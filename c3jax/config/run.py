@@ -148,13 +148,17 @@ class PolicyLoss(Section):
     """What a token's, or a message's, ratio and advantage cost."""
 
     kind: str = "ppo"
-    """A row of c3jax.learner.loss_table.LOSSES (ppo, gspo, reinforce), or your own as module:NAME."""
+    """A row of c3jax.learner.loss_table.LOSSES (ppo, gspo, cispo, reinforce), or your own as module:NAME."""
     clip_low: PositiveFloat | None = None
-    """How far below 1 a ratio still has a gradient; null takes the loss's own (ppo 0.2, gspo 3e-4)."""
+    """How far below 1 a ratio still has a gradient; null takes the loss's own (ppo 0.2, gspo 3e-4, cispo 1: none)."""
     clip_high: PositiveFloat | None = None
-    """How far above 1 it has; null takes the loss's own (ppo 0.2, gspo 4e-4)."""
-    aggregation: Literal["token", "message"] | None = None
-    """Mean over all tokens, or over messages of their token means; null takes the loss's own (gspo: message)."""
+    """How far above 1 it has; null takes the loss's own (ppo 0.2, gspo 4e-4, cispo 4)."""
+    dual_clip: Annotated[float, pydantic.Field(gt=1.0, allow_inf_nan=False)] | None = None
+    """ppo, gspo: ratio above which a message with a negative advantage has no gradient either; null sets no bound."""
+    aggregation: Literal["token", "message", "constant"] | None = None
+    """Mean over tokens, over messages of token means, or of token sums / length; null takes the loss's own."""
+    length: Positive | None = None
+    """constant: tokens that a message's sum is divided by; null takes the turn's max_tokens."""
 
 
 class Learner(Section):

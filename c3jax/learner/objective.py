@@ -18,13 +18,22 @@ import jax
 import jax.numpy as jnp
 
 from c3jax.config.run import KL, PolicyLoss, Sampling
-from c3jax.learner.loss_table import Level, LossFunction, find_loss
-from c3jax.learner.losses import compute_clipped_loss, compute_divergence, compute_reinforce_loss
+from c3jax.learner.loss_table import Aggregation, Level, LossFunction, find_loss
+from c3jax.learner.losses import (
+    compute_cispo_loss,
+    compute_clipped_loss,
+    compute_divergence,
+    compute_reinforce_loss,
+)
 from c3jax.learner.token_loss import DrawnTokens, compute_token_loss
 from c3jax.rollout import sampling as sampling_lib
 from c3jax.schema import ConfigError
 
-FORMULAS: dict[str, LossFunction] = {"clipped": compute_clipped_loss, "reinforce": compute_reinforce_loss}
+FORMULAS: dict[str, LossFunction] = {
+    "clipped": compute_clipped_loss,
+    "cispo": compute_cispo_loss,
+    "reinforce": compute_reinforce_loss,
+}
 
 
 class Objective(NamedTuple):
@@ -34,7 +43,8 @@ class Objective(NamedTuple):
     formula: LossFunction
     clip_low: float
     clip_high: float
-    aggregation: Level
+    aggregation: Aggregation
+    length: int | None  # constant: tokens that a message's sum is divided by; None: the turn's most
     estimator: Literal["k1", "k3"]
 
 
@@ -54,6 +64,7 @@ class TokenTerms(NamedTuple):
     reference_logp: jax.Array | None  # nats; None where the loss has no divergence
     kl_coefficient: jax.Array
     weight: jax.Array  # share of the whole loss
+    share: jax.Array | None = None  # of the figures that are means; None where it is the weight
     message: MessageLoss | None = None  # None where the loss is of tokens
 
 
@@ -70,12 +81,16 @@ def make_objective(loss: PolicyLoss, kl: KL) -> Objective:
     row = find_loss(loss.kind)
     low = row.clip_low if loss.clip_low is None else loss.clip_low
     high = row.clip_high if loss.clip_high is None else loss.clip_high
+    formula = row.formula if callable(row.formula) else FORMULAS[row.formula]
+    if loss.dual_clip is not None:
+        formula = functools.partial(formula, dual_clip=loss.dual_clip)
     objective = Objective(
         level=row.level,
-        formula=row.formula if callable(row.formula) else FORMULAS[row.formula],
+        formula=formula,
         clip_low=math.inf if low is None else low,
         clip_high=math.inf if high is None else high,
         aggregation=loss.aggregation or row.aggregation,
+        length=loss.length,
         estimator=kl.estimator,
     )
     _check_formula(loss.kind, objective)
@@ -123,8 +138,8 @@ def compute_turn_loss(  # noqa: PLR0913
       softcap: of the logits, as the decoder has it.
 
     Returns:
-      The loss, and by name weighted sums of policy_loss, clip_share, ratio_deviation (|ratio - 1| of tokens), kl (nats)
-      and loss, which is policy_loss + kl_coefficient * kl; figures have no gradient.
+      The loss, and by name its sum and that of policy_loss, its first part; and the sums, by the terms' share, of
+      clip_share, ratio_deviation (|ratio - 1| of tokens) and kl (nats); figures have no gradient.
     """
     if objective.level == "message":
         logp_B = sampling_lib.compute_token_logp(
@@ -181,7 +196,7 @@ def compute_token_figures(
       terms: what else is read.
 
     Returns:
-      The loss [B], and by name the figures [B], all weighted.
+      The loss [B], and by name the figures [B], all weighted: losses by the weight, means by the share.
     """
     if terms.message is None:
         policy_B, is_clipped_B = objective.formula(
@@ -190,15 +205,16 @@ def compute_token_figures(
     else:
         message, is_clipped_B = terms.message, terms.message.is_clipped
         policy_B = message.loss + message.slope * (logp_B - jax.lax.stop_gradient(logp_B))
+    share = terms.weight if terms.share is None else terms.share
     kl_B = jnp.zeros_like(logp_B)
     if terms.reference_logp is not None:
         kl_B = compute_divergence(logp_B, terms.reference_logp, objective.estimator)
     loss_B = terms.weight * (policy_B + terms.kl_coefficient * kl_B)
     figures = {
         "policy_loss": terms.weight * policy_B,
-        "clip_share": terms.weight * is_clipped_B.astype(jnp.float32),
-        "ratio_deviation": terms.weight * jnp.abs(jnp.exp(logp_B - terms.behaviour_logp) - 1.0),
-        "kl": terms.weight * kl_B,
+        "clip_share": share * is_clipped_B.astype(jnp.float32),
+        "ratio_deviation": share * jnp.abs(jnp.exp(logp_B - terms.behaviour_logp) - 1.0),
+        "kl": share * kl_B,
         "loss": loss_B,
     }
     return loss_B, figures

@@ -80,6 +80,13 @@ class _Batch(NamedTuple):
     reference_logp: tuple[jax.Array, ...]  # [N, T]; empty where the loss has no divergence
 
 
+class _Totals(NamedTuple):
+    """What the weighted sums of a minibatch are divided by."""
+
+    loss: jax.Array
+    share: jax.Array | None  # the weights' sum, for figures that are means; None where it is the loss's
+
+
 class _Step(NamedTuple):
     """What is fixed for a step; all but the matrix is static."""
 
@@ -268,49 +275,51 @@ def _compute_gradient(
 ) -> tuple[Params, Figures]:
     """Gradient and figures of one minibatch, summed over its micro-batches."""
     chosen = tree.take_problems(batch.rollouts, step.problems, problem_CB.reshape(-1))
-    total: Any = sum(_weigh(step, chosen, turn).sum() for turn in step.trained)
+    totals = _add_weights(step, chosen)
 
     def compute_loss(
-        params: Params, frozen: Params, part: _Batch, coefficient: jax.Array, total: jax.Array
+        params: Params, frozen: Params, part: _Batch, coefficient: jax.Array, totals: _Totals
     ) -> tuple[jax.Array, Figures]:
-        return _compute_loss(step, Weights(params, frozen), part, coefficient, total)
+        return _compute_loss(step, Weights(params, frozen), part, coefficient, totals)
 
     arguments = (sharding.cut_weights(frozen), sharding.CUT, sharding.WHOLE, sharding.WHOLE)
     differentiate = sharding.value_and_grad(step.mesh, compute_loss, arguments, has_aux=True)
 
     def compute_gradient(problem_B: jax.Array) -> tuple[Params, Figures]:
         part = tree.take_problems(batch, step.problems, problem_B)
-        (_, figures), gradient = differentiate(state.params, frozen, part, state.kl_coefficient, total)
+        (_, figures), gradient = differentiate(state.params, frozen, part, state.kl_coefficient, totals)
         return gradient, figures
 
     return add_micro_batches(compute_gradient, problem_CB)
 
 
 def _compute_loss(
-    step: _Step, weights: Weights, batch: _Batch, kl_coefficient: jax.Array, total: jax.Array
+    step: _Step, weights: Weights, batch: _Batch, kl_coefficient: jax.Array, totals: _Totals
 ) -> tuple[jax.Array, Figures]:
     """This micro-batch's share of the minibatch's loss and figures."""
     parts = []
     for turn in step.trained:
         model = make_model(step.policy, weights, step.plans[turn].role)
         hidden_BD, drawn = forward.compute_drawn_tokens(model, step.plans, turn, *step.find_tree(batch.rollouts, turn))
-        terms = _make_terms(step, batch, turn, kl_coefficient, total)
+        terms = _make_terms(step, batch, turn, kl_coefficient, totals)
         tokens = (hidden_BD, model.head_weight(), drawn, terms, len(batch.advantage[turn]))
         how = (step.sampling, model.spec.dtype, model.spec.logit_softcap)
         parts.append(compute_turn_loss(step.objective, *tokens, *how))
     return jax.tree.map(lambda *sums: sum(sums), *parts)
 
 
-def _make_terms(step: _Step, batch: _Batch, turn: int, kl_coefficient: jax.Array, total: jax.Array) -> TokenTerms:
+def _make_terms(step: _Step, batch: _Batch, turn: int, kl_coefficient: jax.Array, totals: _Totals) -> TokenTerms:
     """What the loss reads of each token of a turn, message after message."""
     messages = step.find_tree(batch.rollouts, turn)[0].turns[turn]
     spread = functools.partial(jnp.broadcast_to, shape=messages.tokens_NT.shape)
+    weight_NT = _weigh(step, batch.rollouts, turn)
     terms = TokenTerms(
         messages.behaviour_logp_NT,
         spread(batch.advantage[turn][:, None]),
         batch.reference_logp[turn] if batch.reference_logp else None,
         spread(kl_coefficient),
-        _weigh(step, batch.rollouts, turn) / total,
+        weight_NT / totals.loss,
+        None if totals.share is None else weight_NT / totals.share,
     )
     return jax.tree.map(forward.flatten_tokens, terms)
 
@@ -339,6 +348,17 @@ def _compute_reference(step: _Step, reference: Weights, rollouts: tuple[Rollout,
     return tuple(filled[turn].reshape(own.shape) if turn in filled else own for turn, own in enumerate(drawn))
 
 
+def _add_weights(step: _Step, rollouts: Sequence[Rollout]) -> _Totals:
+    aggregation = step.objective.aggregation
+    weights = [_weigh(step, rollouts, turn) for turn in step.trained]
+    total: Any = sum(losses.compute_total(weight_NT, aggregation) for weight_NT in weights)
+    if aggregation != "constant":
+        return _Totals(total, None)
+    tokens: Any = sum(weight_NT.sum() for weight_NT in weights)
+    return _Totals(total, tokens)
+
+
 def _weigh(step: _Step, rollouts: Sequence[Rollout], turn: int) -> jax.Array:
-    messages = step.find_tree(rollouts, turn)[0].turns[turn]
-    return losses.compute_weights(messages.sampled_NT, step.objective.aggregation)
+    messages, objective = step.find_tree(rollouts, turn)[0].turns[turn], step.objective
+    length = objective.length or step.plans[turn].max_tokens
+    return losses.compute_weights(messages.sampled_NT, objective.aggregation, length)
