@@ -192,6 +192,8 @@ class Learner(Section):
     """Global-norm clip of the gradient."""
     kl: KL = KL()
     """Divergence from the starting policy."""
+    entropy: NonNegativeFloat = 0.0
+    """Weight in the loss of the policy's entropy, nats a token over what tokens are drawn from, as a bonus."""
     max_bad_updates: Positive = 10
     """Updates in a row with a non-finite loss or gradient (each is skipped) that stop the run."""
 

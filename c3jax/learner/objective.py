@@ -37,7 +37,7 @@ FORMULAS: dict[str, LossFunction] = {
 
 
 class Objective(NamedTuple):
-    """What is minimised: a loss with its numbers filled in, and a divergence."""
+    """What is minimised: a loss with its numbers filled in, a divergence and an entropy bonus."""
 
     level: Level
     formula: LossFunction
@@ -46,6 +46,7 @@ class Objective(NamedTuple):
     aggregation: Aggregation
     length: int | None  # constant: tokens that a message's sum is divided by; None: the turn's most
     estimator: Literal["k1", "k3"]
+    entropy: float = 0.0  # weight of the bonus
 
 
 class MessageLoss(NamedTuple):
@@ -68,12 +69,13 @@ class TokenTerms(NamedTuple):
     message: MessageLoss | None = None  # None where the loss is of tokens
 
 
-def make_objective(loss: PolicyLoss, kl: KL) -> Objective:
+def make_objective(loss: PolicyLoss, kl: KL, entropy: float = 0.0) -> Objective:
     """The objective that a config asks for.
 
     Args:
       loss: section of the config; the numbers that it leaves open are the row's.
       kl: section of the config.
+      entropy: weight of the entropy bonus.
 
     Raises:
       ConfigError: as `loss_table.find_loss`, and where a user's formula raises or gives no losses.
@@ -92,6 +94,7 @@ def make_objective(loss: PolicyLoss, kl: KL) -> Objective:
         aggregation=loss.aggregation or row.aggregation,
         length=loss.length,
         estimator=kl.estimator,
+        entropy=entropy,
     )
     _check_formula(loss.kind, objective)
     return objective
@@ -139,7 +142,7 @@ def compute_turn_loss(  # noqa: PLR0913
 
     Returns:
       The loss, and by name its sum and that of policy_loss, its first part; and the sums, by the terms' share, of
-      clip_share, ratio_deviation (|ratio - 1| of tokens) and kl (nats); figures have no gradient.
+      clip_share, ratio_deviation (|ratio - 1| of tokens), kl and entropy (nats); figures have no gradient.
     """
     if objective.level == "message":
         logp_B = sampling_lib.compute_token_logp(
@@ -150,7 +153,8 @@ def compute_turn_loss(  # noqa: PLR0913
         )
         terms = terms._replace(message=compute_message_loss(objective, logp_B, drawn.is_drawn_B, terms, messages))
     loss_fn = functools.partial(compute_token_figures, objective)
-    return compute_token_loss(hidden_BD, head_VD, drawn, terms, loss_fn, sampling, dtype, softcap=softcap)
+    options = {"softcap": softcap, "has_entropy": objective.entropy > 0}
+    return compute_token_loss(hidden_BD, head_VD, drawn, terms, loss_fn, sampling, dtype, **options)
 
 
 def compute_message_loss(
@@ -186,13 +190,14 @@ def compute_message_loss(
 
 
 def compute_token_figures(
-    objective: Objective, logp_B: jax.Array, terms: TokenTerms
+    objective: Objective, logp_B: jax.Array, entropy_B: jax.Array, terms: TokenTerms
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """What each token adds to the loss and to its figures.
 
     Args:
       objective: static.
       logp_B: log-probability of the token, nats, by which the loss is differentiated.
+      entropy_B: of what it is drawn from, nats; the loss is differentiated by it where there is a bonus.
       terms: what else is read.
 
     Returns:
@@ -210,11 +215,14 @@ def compute_token_figures(
     if terms.reference_logp is not None:
         kl_B = compute_divergence(logp_B, terms.reference_logp, objective.estimator)
     loss_B = terms.weight * (policy_B + terms.kl_coefficient * kl_B)
+    if objective.entropy > 0:
+        loss_B -= terms.weight * objective.entropy * entropy_B
     figures = {
         "policy_loss": terms.weight * policy_B,
         "clip_share": share * is_clipped_B.astype(jnp.float32),
         "ratio_deviation": share * jnp.abs(jnp.exp(logp_B - terms.behaviour_logp) - 1.0),
         "kl": share * kl_B,
+        "entropy": share * entropy_B,
         "loss": loss_B,
     }
     return loss_B, figures

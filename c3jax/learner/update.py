@@ -149,7 +149,7 @@ def make_update(
     alone = 0 if credit.critic is None else credit.critic.critic_only_steps
     # The policy's schedule ends with the run, also where the critic has the first steps to itself.
     optimiser, schedule = make_optimiser(learner, steps - alone, is_per_role=policy.kind != "shared")
-    objective = make_objective(learner.loss, learner.kl)
+    objective = make_objective(learner.loss, learner.kl, learner.entropy)
 
     def update(
         state: TrainState,

@@ -111,10 +111,10 @@ def work_by_hand(kind, aggregation, dual_clip=None):
     return total_loss, clipped, d_logits_BV @ head_VD, d_logits_BV.T @ hidden_BD
 
 
-def compute(section, rows=slice(None), hidden_BD=CASE[0], head_VD=CASE[1]):
+def compute(section, rows=slice(None), hidden_BD=CASE[0], head_VD=CASE[1], entropy=0.0):
     """Loss and figures of some of the messages, as shares of all."""
     _, _, token_NT, is_drawn_NT, behaviour_NT, reference_NT, advantage_N, _, _ = CASE
-    objective = make_objective(section, KL_SECTION)
+    objective = make_objective(section, KL_SECTION, entropy)
     weight_NT = compute_weights(jnp.asarray(is_drawn_NT), objective.aggregation, objective.length or 1)
     total = compute_total(weight_NT, objective.aggregation)
     spread_NT = np.broadcast_to(advantage_N[:, None], (N, T))
@@ -133,8 +133,8 @@ def compute(section, rows=slice(None), hidden_BD=CASE[0], head_VD=CASE[1]):
     return compute_turn_loss(objective, hidden_BD, head_VD, drawn, terms, messages, SAMPLING, "float32")
 
 
-def differentiate(section, rows=slice(None)):
-    run = lambda hidden_BD, head_VD: compute(section, rows, hidden_BD, head_VD)  # noqa: E731
+def differentiate(section, rows=slice(None), entropy=0.0):
+    run = lambda hidden_BD, head_VD: compute(section, rows, hidden_BD, head_VD, entropy)  # noqa: E731
     return jax.value_and_grad(run, (0, 1), has_aux=True)
 
 
@@ -165,6 +165,35 @@ def test_parts_add_up_to_the_whole(name):
     parts = [differentiate(section, slice(n, n + 2))(*arguments) for n in range(0, N, 2)]
     together = jax.tree.map(lambda *leaves: sum(leaves), *parts)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), together, whole)
+
+
+@pytest.mark.parametrize("name", ["ppo by constant", "gspo"])
+def test_entropy_bonus_by_hand(name):
+    """H = -sum p_v log p_v, dH / dz_v = -p_v (log p_v + H) / t; the figure is a mean, the bonus has the loss's weights.
+
+    Beside the loss without it: less c times its weighted sum, in value and gradient, and whole as in parts.
+    """
+    section, coefficient = PolicyLoss(**CASES[name]), 0.7
+    arguments = tuple(jnp.asarray(array, jnp.float32) for array in CASE[:2])
+    hidden_BD, head_VD, is_drawn_NT, mass_BV = CASE[0], CASE[1], CASE[3], CASE[7]
+    entropy_B = -np.sum(mass_BV * np.log(mass_BV), axis=1)
+    mean_NT = is_drawn_NT / is_drawn_NT.sum(axis=1, keepdims=True) / N
+    weight_NT = mean_NT if name == "gspo" else is_drawn_NT / (N * LENGTH)
+    share_NT = mean_NT if name == "gspo" else is_drawn_NT / is_drawn_NT.sum()
+    d_logits_BV = -mass_BV * (np.log(mass_BV) + entropy_B[:, None]) / TEMPERATURE * weight_NT.reshape(-1, 1)
+    expected = (np.sum(weight_NT.ravel() * entropy_B), (d_logits_BV @ head_VD, d_logits_BV.T @ hidden_BD))
+
+    (loss, figures), gradients = differentiate(section, entropy=coefficient)(*arguments)
+    (plain_loss, plain_figures), plain_gradients = differentiate(section)(*arguments)
+    bonus = jax.tree.map(lambda one, other: one - other, (plain_loss, plain_gradients), (loss, gradients))
+    assert np.abs(expected[1][0]).max() > 1e-3
+    jax.tree.map(lambda got, by: np.testing.assert_allclose(got, coefficient * by, atol=1e-6), bonus, expected)
+    for made in (figures, plain_figures):
+        np.testing.assert_allclose(made["entropy"], np.sum(share_NT.ravel() * entropy_B), atol=1e-6)
+    np.testing.assert_allclose(figures["policy_loss"], plain_figures["policy_loss"], atol=1e-7)
+    parts = [differentiate(section, slice(n, n + 2), coefficient)(*arguments) for n in range(0, N, 2)]
+    together = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), together, ((loss, figures), gradients))
 
 
 WORDS = 4  # of a message

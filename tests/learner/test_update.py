@@ -41,6 +41,7 @@ PROGRAMS: dict[str, tuple[tuple[bool, ...], dict[str, Any]]] = {
         (False, True),
         {"kl": KL["k1"], "micro_problems": 2, "loss": config_lib.PolicyLoss(aggregation="message")},
     ),
+    "constant": ((True, False), {"micro_problems": 2, "loss": config_lib.PolicyLoss(aggregation="constant", length=7)}),
     "gspo": (
         (True, False),
         {"micro_problems": 2, "loss": config_lib.PolicyLoss(kind="gspo", clip_low=CLIP, clip_high=CLIP)},
@@ -166,7 +167,9 @@ def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estima
     tokens = sum(len(each.message) for _, each in chosen)
     slopes, figures = {}, dict.fromkeys(("policy_loss", "clip_share", "kl"), 0.0)
     for row, each in chosen:
-        weight = 1 / tokens if aggregation == "token" else 1 / (len(each.message) * len(chosen))
+        lengths = {"token": tokens / len(chosen), "message": len(each.message), "constant": 7}
+        weight = 1 / (lengths[aggregation] * len(chosen))
+        share = 1 / tokens if aggregation == "constant" else weight
         credit = advantage[each.turn][each.row]
         slots = [(row, len(each.context) - 1 + slot) for slot in range(len(each.message))]
         behaviour_T = tree.rollout.turns[each.turn].behaviour_logp_NT[each.row]
@@ -182,7 +185,7 @@ def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estima
                 figures["kl"] += weight * (gap if estimator == "k1" else np.exp(-gap) - 1 + gap)
             slopes[where] = weight * slope
             figures["policy_loss"] += weight * loss
-            figures["clip_share"] += weight * is_clipped
+            figures["clip_share"] += share * is_clipped
     figures["loss"] = figures["policy_loss"] + COEFFICIENT * figures["kl"]
     return tiny.run_flat(params, *arguments, slopes).gradient, figures
 
@@ -192,6 +195,7 @@ def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estima
     [
         ("token", {"estimator": "k3"}),
         ("message", {"estimator": "k1", "aggregation": "message", "trained": (False, True)}),
+        ("constant", {"aggregation": "constant", "trained": (True, False)}),
         ("gspo", {"aggregation": "message", "level": "message", "trained": (True, False)}),
     ],
 )
