@@ -190,6 +190,8 @@ class Learner(Section):
     """AdamW's decoupled weight decay."""
     max_grad_norm: PositiveFloat = 1.0
     """Global-norm clip of the gradient."""
+    zero_signal: Literal["keep", "skip"] = "keep"
+    """Trees whose every advantage is zero: kept in the loss's mean (keep), or left out of it (skip)."""
     kl: KL = KL()
     """Divergence from the starting policy."""
     entropy: NonNegativeFloat = 0.0

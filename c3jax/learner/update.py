@@ -78,6 +78,7 @@ class _Batch(NamedTuple):
     rollouts: tuple[Rollout, ...]  # a branch each
     advantage: tuple[jax.Array, ...]  # [N]
     reference_logp: tuple[jax.Array, ...]  # [N, T]; empty where the loss has no divergence
+    has_signal: tuple[jax.Array, ...]  # [N], whether the message's tree has any credit; empty where all are kept
 
 
 class _Totals(NamedTuple):
@@ -183,7 +184,7 @@ def _take_step(
     weights, epochs = Weights(state.params, frozen), step.learner.epochs
     credit, critic_batch = _compute_credit(step, state, weights, rollouts[0], return_PL)
     advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in credit.advantage)
-    batch = _Batch(rollouts, advantage, ())
+    batch = _Batch(rollouts, advantage, (), _find_signal(step, credit))
     if state.adaptive is not None:
         # After the credit: what enters it must be of earlier steps.
         adaptive = update_adaptive(state.adaptive, step.credit.decay, step.plan.fan_out, rollouts[0], return_PL)
@@ -244,6 +245,8 @@ def _train_policy(
     means = {name: jnp.mean(values_U) for name, values_U in figures.items()}
     means["first_ratio_deviation"] = figures["ratio_deviation"][0]
     means["kl_coefficient"] = state.kl_coefficient
+    if batch.has_signal:
+        means["skipped_share"] = 1.0 - jnp.mean(batch.has_signal[step.trained[0]], dtype=jnp.float32)
     if kl.target is not None:
         messages = sum(part.size for part in batch.advantage)
         coefficient = losses.update_kl_coefficient(state.kl_coefficient, means["kl"], kl.target, kl.horizon, messages)
@@ -274,8 +277,8 @@ def _compute_gradient(
     step: _Step, state: TrainState, frozen: Params, batch: _Batch, problem_CB: jax.Array
 ) -> tuple[Params, Figures]:
     """Gradient and figures of one minibatch, summed over its micro-batches."""
-    chosen = tree.take_problems(batch.rollouts, step.problems, problem_CB.reshape(-1))
-    totals = _add_weights(step, chosen)
+    needed = batch._replace(advantage=(), reference_logp=())
+    totals = _add_weights(step, tree.take_problems(needed, step.problems, problem_CB.reshape(-1)))
 
     def compute_loss(
         params: Params, frozen: Params, part: _Batch, coefficient: jax.Array, totals: _Totals
@@ -312,7 +315,7 @@ def _make_terms(step: _Step, batch: _Batch, turn: int, kl_coefficient: jax.Array
     """What the loss reads of each token of a turn, message after message."""
     messages = step.find_tree(batch.rollouts, turn)[0].turns[turn]
     spread = functools.partial(jnp.broadcast_to, shape=messages.tokens_NT.shape)
-    weight_NT = _weigh(step, batch.rollouts, turn)
+    weight_NT = _weigh(step, batch, turn)
     terms = TokenTerms(
         messages.behaviour_logp_NT,
         spread(batch.advantage[turn][:, None]),
@@ -348,17 +351,29 @@ def _compute_reference(step: _Step, reference: Weights, rollouts: tuple[Rollout,
     return tuple(filled[turn].reshape(own.shape) if turn in filled else own for turn, own in enumerate(drawn))
 
 
-def _add_weights(step: _Step, rollouts: Sequence[Rollout]) -> _Totals:
+def _find_signal(step: _Step, credit: Credit) -> tuple[jax.Array, ...]:
+    """Whether the tree of each message has an advantage that is not exactly zero, in a trained turn."""
+    if step.learner.zero_signal == "keep":
+        return ()
+    has_signal_P = jnp.stack([jnp.any(credit.advantage[turn] != 0.0, axis=1) for turn in step.trained]).any(axis=0)
+    return tuple(jnp.repeat(has_signal_P, advantage_PN.shape[1]) for advantage_PN in credit.advantage)
+
+
+def _add_weights(step: _Step, batch: _Batch) -> _Totals:
     aggregation = step.objective.aggregation
-    weights = [_weigh(step, rollouts, turn) for turn in step.trained]
+    weights = [_weigh(step, batch, turn) for turn in step.trained]
     total: Any = sum(losses.compute_total(weight_NT, aggregation) for weight_NT in weights)
+    if batch.has_signal:
+        total = jnp.where(total > 0, total, 1.0)  # a minibatch without any signal has a loss and gradient of zero
     if aggregation != "constant":
         return _Totals(total, None)
     tokens: Any = sum(weight_NT.sum() for weight_NT in weights)
-    return _Totals(total, tokens)
+    return _Totals(total, jnp.where(tokens > 0, tokens, 1.0))
 
 
-def _weigh(step: _Step, rollouts: Sequence[Rollout], turn: int) -> jax.Array:
-    messages, objective = step.find_tree(rollouts, turn)[0].turns[turn], step.objective
+def _weigh(step: _Step, batch: _Batch, turn: int) -> jax.Array:
+    sampled_NT, objective = step.find_tree(batch.rollouts, turn)[0].turns[turn].sampled_NT, step.objective
+    if batch.has_signal:
+        sampled_NT = sampled_NT & batch.has_signal[turn][:, None]
     length = objective.length or step.plans[turn].max_tokens
-    return losses.compute_weights(messages.sampled_NT, objective.aggregation, length)
+    return losses.compute_weights(sampled_NT, objective.aggregation, length)
