@@ -180,6 +180,8 @@ class Learner(Section):
     """Where the cosine ends, as a share of the peak."""
     warmup_updates: Count = 0
     """Optimiser updates over which the rate rises from zero."""
+    optimiser: Literal["adamw", "muon", "adafactor", "lion"] = "adamw"
+    """Of the policy, and of a critic; muon takes the projections and leaves the rest to AdamW."""
     adam_b1: Decay = 0.9
     """AdamW's first decay."""
     adam_b2: Decay = 0.95
@@ -187,7 +189,7 @@ class Learner(Section):
     adam_eps: PositiveFloat = 1e-8
     """AdamW's epsilon."""
     weight_decay: NonNegativeFloat = 0.0
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay, of every optimiser."""
     max_grad_norm: PositiveFloat = 1.0
     """Global-norm clip of the gradient."""
     zero_signal: Literal["keep", "skip"] = "keep"
