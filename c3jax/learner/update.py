@@ -85,7 +85,7 @@ class _Totals(NamedTuple):
     """What the weighted sums of a minibatch are divided by."""
 
     loss: jax.Array
-    share: jax.Array | None  # the weights' sum, for figures that are means; None where it is the loss's
+    share: jax.Array | None  # for figures that are means over all trees' tokens; None where it is the loss's
 
 
 class _Step(NamedTuple):
@@ -322,7 +322,7 @@ def _make_terms(step: _Step, batch: _Batch, turn: int, kl_coefficient: jax.Array
         batch.reference_logp[turn] if batch.reference_logp else None,
         spread(kl_coefficient),
         weight_NT / totals.loss,
-        None if totals.share is None else weight_NT / totals.share,
+        None if totals.share is None else _weigh(step, batch._replace(has_signal=()), turn) / totals.share,
     )
     return jax.tree.map(forward.flatten_tokens, terms)
 
@@ -363,12 +363,11 @@ def _add_weights(step: _Step, batch: _Batch) -> _Totals:
     aggregation = step.objective.aggregation
     weights = [_weigh(step, batch, turn) for turn in step.trained]
     total: Any = sum(losses.compute_total(weight_NT, aggregation) for weight_NT in weights)
-    if batch.has_signal:
-        total = jnp.where(total > 0, total, 1.0)  # a minibatch without any signal has a loss and gradient of zero
-    if aggregation != "constant":
+    if aggregation != "constant" and not batch.has_signal:
         return _Totals(total, None)
-    tokens: Any = sum(weight_NT.sum() for weight_NT in weights)
-    return _Totals(total, jnp.where(tokens > 0, tokens, 1.0))
+    share: Any = sum(_weigh(step, batch._replace(has_signal=()), turn).sum() for turn in step.trained)
+    # A minibatch without any signal has a loss and a gradient of zero.
+    return _Totals(jnp.where(total > 0, total, 1.0) if batch.has_signal else total, share)
 
 
 def _weigh(step: _Step, batch: _Batch, turn: int) -> jax.Array:
