@@ -1,5 +1,7 @@
 """Losses by hand and by exact enumeration, eager and jitted."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +126,22 @@ def test_weights_count_tokens_or_messages():
         weight_NT = compute_weights(sampled_NT, aggregation, 5)
         means.append((weight_NT * loss_NT).sum() / compute_total(weight_NT, aggregation))
     np.testing.assert_allclose(means, [14 / 7, 5 / 3, 14 / 15], atol=1e-6)
+
+
+def test_leaving_trees_out_weighs_problems_by_what_the_others_have():
+    """Two problems, each a message of three tokens, with signals of chance .5 and .1, all four outcomes enumerated.
+
+    A problem with a signal has half of the loss where the other has one too, and all of it where not: on average
+    1 - s / 2 of it, s the other's chance, which is 2 - s times the half that it has where nothing is left out.
+    """
+    chance_P, expected_P = np.array([0.5, 0.1]), np.zeros(2)
+    for outcome in itertools.product((True, False), repeat=2):
+        has_signal_P = np.array(outcome)
+        sampled_NT = jnp.ones((2, 3), bool) & has_signal_P[:, None]
+        weight_NT = compute_weights(sampled_NT, "token")
+        share_P = np.asarray(weight_NT.sum(axis=1) / np.maximum(compute_total(weight_NT, "token"), 1.0))
+        expected_P += np.prod(np.where(has_signal_P, chance_P, 1 - chance_P)) * share_P
+    np.testing.assert_allclose(expected_P / (chance_P * 0.5), 2 - chance_P[::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
