@@ -142,7 +142,7 @@ def _draw_tokens(seed: int, rows: int, slots: int, sizes: _StepSizes) -> jax.Arr
     return jax.random.randint(jax.random.key(seed), (rows, slots), 1, sizes.spec.vocab_size)
 
 
-def _weigh_logp(logp_B: jax.Array, weight_B: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+def _weigh_logp(logp_B: jax.Array, _: jax.Array, weight_B: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     return -weight_B * logp_B, {}
 
 

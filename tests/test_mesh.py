@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -129,6 +130,12 @@ def test_where_each_axis_of_the_weights_is_cut():
         assert blocks["down"]["kernel"] == blocks["output"]["kernel"] == PartitionSpec(None, "tensor", "fsdp")
         assert blocks["up"]["a"] == PartitionSpec(None, "fsdp", None)
         assert blocks["up"]["b"] == PartitionSpec(None, None, "tensor")
+    # Of Adafactor's, rows and columns are whole, and what stands for a weight that has them is one number.
+    state = jax.eval_shape(optax.scale_by_factored_rms(min_dim_size_to_factor=1).init, shapes)
+    factors = sharding.list_shardings(mesh, state)  # type: ignore[arg-type]
+    assert factors.v_row["embedding"].spec == factors.v_col["blocks"]["up"]["kernel"].spec == PartitionSpec()
+    assert factors.v["embedding"].spec == PartitionSpec()
+    assert factors.v["blocks"]["query"]["bias"].spec in (PartitionSpec(), PartitionSpec(None, "tensor"))
     odd = SPEC._replace(vocab_size=61)
     cut = sharding.list_shardings(mesh, decoder.define_decoder(odd)[1])  # type: ignore[arg-type]
     assert cut["head"].spec == PartitionSpec(None, "fsdp")

@@ -160,6 +160,22 @@ def _check_loss(loss: PolicyLoss) -> None:
     ):
         if value is not None and own is None:
             raise ConfigError(f"learner.loss.{name}: expected none for {loss.kind}, which clips nothing, got {value:g}")
+    if loss.dual_clip is not None:
+        if row.formula != "clipped":
+            raise ConfigError(
+                f"learner.loss.dual_clip: expected none for {loss.kind}, whose formula is not the clipped one, got"
+                f" {loss.dual_clip:g}"
+            )
+        high = row.clip_high if loss.clip_high is None else loss.clip_high
+        if high is not None and loss.dual_clip <= 1.0 + high:
+            raise ConfigError(
+                f"learner.loss.dual_clip: expected more than 1 + learner.loss.clip_high ({1.0 + high:g}), got"
+                f" {loss.dual_clip:g}"
+            )
+    if loss.length is not None and (loss.aggregation or row.aggregation) != "constant":
+        raise ConfigError(
+            f"learner.loss.length: expected none unless learner.loss.aggregation is constant, got {loss.length}"
+        )
 
 
 def _check_model(config: RunConfig) -> None:

@@ -149,13 +149,17 @@ class PolicyLoss(Section):
     """What a token's, or a message's, ratio and advantage cost."""
 
     kind: str = "ppo"
-    """A row of c3jax.learner.loss_table.LOSSES (ppo, gspo, reinforce), or your own as module:NAME."""
+    """A row of c3jax.learner.loss_table.LOSSES (ppo, gspo, cispo, reinforce), or your own as module:NAME."""
     clip_low: PositiveFloat | None = None
-    """How far below 1 a ratio still has a gradient; null takes the loss's own (ppo 0.2, gspo 3e-4)."""
+    """How far below 1 a ratio still has a gradient; null takes the loss's own (ppo 0.2, gspo 3e-4, cispo 1: none)."""
     clip_high: PositiveFloat | None = None
-    """How far above 1 it has; null takes the loss's own (ppo 0.2, gspo 4e-4)."""
-    aggregation: Literal["token", "message"] | None = None
-    """Mean over all tokens, or over messages of their token means; null takes the loss's own (gspo: message)."""
+    """How far above 1 it has; null takes the loss's own (ppo 0.2, gspo 4e-4, cispo 4)."""
+    dual_clip: Annotated[float, pydantic.Field(gt=1.0, allow_inf_nan=False)] | None = None
+    """ppo, gspo: ratio above which a message with a negative advantage has no gradient either; null sets no bound."""
+    aggregation: Literal["token", "message", "constant"] | None = None
+    """Mean over tokens, over messages of token means, or of token sums / length; null takes the loss's own."""
+    length: Positive | None = None
+    """constant: tokens that a message's sum is divided by; null takes the turn's max_tokens."""
 
 
 class Learner(Section):
@@ -177,6 +181,8 @@ class Learner(Section):
     """Where the cosine ends, as a share of the peak."""
     warmup_updates: Count = 0
     """Optimiser updates over which the rate rises from zero."""
+    optimiser: Literal["adamw", "muon", "adafactor", "lion"] = "adamw"
+    """Of the policy, and of a critic; muon takes the projections and leaves the rest to AdamW."""
     adam_b1: Decay = 0.9
     """AdamW's first decay."""
     adam_b2: Decay = 0.95
@@ -184,11 +190,15 @@ class Learner(Section):
     adam_eps: PositiveFloat = 1e-8
     """AdamW's epsilon."""
     weight_decay: NonNegativeFloat = 0.0
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay, of every optimiser."""
     max_grad_norm: PositiveFloat = 1.0
     """Global-norm clip of the gradient."""
+    zero_signal: Literal["keep", "skip"] = "keep"
+    """Trees whose every advantage is zero: kept in the loss's mean (keep), or left out of it (skip)."""
     kl: KL = KL()
     """Divergence from the starting policy."""
+    entropy: NonNegativeFloat = 0.0
+    """Weight in the loss of the policy's entropy, nats a token over what tokens are drawn from, as a bonus."""
     max_bad_updates: Positive = 10
     """Updates in a row with a non-finite loss or gradient (each is skipped) that stop the run."""
 

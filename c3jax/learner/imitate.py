@@ -91,7 +91,7 @@ def make_imitation(
         for turn, plan in enumerate(plans):
             model = make_model(policy, Weights(params, {}), plan.role)
             hidden_BD, drawn = forward.compute_drawn_tokens(model, plans, turn, rollout, fan_out)
-            arguments = (lambda logp_B, _: (-logp_B, {}), _PLAIN, model.spec.dtype)
+            arguments = (lambda logp_B, *_: (-logp_B, {}), _PLAIN, model.spec.dtype)
             softcap = model.spec.logit_softcap
             total += compute_token_loss(hidden_BD, model.head_weight(), drawn, (), *arguments, softcap=softcap)[0]
         return total / tokens

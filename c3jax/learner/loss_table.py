@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import jax
 
 Level = Literal["token", "message"]
-Formula = Literal["clipped", "reinforce"]
+Aggregation = Literal["token", "message", "constant"]
+Formula = Literal["clipped", "cispo", "reinforce"]
 
 # (logp, behaviour_logp, advantage, *, clip_low, clip_high) -> (loss, whether the clip holds the gradient back). Arrays
 # of one shape; an entry of the results reads that entry of the arguments alone. A loss without a clip is given infinite
@@ -32,7 +33,7 @@ class Loss(NamedTuple):
     formula: Formula | LossFunction  # a row of `objective.FORMULAS`, or a function of one's own
     clip_low: float | None  # how far below 1 a ratio has a gradient; None: the loss has no clip
     clip_high: float | None
-    aggregation: Level  # mean over all tokens, or over messages of their token means
+    aggregation: Aggregation  # `losses.compute_weights`
     source: str
     doc: str
 
@@ -55,6 +56,15 @@ LOSSES: dict[str, Loss] = {
         aggregation="message",
         source="arXiv:2507.18071, equations 5 and 7",
         doc="ppo with one ratio a message: the geometric mean of its tokens' ratios.",
+    ),
+    "cispo": Loss(
+        level="token",
+        formula="cispo",
+        clip_low=1.0,  # no lower bound, as in the paper: no ratio is below 0
+        clip_high=4.0,
+        aggregation="token",
+        source="arXiv:2506.13585, equations 4 and 5; the upper bound of 5: arXiv:2510.13786",
+        doc="-w A log pi, w = clip(r, 1 - clip_low, 1 + clip_high) held fixed: no token is left out.",
     ),
     "reinforce": Loss(
         level="token",
@@ -84,9 +94,9 @@ def find_loss(name: str, field: str = "learner.loss.kind") -> Loss:
 def _find_fault(found: Any) -> str | None:
     if not isinstance(found, Loss):
         return "a Loss"
-    for name, level in (("level", found.level), ("aggregation", found.aggregation)):
-        if level not in get_args(Level):
-            return f"a Loss with {name} of {', '.join(get_args(Level))}"
+    for name, got, choices in (("level", found.level, Level), ("aggregation", found.aggregation, Aggregation)):
+        if got not in get_args(choices):
+            return f"a Loss with {name} of {', '.join(get_args(choices))}"
     if not (callable(found.formula) or found.formula in get_args(Formula)):
         return f"a Loss with formula of {', '.join(get_args(Formula))} or a function"
     clips = (found.clip_low, found.clip_high)

@@ -21,16 +21,21 @@ def compute_clipped_loss(
     advantage: jax.Array,
     clip_low: float,
     clip_high: float,
+    dual_clip: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """PPO's clipped loss, entry by entry.
 
     l = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),  r = exp(logp - behaviour_logp)
+
+    With a dual clip c, and where A < 0, it is min(l, -c A): a ratio above c has no gradient. Without one, what the
+    policy has come to prefer against its advantage pulls in proportion to a ratio that nothing bounds.
 
     Args:
       logp: log-probability of a token under the policy, nats, or the mean of a message's tokens; any shape.
       behaviour_logp: the same under the policy that drew it.
       advantage: of the message, in units of return or, where it was normalised, none.
       clip_low, clip_high: how far below and above 1 the ratio has a gradient.
+      dual_clip: c, above 1 + clip_high; None for no such bound.
 
     Returns:
       The loss, and whether the clip holds the gradient back, each of that shape.
@@ -38,13 +43,42 @@ def compute_clipped_loss(
     Raises:
       AssertionError: if the shapes differ.
 
-    Source: Schulman et al., arXiv 1707.06347, equation 7; two bounds as arXiv 2503.14476, equation 10.
+    Source: Schulman et al., arXiv 1707.06347, equation 7; two bounds as arXiv 2503.14476, equation 10; the dual clip
+      Ye et al., arXiv 1912.09729, equation 5.
     """
     chex.assert_equal_shape([logp, behaviour_logp, advantage])
     ratio = jnp.exp(logp - behaviour_logp)
     gain = ratio * advantage
     clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high) * advantage
-    return -jnp.minimum(gain, clipped), clipped < gain
+    loss, is_clipped = -jnp.minimum(gain, clipped), clipped < gain
+    if dual_clip is None:
+        return loss, is_clipped
+    is_far = (advantage < 0) & (ratio > dual_clip)
+    return jnp.where(is_far, -dual_clip * advantage, loss), is_clipped | is_far
+
+
+def compute_cispo_loss(
+    logp: jax.Array,
+    behaviour_logp: jax.Array,
+    advantage: jax.Array,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[jax.Array, jax.Array]:
+    """The score-function loss with a clipped importance weight, entry by entry: every token keeps a gradient.
+
+    l = -w A logp,  w = clip(r, 1 - clip_low, 1 + clip_high) held fixed,  r = exp(logp - behaviour_logp)
+
+    Arguments and errors as `compute_clipped_loss`.
+
+    Returns:
+      The loss, and whether the weight is not the ratio, each of that shape.
+
+    Source: MiniMax, arXiv 2506.13585, equations 4 and 5.
+    """
+    chex.assert_equal_shape([logp, behaviour_logp, advantage])
+    ratio = jax.lax.stop_gradient(jnp.exp(logp - behaviour_logp))
+    weight = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+    return -weight * advantage * logp, weight != ratio
 
 
 def compute_reinforce_loss(
@@ -133,22 +167,48 @@ def compute_score_loss(logit_N: jax.Array, target_N: jax.Array, kind: Literal["b
     return 0.5 * jnp.square(jax.nn.sigmoid(logit_N) - target_N)
 
 
-def compute_weights(sampled_NT: jax.Array, aggregation: Literal["token", "message"]) -> jax.Array:
-    """Weight of each token; a mean is a weighted sum divided by the weights' total.
+def compute_weights(
+    sampled_NT: jax.Array, aggregation: Literal["token", "message", "constant"], length: int = 1
+) -> jax.Array:
+    """Weight of each token; a loss is a weighted sum divided by `compute_total`.
 
-    token: one each.  message: one over the message's length, so that every message counts one.
+    token     one each: the mean over all tokens.
+    message   one over the message's length: the mean over messages of their tokens' means.
+    constant  one over a length that is the same for all: the mean over messages of their tokens' sums, which, unlike
+              the mean of means, does not make a token of a long message weigh less.
 
     Args:
       sampled_NT: the slots that hold a drawn token.
       aggregation: static.
+      length: constant: tokens that a message's sum is divided by.
 
     Returns:
       weight_NT, f32, 0 where nothing was drawn.
+
+    Source: token, arXiv 2503.14476, equation 12; message, arXiv 2402.03300, equation 3; constant, arXiv 2503.20783,
+      section 3.2.
     """
     mask_NT = sampled_NT.astype(jnp.float32)
     if aggregation == "token":
         return mask_NT
+    if aggregation == "constant":
+        return mask_NT / length
     return mask_NT / jnp.maximum(mask_NT.sum(axis=1, keepdims=True), 1.0)
+
+
+def compute_total(weight_NT: jax.Array, aggregation: Literal["token", "message", "constant"]) -> jax.Array:
+    """What a sum over these tokens is divided by: their weights' sum or, of a constant length, the number of messages.
+
+    Args:
+      weight_NT: from `compute_weights`.
+      aggregation: static, as there.
+
+    Returns:
+      The share of these messages in the total, f32, scalar.
+    """
+    if aggregation == "constant":
+        return jnp.any(weight_NT > 0, axis=1).sum(dtype=jnp.float32)
+    return weight_NT.sum()
 
 
 def update_kl_coefficient(

@@ -18,24 +18,35 @@ import jax
 import jax.numpy as jnp
 
 from c3jax.config.run import KL, PolicyLoss, Sampling
-from c3jax.learner.loss_table import Level, LossFunction, find_loss
-from c3jax.learner.losses import compute_clipped_loss, compute_divergence, compute_reinforce_loss
+from c3jax.learner.loss_table import Aggregation, Level, LossFunction, find_loss
+from c3jax.learner.losses import (
+    compute_cispo_loss,
+    compute_clipped_loss,
+    compute_divergence,
+    compute_reinforce_loss,
+)
 from c3jax.learner.token_loss import DrawnTokens, compute_token_loss
 from c3jax.rollout import sampling as sampling_lib
 from c3jax.schema import ConfigError
 
-FORMULAS: dict[str, LossFunction] = {"clipped": compute_clipped_loss, "reinforce": compute_reinforce_loss}
+FORMULAS: dict[str, LossFunction] = {
+    "clipped": compute_clipped_loss,
+    "cispo": compute_cispo_loss,
+    "reinforce": compute_reinforce_loss,
+}
 
 
 class Objective(NamedTuple):
-    """What is minimised: a loss with its numbers filled in, and a divergence."""
+    """What is minimised: a loss with its numbers filled in, a divergence and an entropy bonus."""
 
     level: Level
     formula: LossFunction
     clip_low: float
     clip_high: float
-    aggregation: Level
+    aggregation: Aggregation
+    length: int | None  # constant: tokens that a message's sum is divided by; None: the turn's most
     estimator: Literal["k1", "k3"]
+    entropy: float = 0.0  # weight of the bonus
 
 
 class MessageLoss(NamedTuple):
@@ -54,15 +65,17 @@ class TokenTerms(NamedTuple):
     reference_logp: jax.Array | None  # nats; None where the loss has no divergence
     kl_coefficient: jax.Array
     weight: jax.Array  # share of the whole loss
+    share: jax.Array | None = None  # of the figures that are means; None where it is the weight
     message: MessageLoss | None = None  # None where the loss is of tokens
 
 
-def make_objective(loss: PolicyLoss, kl: KL) -> Objective:
+def make_objective(loss: PolicyLoss, kl: KL, entropy: float = 0.0) -> Objective:
     """The objective that a config asks for.
 
     Args:
       loss: section of the config; the numbers that it leaves open are the row's.
       kl: section of the config.
+      entropy: weight of the entropy bonus.
 
     Raises:
       ConfigError: as `loss_table.find_loss`, and where a user's formula raises or gives no losses.
@@ -70,13 +83,18 @@ def make_objective(loss: PolicyLoss, kl: KL) -> Objective:
     row = find_loss(loss.kind)
     low = row.clip_low if loss.clip_low is None else loss.clip_low
     high = row.clip_high if loss.clip_high is None else loss.clip_high
+    formula = row.formula if callable(row.formula) else FORMULAS[row.formula]
+    if loss.dual_clip is not None:
+        formula = functools.partial(formula, dual_clip=loss.dual_clip)
     objective = Objective(
         level=row.level,
-        formula=row.formula if callable(row.formula) else FORMULAS[row.formula],
+        formula=formula,
         clip_low=math.inf if low is None else low,
         clip_high=math.inf if high is None else high,
         aggregation=loss.aggregation or row.aggregation,
+        length=loss.length,
         estimator=kl.estimator,
+        entropy=entropy,
     )
     _check_formula(loss.kind, objective)
     return objective
@@ -123,8 +141,8 @@ def compute_turn_loss(  # noqa: PLR0913
       softcap: of the logits, as the decoder has it.
 
     Returns:
-      The loss, and by name weighted sums of policy_loss, clip_share, ratio_deviation (|ratio - 1| of tokens), kl (nats)
-      and loss, which is policy_loss + kl_coefficient * kl; figures have no gradient.
+      The loss, and by name its sum and that of policy_loss, its first part; and the sums, by the terms' share, of
+      clip_share, ratio_deviation (|ratio - 1| of tokens), kl and entropy (nats); figures have no gradient.
     """
     if objective.level == "message":
         logp_B = sampling_lib.compute_token_logp(
@@ -135,7 +153,8 @@ def compute_turn_loss(  # noqa: PLR0913
         )
         terms = terms._replace(message=compute_message_loss(objective, logp_B, drawn.is_drawn_B, terms, messages))
     loss_fn = functools.partial(compute_token_figures, objective)
-    return compute_token_loss(hidden_BD, head_VD, drawn, terms, loss_fn, sampling, dtype, softcap=softcap)
+    options = {"softcap": softcap, "has_entropy": objective.entropy > 0}
+    return compute_token_loss(hidden_BD, head_VD, drawn, terms, loss_fn, sampling, dtype, **options)
 
 
 def compute_message_loss(
@@ -171,17 +190,18 @@ def compute_message_loss(
 
 
 def compute_token_figures(
-    objective: Objective, logp_B: jax.Array, terms: TokenTerms
+    objective: Objective, logp_B: jax.Array, entropy_B: jax.Array, terms: TokenTerms
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """What each token adds to the loss and to its figures.
 
     Args:
       objective: static.
       logp_B: log-probability of the token, nats, by which the loss is differentiated.
+      entropy_B: of what it is drawn from, nats; the loss is differentiated by it where there is a bonus.
       terms: what else is read.
 
     Returns:
-      The loss [B], and by name the figures [B], all weighted.
+      The loss [B], and by name the figures [B], all weighted: losses by the weight, means by the share.
     """
     if terms.message is None:
         policy_B, is_clipped_B = objective.formula(
@@ -190,15 +210,19 @@ def compute_token_figures(
     else:
         message, is_clipped_B = terms.message, terms.message.is_clipped
         policy_B = message.loss + message.slope * (logp_B - jax.lax.stop_gradient(logp_B))
+    share = terms.weight if terms.share is None else terms.share
     kl_B = jnp.zeros_like(logp_B)
     if terms.reference_logp is not None:
         kl_B = compute_divergence(logp_B, terms.reference_logp, objective.estimator)
     loss_B = terms.weight * (policy_B + terms.kl_coefficient * kl_B)
+    if objective.entropy > 0:
+        loss_B -= terms.weight * objective.entropy * entropy_B
     figures = {
         "policy_loss": terms.weight * policy_B,
-        "clip_share": terms.weight * is_clipped_B.astype(jnp.float32),
-        "ratio_deviation": terms.weight * jnp.abs(jnp.exp(logp_B - terms.behaviour_logp) - 1.0),
-        "kl": terms.weight * kl_B,
+        "clip_share": share * is_clipped_B.astype(jnp.float32),
+        "ratio_deviation": share * jnp.abs(jnp.exp(logp_B - terms.behaviour_logp) - 1.0),
+        "kl": share * kl_B,
+        "entropy": share * entropy_B,
         "loss": loss_B,
     }
     return loss_B, figures

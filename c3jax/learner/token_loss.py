@@ -1,10 +1,11 @@
-"""A loss of drawn tokens' log-probabilities, its gradient and its figures, without ever holding [tokens, vocabulary]
-logits.
+"""A loss of drawn tokens' log-probabilities and entropies, its gradient and its figures, without ever holding [tokens,
+vocabulary] logits.
 
-How the loss changes with a token's log-probability is known as soon as the token's log-sum-exp is. So one pass over
-chunks of tokens gives loss and gradients, with the three products of hidden states and head that the plain form has:
-logits, gradient of the hidden states, gradient of the head. A backward pass of its own would need a fourth, the logits
-again. The price is that the loss must be a sum over tokens, each of its own log-probability alone.
+How the loss changes with a token's log-probability, and with the entropy of what it was drawn from, is known as soon
+as the token's log-sum-exp is. So one pass over chunks of tokens gives loss and gradients, with the three products of
+hidden states and head that the plain form has: logits, gradient of the hidden states, gradient of the head. A backward
+pass of its own would need a fourth, the logits again. The price is that the loss must be a sum over tokens, each of its
+own log-probability and entropy alone.
 
 Dimension key beside types.py: C token of a chunk, E entry of a token's distribution (the vocabulary, or its support),
 W row of a block of the head.
@@ -32,8 +33,8 @@ class DrawnTokens(NamedTuple):
     is_drawn_B: jax.Array  # bool; the rest hold junk and cost nothing
 
 
-# (logp_B, terms) -> (loss [B], figures [B] by name)
-TokenLoss = Callable[[jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
+# (logp_B, entropy_B, terms) -> (loss [B], figures [B] by name)
+TokenLoss = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 class _Fixed(NamedTuple):
@@ -42,6 +43,16 @@ class _Fixed(NamedTuple):
     dtype: str
     chunk_floats: int
     softcap: float | None
+    has_entropy: bool
+
+
+class _Distribution(NamedTuple):
+    """What a chunk's tokens are drawn from; entries out of a support have no mass, and logp far below any other."""
+
+    scaled_CE: jax.Array  # logits by temperature
+    logp_CE: jax.Array
+    mass_CE: jax.Array
+    entropy_C: jax.Array  # nats
 
 
 class _Pass(NamedTuple):
@@ -63,6 +74,7 @@ def compute_token_loss(  # noqa: PLR0913
     dtype: str,
     chunk_floats: int = sampling_lib.CHUNK_FLOATS,
     softcap: float | None = None,
+    has_entropy: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums over the drawn tokens of a loss and of its figures.
 
@@ -74,12 +86,14 @@ def compute_token_loss(  # noqa: PLR0913
       head_VD: output weights, f32.
       drawn: the tokens.
       terms: a tree of arrays [B, ...] that loss_fn reads; no gradient reaches them.
-      loss_fn: what a token adds to the loss, and to each figure by its name; entry b of both may depend on logp_B[b]
-        (nats) and terms[b] alone.
+      loss_fn: what a token adds to the loss, and to each figure by its name; entry b of both may depend on logp_B[b],
+        entropy_B[b] (both nats) and terms[b] alone. The entropy is of the distribution that the token is drawn from:
+        over its support, or over the whole vocabulary.
       sampling: how the tokens were drawn: log-probabilities are of that distribution.
       dtype: of the products.
       chunk_floats: most numbers of a chunk's logits.
       softcap: of the logits, as the decoder has it.
+      has_entropy: whether the loss, and not only a figure, reads the entropy: else no gradient goes through it.
 
     Returns:
       The loss and the figures, scalars, f32; figures have no gradient.
@@ -89,7 +103,7 @@ def compute_token_loss(  # noqa: PLR0913
     """
     chex.assert_equal_shape_prefix([hidden_BD, drawn.token_B, drawn.is_drawn_B, *jax.tree.leaves(terms)], 1)
 
-    run = functools.partial(_run_chunks, _Fixed(loss_fn, sampling, dtype, chunk_floats, softcap))
+    run = functools.partial(_run_chunks, _Fixed(loss_fn, sampling, dtype, chunk_floats, softcap, has_entropy))
 
     @jax.custom_vjp
     def compute(hidden_BD, head_VD, data):
@@ -125,7 +139,7 @@ def _run_chunks(
     wants_head: bool,
 ) -> _Pass:
     (V, D), B = head_VD.shape, len(hidden_BD)
-    loss_fn, sampling, dtype, chunk_floats, softcap = fixed
+    sampling, dtype, chunk_floats = fixed.sampling, fixed.dtype, fixed.chunk_floats
     size = sampling_lib.size_chunk(B, V, D, drawn.support_BK.shape[1], chunk_floats)
     chunks = -(-B // size)
     cast_VD = jnp.asarray(head_VD, dtype)
@@ -138,21 +152,21 @@ def _run_chunks(
         take = functools.partial(jnp.take, indices=row_C, axis=0, mode="fill", fill_value=0)
         hidden_CD, (drawn_C, terms_C) = take(hidden_BD).astype(dtype), jax.tree.map(take, (drawn, terms))
         scaled_CE, is_token_CE = sampling_lib.compute_scores(
-            hidden_CD, drawn_C.token_B, drawn_C.support_BK, cast_VD, sampling, softcap
+            hidden_CD, drawn_C.token_B, drawn_C.support_BK, cast_VD, sampling, fixed.softcap
         )
         lse_C = jax.nn.logsumexp(scaled_CE, axis=1)
-        logp_C = jnp.sum(jnp.where(is_token_CE, scaled_CE, 0.0), axis=1) - lse_C
-        (loss, figures), slope_C = jax.value_and_grad(
-            lambda logp_C: _sum_drawn(drawn_C.is_drawn_B, *loss_fn(logp_C, terms_C)), has_aux=True
-        )(logp_C)
+        token_logp_C = jnp.sum(jnp.where(is_token_CE, scaled_CE, 0.0), axis=1) - lse_C
+        logp_CE = scaled_CE - lse_C[:, None]
+        mass_CE = jnp.exp(logp_CE)
+        # Not lse - sum p z, whose two terms are far larger than their difference.
+        drawing = _Distribution(scaled_CE, logp_CE, mass_CE, -jnp.sum(mass_CE * logp_CE, axis=1))
+        (loss, figures), slopes = jax.value_and_grad(
+            lambda *numbers: _sum_drawn(drawn_C.is_drawn_B, *fixed.loss_fn(numbers[0], numbers[1], terms_C)),
+            (0, 1) if fixed.has_entropy else (0,),
+            has_aux=True,
+        )(token_logp_C, drawing.entropy_C)
         done = done._replace(loss=done.loss + loss, figures=jax.tree.map(jnp.add, done.figures, figures))
-        # d loss / d logits = slope (1[entry is the token] - p) / t
-        d_logits_CE = is_token_CE - jnp.exp(scaled_CE - lse_C[:, None])
-        d_logits_CE = d_logits_CE * (slope_C / sampling.temperature)[:, None]
-        if softcap is not None:  # times the slope of tanh; entries out of the support are far below any cap
-            tanh_CE = jnp.maximum(scaled_CE * (sampling.temperature / softcap), -1.0)
-            d_logits_CE = d_logits_CE * (1.0 - jnp.square(tanh_CE))
-        d_logits_CE = d_logits_CE.astype(dtype)
+        d_logits_CE = _compute_d_logits(fixed, drawing, is_token_CE, *slopes)
         if done.d_hidden_BD is not None:
             d_hidden_CD = _multiply_head(d_logits_CE, drawn_C.support_BK, cast_VD)
             done = done._replace(d_hidden_BD=done.d_hidden_BD.at[row_C].set(d_hidden_CD, mode="drop"))
@@ -162,7 +176,8 @@ def _run_chunks(
             done = done._replace(d_head_VD=d_head_VD)
         return done
 
-    _, figures = jax.eval_shape(loss_fn, jax.ShapeDtypeStruct((B,), jnp.float32), terms)
+    of_tokens = jax.ShapeDtypeStruct((B,), jnp.float32)
+    _, figures = jax.eval_shape(fixed.loss_fn, of_tokens, of_tokens, terms)
     start = _Pass(
         jnp.float32(0.0),
         {name: jnp.float32(0.0) for name in figures},
@@ -177,6 +192,29 @@ def _sum_drawn(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums over a chunk's drawn tokens; the rest hold junk, whose infinity times a weight of zero would be a NaN."""
     return jax.tree.map(lambda x_C: jnp.sum(jnp.where(is_drawn_C, x_C, 0.0)), (loss_C, figures))
+
+
+def _compute_d_logits(
+    fixed: _Fixed,
+    drawing: _Distribution,
+    is_token_CE: jax.Array,
+    slope_C: jax.Array,
+    entropy_slope_C: jax.Array | None = None,
+) -> jax.Array:
+    """Gradient of the loss by the logits, from its slopes by the token's log-probability and by the entropy.
+
+    d logp / d z_v = (1[v is the token] - p_v) / t,   d H / d z_v = -p_v (log p_v + H) / t
+    """
+    temperature, softcap = fixed.sampling.temperature, fixed.softcap
+    d_logits_CE = is_token_CE - drawing.mass_CE
+    d_logits_CE = d_logits_CE * (slope_C / temperature)[:, None]
+    if entropy_slope_C is not None:
+        by_entropy_CE = drawing.mass_CE * (drawing.logp_CE + drawing.entropy_C[:, None])
+        d_logits_CE = d_logits_CE - by_entropy_CE * (entropy_slope_C / temperature)[:, None]
+    if softcap is not None:  # times the slope of tanh; entries out of the support are far below any cap
+        tanh_CE = jnp.maximum(drawing.scaled_CE * (temperature / softcap), -1.0)
+        d_logits_CE = d_logits_CE * (1.0 - jnp.square(tanh_CE))
+    return d_logits_CE.astype(fixed.dtype)
 
 
 def _multiply_head(d_logits_CE: jax.Array, support_CK: jax.Array, head_VD: jax.Array) -> jax.Array:

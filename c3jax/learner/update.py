@@ -78,6 +78,14 @@ class _Batch(NamedTuple):
     rollouts: tuple[Rollout, ...]  # a branch each
     advantage: tuple[jax.Array, ...]  # [N]
     reference_logp: tuple[jax.Array, ...]  # [N, T]; empty where the loss has no divergence
+    has_signal: tuple[jax.Array, ...]  # [N], whether the message's tree has any credit; empty where all are kept
+
+
+class _Totals(NamedTuple):
+    """What the weighted sums of a minibatch are divided by."""
+
+    loss: jax.Array
+    share: jax.Array | None  # for figures that are means over all trees' tokens; None where it is the loss's
 
 
 class _Step(NamedTuple):
@@ -142,7 +150,7 @@ def make_update(
     alone = 0 if credit.critic is None else credit.critic.critic_only_steps
     # The policy's schedule ends with the run, also where the critic has the first steps to itself.
     optimiser, schedule = make_optimiser(learner, steps - alone, is_per_role=policy.kind != "shared")
-    objective = make_objective(learner.loss, learner.kl)
+    objective = make_objective(learner.loss, learner.kl, learner.entropy)
 
     def update(
         state: TrainState,
@@ -176,7 +184,7 @@ def _take_step(
     weights, epochs = Weights(state.params, frozen), step.learner.epochs
     credit, critic_batch = _compute_credit(step, state, weights, rollouts[0], return_PL)
     advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in credit.advantage)
-    batch = _Batch(rollouts, advantage, ())
+    batch = _Batch(rollouts, advantage, (), _find_signal(step, credit))
     if state.adaptive is not None:
         # After the credit: what enters it must be of earlier steps.
         adaptive = update_adaptive(state.adaptive, step.credit.decay, step.plan.fan_out, rollouts[0], return_PL)
@@ -237,6 +245,8 @@ def _train_policy(
     means = {name: jnp.mean(values_U) for name, values_U in figures.items()}
     means["first_ratio_deviation"] = figures["ratio_deviation"][0]
     means["kl_coefficient"] = state.kl_coefficient
+    if batch.has_signal:
+        means["skipped_share"] = 1.0 - jnp.mean(batch.has_signal[step.trained[0]], dtype=jnp.float32)
     if kl.target is not None:
         messages = sum(part.size for part in batch.advantage)
         coefficient = losses.update_kl_coefficient(state.kl_coefficient, means["kl"], kl.target, kl.horizon, messages)
@@ -267,50 +277,52 @@ def _compute_gradient(
     step: _Step, state: TrainState, frozen: Params, batch: _Batch, problem_CB: jax.Array
 ) -> tuple[Params, Figures]:
     """Gradient and figures of one minibatch, summed over its micro-batches."""
-    chosen = tree.take_problems(batch.rollouts, step.problems, problem_CB.reshape(-1))
-    total: Any = sum(_weigh(step, chosen, turn).sum() for turn in step.trained)
+    needed = batch._replace(advantage=(), reference_logp=())
+    totals = _add_weights(step, tree.take_problems(needed, step.problems, problem_CB.reshape(-1)))
 
     def compute_loss(
-        params: Params, frozen: Params, part: _Batch, coefficient: jax.Array, total: jax.Array
+        params: Params, frozen: Params, part: _Batch, coefficient: jax.Array, totals: _Totals
     ) -> tuple[jax.Array, Figures]:
-        return _compute_loss(step, Weights(params, frozen), part, coefficient, total)
+        return _compute_loss(step, Weights(params, frozen), part, coefficient, totals)
 
     arguments = (sharding.cut_weights(frozen), sharding.CUT, sharding.WHOLE, sharding.WHOLE)
     differentiate = sharding.value_and_grad(step.mesh, compute_loss, arguments, has_aux=True)
 
     def compute_gradient(problem_B: jax.Array) -> tuple[Params, Figures]:
         part = tree.take_problems(batch, step.problems, problem_B)
-        (_, figures), gradient = differentiate(state.params, frozen, part, state.kl_coefficient, total)
+        (_, figures), gradient = differentiate(state.params, frozen, part, state.kl_coefficient, totals)
         return gradient, figures
 
     return add_micro_batches(compute_gradient, problem_CB)
 
 
 def _compute_loss(
-    step: _Step, weights: Weights, batch: _Batch, kl_coefficient: jax.Array, total: jax.Array
+    step: _Step, weights: Weights, batch: _Batch, kl_coefficient: jax.Array, totals: _Totals
 ) -> tuple[jax.Array, Figures]:
     """This micro-batch's share of the minibatch's loss and figures."""
     parts = []
     for turn in step.trained:
         model = make_model(step.policy, weights, step.plans[turn].role)
         hidden_BD, drawn = forward.compute_drawn_tokens(model, step.plans, turn, *step.find_tree(batch.rollouts, turn))
-        terms = _make_terms(step, batch, turn, kl_coefficient, total)
+        terms = _make_terms(step, batch, turn, kl_coefficient, totals)
         tokens = (hidden_BD, model.head_weight(), drawn, terms, len(batch.advantage[turn]))
         how = (step.sampling, model.spec.dtype, model.spec.logit_softcap)
         parts.append(compute_turn_loss(step.objective, *tokens, *how))
     return jax.tree.map(lambda *sums: sum(sums), *parts)
 
 
-def _make_terms(step: _Step, batch: _Batch, turn: int, kl_coefficient: jax.Array, total: jax.Array) -> TokenTerms:
+def _make_terms(step: _Step, batch: _Batch, turn: int, kl_coefficient: jax.Array, totals: _Totals) -> TokenTerms:
     """What the loss reads of each token of a turn, message after message."""
     messages = step.find_tree(batch.rollouts, turn)[0].turns[turn]
     spread = functools.partial(jnp.broadcast_to, shape=messages.tokens_NT.shape)
+    weight_NT = _weigh(step, batch, turn)
     terms = TokenTerms(
         messages.behaviour_logp_NT,
         spread(batch.advantage[turn][:, None]),
         batch.reference_logp[turn] if batch.reference_logp else None,
         spread(kl_coefficient),
-        _weigh(step, batch.rollouts, turn) / total,
+        weight_NT / totals.loss,
+        None if totals.share is None else _weigh(step, batch._replace(has_signal=()), turn) / totals.share,
     )
     return jax.tree.map(forward.flatten_tokens, terms)
 
@@ -339,6 +351,28 @@ def _compute_reference(step: _Step, reference: Weights, rollouts: tuple[Rollout,
     return tuple(filled[turn].reshape(own.shape) if turn in filled else own for turn, own in enumerate(drawn))
 
 
-def _weigh(step: _Step, rollouts: Sequence[Rollout], turn: int) -> jax.Array:
-    messages = step.find_tree(rollouts, turn)[0].turns[turn]
-    return losses.compute_weights(messages.sampled_NT, step.objective.aggregation)
+def _find_signal(step: _Step, credit: Credit) -> tuple[jax.Array, ...]:
+    """Whether the tree of each message has an advantage that is not exactly zero, in a trained turn."""
+    if step.learner.zero_signal == "keep":
+        return ()
+    has_signal_P = jnp.stack([jnp.any(credit.advantage[turn] != 0.0, axis=1) for turn in step.trained]).any(axis=0)
+    return tuple(jnp.repeat(has_signal_P, advantage_PN.shape[1]) for advantage_PN in credit.advantage)
+
+
+def _add_weights(step: _Step, batch: _Batch) -> _Totals:
+    aggregation = step.objective.aggregation
+    weights = [_weigh(step, batch, turn) for turn in step.trained]
+    total: Any = sum(losses.compute_total(weight_NT, aggregation) for weight_NT in weights)
+    if aggregation != "constant" and not batch.has_signal:
+        return _Totals(total, None)
+    share: Any = sum(_weigh(step, batch._replace(has_signal=()), turn).sum() for turn in step.trained)
+    # A minibatch without any signal has a loss and a gradient of zero.
+    return _Totals(jnp.where(total > 0, total, 1.0) if batch.has_signal else total, share)
+
+
+def _weigh(step: _Step, batch: _Batch, turn: int) -> jax.Array:
+    sampled_NT, objective = step.find_tree(batch.rollouts, turn)[0].turns[turn].sampled_NT, step.objective
+    if batch.has_signal:
+        sampled_NT = sampled_NT & batch.has_signal[turn][:, None]
+    length = objective.length or step.plans[turn].max_tokens
+    return losses.compute_weights(sampled_NT, objective.aggregation, length)

@@ -46,6 +46,7 @@ _PROJECTIONS = {
     "up": ("width", "mlp"),
     "down": ("mlp", "width"),
 }
+_FACTORS = {"v_row", "v_col"}  # Adafactor's second moments, whose axes are not their weights': small, and never cut
 _MESH_AXIS = {"width": "fsdp", "vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"}
 
 
@@ -288,8 +289,11 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 def _find_logical(path: Any, ndim: int) -> tuple[str | None, ...]:
     """The names of an array's axes by its place in a tree; None for those that are never cut."""
     *_, above, name = ["", ""] + [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+    if any(isinstance(key, jax.tree_util.GetAttrKey) and key.name in _FACTORS for key in path):
+        return (None,) * ndim
     own: tuple[str | None, ...] = _TABLES.get(name, ())
     if above in _PROJECTIONS:
         inputs, outputs = _PROJECTIONS[above]
         own = {"kernel": (inputs, outputs), "bias": (outputs,), "a": (inputs, None), "b": (None, outputs)}.get(name, ())
-    return (None,) * (ndim - len(own)) + own
+    # An optimiser that keeps nothing of a weight has an array of one number in its name.
+    return (None,) * (ndim - len(own)) + own if ndim >= len(own) else (None,) * ndim

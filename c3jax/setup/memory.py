@@ -42,6 +42,8 @@ class Weights(NamedTuple):
     frozen_bytes: int = 4  # of each
     has_reference: bool = False  # a second copy of the trained ones, for the divergence
     critic: int = 0  # of a critic's own network, trained too
+    optimiser: int | None = None  # f32, that the optimiser keeps of the trained ones; None: two of each, as AdamW
+    critic_optimiser: int | None = None
 
 
 class Row(NamedTuple):
@@ -94,6 +96,8 @@ def estimate_memory(
       parts: in which problems are cut, one a device.
     """
     trained, critic = weights.trained * _F32, weights.critic * _F32
+    kept = 2 * trained if weights.optimiser is None else weights.optimiser * _F32
+    critic_kept = 2 * critic if weights.critic_optimiser is None else weights.critic_optimiser * _F32
     drawn, evaluation = make_plan(config.credit, len(plans)), config.evaluation
     minibatch = config.problems // config.learner.minibatches
     micro = config.learner.micro_problems or minibatch  # of all devices, as all numbers of problems in this file
@@ -107,14 +111,14 @@ def estimate_memory(
     rows = (
         Row("trained weights", trained, "always", _LIGHTER),
         Row("frozen weights", weights.frozen * weights.frozen_bytes, "always", _LIGHTER),
-        Row("optimiser state", 2 * trained, "always", _LIGHTER),
+        Row("optimiser state", kept, "always", _LIGHTER),
         Row(
             "reference policy",
             trained if weights.has_reference else 0,
             "always",
             "learner.kl.coefficient 0, or policy.kind adapters",
         ),
-        Row("critic's network and optimiser state", 3 * critic, "always", _LIGHTER),
+        Row("critic's network and optimiser state", critic + critic_kept, "always", _LIGHTER),
         *_list_drawing(config, spec, plans, config.rollout_problems or config.problems, drawn, parts),
         Row("gradients", gradients, "update", _LIGHTER),
         *_list_activations(config, spec, plans, drawn, micro, weights.critic > 0, parts),

@@ -16,6 +16,7 @@ import numpy as np
 
 from c3jax import protocol as protocol_lib
 from c3jax.config import run as config_lib
+from c3jax.learner.optimiser import count_state
 from c3jax.models import load as load_lib
 from c3jax.models import sharding
 from c3jax.models.critic import count_network
@@ -288,7 +289,11 @@ def count_held(config: config_lib.RunConfig, spec: DecoderSpec, mesh: sharding.M
     own = count_network(spec) if critic is not None and critic.network == "own" else 0
     cuts = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
     frozen_bytes = jnp.dtype(_frozen_dtype(config)).itemsize
-    return memory.Weights(trained // cuts, frozen // cuts, frozen_bytes, has_reference, own // cuts)
+    _, shapes = _outline_policy(config, spec)
+    kept = count_state(config.learner, shapes.trained, is_per_role=config.policy.kind != "shared")
+    critic_kept = count_state(config.learner, define_decoder(spec)[1]) if own else 0
+    held = (trained // cuts, frozen // cuts, frozen_bytes, has_reference, own // cuts)
+    return memory.Weights(*held, kept // cuts, critic_kept // cuts)
 
 
 def widen_fan_out(credit: config_lib.Credit, turns: int) -> config_lib.Credit:

@@ -329,6 +329,8 @@ ANOTHER = {
     "policy.targets": (["query", "value"], {}),
     "sampling.top_p": (0.5, {"sampling.top_k": 4}),
     "learner.loss.kind": ("gspo", {}),
+    "learner.loss.dual_clip": (3.5, {}),
+    "learner.loss.length": (32, {"learner.loss.aggregation": "constant"}),
     "learner.minibatches": (4, {}),
     "learner.kl.target": (0.5, {"learner.kl.coefficient": 0.25}),
     "evaluation.sampling.top_p": (0.5, {"evaluation.sampling.top_k": 4}),
@@ -411,7 +413,7 @@ def test_every_field_is_listed_once_with_its_default(path):
     assert shown["seed"] == ("integer", "required")
     assert shown["credit.fan_out"] == ("list of integer|auto|null", "null")
     assert shown["learner.kl.target"] == ("number|null", "null")
-    assert shown["learner.loss.aggregation"] == ("token|message|null", "null")
+    assert shown["learner.loss.aggregation"] == ("token|message|constant|null", "null")
     assert shown["protocol.turns.N.system"] == ("text", '""')
     assert shown["task.path"] == ("text|list", "required") and shown["task.path.N.weight"] == ("number", "1.0")
     assert shown["task.kind"] == ("arithmetic|stories|numeric|math|code|reasoning", "required")

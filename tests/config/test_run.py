@@ -81,11 +81,23 @@ WRONG = [
     # A loss
     (
         {"learner.loss.kind": "ppq"},
-        "learner.loss.kind: expected one of ppo, gspo, reinforce, or your own as module:NAME, got 'ppq'",
+        "learner.loss.kind: expected one of ppo, gspo, cispo, reinforce, or your own as module:NAME, got 'ppq'",
     ),
     (
         {"learner.loss.kind": "reinforce", "learner.loss.clip_high": 0.5},
         "learner.loss.clip_high: expected none for reinforce, which clips nothing, got 0.5",
+    ),
+    (
+        {"learner.loss.kind": "cispo", "learner.loss.dual_clip": 3.0},
+        "learner.loss.dual_clip: expected none for cispo, whose formula is not the clipped one, got 3",
+    ),
+    (
+        {"learner.loss.dual_clip": 1.2},
+        "learner.loss.dual_clip: expected more than 1 + learner.loss.clip_high (1.2), got 1.2",
+    ),
+    (
+        {"learner.loss.length": 40},
+        "learner.loss.length: expected none unless learner.loss.aggregation is constant, got 40",
     ),
     ({"sampling.temperature": math.inf}, "sampling.temperature: expected a finite number, got Infinity"),
     ({"protocol.turns.0.trained": 1}, "protocol.turns.0.trained: expected true or false, got 1"),

@@ -20,7 +20,7 @@ import pytest
 
 from c3jax.config.run import KL, PolicyLoss, Sampling
 from c3jax.learner.loss_table import LOSSES, find_loss
-from c3jax.learner.losses import compute_weights
+from c3jax.learner.losses import compute_total, compute_weights
 from c3jax.learner.objective import TokenTerms, compute_turn_loss, make_objective
 from c3jax.learner.token_loss import DrawnTokens
 from c3jax.schema import ConfigError
@@ -29,13 +29,19 @@ SOFT_CLIP = f"{Path(__file__).parents[2] / 'examples' / 'own_loss.py'}:SOFT_CLIP
 N, T, V, D = 6, 4, 2, 3
 TEMPERATURE, COEFFICIENT = 0.8, 0.3
 SAMPLING, KL_SECTION = Sampling(temperature=TEMPERATURE), KL(coefficient=COEFFICIENT, estimator="k3")
-CLIP_LOW, CLIP_HIGH = 0.1, 0.3
+CLIP_LOW, CLIP_HIGH, DUAL_CLIP, LENGTH = 0.1, 0.3, 1.4, 5
 # Name of the loss, and its numbers where they are not the row's own.
 CASES = {
     "ppo": {"kind": "ppo", "clip_low": CLIP_LOW, "clip_high": CLIP_HIGH},
     "ppo by message": {"kind": "ppo", "clip_low": CLIP_LOW, "clip_high": CLIP_HIGH, "aggregation": "message"},
+    "ppo by constant": {
+        **{"kind": "ppo", "clip_low": CLIP_LOW, "clip_high": CLIP_HIGH, "aggregation": "constant"},
+        "length": LENGTH,
+    },
+    "ppo with dual clip": {"kind": "ppo", "clip_low": CLIP_LOW, "clip_high": CLIP_HIGH, "dual_clip": DUAL_CLIP},
     "gspo": {"kind": "gspo", "clip_low": CLIP_LOW, "clip_high": CLIP_HIGH},
     "gspo by token": {"kind": "gspo", "clip_low": CLIP_LOW, "clip_high": CLIP_HIGH, "aggregation": "token"},
+    "cispo": {"kind": "cispo", "clip_low": CLIP_LOW, "clip_high": CLIP_HIGH},
     "reinforce": {"kind": "reinforce"},
     "soft clip": {"kind": SOFT_CLIP, "clip_low": CLIP_LOW, "clip_high": CLIP_HIGH},
 }
@@ -66,7 +72,7 @@ def soften(excess, side):
     return 1 + side * np.tanh(excess / side), 1 / np.cosh(excess / side) ** 2
 
 
-def work_by_hand(kind, aggregation):
+def work_by_hand(kind, aggregation, dual_clip=None):
     """Loss, share of clipped tokens, and the gradients of hidden states and head, float64."""
     hidden_BD, head_VD, token_NT, is_drawn_NT, behaviour_NT, reference_NT, advantage_N, mass_BV, logp_NT = CASE
     tokens, total_loss, clipped = is_drawn_NT.sum(), 0.0, 0.0
@@ -74,14 +80,21 @@ def work_by_hand(kind, aggregation):
     for n in range(N):
         drawn = np.flatnonzero(is_drawn_NT[n])
         length, credit = len(drawn), advantage_N[n]
-        weight = 1 / tokens if aggregation == "token" else 1 / (N * length)
+        weight = {"token": 1 / tokens, "message": 1 / (N * length), "constant": 1 / (N * LENGTH)}[aggregation]
+        share = 1 / tokens if aggregation == "constant" else weight
         mean = np.mean(logp_NT[n, drawn] - behaviour_NT[n, drawn])
         for t in drawn:
             ratio = np.exp(mean if kind == "gspo" else logp_NT[n, t] - behaviour_NT[n, t])
             by_ratio = -ratio * credit  # d loss / d log ratio where nothing holds it back
             is_clipped = (credit > 0 and ratio > 1 + CLIP_HIGH) or (credit < 0 and ratio < 1 - CLIP_LOW)
             loss, slope = (-np.clip(ratio, 1 - CLIP_LOW, 1 + CLIP_HIGH) * credit if is_clipped else by_ratio), by_ratio
-            if kind == "reinforce":
+            if kind == "cispo":  # -w A logp, w the clipped ratio held fixed
+                ratio_clipped = np.clip(ratio, 1 - CLIP_LOW, 1 + CLIP_HIGH)
+                loss, slope = -ratio_clipped * credit * logp_NT[n, t], -ratio_clipped * credit
+                is_clipped = ratio_clipped != ratio
+            elif dual_clip is not None and credit < 0 and ratio > dual_clip:
+                loss, slope, is_clipped = -dual_clip * credit, 0.0, True
+            elif kind == "reinforce":
                 loss, slope, is_clipped = -credit * logp_NT[n, t], -credit, False
             elif kind == SOFT_CLIP:
                 side = CLIP_HIGH if ratio > 1 else CLIP_LOW
@@ -91,21 +104,24 @@ def work_by_hand(kind, aggregation):
                 slope = 0.0
             gap = logp_NT[n, t] - reference_NT[n, t]
             total_loss += weight * (loss + COEFFICIENT * (np.exp(-gap) - 1 + gap))
-            clipped += weight * is_clipped
+            clipped += share * is_clipped
             # A message's loss is counted once for each of its tokens, and each token moves its log ratio by 1 / length.
             slope_NT[n, t] = weight * (slope + COEFFICIENT * (1 - np.exp(-gap)))
     d_logits_BV = (np.eye(V)[token_NT.ravel()] - mass_BV) * slope_NT.reshape(-1, 1) / TEMPERATURE
     return total_loss, clipped, d_logits_BV @ head_VD, d_logits_BV.T @ hidden_BD
 
 
-def compute(section, rows=slice(None), hidden_BD=CASE[0], head_VD=CASE[1]):
+def compute(section, rows=slice(None), hidden_BD=CASE[0], head_VD=CASE[1], entropy=0.0):
     """Loss and figures of some of the messages, as shares of all."""
     _, _, token_NT, is_drawn_NT, behaviour_NT, reference_NT, advantage_N, _, _ = CASE
-    objective = make_objective(section, KL_SECTION)
-    weight_NT = compute_weights(jnp.asarray(is_drawn_NT), objective.aggregation)
+    objective = make_objective(section, KL_SECTION, entropy)
+    weight_NT = compute_weights(jnp.asarray(is_drawn_NT), objective.aggregation, objective.length or 1)
+    total = compute_total(weight_NT, objective.aggregation)
     spread_NT = np.broadcast_to(advantage_N[:, None], (N, T))
-    arrays = (behaviour_NT, spread_NT, reference_NT, np.full((N, T), COEFFICIENT), weight_NT / weight_NT.sum())
-    terms = TokenTerms(*(jnp.asarray(array[rows], jnp.float32).ravel() for array in arrays))
+    arrays = (behaviour_NT, spread_NT, reference_NT, np.full((N, T), COEFFICIENT), weight_NT / total)
+    share_NT = weight_NT / weight_NT.sum()  # figures are means, whatever the loss is divided by
+    take = lambda array_NT: jnp.asarray(array_NT[rows], jnp.float32).ravel()  # noqa: E731
+    terms = TokenTerms(*map(take, arrays), share=take(share_NT))
     taken_B = np.arange(N * T).reshape(N, T)[rows].ravel()
     drawn = DrawnTokens(
         jnp.asarray(token_NT.ravel()[taken_B]), jnp.zeros((len(taken_B), 0), jnp.int32),
@@ -117,8 +133,8 @@ def compute(section, rows=slice(None), hidden_BD=CASE[0], head_VD=CASE[1]):
     return compute_turn_loss(objective, hidden_BD, head_VD, drawn, terms, messages, SAMPLING, "float32")
 
 
-def differentiate(section, rows=slice(None)):
-    run = lambda hidden_BD, head_VD: compute(section, rows, hidden_BD, head_VD)  # noqa: E731
+def differentiate(section, rows=slice(None), entropy=0.0):
+    run = lambda hidden_BD, head_VD: compute(section, rows, hidden_BD, head_VD, entropy)  # noqa: E731
     return jax.value_and_grad(run, (0, 1), has_aux=True)
 
 
@@ -127,7 +143,9 @@ def differentiate(section, rows=slice(None)):
 def test_gradient_and_figures_by_hand(name, wrap):
     section = PolicyLoss(**CASES[name])
     row = find_loss(section.kind)
-    expected_loss, clipped, d_hidden_BD, d_head_VD = work_by_hand(section.kind, section.aggregation or row.aggregation)
+    expected_loss, clipped, d_hidden_BD, d_head_VD = work_by_hand(
+        section.kind, section.aggregation or row.aggregation, section.dual_clip
+    )
     hidden_BD, head_VD = (jnp.asarray(array, jnp.float32) for array in CASE[:2])
     (loss, figures), gradients = wrap(differentiate(section))(hidden_BD, head_VD)
     assert np.abs(d_hidden_BD).max() > 0.01 and (clipped > 0.1) == (section.kind != "reinforce")
@@ -147,6 +165,35 @@ def test_parts_add_up_to_the_whole(name):
     parts = [differentiate(section, slice(n, n + 2))(*arguments) for n in range(0, N, 2)]
     together = jax.tree.map(lambda *leaves: sum(leaves), *parts)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), together, whole)
+
+
+@pytest.mark.parametrize("name", ["ppo by constant", "gspo"])
+def test_entropy_bonus_by_hand(name):
+    """H = -sum p_v log p_v, dH / dz_v = -p_v (log p_v + H) / t; the figure is a mean, the bonus has the loss's weights.
+
+    Beside the loss without it: less c times its weighted sum, in value and gradient, and whole as in parts.
+    """
+    section, coefficient = PolicyLoss(**CASES[name]), 0.7
+    arguments = tuple(jnp.asarray(array, jnp.float32) for array in CASE[:2])
+    hidden_BD, head_VD, is_drawn_NT, mass_BV = CASE[0], CASE[1], CASE[3], CASE[7]
+    entropy_B = -np.sum(mass_BV * np.log(mass_BV), axis=1)
+    mean_NT = is_drawn_NT / is_drawn_NT.sum(axis=1, keepdims=True) / N
+    weight_NT = mean_NT if name == "gspo" else is_drawn_NT / (N * LENGTH)
+    share_NT = mean_NT if name == "gspo" else is_drawn_NT / is_drawn_NT.sum()
+    d_logits_BV = -mass_BV * (np.log(mass_BV) + entropy_B[:, None]) / TEMPERATURE * weight_NT.reshape(-1, 1)
+    expected = (np.sum(weight_NT.ravel() * entropy_B), (d_logits_BV @ head_VD, d_logits_BV.T @ hidden_BD))
+
+    (loss, figures), gradients = differentiate(section, entropy=coefficient)(*arguments)
+    (plain_loss, plain_figures), plain_gradients = differentiate(section)(*arguments)
+    bonus = jax.tree.map(lambda one, other: one - other, (plain_loss, plain_gradients), (loss, gradients))
+    assert np.abs(expected[1][0]).max() > 1e-3
+    jax.tree.map(lambda got, by: np.testing.assert_allclose(got, coefficient * by, atol=1e-6), bonus, expected)
+    for made in (figures, plain_figures):
+        np.testing.assert_allclose(made["entropy"], np.sum(share_NT.ravel() * entropy_B), atol=1e-6)
+    np.testing.assert_allclose(figures["policy_loss"], plain_figures["policy_loss"], atol=1e-7)
+    parts = [differentiate(section, slice(n, n + 2), coefficient)(*arguments) for n in range(0, N, 2)]
+    together = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), together, ((loss, figures), gradients))
 
 
 WORDS = 4  # of a message
@@ -213,9 +260,9 @@ HEAD += " aggregation='token', source='', doc='')\n"
         ("LOSS = Loss(formula='clipped', **FIELDS | {'level': 'word'})", "a Loss with level of token, message"),
         (
             "LOSS = Loss(formula='clipped', **FIELDS | {'aggregation': 'sum'})",
-            "a Loss with aggregation of token, message",
+            "a Loss with aggregation of token, message, constant",
         ),
-        ("LOSS = Loss(formula='sum', **FIELDS)", "a Loss with formula of clipped, reinforce or a function"),
+        ("LOSS = Loss(formula='sum', **FIELDS)", "a Loss with formula of clipped, cispo, reinforce or a function"),
         ("LOSS = Loss(formula='clipped', **FIELDS | {'clip_low': None})", "are both positive numbers, or both None"),
         ("LOSS = Loss(formula='clipped', **FIELDS | {'clip_high': -0.1})", "are both positive numbers, or both None"),
         ("LOSS = Loss(formula=lambda *x, **y: 1 / 0, **FIELDS)", r"raised ZeroDivisionError \(division by zero\)"),

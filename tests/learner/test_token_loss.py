@@ -1,6 +1,7 @@
 """The loss over chunks of tokens against derivatives worked out on paper, in double precision, and its memory.
 
 With l_b = w_b logp_b^2 the derivative by logp_b is 2 w_b logp_b, that of logp_b by logit v is (1[v = token] - p_v) / t.
+That of a loss which reads the entropy too is what JAX makes of the plain form, in double precision.
 """
 
 import functools
@@ -53,7 +54,7 @@ def work_by_hand(hidden_BD, head_VD, drawn, weight_B, sampling, softcap=np.inf):
     return np.sum(weight_B * logp_B**2), np.sum(logp_B), d_logits_BV @ head_VD, d_logits_BV.T @ hidden_BD
 
 
-def square(logp_B, weight_B):
+def square(logp_B, _, weight_B):
     return weight_B * logp_B**2, {"logp": logp_B}
 
 
@@ -90,6 +91,62 @@ def test_capped_logits_by_hand(sampling):
 
     (loss, figures), gradients = jax.jit(jax.value_and_grad(compute_capped, (0, 1), has_aux=True))(*case)
     check((loss, figures, *gradients), work_by_hand(*case, sampling, softcap=1.5), rtol=1e-6)
+
+
+def mix(logp_B, entropy_B, weight_B):
+    """Neither the log-probability nor the entropy stands by itself."""
+    return weight_B * (logp_B**2 + logp_B * entropy_B - 3.0 * entropy_B), {"entropy": entropy_B}
+
+
+def differentiate_plainly(hidden_BD, head_VD, drawn, weight_B, sampling, softcap):
+    """Loss, sum of entropies and gradients by whole arrays of logits, float64."""
+    is_in_BV = np.ones((B, V), bool)
+    if sampling.top_k:
+        is_in_BV = np.array([np.isin(np.arange(V), row) for row in drawn.support_BK])
+    is_drawn_B, rows_B = np.asarray(drawn.is_drawn_B), np.arange(B)
+
+    def compute_plain(hidden_BD, head_VD):
+        logits_BV = hidden_BD @ head_VD.T
+        logits_BV = softcap * jnp.tanh(logits_BV / softcap) if softcap else logits_BV
+        logp_BV = jax.nn.log_softmax(jnp.where(is_in_BV, logits_BV / sampling.temperature, -1e30))
+        entropy_B = -jnp.sum(jnp.where(is_in_BV, jnp.exp(logp_BV) * logp_BV, 0.0), axis=1)
+        loss_B, figures = mix(logp_BV[rows_B, drawn.token_B], entropy_B, np.where(is_drawn_B, weight_B, 0.0))
+        return jnp.sum(loss_B), jnp.sum(jnp.where(is_drawn_B, figures["entropy"], 0.0))
+
+    with jax.enable_x64(True):
+        arrays = (jnp.asarray(array, jnp.float64) for array in (hidden_BD, head_VD))
+        (loss, entropy), gradients = jax.value_and_grad(compute_plain, (0, 1), has_aux=True)(*arrays)
+        return jax.tree.map(np.asarray, (loss, entropy, *gradients))
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5], ids=["plain logits", "capped"])
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jitted"])
+def test_entropy_and_its_derivative(wrap, sampling, softcap):
+    hidden_BD, head_VD, drawn, weight_B = make_case(sampling)
+
+    def compute_mixed(hidden_BD, head_VD):
+        options = {"chunk_floats": 130, "softcap": softcap, "has_entropy": True}
+        return compute_token_loss(hidden_BD, head_VD, drawn, weight_B, mix, sampling, "float32", **options)
+
+    (loss, figures), gradients = wrap(jax.value_and_grad(compute_mixed, (0, 1), has_aux=True))(hidden_BD, head_VD)
+    expected = differentiate_plainly(hidden_BD, head_VD, drawn, weight_B, sampling, softcap)
+    check((loss, figures, *gradients), expected, rtol=1e-6)
+
+
+def test_a_figure_of_the_entropy_takes_no_product_and_no_gradient():
+    hidden_BD, head_VD, drawn, weight_B = make_case(SAMPLINGS["plain"])
+
+    def look_on(logp_B, entropy_B, weight_B):
+        return square(logp_B, entropy_B, weight_B)[0], {"entropy": entropy_B}
+
+    def differentiate_with(loss_fn):
+        run = lambda h, w: compute_token_loss(h, w, drawn, weight_B, loss_fn, Sampling(), "float32")  # noqa: E731
+        return jax.grad(run, (0, 1), has_aux=True)
+
+    assert count_products(differentiate_with(look_on), hidden_BD, head_VD) == 3
+    (plain, _), (seen, _) = (differentiate_with(loss_fn)(hidden_BD, head_VD) for loss_fn in (square, look_on))
+    jax.tree.map(np.testing.assert_array_equal, seen, plain)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)

@@ -41,6 +41,8 @@ PROGRAMS: dict[str, tuple[tuple[bool, ...], dict[str, Any]]] = {
         (False, True),
         {"kl": KL["k1"], "micro_problems": 2, "loss": config_lib.PolicyLoss(aggregation="message")},
     ),
+    "constant": ((True, False), {"micro_problems": 2, "loss": config_lib.PolicyLoss(aggregation="constant", length=7)}),
+    "skip": ((True, True), {"kl": KL["k3"], "micro_problems": 1, "zero_signal": "skip"}),
     "gspo": (
         (True, False),
         {"micro_problems": 2, "loss": config_lib.PolicyLoss(kind="gspo", clip_low=CLIP, clip_high=CLIP)},
@@ -156,17 +158,22 @@ def subtract_by_hand(return_PL) -> list[np.ndarray]:
     return [(planner - planner[:, ::-1]).ravel(), (actor - actor[:, :, ::-1]).ravel()]
 
 
-def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estimator=None, level="token"):
+def work_by_hand(  # noqa: PLR0913
+    tiny, params, trained=(True, True), aggregation="token", estimator=None, level="token", return_PL=RETURN_PL,
+    problems=range(4),
+):  # fmt: skip
     """The gradient of the loss, and its figures. A message's ratio is the geometric mean of its tokens'."""
-    tree, advantage = tiny.get_tree("chain"), subtract_by_hand(RETURN_PL)
+    tree, advantage = tiny.get_tree("chain"), subtract_by_hand(return_PL)
     rows = [each.context + each.message for each in tree.sequences]
     arguments = (rows, tree.supports, tree.sampling.temperature)
     logp_BS, reference_BS = tiny.run_flat(params, *arguments).logp, tiny.run_flat(tiny.params, *arguments).logp
-    chosen = [(row, each) for row, each in enumerate(tree.sequences) if trained[each.turn]]
+    chosen = [(row, each) for row, each in enumerate(tree.sequences) if trained[each.turn] and each.problem in problems]
     tokens = sum(len(each.message) for _, each in chosen)
     slopes, figures = {}, dict.fromkeys(("policy_loss", "clip_share", "kl"), 0.0)
     for row, each in chosen:
-        weight = 1 / tokens if aggregation == "token" else 1 / (len(each.message) * len(chosen))
+        lengths = {"token": tokens / len(chosen), "message": len(each.message), "constant": 7}
+        weight = 1 / (lengths[aggregation] * len(chosen))
+        share = 1 / tokens if aggregation == "constant" else weight
         credit = advantage[each.turn][each.row]
         slots = [(row, len(each.context) - 1 + slot) for slot in range(len(each.message))]
         behaviour_T = tree.rollout.turns[each.turn].behaviour_logp_NT[each.row]
@@ -182,7 +189,7 @@ def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estima
                 figures["kl"] += weight * (gap if estimator == "k1" else np.exp(-gap) - 1 + gap)
             slopes[where] = weight * slope
             figures["policy_loss"] += weight * loss
-            figures["clip_share"] += weight * is_clipped
+            figures["clip_share"] += share * is_clipped
     figures["loss"] = figures["policy_loss"] + COEFFICIENT * figures["kl"]
     return tiny.run_flat(params, *arguments, slopes).gradient, figures
 
@@ -192,6 +199,7 @@ def work_by_hand(tiny, params, trained=(True, True), aggregation="token", estima
     [
         ("token", {"estimator": "k3"}),
         ("message", {"estimator": "k1", "aggregation": "message", "trained": (False, True)}),
+        ("constant", {"aggregation": "constant", "trained": (True, False)}),
         ("gspo", {"aggregation": "message", "level": "message", "trained": (True, False)}),
     ],
 )
@@ -264,6 +272,26 @@ def test_equal_returns_teach_nothing(tiny, get_program):
     check_same(state.params, tiny.params)
     assert figures["grad_norm"] == 0 and figures["loss"] == 0
     assert count_of(state) == 4 and int(state.bad_updates) == 0
+
+
+def test_trees_without_signal_are_left_out_of_the_mean(tiny, get_program, moved):
+    """Two of four have equal returns: the loss, its divergence too, is the mean over the tokens of the other two; the
+    figures are of all."""
+    return_PL = RETURN_PL.copy()
+    return_PL[1], return_PL[3] = 0.7, 0.0
+    state, figures = run(get_program("skip"), tiny, moved, return_PL=return_PL)
+    expected, by_hand = work_by_hand(tiny, moved, estimator="k3", return_PL=return_PL, problems=(0, 2))
+    _, of_all = work_by_hand(tiny, moved, estimator="k3", return_PL=return_PL)
+    by_hand |= {"skipped_share": 0.5, "kl": of_all["kl"], "clip_share": of_all["clip_share"]}
+    for figure, value in by_hand.items():
+        np.testing.assert_allclose(figures[figure], value, atol=1e-5, err_msg=figure)
+    check_close(gradient_of(state, get_program("skip").config), expected)
+    # Where none has any, nothing is learnt, not even to come back to the reference.
+    params = copy(moved)
+    state, figures = run(get_program("skip"), tiny, moved, return_PL=np.repeat(RETURN_PL[:, :1], 4, axis=1))
+    check_same(state.params, params)
+    assert figures["loss"] == figures["grad_norm"] == 0 and figures["skipped_share"] == 1
+    assert int(state.bad_updates) == 0
 
 
 def test_later_epochs_leave_the_behaviour_policy(tiny, get_program):

@@ -16,6 +16,8 @@ import numpy as np
 import optax
 import pytest
 
+from c3jax.config.run import Learner
+from c3jax.learner.optimiser import OPTIMISERS, make_optimiser
 from c3jax.run.checkpoint import CheckpointError, CheckpointStore, find_best_step, list_steps, restore_step
 
 
@@ -63,6 +65,29 @@ def test_state_comes_back_bit_for_bit(tmp_path):
             assert step == 10 and bits(restored) == bits(state)
             assert jax.tree.structure(restored) == jax.tree.structure(state)
             assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_optimiser_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, name):
+    """Weights as a decoder has them: one that Muon and Adafactor treat as a matrix, and ones that they do not."""
+    shapes = {"embedding": (130, 128), "final_norm": (128,), "blocks": {"up": {"kernel": (2, 128, 129)}}}
+    random, is_shape = np.random.default_rng(0), lambda leaf: isinstance(leaf, tuple)
+    draw = lambda: jax.tree.map(lambda shape: jnp.float32(random.normal(size=shape)), shapes, is_leaf=is_shape)  # noqa: E731
+    params, gradients = draw(), [{"actor": draw()} for _ in range(3)]
+    optimiser, _ = make_optimiser(Learner(learning_rate=0.1, optimiser=name, weight_decay=0.01), 10, is_per_role=True)
+    update = jax.jit(optimiser.update)
+
+    def take(state: State, gradient: Any) -> State:
+        changes, opt_state = update(gradient, state.opt_state, state.params)
+        return State(optax.apply_updates(state.params, changes), opt_state, state.updates + 1)  # type: ignore[arg-type]
+
+    start = State({"actor": params}, optimiser.init({"actor": params}), jnp.int32(0))
+    state = take(take(start, gradients[0]), gradients[1])
+    with CheckpointStore(tmp_path, keep=2, print_line=refuse) as store:
+        store.save(2, state)
+        _, restored = store.restore_newest(abstract(start))
+    assert jax.tree.structure(restored) == jax.tree.structure(state) and bits(restored) == bits(state)
+    assert bits(take(restored, gradients[2])) == bits(take(state, gradients[2]))
 
 
 def test_unusual_values_come_back_bit_for_bit(tmp_path):

@@ -21,6 +21,7 @@ from c3jax.protocol import FramePlan, Literal, Slot, TurnPlan
 from c3jax.rollout.tree import make_tree_sampler
 from c3jax.setup import memory
 from c3jax.setup.memory import Limit, Weights, check_memory, estimate_memory
+from c3jax.setup.team import count_held
 from c3jax.tasks import sections as task_sections
 from c3jax.types import Frame, UserError
 
@@ -78,6 +79,22 @@ def test_rows_by_hand():
     half = rows_of(estimate_memory(make_config(), SPEC._replace(dtype="bfloat16"), PLANS, weights))
     assert 2 * half["keys and values"] == rows["keys and values"] and half["gradients"] == rows["gradients"]
     assert "frozen weights" not in rows_of(estimate_memory(make_config(), SPEC, PLANS, Weights(1000)))
+
+
+def test_what_an_optimiser_keeps_is_counted():
+    """AdamW two a weight, Lion one, Muon one of the projections' and two of the rest's; beside them a few counts."""
+    critic = config_lib.Critic(network="own", learning_rate=1e-3)
+    credit = config_lib.Credit(method="mappo", fan_out=(8, 1), budget=8, normalise="none", critic=critic)
+    blocks = decoder.define_decoder(SPEC)[1]["blocks"]
+    projections = sum(leaf.size for leaf in jax.tree.leaves(blocks) if len(leaf.shape) == 3)
+    for optimiser, per_projection, per_other in (("adamw", 2, 2), ("lion", 1, 1), ("muon", 1, 2)):
+        config = make_config(optimiser=optimiser).model_copy(update={"credit": credit})
+        held = count_held(config, SPEC, None)
+        expected = per_projection * projections + per_other * (held.trained - projections)
+        assert 0 <= held.optimiser - expected <= 8 and held.critic_optimiser == held.optimiser
+    kept = Weights(1000, critic=10, optimiser=30, critic_optimiser=7)
+    rows = rows_of(estimate_memory(make_config(), SPEC, PLANS, kept))
+    assert rows["optimiser state"] == 4 * 30 and rows["critic's network and optimiser state"] == 4 * (10 + 7)
 
 
 def test_a_batch_of_evaluation_by_hand():
