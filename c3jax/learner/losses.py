@@ -139,7 +139,7 @@ def compute_weights(sampled_NT: jax.Array, aggregation: Literal["token", "messag
     token: one each.  message: one over the message's length, so that every message counts one.
 
     Args:
-      sampled_NT: the slots that hold a drawn token.
+      sampled_NT: the slots that hold a drawn token that is trained.
       aggregation: static.
 
     Returns:

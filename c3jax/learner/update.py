@@ -341,4 +341,5 @@ def _compute_reference(step: _Step, reference: Weights, rollouts: tuple[Rollout,
 
 def _weigh(step: _Step, rollouts: Sequence[Rollout], turn: int) -> jax.Array:
     messages = step.find_tree(rollouts, turn)[0].turns[turn]
-    return losses.compute_weights(messages.sampled_NT, step.objective.aggregation)
+    trained_NT = forward.find_trained(step.plans[turn], messages)
+    return losses.compute_weights(trained_NT, step.objective.aggregation)

@@ -230,7 +230,8 @@ def decode_messages(tokenizer: Tokenizer, messages: Messages) -> list[str]:
 
 def encode_null(setup: Setup) -> tuple[int, ...]:
     """Tokens of the message that stands for one taken out. Raises ConfigError where a turn has no room for it."""
-    text, room = setup.config.credit.null_message, min(plan.max_tokens for plan in setup.plans)
+    text = setup.config.credit.null_message
+    room = min(plan.visible_tokens or plan.max_tokens for plan in setup.plans)
     tokens = tuple(setup.tokenizer.encode_text(text))
     if len(tokens) > room:
         raise config_lib.ConfigError(
@@ -247,6 +248,7 @@ def list_words(config: config_lib.RunConfig, task: Task) -> list[str] | None:
     for turn in config.protocol.turns:
         slots = {name: " " for name in config_lib.slots_of(turn)}
         words += turn.system.format(**slots).split() + turn.user.format(**slots).split()
+        words += protocol_lib.list_markers(turn.visible)
     return list(dict.fromkeys(words))
 
 
