@@ -62,6 +62,11 @@ class TurnPlan(NamedTuple):
     visible_tokens: int | None = None  # most tokens of it
     trains_visible: bool = False  # whether only that part enters the loss
 
+    @property
+    def is_read_in_part(self) -> bool:
+        """Whether others may read less than the whole message."""
+        return self.markers is not None or self.visible_tokens is not None
+
 
 def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[TurnPlan, ...]:
     """Cut every turn's prompt at its slots, tokenise each piece once and group the pieces into frames.

@@ -49,6 +49,7 @@ from c3jax.setup.team import (
     find_sets,
     make_questions,
     make_setup,
+    write_turns,
 )
 from c3jax.types import Credit, FanOut, Messages, Params, Problem, Rollout, Verdict, VerdictName
 
@@ -238,7 +239,7 @@ def _record_trees(
     for calls in drawn.branches:
         parts = [fetch_messages(setup.mesh, part.rollout, part.kept) for part in calls]
         turns: tuple[Messages, ...] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        written.append([(messages, decode_messages(setup.tokenizer, messages)) for messages in turns])
+        written.append(write_turns(setup, turns))
     credit = jax.tree.map(lambda value_PN: np.asarray(value_PN)[own], credit)
     of_own = [problems[number] for number in own]
     best = [best_P[own] for best_P in drawn.best]
@@ -257,6 +258,7 @@ def _describe_rollout(
         **{f"{name}_share": names.count(name) / len(names) for name in get_args(VerdictName)},
         "failed_share": (names.count("timeout") + names.count("error")) / len(names),
         "truncated_share": int(counts.truncated) / messages,
+        **({"hidden_share": int(counts.hidden) / messages} if any(plan.markers for plan in setup.plans) else {}),
         "message_tokens": generated / messages,
         "messages": messages,
         "generated_tokens": generated,

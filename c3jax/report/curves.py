@@ -37,6 +37,7 @@ FIGURES = {
     "clip_share": Figure("Clip share", "of tokens or messages beyond the clip", "share"),
     "message_tokens": Figure("Message length", "mean, tokens"),
     "truncated_share": Figure("Truncated", "share of messages that met the token limit", "share"),
+    "hidden_share": Figure("Hidden", "share of messages of which others read nothing", "share"),
     "zero_credit_share": Figure("Zero credit", "share of contexts whose messages all have advantage 0", "share"),
     "grad_norm": Figure("Gradient norm", "before clipping"),
 }

@@ -27,6 +27,7 @@ from c3jax.rewards import check_workers
 from c3jax.rollout import address, context
 from c3jax.run.directory import hash_origins
 from c3jax.run.files import hash_file
+from c3jax.run.records import Written
 from c3jax.setup import contamination, memory, mixing
 from c3jax.setup.problems import (
     Mixture,
@@ -210,7 +211,7 @@ def make_questions(
 
 
 def decode_turns(setup: Setup, rollout: Rollout) -> list[list[str]]:
-    """Every message's text.
+    """Of every message the text that others read.
 
     Args:
       setup: whose tokenizer wrote them.
@@ -223,9 +224,26 @@ def decode_turns(setup: Setup, rollout: Rollout) -> list[list[str]]:
 
 
 def decode_messages(tokenizer: Tokenizer, messages: Messages) -> list[str]:
-    """The text of each message, its stop token left out."""
+    """Of each message the text that others read: its visible part, or all but the stop token."""
     tokens, content = np.asarray(messages.tokens_NT), np.asarray(messages.content_NT)
     return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(tokens, content, strict=True)]
+
+
+def decode_whole(tokenizer: Tokenizer, messages: Messages) -> list[str]:
+    """The text of each message, of one that others read in part too; its stop token is left out."""
+    tokens, content, sampled = map(np.asarray, (messages.tokens_NT, messages.content_NT, messages.sampled_NT))
+    # What was given, as the null message is, was not sampled.
+    whole = content | (sampled & ~np.isin(tokens, tokenizer.stop_tokens))
+    return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(tokens, whole, strict=True)]
+
+
+def write_turns(setup: Setup, turns: Sequence[Messages]) -> list[Written]:
+    """The messages of all turns with their texts, and with the visible part of those that are read in part."""
+    written = []
+    for plan, messages in zip(setup.plans, turns, strict=True):
+        visible = decode_messages(setup.tokenizer, messages) if plan.is_read_in_part else None
+        written.append(Written(messages, decode_whole(setup.tokenizer, messages), visible))
+    return written
 
 
 def encode_null(setup: Setup) -> tuple[int, ...]:

@@ -326,6 +326,7 @@ ANOTHER = {
     "credit.critic.loss": ("mse", CRITIC),
     **{f"credit.critic.{name}": (4, CRITIC) for name in ("warmup_updates", "critic_only_steps", "epochs")},
     **{f"credit.critic.{name}": (0.75, CRITIC) for name in ("learning_rate", "discount", "decay", "clip", "share")},
+    "protocol.turns.N.thinking": (False, {}),
     "policy.targets": (["query", "value"], {}),
     "sampling.top_p": (0.5, {"sampling.top_k": 4}),
     "learner.loss.kind": ("gspo", {}),

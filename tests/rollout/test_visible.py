@@ -6,18 +6,23 @@ import itertools
 import random
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from c3jax.learner import forward
 from c3jax.markers import make_tables
+from c3jax.models.policy import Weights
 from c3jax.models.tokenizer import make_word_tokenizer
-from c3jax.protocol import TurnPlan
-from c3jax.rollout import context
+from c3jax.protocol import FIRST_TURN_LEVEL, Slot, TurnPlan
+from c3jax.rollout import context, tree
 from c3jax.rollout.visible import count_hidden, find_part, narrow_content
 from c3jax.types import Messages, Tokenizer
 
 WORDS = make_word_tokenizer(["word"])
+MARKERS = (4, 23)  # tokens of the chain that end what others do not read
 
 
 def find_span(text: bytes, opening: bytes, closing: bytes | None) -> tuple[int, int] | None:
@@ -157,3 +162,58 @@ def test_a_turn_narrows_what_others_read_and_moves_it_to_the_front():
     assert count_hidden(whole, messages) == 0
     capped = narrow_content(whole._replace(visible_tokens=3), messages)
     assert capped.content_NT.sum(axis=1).tolist() == [3, 3, 3]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# In a tree: later turns read the part, and nothing else of the message
+
+
+def narrow_chain(tiny) -> list[TurnPlan]:
+    """The chain whose planner is read in part, two tokens of it at most."""
+    first, second = tiny.get_tree("chain").plans
+    tables = make_tables(make_tokenizer([b"|" if token in MARKERS else b"x" for token in range(30)]), "|", None)
+    *before, last = second.frames
+    frames = (*before, last._replace(pieces=(Slot(FIRST_TURN_LEVEL, 2), *last.pieces[1:])))
+    plan = first._replace(markers=tables, visible_tokens=2, trains_visible=True)
+    return [plan, second._replace(frames=frames)]
+
+
+def test_a_tree_of_turns_read_in_part_is_that_of_plain_contexts(tiny):
+    chain, plans = tiny.get_tree("chain"), narrow_chain(tiny)
+    sampler = tree.make_tree_sampler(tiny.policy, plans, chain.sampling, tiny.stop_tokens)
+    arguments = (Weights(tiny.params, {}), tiny.question, chain.key, tiny.problem_P, chain.fan_out)
+    rollout, counts = jax.device_get(sampler(*arguments))
+    first, second = rollout.turns
+    # What is drawn first is what it is in the chain: only what others read of it differs.
+    np.testing.assert_array_equal(first.tokens_NT, chain.rollout.turns[0].tokens_NT)
+    np.testing.assert_array_equal(first.behaviour_logp_NT, chain.rollout.turns[0].behaviour_logp_NT)
+    parts = []
+    for tokens, sampled in zip(first.tokens_NT, first.sampled_NT, strict=True):
+        text = [token for token in tokens[sampled].tolist() if token not in tiny.stop_tokens]
+        marks = [index for index, token in enumerate(text) if token in MARKERS]
+        parts.append(text[marks[-1] + 1 :][:2] if marks else [])
+    assert [tokens[keep].tolist() for tokens, keep in zip(first.tokens_NT, first.content_NT, strict=True)] == parts
+    assert counts.hidden == sum(not part for part in parts) and {0, 1, 2} == set(map(len, parts))
+    rows, supports, drawn = [], {}, []
+    for row, (tokens, sampled) in enumerate(zip(second.tokens_NT, second.sampled_NT, strict=True)):
+        before = [4, *tiny.questions[row // 4], 14, *parts[row // 2], 15, 16]
+        drawn.append((len(before) - 1, int(sampled.sum())))
+        rows.append(before + tokens[sampled].tolist())
+        supports |= {
+            (row, len(before) - 1 + slot): second.support_NTK[row, slot].tolist() for slot in range(len(tokens))
+        }
+    flat = tiny.run_flat(tiny.params, rows, supports, chain.sampling.temperature)
+    for row, (start, count) in enumerate(drawn):
+        expected = flat.logp[row, start : start + count]
+        np.testing.assert_allclose(second.behaviour_logp_NT[row, :count], expected, atol=2e-5)
+    # The learner reads the planner's own tokens, all of them, and the same contexts.
+
+    @jax.jit
+    def compute(params, rollout):
+        model = nnx.merge(tiny.policy.graphdef, params)
+        arguments = (rollout, chain.fan_out, chain.sampling)
+        return [forward.compute_turn_logp(model, plans, turn, *arguments) for turn in range(2)]
+
+    for messages, logp_NT in zip(rollout.turns, compute(tiny.params, rollout), strict=True):
+        sampled_NT = messages.sampled_NT
+        np.testing.assert_allclose(logp_NT[sampled_NT], messages.behaviour_logp_NT[sampled_NT], atol=1e-5)
