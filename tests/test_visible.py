@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +64,15 @@ def test_records_have_the_whole_message_and_what_was_read_of_it(whole):
 
 
 def test_a_resumed_run_is_the_run(whole, tmp_path):
-    """One step, and then the same run of two, from its checkpoint."""
-    run(tmp_path / "run", steps=1)
-    assert run(tmp_path / "run") == whole[1]
-    files = sorted((whole[0] / "rollouts").iterdir())
-    assert [file.read_text() for file in files] == [
-        (tmp_path / "run" / "rollouts" / file.name).read_text() for file in files
-    ]
+    """The run as it was after its first step, resumed."""
+    path = tmp_path / "run"
+    shutil.copytree(whole[0], path)
+    shutil.rmtree(path / "checkpoints" / "2")
+    (path / "rollouts" / "step-000001.jsonl").unlink()
+    (path / "eval" / "after.json").unlink()
+    assert run(path) == whole[1]
+    for name in ("rollouts/step-000001.jsonl", "eval/after.json"):
+        assert (path / name).read_text() == (whole[0] / name).read_text()
 
 
 def test_replay_reads_of_recorded_messages_what_was_read(whole, capsys):
@@ -86,7 +89,7 @@ def test_ask_shows_both(whole, capsys):
     question = load_trees(whole[0])[0].record["question"]
     assert ask.ask_source(str(whole[0]), question, "newest", {}, console, is_sampled=True, as_json=True) == 0
     first, last = json.loads(capsys.readouterr().out)["turns"]
-    assert f"plan : {first['visible']}".split() == last["context"].split()[-len(first["visible"].split()) - 4 : -2]
+    assert last["context"].endswith(" ".join(f"plan : {first['visible']} answer : <|assistant|>".split()))
     assert ask.ask_source(str(whole[0]), question, "newest", {}, console, is_sampled=True, as_json=False) == 0
     assert console.file.getvalue().count("read by others:") == 2
 
