@@ -229,7 +229,7 @@ def _read_word(word: str, letters: dict[str, int]) -> bytes:
 
 def _read_byte(word: str) -> bytes | None:
     """The byte of a token <0xE2>, by which such vocabularies spell what they have no token for."""
-    found = re.fullmatch("<0x([0-9A-F]{2})>", word)
+    found = re.fullmatch("<0x([0-9A-Fa-f]{2})>", word)
     return None if found is None else bytes([int(found[1], 16)])
 
 

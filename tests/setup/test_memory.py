@@ -80,6 +80,12 @@ def test_rows_by_hand():
     assert "frozen weights" not in rows_of(estimate_memory(make_config(), SPEC, PLANS, Weights(1000)))
 
 
+def test_a_message_read_in_part_takes_fewer_slots_of_later_contexts():
+    shorter = PLANS[1]._replace(frames=(QUESTION, FramePlan(2, (Slot(2, 3), Literal((6,))))))
+    rows = rows_of(estimate_memory(make_config(), SPEC, (PLANS[0]._replace(visible_tokens=3), shorter), Weights(1000)))
+    assert rows["keys and values"] == (2 * (4 * 32 + 8 * 4) + 32 * 16) * 2 * 2 * 16 * 3 * 4
+
+
 def test_a_batch_of_evaluation_by_hand():
     evaluation = config_lib.Evaluation(problems=6, samples=3, batch=8)
     config = make_config().model_copy(update={"evaluation": evaluation})
