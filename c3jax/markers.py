@@ -29,9 +29,7 @@ class MarkerTables(NamedTuple):
     class_V: np.ndarray  # int32
     length_V: np.ndarray  # int32: bytes of each token
     next_CS: np.ndarray  # int32: the state after a token; 0 is the first
-    opened_CS: (
-        np.ndarray
-    )  # int32: to the first byte of the part that is open after the token, where the token opened it
+    opened_CS: np.ndarray  # int32: to the first byte of the part that is open behind the token, where it opened it
     closed_CS: np.ndarray  # int32: to the first byte behind the last part that the token closed
     closed_open_CS: np.ndarray  # int32: to the first byte of that part, where the same token had opened it
     is_closed: bool  # whether a part must be closed to count; otherwise it goes on to the message's end
@@ -98,7 +96,7 @@ def _make_automaton(opening: str, closing: str | None) -> _Automaton:
 
 
 def _find_live(markers: Sequence[str], tokens: Sequence[str]) -> list[int]:
-    """Tokens that begin a marker, or go on with one: all that may do more than break it off."""
+    """Tokens that begin a marker, or go on with one, and empty ones: all that may do other than break it off."""
     rests = tuple({marker[first:] for marker in markers for first in range(len(marker))})
     pieces = {rest[:length] for rest in rests for length in range(1, len(rest) + 1)}
     begins = {marker[0] for marker in markers}

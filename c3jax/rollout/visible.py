@@ -51,7 +51,10 @@ def narrow_content(plan: TurnPlan, messages: Messages) -> Messages:
 
 def count_hidden(plan: TurnPlan, messages: Messages) -> jax.Array:
     """How many messages have no visible part, where a turn asks for one: thinking that met the token limit, mostly."""
-    return jnp.int32(0) if plan.markers is None else jnp.sum(~messages.content_NT.any(axis=1), dtype=jnp.int32)
+    if plan.markers is None:
+        return jnp.int32(0)
+    is_hidden_N = messages.sampled_NT.any(axis=1) & ~messages.content_NT.any(axis=1)
+    return jnp.sum(is_hidden_N, dtype=jnp.int32)
 
 
 def find_part(tables: MarkerTables, tokens_NT: jax.Array, content_NT: jax.Array) -> jax.Array:

@@ -266,7 +266,7 @@ def list_words(config: config_lib.RunConfig, task: Task) -> list[str] | None:
     for turn in config.protocol.turns:
         slots = {name: " " for name in config_lib.slots_of(turn)}
         words += turn.system.format(**slots).split() + turn.user.format(**slots).split()
-        words += protocol_lib.list_markers(turn.visible)
+        words += " ".join(protocol_lib.list_markers(turn.visible)).split()
     return list(dict.fromkeys(words))
 
 

@@ -147,7 +147,7 @@ def make_messages(tokens: list[list[int]], stop: int) -> Messages:
 def test_a_turn_narrows_what_others_read_and_moves_it_to_the_front():
     pieces = [b"a", b"b", b"c", b"|", b"stop"]
     tables = make_tables(make_tokenizer(pieces), "|", None)
-    plan = TurnPlan("turn", "role", (), 6, True, tables, 2)
+    plan = TurnPlan("turn", "role", (), 6, is_trained=True, markers=tables, visible_tokens=2)
     messages = make_messages([[0, 3, 1, 2, 0, 4], [0, 1, 2, 0, 1, 2], [0, 3, 1, 4, -1, -1]], stop=4)
     narrow = narrow_content(plan, messages)
     expected = [[0, 0, 1, 1, 0, 0], [0] * 6, [0, 0, 1, 0, 0, 0]]
