@@ -68,10 +68,11 @@ class Result(NamedTuple):
     majority: Interval | None  # maj@n; None where answers cannot be compared, or there is one sample
     truncated: float  # share of transcripts whose answer met the token limit
     verdicts: dict[str, float]  # share of each verdict that there was
-    tokens: int  # generated
+    tokens: int  # generated, of thinking that nobody reads too
     ids: tuple[str, ...]
     digests: tuple[str, ...]  # of question and answer: generated problems of two seeds may share their ids
     scores: tuple[tuple[float, ...], ...]  # return of each sample of each problem
+    hidden: float | None = None  # share of transcripts whose answer has no visible part; None where it is read whole
 
 
 class Missing(NamedTuple):
@@ -115,17 +116,20 @@ def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evalua
 
         own: list[int] = []  # problems whose answers are graded here
         truncated: list[bool] = []
+        hidden: list[bool] = []
         generated = 0
         decode = functools.partial(decode_messages, setup.tokenizer)
         for drawn in draw_and_submit(draw, suite.problems.problems, batch, decode, evaluator, setup.mesh):
             turns = fetch_messages(setup.mesh, drawn.rollout, drawn.kept)
             own += drawn.own
             truncated += turns[-1].truncated_N.tolist()
+            hidden += (~turns[-1].content_NT.any(axis=1)).tolist()
             generated += sum(int(turn.sampled_NT.sum()) for turn in turns)
         verdicts = share_verdicts(own, evaluator.collect())
-        shared = processes.share([truncated, generated])
-        truncated = [is_cut for part, _ in shared for is_cut in part]
-        return compute_result(suite, profile, verdicts, truncated, sum(count for _, count in shared))
+        shared = processes.share([truncated, hidden, generated])
+        truncated, hidden = ([each for part in shared for each in part[index]] for index in (0, 1))
+        result = compute_result(suite, profile, verdicts, truncated, sum(count for *_, count in shared))
+        return result if setup.plans[-1].markers is None else result._replace(hidden=float(np.mean(hidden)))
 
     return evaluate
 
@@ -268,6 +272,8 @@ def _format_more(result: Result | Missing) -> list[str]:
         texts = [f"{name} {value.estimate:.3f} ({value.low:.3f}-{value.high:.3f})" for name, value in shown]
         lines.append(f"{result.suite}, {result.samples} samples a problem")
         lines += ["  " + "  ".join(texts[first : first + 2]) for first in range(0, len(texts), 2)]
+    if result.hidden:
+        lines.append(f"{result.suite}, {result.profile}: {result.hidden:.1%} of the answers have no visible part")
     if result.left_out:
         lines.append(f"{result.suite}: {result.left_out} further problems are too long to be asked")
     return lines

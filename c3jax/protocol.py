@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from c3jax.config import run as config_lib
+from c3jax.markers import MarkerTables, make_tables
 from c3jax.types import Tokenizer
 
 QUESTION_LEVEL = 1
@@ -39,6 +40,7 @@ class Slot(NamedTuple):
     """The question (level 1) or a message (level 2 + its turn)."""
 
     level: int
+    tokens: int | None = None  # most tokens of a message that are read, where that is fewer than it may have
 
 
 class FramePlan(NamedTuple):
@@ -56,25 +58,46 @@ class TurnPlan(NamedTuple):
     frames: tuple[FramePlan, ...]
     max_tokens: int
     is_trained: bool
+    markers: MarkerTables | None = None  # of the part that others read; None for the whole message
+    visible_tokens: int | None = None  # most tokens of it
+    trains_visible: bool = False  # whether only that part enters the loss
+
+    @property
+    def is_read_in_part(self) -> bool:
+        """Whether others may read less than the whole message."""
+        return self.markers is not None or self.visible_tokens is not None
 
 
 def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[TurnPlan, ...]:
     """Cut every turn's prompt at its slots, tokenise each piece once and group the pieces into frames.
 
-    Raises ConfigError where the chat template drops prompt text, drops or repeats a slot, or puts no text behind the
-    last slot (the first token of a message is drawn after that text's last token).
+    Raises ConfigError where the chat template drops prompt text, drops or repeats a slot, puts no text behind the last
+    slot (the first token of a message is drawn after that text's last token), or has no word for `thinking`.
     """
-    names = [turn.name for turn in protocol.turns]
     plans = []
     for turn_index, turn in enumerate(protocol.turns):
-        pieces = _cut_prompt(turn, turn_index, names, tokenizer)
+        pieces = _cut_prompt(turn, turn_index, protocol.turns, tokenizer)
         if not pieces or isinstance(pieces[-1], Slot):
             raise config_lib.ConfigError(
                 f"protocol.turns.{turn_index}: expected prompt text after the last slot (the chat template adds none),"
                 " got a slot"
             )
-        plans.append(TurnPlan(turn.name, turn.role, _group_pieces(pieces), turn.max_tokens, turn.trained))
+        plans.append(
+            TurnPlan(
+                *(turn.name, turn.role, _group_pieces(pieces), turn.max_tokens, turn.trained),
+                markers=_make_markers(turn.visible, tokenizer),
+                visible_tokens=turn.visible_tokens,
+                trains_visible=turn.train_on == "visible",
+            )
+        )
     return tuple(plans)
+
+
+def list_markers(visible: config_lib.Visible) -> tuple[str, ...]:
+    """The markers of a message's visible part: none, the one before it, or those on both sides."""
+    if visible.tag is not None:
+        return f"<{visible.tag}>", f"</{visible.tag}>"
+    return () if visible.after is None else (visible.after,)
 
 
 def rows_of(level: int, problems: int, fan_out: Sequence[int]) -> int:
@@ -95,12 +118,17 @@ def context_tokens(plans: tuple[TurnPlan, ...], question_tokens: int) -> tuple[i
         for piece in (piece for frame in plan.frames for piece in frame.pieces):
             if isinstance(piece, Literal):
                 length += len(piece.tokens)
-            elif piece.level == QUESTION_LEVEL:
-                length += question_tokens
             else:
-                length += plans[piece.level - FIRST_TURN_LEVEL].max_tokens
+                length += count_slots(piece, plans, question_tokens)
         lengths.append(length)
     return tuple(lengths)
+
+
+def count_slots(slot: Slot, plans: Sequence[TurnPlan], question_tokens: int) -> int:
+    """Most tokens of a question or message in a context."""
+    if slot.level == QUESTION_LEVEL:
+        return question_tokens
+    return plans[slot.level - FIRST_TURN_LEVEL].max_tokens if slot.tokens is None else slot.tokens
 
 
 def check_lengths(plans: tuple[TurnPlan, ...], question_tokens: int, model_context: int) -> None:
@@ -113,7 +141,15 @@ def check_lengths(plans: tuple[TurnPlan, ...], question_tokens: int, model_conte
             )
 
 
-def _cut_prompt(turn: config_lib.Turn, turn_index: int, names: list[str], tokenizer: Tokenizer) -> list[Literal | Slot]:
+def _make_markers(visible: config_lib.Visible, tokenizer: Tokenizer) -> MarkerTables | None:
+    markers = list_markers(visible)
+    return make_tables(tokenizer, markers[0], markers[1] if len(markers) > 1 else None) if markers else None
+
+
+def _cut_prompt(
+    turn: config_lib.Turn, turn_index: int, turns: Sequence[config_lib.Turn], tokenizer: Tokenizer
+) -> list[Literal | Slot]:
+    names = [other.name for other in turns]
     slots: list[str] = []
 
     def mark(text: str) -> str:
@@ -125,8 +161,7 @@ def _cut_prompt(turn: config_lib.Turn, turn_index: int, names: list[str], tokeni
                 slots.append(name)
         return out
 
-    system = mark(turn.system)
-    rendered = tokenizer.render(system, mark(turn.user))
+    rendered = _render(tokenizer, mark(turn.system), mark(turn.user), turn.thinking, turn_index)
     _check_shown(turn, turn_index, rendered)
     parts = re.split("\ue000([0-9]+)\ue001", rendered)
     if [int(part) for part in parts[1::2]] != list(range(len(slots))):
@@ -138,11 +173,27 @@ def _cut_prompt(turn: config_lib.Turn, turn_index: int, names: list[str], tokeni
     for index, part in enumerate(parts):
         if index % 2:
             name = slots[int(part)]
-            pieces.append(Slot(QUESTION_LEVEL if name == "question" else FIRST_TURN_LEVEL + names.index(name)))
+            if name == "question":
+                pieces.append(Slot(QUESTION_LEVEL))
+            else:
+                spoken = names.index(name)
+                pieces.append(Slot(FIRST_TURN_LEVEL + spoken, turns[spoken].visible_tokens))
         elif part:
             is_last = index + 1 == len(parts)
             pieces.append(Literal(tuple(tokenizer.encode_prompt(part, index == 0, not is_last))))
     return [piece for piece in pieces if isinstance(piece, Slot) or piece.tokens]
+
+
+def _render(tokenizer: Tokenizer, system: str, user: str, thinking: bool | None, turn_index: int) -> str:
+    if thinking is None:
+        return tokenizer.render(system, user)
+    rendered = tokenizer.render(system, user, thinking)
+    if rendered == tokenizer.render(system, user, not thinking):
+        raise config_lib.ConfigError(
+            f"protocol.turns.{turn_index}.thinking: expected null with a chat template that does the same with"
+            f" enable_thinking and without, got {str(thinking).lower()}"
+        )
+    return rendered
 
 
 def _check_shown(turn: config_lib.Turn, turn_index: int, rendered: str) -> None:

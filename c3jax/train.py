@@ -50,6 +50,7 @@ from c3jax.setup.team import (
     find_sets,
     make_questions,
     make_setup,
+    write_turns,
 )
 from c3jax.types import Credit, FanOut, Messages, Params, Problem, Rollout
 
@@ -217,7 +218,7 @@ def _run_step(
         made = _record_trees(setup, plan, step, problems, drawn, credit)
         if processes.is_first():
             records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
-    row |= describe_verdicts(drawn.verdicts) | _describe_cost(drawn.counts)
+    row |= describe_verdicts(drawn.verdicts) | _describe_cost(setup, drawn.counts)
     row |= describe_credit(setup.plans, credit) | describe_turns(setup.plans, counts)
     row |= describe_sets(setup.mixture.names, np.array(find_sets(setup, indices)), return_PL)
     if any(verdict.second is not None for verdict in drawn.verdicts):
@@ -245,7 +246,7 @@ def _record_trees(
     for calls in drawn.branches:
         parts = [fetch_messages(setup.mesh, part.rollout, part.kept) for part in calls]
         turns: tuple[Messages, ...] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        written.append([(messages, decode_messages(setup.tokenizer, messages)) for messages in turns])
+        written.append(write_turns(setup, turns))
     credit = jax.tree.map(lambda value_PN: np.asarray(value_PN)[own], credit)
     of_own = [problems[number] for number in own]
     best = [best_P[own] for best_P in drawn.best]
@@ -253,11 +254,12 @@ def _record_trees(
     return processes.share_rows(own, made)
 
 
-def _describe_cost(counts: tree.RolloutCounts) -> dict[str, float]:
+def _describe_cost(setup: Setup, counts: tree.RolloutCounts) -> dict[str, float]:
     """What the drawing of a step cost, of all messages that were drawn."""
     messages, generated = int(counts.messages), int(counts.generated)
     return {
         "truncated_share": int(counts.truncated) / messages,
+        **({"hidden_share": int(counts.hidden) / messages} if any(plan.markers for plan in setup.plans) else {}),
         "message_tokens": generated / messages,
         "messages": messages,
         "generated_tokens": generated,

@@ -64,10 +64,14 @@ class Tokenizer(NamedTuple):
     # Anybody else's text, inside a context: special tokens written in it are plain characters.
     encode_text: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
-    render: Callable[[str, str], str]  # (system, user) -> the chat template's text, up to where the role speaks
+    # (system, user) -> the chat template's text, up to where the role speaks; a third argument is its enable_thinking.
+    render: Callable[..., str]
     stop_tokens: tuple[int, ...]
     vocab_size: int
     save: Callable[[str], None]  # writes the tokenizer's files into a folder
+    # What each token adds in the middle of a text, token by token; a byte may be no whole character.
+    list_bytes: Callable[[], list[bytes]]
+    added_tokens: Mapping[str, int]  # tokens that are found in a prompt before it is split, by their text
 
 
 class Frame(NamedTuple):
@@ -89,7 +93,7 @@ class Messages(NamedTuple):
     """All messages of one turn, as sampled from the behaviour policy. K is 0 where nothing was truncated."""
 
     tokens_NT: jax.Array  # int32
-    content_NT: jax.Array  # bool: tokens that later turns see (not the stop token)
+    content_NT: jax.Array  # bool: tokens that later turns see (of the visible part; never the stop token)
     sampled_NT: jax.Array  # bool: tokens that were drawn, the stop token included; the loss runs over these
     behaviour_logp_NT: jax.Array  # f32, nats, under the distribution sampled from, truncation included
     support_NTK: jax.Array  # int32: tokens that truncation left to draw from, -1 where there are fewer than K

@@ -30,7 +30,7 @@ class Rule(NamedTuple):
 
 
 ENGINE = {
-    *("types", "schema", "config", "protocol", "tasks", "rewards", "models", "rollout", "credit", "learner"),
+    *("types", "schema", "config", "markers", "protocol", "tasks", "rewards", "models", "rollout", "credit", "learner"),
     *("run", "setup", "analysis", "evaluate", "processes"),
 }
 # What a study may stand on; only the study of a small language model reaches further.
@@ -47,7 +47,8 @@ RULES = {
         | {"credit.plans", "learner.loss_table"},
         "never",
     ),
-    "protocol": Rule({"types", "config"}, "never"),
+    "markers": Rule({"types"}, "never"),  # plain numpy
+    "protocol": Rule({"types", "config", "markers"}, "never"),
     "rewards": Rule({"types", "tasks"}, "never"),
     "credit": Rule({"types"}, "anywhere"),
     **{
@@ -56,7 +57,7 @@ RULES = {
     },
     "models": Rule({"types", "schema", "config", "run.files"}, "anywhere"),
     "processes": Rule({"types"}, "anywhere"),
-    "rollout": Rule({"types", "config", "protocol", "models", "credit", "rewards", "processes"}, "anywhere"),
+    "rollout": Rule({"types", "config", "markers", "protocol", "models", "credit", "rewards", "processes"}, "anywhere"),
     "learner": Rule({"types", "schema", "config", "protocol", "credit", "models", "rollout"}, "anywhere"),
     "learner.loss_table": Rule({"schema"}, "never", is_closed=True),
     "learner.losses": Rule({"types"}, "anywhere", is_closed=True),

@@ -12,14 +12,18 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 import transformers
 
 from c3jax import protocol
 from c3jax.config import run as config_lib
+from c3jax.markers import make_tables
 from c3jax.models import tokenizer
 from c3jax.models.huggingface import gguf
+from c3jax.rollout import context
+from c3jax.rollout.visible import find_part
 from c3jax.types import Tokenizer
 
 QWEN_TEMPLATE = (
@@ -38,10 +42,23 @@ LLAMA3_TEMPLATE = (
     "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' + message.content | trim + '<|eot_id|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
+# What the published template does with a conversation of a system prompt and a question.
+QWEN3_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% endif %}"
+)
 LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 FAMILIES = {
     "qwen": ("qwen", rf"{LETTERS}|\p{{N}}|{REST}", ["<|im_start|>", "<|im_end|>"], QWEN_TEMPLATE),
+    "qwen3": (
+        "qwen",
+        rf"{LETTERS}|\p{{N}}|{REST}",
+        ["<|im_start|>", "<|im_end|>"],
+        QWEN3_TEMPLATE,
+    ),
     "llama3": (
         "llama3",
         rf"{LETTERS}|\p{{N}}{{1,3}}|{REST}",
@@ -76,6 +93,8 @@ def _build(folder: Path, name: str) -> Tokenizer:
         vocab_size=500, initial_alphabet=steps.ByteLevel.alphabet(), special_tokens=specials, show_progress=False
     )
     backend.train_from_iterator(CORPUS, trainer)
+    if template == QWEN3_TEMPLATE:
+        backend.add_tokens(["<think>", "</think>"])
     if family == "llama3":
         first = tokenizers.processors.TemplateProcessing(f"{specials[0]} $A", None, [(specials[0], 0)])
         backend.post_processor = first
@@ -172,6 +191,45 @@ def test_a_context_cut_inside_a_line_differs_at_the_cut_alone(family):
     assert differences and all(has_border for has_border, _, _ in differences)
     # One stretch a border at most, of a few tokens.
     assert len(differences) <= 8 and max(len(one) + len(other) for _, one, other in differences) <= 12
+
+
+@pytest.mark.parametrize("thinking", [None, True, False])
+def test_thinking_is_turned_on_and_off_as_transformers_does(tmp_path, thinking):
+    ours = _build(tmp_path, "qwen3")
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
+    turn = config_lib.Turn(
+        **{"name": "one", "role": "a", "system": ON_LINES["system"], "user": ON_LINES["first"]},
+        **{"max_tokens": 50, "thinking": thinking},
+    )
+    (plan,) = protocol.plan_turns(config_lib.Protocol(turns=(turn,), question_tokens=90), ours)
+    chat = [
+        {"role": "system", "content": turn.system},
+        {"role": "user", "content": turn.user.format(question=QUESTION)},
+    ]
+    passed = {} if thinking is None else {"enable_thinking": thinking}
+    whole = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False, **passed)
+    assert sum(_list_pieces(ours, plan, {1: QUESTION}), []) == whole
+    assert (ours.added_tokens["</think>"] in whole) is (thinking is False)
+
+
+def test_thinking_is_refused_where_the_template_has_no_word_for_it(tmp_path):
+    ours = _build(tmp_path, "qwen")
+    turn = config_lib.Turn(name="one", role="a", user="{question}", max_tokens=5, thinking=False)
+    message = "^protocol.turns.0.thinking: expected null with a chat template that does the same .* got false$"
+    with pytest.raises(config_lib.ConfigError, match=message):
+        protocol.plan_turns(config_lib.Protocol(turns=(turn,), question_tokens=9), ours)
+
+
+def test_a_marker_that_is_a_token_of_its_own_is_found_by_it(tmp_path):
+    """Qwen3's </think> is an added token that is not special."""
+    ours = _build(tmp_path, "qwen3")
+    tables = make_tables(ours, "</think>", None)
+    rows = [ours.encode_prompt(text) for text in ("Add 12.</think>\n\n42", "Add </thin\nk> 42", "</think>")]
+    spelled = [token for letter in "</think>42" for token in ours.encode_text(letter)]
+    frame = context.make_frame([*rows, spelled], 20)
+    part_NT = np.asarray(find_part(tables, frame.tokens_NS, frame.keep_NS))
+    texts = [ours.decode(tokens[part]) for tokens, part in zip(np.asarray(frame.tokens_NS), part_NT, strict=True)]
+    assert texts == ["\n\n42", "", "", ""]
 
 
 def test_a_context_does_not_change_with_the_day(tmp_path):

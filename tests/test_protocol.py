@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from c3jax import protocol
-from c3jax.config.run import ConfigError, Protocol
+from c3jax.config.run import ConfigError, Protocol, Visible
 from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.protocol import FramePlan, Literal, Slot
 from c3jax.rollout import context
@@ -191,6 +191,18 @@ def test_context_lengths_count_every_piece_and_the_message(words):
         match=r"^protocol.turns.1: expected a context and message of at most 22 tokens \(the model's\), got up to 23$",
     ):
         protocol.check_lengths(plans, 4, 22)
+
+
+def test_a_message_read_in_part_takes_the_slots_of_the_part(words):
+    shape = make_protocol("{question} one", "alpha {question} {a} {a}", "{a} {b} {question} two")
+    first = {"visible": Visible(after="one"), "visible_tokens": 2, "train_on": "visible"}
+    turns = (shape.turns[0].model_copy(update=first), shape.turns[1].model_copy(update={"visible": Visible(tag="a")}))
+    plans = protocol.plan_turns(shape.model_copy(update={"turns": (*turns, shape.turns[2])}), words)
+    assert [plan.is_read_in_part for plan in plans] == [True, True, False]
+    assert [plan.trains_visible for plan in plans] == [True, False, False]
+    assert protocol.context_tokens(plans, 4) == (12, 23 - 2 * 3, 4 + 7 + 2 + 6 + 3)
+    slots = [[piece for frame in plan.frames for piece in frame.pieces if isinstance(piece, Slot)] for plan in plans]
+    assert slots[1:] == [[QUESTION, Slot(2, 2), Slot(2, 2)], [Slot(2, 2), SECOND, QUESTION]]
 
 
 # --------------------------------------------------------------------------------------------------------------------

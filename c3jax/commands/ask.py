@@ -21,8 +21,9 @@ from c3jax.rollout import address, context, sampling, tree
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.directory import check_inputs
 from c3jax.run.files import save_whole
+from c3jax.run.records import Written
 from c3jax.run.source import SourceError, open_source
-from c3jax.setup.team import Setup, decode_turns, make_setup
+from c3jax.setup.team import Setup, make_setup, write_turns
 from c3jax.tasks.task import find_task
 from c3jax.types import UserError
 
@@ -101,27 +102,33 @@ def ask_source(
         raise SourceError("question: expected some text, got none")
     # No program is run here.
     setup, weights, step = load_source(source, checkpoint, overrides, False, accepting)
-    texts, contexts = answer(setup, weights, question, is_sampled)
-    # Nothing is graded here: the answer that would be judged is read out of the last message.
-    answer_read = setup.task.read_answer(texts[-1])
+    written, contexts = answer(setup, weights, question, is_sampled)
+    texts = [turn.texts[0] for turn in written]
+    visible = [None if turn.visible is None else turn.visible[0] for turn in written]
+    # Nothing is graded here: the answer that would be judged is read out of the last message, or its visible part.
+    answer_read = setup.task.read_answer(texts[-1] if visible[-1] is None else visible[-1])
     if as_json:
         turns = [
             {"turn": plan.name, "role": plan.role, "context": shown, "message": text}
-            for plan, shown, text in zip(setup.plans, contexts, texts, strict=True)
+            | ({} if part is None else {"visible": part})
+            for plan, shown, text, part in zip(setup.plans, contexts, texts, visible, strict=True)
         ]
         body = {"source": source, "step": step, "question": question, "turns": turns, "answer": answer_read}
         print(json.dumps(body, ensure_ascii=False, indent=2))
         return 0
-    for plan, text in zip(setup.plans, texts, strict=True):
+    for plan, text, part in zip(setup.plans, texts, visible, strict=True):
         console.print(Text.assemble((plan.name, "bold"), "" if plan.role == plan.name else f" ({plan.role})"))
         console.print(text.strip() or "(nothing)", markup=False, soft_wrap=True)
+        if part is not None:
+            console.print(Text("read by others:", style="dim"))
+            console.print(part.strip() or "(nothing)", markup=False, soft_wrap=True)
         console.print()
     shown = answer_read if answer_read is not None else "(none could be read)"
     console.print(Text.assemble(("answer", "bold"), f" {shown}"), soft_wrap=True)
     return 0
 
 
-def answer(setup: Setup, weights: Weights, question: str, is_sampled: bool) -> tuple[list[str], list[str]]:
+def answer(setup: Setup, weights: Weights, question: str, is_sampled: bool) -> tuple[list[Written], list[str]]:
     """One message a turn, and the context of each."""
     tokens = _encode_question(setup, question)
     fan_out = (1,) * len(setup.plans)
@@ -132,9 +139,10 @@ def answer(setup: Setup, weights: Weights, question: str, is_sampled: bool) -> t
     frame = context.make_frame([tokens], -(-len(tokens) // _SLOTS) * _SLOTS)
     rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32), fan_out)
     rollout = jax.device_get(rollout)
-    texts = [messages[0] for messages in decode_turns(setup, rollout)]
     messages = [turn.tokens_NT[0][turn.content_NT[0]].tolist() for turn in rollout.turns]
-    return texts, [setup.tokenizer.decode(_list_context(plan, tokens, messages)) for plan in setup.plans]
+    return write_turns(setup, rollout.turns), [
+        setup.tokenizer.decode(_list_context(plan, tokens, messages)) for plan in setup.plans
+    ]
 
 
 def load_source(

@@ -25,10 +25,10 @@ from c3jax.credit.plans import Branch
 from c3jax.evaluate import compute_interval
 from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator
-from c3jax.rollout import address, context, tree
+from c3jax.rollout import address, context, tree, visible
 from c3jax.run.checkpoint import list_steps
 from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, parse_tree
-from c3jax.setup.team import Setup, decode_messages, encode_null
+from c3jax.setup.team import Setup, decode_messages, decode_whole, encode_null
 from c3jax.types import Frame, Messages, Problem, Rollout, UserError, Verdict
 
 _SHOWN = 60  # characters of a message in a table
@@ -198,12 +198,13 @@ def repeat_messages(team: Team, decision: Decision, problem: tuple[Problem, Fram
     rows = []
     for below, messages in enumerate(rollout.turns[turn:]):
         recorded = decision.levels[turn + below][decision.row * per[below] : (decision.row + 1) * per[below]]
-        for number, (node, text) in enumerate(zip(recorded, decode_messages(setup.tokenizer, messages), strict=True)):
+        for number, (node, text) in enumerate(zip(recorded, decode_whole(setup.tokenizer, messages), strict=True)):
             drawn = np.asarray(messages.tokens_NT[number])[np.asarray(messages.sampled_NT[number])].tolist()
             kept = {name: node[name] for name in ("turn", "index")}
             rows.append(kept | {"recorded": node["text"], "drawn": text, "same": drawn == node["token_ids"]})
-    leaves = len(decode_messages(setup.tokenizer, rollout.turns[-1]))
-    verdicts = team.evaluator.score([problem[0]] * leaves, [row["drawn"] for row in rows[-leaves:]], budget=leaves)
+    answers = decode_messages(setup.tokenizer, rollout.turns[-1])
+    leaves = len(answers)
+    verdicts = team.evaluator.score([problem[0]] * leaves, answers, budget=leaves)
     last = decision.levels[-1][decision.row * per[-1] : (decision.row + 1) * per[-1]]
     for row, node, verdict in zip(rows[-leaves:], last, verdicts, strict=True):
         row |= {"recorded_return": node["return"], "return": verdict.score, "verdict": verdict.verdict}
@@ -217,14 +218,15 @@ def compare_messages(
 
     Args:
       team, decision, problem: as for `repeat_messages`.
-      message: put in the role's mouth.
+      message: put in the role's mouth; of a turn that is read in part, the part that others read.
       samples: fresh continuations of each message; a last message is graded as it is.
 
     Returns:
       A row a message, one's own first: its text, the recorded value, and the mean return with its 95 % interval.
     """
     turn, levels, setup = decision.turn, decision.levels, team.setup
-    tokens, room = setup.tokenizer.encode_text(message), setup.plans[turn].max_tokens
+    tokens, plan = setup.tokenizer.encode_text(message), setup.plans[turn]
+    room = plan.visible_tokens or plan.max_tokens
     if len(tokens) > room:
         raise UserError(f"--say: expected at most {room} tokens, as the turn may write, got {len(tokens)}")
     fan = decision.branch.fan_out[turn]
@@ -265,13 +267,17 @@ def _sample(
 
 def write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages:
     """Recorded messages as the sampler is given them; what it reads of them is their content."""
-    slots, stops = setup.plans[turn].max_tokens, set(setup.tokenizer.stop_tokens)
+    plan, stops = setup.plans[turn], set(setup.tokenizer.stop_tokens)
     rows = [list(encode_null(setup)) if node["text"] is None else node["token_ids"] for node in nodes]
-    frame = context.make_frame([row[:-1] if row and row[-1] in stops else row for row in rows], slots)
+    frame = context.make_frame([row[:-1] if row and row[-1] in stops else row for row in rows], plan.max_tokens)
     empty = jnp.zeros(frame.tokens_NS.shape, jnp.float32)
     support = jnp.full((*frame.tokens_NS.shape, setup.config.sampling.top_k), -1, jnp.int32)
     is_none = jnp.zeros(len(rows), bool)
-    return Messages(frame.tokens_NS, frame.keep_NS, jnp.zeros_like(frame.keep_NS), empty, support, is_none)
+    messages = Messages(frame.tokens_NS, frame.keep_NS, jnp.zeros_like(frame.keep_NS), empty, support, is_none)
+    # The null message and one of the user's own are what others read; those alone have no path in the tree.
+    is_recorded_N1 = jnp.array([["index" in node] for node in nodes])
+    read_NS = visible.narrow_content(plan, messages).content_NT
+    return messages._replace(content_NT=jnp.where(is_recorded_N1, read_NS, frame.keep_NS))
 
 
 def _print_again(rows: Sequence[dict[str, Any]], by: int, step: int, console: Console, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from c3jax.config.credit import make_plan
-from c3jax.config.run import PolicyLoss, RunConfig, slots_in, trained_roles
+from c3jax.config.run import PolicyLoss, RunConfig, Turn, Visible, slots_in, trained_roles
 from c3jax.credit import methods, pairing, plans
 from c3jax.learner.loss_table import find_loss
 from c3jax.schema import ConfigError, show_value
@@ -47,6 +47,7 @@ def _check_protocol(config: RunConfig) -> None:
                         f"{path}.{field}: expected slots of the question or an earlier turn, got {{{slot}}}"
                     )
             seen.update(slots)
+        _check_visible(turn, path)
     for index, turn in enumerate(turns[:-1]):
         if turn.name not in seen:
             raise ConfigError(
@@ -55,6 +56,15 @@ def _check_protocol(config: RunConfig) -> None:
             )
     if "question" not in seen:
         raise ConfigError("protocol.turns: expected at least one turn with the slot {question}, got none")
+
+
+def _check_visible(turn: Turn, path: str) -> None:
+    if turn.visible.after is not None and turn.visible.tag is not None:
+        raise ConfigError(f"{path}.visible: expected after or tag, got both")
+    if turn.visible_tokens is not None and turn.visible_tokens > turn.max_tokens:
+        raise ConfigError(
+            f"{path}.visible_tokens: expected at most max_tokens ({turn.max_tokens}), got {turn.visible_tokens}"
+        )
 
 
 def _check_batches(config: RunConfig) -> None:
@@ -195,6 +205,11 @@ def _check_model(config: RunConfig) -> None:
         )
     if config.imitation is not None and find_task(kind).demonstrate is None:
         raise ConfigError(f"imitation: expected none for task {kind}, which demonstrates nothing, got a section")
+    if config.imitation is not None and any(turn.visible != Visible() for turn in config.protocol.turns):
+        raise ConfigError(
+            "imitation: expected none while a turn's messages are read in part (demonstrations have no markers), got a"
+            " section"
+        )
     if config.imitation is not None and model.kind != "random":
         raise ConfigError(f"imitation: expected none for model {model.kind}, which is trained already, got a section")
 

@@ -6,7 +6,7 @@ A config is checked once, as it is read. What the paper varies (credit method, f
 from __future__ import annotations
 
 import string
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -17,6 +17,20 @@ from c3jax.config.credit import Critic as Critic
 from c3jax.schema import ConfigError as ConfigError  # where most look for it
 from c3jax.schema import Count, Decay, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
 from c3jax.tasks.sections import AnyTask, FieldNames
+
+
+class Visible(Section):
+    """Which part of a message others read; with neither field, or written as `all`, the whole message."""
+
+    after: Annotated[str, pydantic.Field(min_length=1)] | None = None
+    """What follows the last occurrence of this marker, say </think>; nothing where it does not occur."""
+    tag: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] | None = None
+    """answer: what stands in the last closed <answer>...</answer>; nothing where there is none."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _read_all(cls, value: Any) -> Any:
+        return {} if value == "all" else value
 
 
 class Turn(Section):
@@ -34,6 +48,14 @@ class Turn(Section):
     """Most tokens of a message, the stop token included."""
     trained: bool = True
     """Whether this turn's messages enter the loss."""
+    thinking: bool | None = None
+    """The chat template's enable_thinking, as Qwen3's has it; null does not pass it."""
+    visible: Visible = Visible()
+    """The part of a message that later turns, or of the last turn the grader, read."""
+    visible_tokens: Positive | None = None
+    """Most tokens of that part; the rest is cut off, and later contexts are that much shorter. Null sets no limit."""
+    train_on: Literal["all", "visible"] = "all"
+    """Tokens in the loss: of the whole message, or of the visible part with the token that ends it."""
 
 
 class Protocol(Section):

@@ -80,8 +80,25 @@ def compute_drawn_tokens(
     messages = rollout.turns[turn]
     path = context.make_path(plans[turn], rollout.question, rollout.turns, fan_out)
     hidden_NTD = _compute_drawing_hidden(model, path, messages)
-    drawn = DrawnTokens(messages.tokens_NT, messages.support_NTK, messages.sampled_NT)
+    drawn = DrawnTokens(messages.tokens_NT, messages.support_NTK, find_trained(plans[turn], messages))
     return flatten_tokens(hidden_NTD), jax.tree.map(flatten_tokens, drawn)
+
+
+def find_trained(plan: TurnPlan, messages: Messages) -> jax.Array:
+    """The tokens of a turn's messages that enter the loss.
+
+    Args:
+      plan: the turn.
+      messages: of it.
+
+    Returns:
+      trained_NT, bool: all that were drawn, or the visible ones and the token that ends them, a stop token mostly.
+    """
+    sampled_NT, seen_NT = messages.sampled_NT, messages.content_NT
+    if not plan.trains_visible:
+        return sampled_NT
+    follows_NT = jnp.pad(seen_NT[:, :-1], ((0, 0), (1, 0)))
+    return sampled_NT & (seen_NT | follows_NT)
 
 
 def flatten_tokens(array_NT: jax.Array) -> jax.Array:
@@ -92,7 +109,8 @@ def flatten_tokens(array_NT: jax.Array) -> jax.Array:
 def _compute_drawing_hidden(model: Decoder, path: Sequence[Frame], messages: Messages) -> jax.Array:
     """The hidden state [N, T, D] that each token is drawn from: the one a slot before it, or the context's last."""
     past, hidden_MD = decode.prefill(model, path)
-    hidden_NTD, _ = model.extend(past, Frame(messages.tokens_NT, messages.content_NT))
+    # A message's own tokens are all read, whatever part of it others read; after a stop token nothing is drawn.
+    hidden_NTD, _ = model.extend(past, Frame(messages.tokens_NT, messages.sampled_NT))
     first_N1D = jnp.repeat(hidden_MD, len(hidden_NTD) // len(hidden_MD), axis=0)[:, None]
     return jnp.concatenate([first_N1D, hidden_NTD[:, :-1]], axis=1)
 

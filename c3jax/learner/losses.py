@@ -178,7 +178,7 @@ def compute_weights(
               the mean of means, does not make a token of a long message weigh less.
 
     Args:
-      sampled_NT: the slots that hold a drawn token.
+      sampled_NT: the slots that hold a drawn token that is trained.
       aggregation: static.
       length: constant: tokens that a message's sum is divided by.
 

@@ -173,7 +173,7 @@ def compute_message_loss(
       Of each token what its message has.
     """
     is_drawn_NT = is_drawn_B.reshape(messages, -1)
-    slots, count_N = is_drawn_NT.shape[1], is_drawn_NT.sum(axis=1)
+    slots, count_N = is_drawn_NT.shape[1], jnp.maximum(is_drawn_NT.sum(axis=1), 1)  # none of a hidden message's
 
     def mean(x_B: jax.Array) -> jax.Array:
         return jnp.where(is_drawn_NT, x_B.reshape(messages, -1), 0.0).sum(axis=1) / count_N

@@ -371,8 +371,9 @@ def _add_weights(step: _Step, batch: _Batch) -> _Totals:
 
 
 def _weigh(step: _Step, batch: _Batch, turn: int) -> jax.Array:
-    sampled_NT, objective = step.find_tree(batch.rollouts, turn)[0].turns[turn].sampled_NT, step.objective
+    messages, objective = step.find_tree(batch.rollouts, turn)[0].turns[turn], step.objective
+    trained_NT = forward.find_trained(step.plans[turn], messages)
     if batch.has_signal:
-        sampled_NT = sampled_NT & batch.has_signal[turn][:, None]
+        trained_NT = trained_NT & batch.has_signal[turn][:, None]
     length = objective.length or step.plans[turn].max_tokens
-    return losses.compute_weights(sampled_NT, objective.aggregation, length)
+    return losses.compute_weights(trained_NT, objective.aggregation, length)

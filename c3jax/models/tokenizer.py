@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import datetime
 import json
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -187,7 +188,49 @@ def wrap_tokenizer(fast: PreTrainedTokenizerFast, stop_tokens: Sequence[int]) ->
         stop_tokens=tuple(stop_tokens),
         vocab_size=vocab_size,
         save=save,
+        list_bytes=lambda: _list_bytes(fast, vocab_size),
+        added_tokens={token.content: index for index, token in fast.added_tokens_decoder.items()},
     )
+
+
+def _list_bytes(fast: PreTrainedTokenizerFast, vocab_size: int) -> list[bytes]:
+    """What each token adds in the middle of a text; of an id without a token nothing."""
+    backend = fast.backend_tokenizer
+    added = {index: token.content for index, token in fast.added_tokens_decoder.items()}
+    words = [backend.id_to_token(token) for token in range(vocab_size)]
+    if '"ByteLevel"' in json.dumps(json.loads(backend.to_str())["decoder"]):
+        letters = _list_byte_letters()
+        return [
+            added[token].encode() if token in added else _read_word(words[token] or "", letters)
+            for token in range(vocab_size)
+        ]
+    # Some decoders strip a text's first space: a token is decoded after a letter, which is taken off again.
+    first = next(token for token, word in enumerate(words) if word is not None and token not in added)
+    before = backend.decode([first], skip_special_tokens=False)
+    pairs = backend.decode_batch([[first, token] for token in range(vocab_size)], skip_special_tokens=False)
+    return [
+        _read_byte(word) or pair.removeprefix(before).encode() if word is not None else b""
+        for word, pair in zip(words, pairs, strict=True)
+    ]
+
+
+def _list_byte_letters() -> dict[str, int]:
+    """The byte behind each letter of a byte-level vocabulary: itself where it prints, else those from U+0100 on."""
+    prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in prints]
+    return {chr(byte): byte for byte in prints} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
+
+
+def _read_word(word: str, letters: dict[str, int]) -> bytes:
+    """The bytes of a byte-level token; one with other letters is decoded as it stands."""
+    is_known = all(letter in letters for letter in word)
+    return bytes(letters[letter] for letter in word) if is_known else word.encode()
+
+
+def _read_byte(word: str) -> bytes | None:
+    """The byte of a token <0xE2>, by which such vocabularies spell what they have no token for."""
+    found = re.fullmatch("<0x([0-9A-Fa-f]{2})>", word)
+    return None if found is None else bytes([int(found[1], 16)])
 
 
 def _is_word_level(fast: PreTrainedTokenizerFast) -> bool:
@@ -273,7 +316,8 @@ def _make_render(fast: PreTrainedTokenizerFast) -> Callable[[str, str], str]:
 
     name = fast.name_or_path
 
-    def render(system: str, user: str) -> str:
+    def render(system: str, user: str, thinking: bool | None = None) -> str:
+        passed: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
         messages = [{"role": "user", "content": user}]
         if system:
             messages.insert(0, {"role": "system", "content": system})
@@ -282,7 +326,9 @@ def _make_render(fast: PreTrainedTokenizerFast) -> Callable[[str, str], str]:
             with mock.patch.object(chat_template_utils, "datetime", _StoppedClock):
                 return cast(
                     str,
-                    fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=_DATE),
+                    fast.apply_chat_template(
+                        messages, tokenize=False, add_generation_prompt=True, date_string=_DATE, **passed
+                    ),
                 )
         except jinja2.TemplateError as error:
             raise UserError(

@@ -39,6 +39,7 @@ TITLES = {
     "clip_share": "Clip share",
     "message_tokens": "Message length",
     "truncated_share": "Truncated",
+    "hidden_share": "Hidden",
     "zero_credit_share": "Zero credit",
     "duplicate_share": "Duplicates",
     "grad_norm": "Gradient norm",

@@ -133,7 +133,8 @@ def _cut_texts(tree: dict[str, Any], longest: int) -> dict[str, Any]:
         left_out = [
             max(0, len(text) - longest) + before for text, before in zip(turn["text"], turn["cut"], strict=True)
         ]
-        turns.append(turn | {"text": [text[:longest] for text in turn["text"]], "cut": left_out})
+        shorter = {name: [text[:longest] for text in turn[name]] for name in ("text", "visible") if name in turn}
+        turns.append(turn | shorter | {"cut": left_out})
     return tree | {"turns": turns, "question": tree["question"][:longest]}
 
 
@@ -167,6 +168,9 @@ def _make_tree(
         turn: dict[str, Any] = {"name": str(name), "role": nodes[0]["role"], "trained": is_trained}
         turn["text"] = [_to_text(node.get("text"))[:_MOST_CHARACTERS] for node in nodes]
         turn["cut"] = [max(0, len(_to_text(node.get("text"))) - _MOST_CHARACTERS) for node in nodes]
+        if any("visible" in node for node in nodes):  # a null message is read whole
+            parts = [_to_text(node.get("visible", node.get("text"))) for node in nodes]
+            turn["visible"] = [part[:_MOST_CHARACTERS] for part in parts]
         turn["truncated"] = [node.get("truncated") is True for node in nodes]
         turn |= {field: [_to_number(node.get(field)) for node in nodes] for field in _NUMBERS}
         turns.append(turn)

@@ -42,11 +42,28 @@ def _fill_frame(
             piece_tokens, piece_keep = question
         else:
             message = turns[piece.level - protocol_lib.FIRST_TURN_LEVEL]
-            piece_tokens, piece_keep = message.tokens_NT, message.content_NT
+            piece_tokens, piece_keep = compact(message, piece.tokens)
         repeats = rows // piece_tokens.shape[0]
         tokens.append(jnp.repeat(piece_tokens, repeats, axis=0))
         keeps.append(jnp.repeat(piece_keep, repeats, axis=0))
     return Frame(jnp.concatenate(tokens, axis=1), jnp.concatenate(keeps, axis=1))
+
+
+def compact(messages: Messages, most: int | None) -> Frame:
+    """What others read of messages, as a context holds it.
+
+    Args:
+      messages: N of them.
+      most: slots that hold their content, which is then moved to the first of them; None leaves all where they are.
+
+    Returns:
+      The frame [N, most], or [N, T].
+    """
+    tokens_NT, keep_NT = messages.tokens_NT, messages.content_NT
+    if most is None or most >= tokens_NT.shape[1]:
+        return Frame(tokens_NT, keep_NT)
+    order_NS = jnp.argsort(~keep_NT, axis=1, stable=True)[:, :most]
+    return Frame(*(jnp.take_along_axis(array_NT, order_NS, axis=1) for array_NT in (tokens_NT, keep_NT)))
 
 
 def choose_length(full: int, needed: int, lengths: int) -> int:

@@ -19,7 +19,7 @@ from c3jax.config.run import Sampling
 from c3jax.models import sharding
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
-from c3jax.rollout import address, context, decode
+from c3jax.rollout import address, context, decode, visible
 from c3jax.types import FanOut, Frame, Messages, Rollout
 
 Arrays = TypeVar("Arrays")
@@ -32,6 +32,7 @@ class RolloutCounts(NamedTuple):
     generated: jax.Array  # tokens drawn, stop tokens included
     truncated: jax.Array  # messages that met the token limit
     messages: jax.Array
+    hidden: jax.Array  # messages of which others read nothing, in turns that are read in part
 
 
 class TreeSampler(Protocol):
@@ -104,12 +105,13 @@ def make_tree_sampler(
             keys = address.fold_messages(key, problem_P, turn, alternatives, number)
             model = make_model(policy, weights, plan.role)
             drawn = decode.sample_messages(model, path, keys, plan.max_tokens, sampling, stop_tokens, batches)
-            turns = (*turns, drawn)
+            turns = (*turns, visible.narrow_content(plan, drawn))
         spoken = turns[len(given) :]
         generated = sum((messages.sampled_NT.sum() for messages in spoken), jnp.int32(0))
         truncated = sum((messages.truncated_N.sum() for messages in spoken), jnp.int32(0))
         total = jnp.int32(sum(messages.truncated_N.size for messages in spoken))
-        counts = RolloutCounts(prefilled, generated, truncated, total)
+        hidden = sum(map(visible.count_hidden, plans[len(given) :], spoken), jnp.int32(0))
+        counts = RolloutCounts(prefilled, generated, truncated, total, hidden)
         return Rollout(question, turns), sharding.add_up(mesh, counts)
 
     def sample_tree(  # noqa: PLR0913

@@ -46,6 +46,7 @@ METRICS: dict[str, Metric] = {
     "message_tokens_{turn}": Metric(_TOKENS, "mean length of one turn's credited messages", "moves slowly"),
     "truncated_share": Metric(_SHARE, "of all messages drawn: the token limit came before a stop token", "below 0.05"),
     "truncated_share_{turn}": Metric(_SHARE, "the same of one turn's credited messages", "below 0.05"),
+    "hidden_share": Metric(_SHARE, "of all messages drawn: others read nothing of it (`visible`)", "below 0.1"),
     "duplicate_share": Metric(
         _SHARE,
         "of the trained turns' alternatives after the first of their context: the tokens of an earlier one",

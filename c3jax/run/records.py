@@ -3,7 +3,7 @@
 {problem, question, protocol, trained, fan_out, step, method, nodes: [{turn, role, index, text, token_ids, tokens,
 truncated, logp, value, baseline, advantage}, ...]}; a leaf's node has answer, return and verdict too. `index` is the
 node's path of alternatives, so its parent is its index without the last number; `trained` says it of every turn of the
-protocol.
+protocol. A node of a turn that others read in part has `visible`, the text of that part; `text` is the whole message.
 
 What was drawn by another plan than a tree has `plan` (its form and sizes) and `branches` in place of fan_out: a branch
 has its kind, its fan_out, and of each turn that is given the branch and rows it goes on from (null: the null message).
@@ -40,6 +40,14 @@ from c3jax.types import Credit, FanOut, Messages, Problem, UserError, Verdict
 Record = dict[str, Any]
 
 
+class Written(NamedTuple):
+    """The messages of a turn with their texts."""
+
+    messages: Messages
+    texts: Sequence[str]
+    visible: Sequence[str] | None = None  # what others read of them; None where that is all
+
+
 class RecordedTree(NamedTuple):
     """One recorded tree, checked."""
 
@@ -57,7 +65,7 @@ def make_records(
     plan: Plan,
     step: int,
     problems: Sequence[Problem],
-    branches: Sequence[Sequence[tuple[Messages, Sequence[str]]]],
+    branches: Sequence[Sequence[Written]],
     credit: Credit,
     verdicts: Sequence[Verdict],
     best: Sequence[np.ndarray] = (),
@@ -69,8 +77,7 @@ def make_records(
       plan: what was drawn of a problem.
       step: its number.
       problems: P of them.
-      branches: of each of the plan's branches the messages of all turns, those it went on from included, and their
-        texts.
+      branches: of each of the plan's branches the messages of all turns, those it went on from included.
       credit: of the credited messages.
       verdicts: one a leaf, problem by problem in the plan's order.
       best: of each branch the alternative that the next one went on with, [P], where that was found from the returns.
@@ -82,8 +89,8 @@ def make_records(
     parts = list_branches(plan)
     columns = [
         [
-            _list_columns(messages, credit, turn if list_credited(plan)[turn] == number else None)
-            for turn, (messages, _) in enumerate(levels)
+            _list_columns(written, credit, turn if list_credited(plan)[turn] == number else None)
+            for turn, written in enumerate(levels)
         ]
         for number, levels in enumerate(branches)
     ]
@@ -99,7 +106,6 @@ def make_records(
                     row = number * math.prod(shape) + offset
                     node: Record = {} if is_tree else {"branch": name, "kind": _name_kind(branch, turn)}
                     node |= {"turn": turns[turn].name, "role": turns[turn].role, "index": list(index)}
-                    node["text"] = branches[name][turn][1][row]
                     node |= {field: column[row] for field, column in columns[name][turn].items()}
                     if turn == len(turns) - 1:
                         node |= _describe_verdicts(list(itertools.islice(in_branches, branch.calls)))
@@ -170,13 +176,16 @@ def load_trees(source: Path) -> list[RecordedTree]:
     return trees
 
 
-def _list_columns(messages: Messages, credit: Credit, turn: int | None) -> dict[str, list]:
+def _list_columns(written: Written, credit: Credit, turn: int | None) -> dict[str, list]:
     """What is recorded of each message; its credit where it is of the credited ones of a turn."""
+    messages = written.messages
     sampled = np.asarray(messages.sampled_NT)
     counts = sampled.sum(axis=1)
     logp = np.where(sampled, np.asarray(messages.behaviour_logp_NT), 0.0).sum(axis=1) / np.maximum(counts, 1)
     kept = zip(np.asarray(messages.tokens_NT), sampled, strict=True)
     columns = {
+        "text": list(written.texts),
+        **({} if written.visible is None else {"visible": list(written.visible)}),
         "token_ids": [tokens[is_drawn].tolist() for tokens, is_drawn in kept],  # the stop token included
         "tokens": counts.tolist(),
         "truncated": np.asarray(messages.truncated_N).tolist(),

@@ -28,6 +28,7 @@ from c3jax.rewards import check_workers
 from c3jax.rollout import address, context
 from c3jax.run.directory import hash_origins
 from c3jax.run.files import hash_file
+from c3jax.run.records import Written
 from c3jax.setup import contamination, memory, mixing
 from c3jax.setup.problems import (
     Mixture,
@@ -211,7 +212,7 @@ def make_questions(
 
 
 def decode_turns(setup: Setup, rollout: Rollout) -> list[list[str]]:
-    """Every message's text.
+    """Of every message the text that others read.
 
     Args:
       setup: whose tokenizer wrote them.
@@ -224,14 +225,32 @@ def decode_turns(setup: Setup, rollout: Rollout) -> list[list[str]]:
 
 
 def decode_messages(tokenizer: Tokenizer, messages: Messages) -> list[str]:
-    """The text of each message, its stop token left out."""
+    """Of each message the text that others read: its visible part, or all but the stop token."""
     tokens, content = np.asarray(messages.tokens_NT), np.asarray(messages.content_NT)
     return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(tokens, content, strict=True)]
 
 
+def decode_whole(tokenizer: Tokenizer, messages: Messages) -> list[str]:
+    """The text of each message, of one that others read in part too; its stop token is left out."""
+    tokens, content, sampled = map(np.asarray, (messages.tokens_NT, messages.content_NT, messages.sampled_NT))
+    # What was given, as the null message is, was not sampled.
+    whole = content | (sampled & ~np.isin(tokens, tokenizer.stop_tokens))
+    return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(tokens, whole, strict=True)]
+
+
+def write_turns(setup: Setup, turns: Sequence[Messages]) -> list[Written]:
+    """The messages of all turns with their texts, and with the visible part of those that are read in part."""
+    written = []
+    for plan, messages in zip(setup.plans, turns, strict=True):
+        visible = decode_messages(setup.tokenizer, messages) if plan.is_read_in_part else None
+        written.append(Written(messages, decode_whole(setup.tokenizer, messages), visible))
+    return written
+
+
 def encode_null(setup: Setup) -> tuple[int, ...]:
     """Tokens of the message that stands for one taken out. Raises ConfigError where a turn has no room for it."""
-    text, room = setup.config.credit.null_message, min(plan.max_tokens for plan in setup.plans)
+    text = setup.config.credit.null_message
+    room = min(plan.visible_tokens or plan.max_tokens for plan in setup.plans)
     tokens = tuple(setup.tokenizer.encode_text(text))
     if len(tokens) > room:
         raise config_lib.ConfigError(
@@ -248,6 +267,7 @@ def list_words(config: config_lib.RunConfig, task: Task) -> list[str] | None:
     for turn in config.protocol.turns:
         slots = {name: " " for name in config_lib.slots_of(turn)}
         words += turn.system.format(**slots).split() + turn.user.format(**slots).split()
+        words += " ".join(protocol_lib.list_markers(turn.visible)).split()
     return list(dict.fromkeys(words))
 
 

@@ -19,7 +19,7 @@ from c3jax.config.file import parse_config
 from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
-from c3jax.run.records import load_trees, make_records, save_records
+from c3jax.run.records import Written, load_trees, make_records, save_records
 from c3jax.types import Messages, Problem, UserError, Verdict
 
 TURNS = ("plan", "check", "answer")
@@ -71,7 +71,7 @@ def record_step(step, fan_out, method, normalise="none", trained=None, problems=
         make_tree(fan_out),
         step,
         [Problem(index, f"train-{index}", "?", "1") for index in range(problems)],
-        [[(level, [f"m{row}" for row in range(n)]) for level, n in zip(levels, rows, strict=True)]],
+        [[Written(level, [f"m{row}" for row in range(n)]) for level, n in zip(levels, rows, strict=True)]],
         credit,
         [Verdict(float(value), "partial", None) for value in return_PL.ravel()],
     )

@@ -213,6 +213,13 @@ def test_the_last_of_two_overrides_holds(path):
     assert load_config(path, overrides).learner.kl.target is None
 
 
+def test_a_message_is_read_whole_by_default_and_by_all(path):
+    part = load_config(path, {"protocol.turns.0.visible.after": "</think>"}).protocol.turns[0].visible
+    assert (part.after, part.tag) == ("</think>", None)
+    for value in ("all", {}):
+        assert load_config(path, {"protocol.turns.0.visible": value}) == load_config(path)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # A fan-out that is a list or auto
 
@@ -326,6 +333,7 @@ ANOTHER = {
     "credit.critic.loss": ("mse", CRITIC),
     **{f"credit.critic.{name}": (4, CRITIC) for name in ("warmup_updates", "critic_only_steps", "epochs")},
     **{f"credit.critic.{name}": (0.75, CRITIC) for name in ("learning_rate", "discount", "decay", "clip", "share")},
+    "protocol.turns.N.thinking": (False, {}),
     "policy.targets": (["query", "value"], {}),
     "sampling.top_p": (0.5, {"sampling.top_k": 4}),
     "learner.loss.kind": ("gspo", {}),

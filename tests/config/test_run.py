@@ -158,6 +158,29 @@ WRONG = [
         )
         for text in ("{plan", "plan}", "{}", "{plan!r}", "{plan:3}", "{plan.x}", "{ plan }", "{0}")
     ),
+    # What others read of a turn's messages
+    ({"protocol.turns.0.visible": "none"}, 'protocol.turns.0.visible: expected a section of fields, got "none"'),
+    ({"protocol.turns.0.visible": {"after": ""}}, 'protocol.turns.0.visible.after: expected some text, got ""'),
+    (
+        {"protocol.turns.0.visible": {"before": "x"}},
+        "protocol.turns.0.visible.before: expected a field of the config, got an unknown one",
+    ),
+    (
+        {"protocol.turns.0.visible": {"after": "x", "tag": "answer"}},
+        "protocol.turns.0.visible: expected after or tag, got both",
+    ),
+    (
+        {"protocol.turns.0.visible_tokens": 17},
+        "protocol.turns.0.visible_tokens: expected at most max_tokens (16), got 17",
+    ),
+    (
+        {
+            "protocol.turns.0.visible": {"tag": "plan"},
+            "imitation": {"updates": 1, "problems": 1, "learning_rate": 1.0},
+        },
+        "imitation: expected none while a turn's messages are read in part (demonstrations have no markers), got a"
+        " section",
+    ),
     (
         {"protocol.turns.1.user": "{plam} {plan}"},
         "protocol.turns.1.user: expected slots of the question or an earlier turn, got {plam}",

@@ -201,6 +201,33 @@ def test_white_space_before_a_cut_is_split_as_before_a_text(tmp_path):
     assert loaded.encode_prompt("a\n\n") == [a, 256]
 
 
+def test_the_bytes_of_byte_level_tokens_are_those_they_stand_for(folder):
+    loaded = tokenizer.load_tokenizer(folder)
+    pieces = loaded.list_bytes()
+    text = "a\u00e9 \u6f22\n\u00a0</think> \U0001f600ab"
+    assert b"".join(pieces[token] for token in loaded.encode_text(text)) == text.encode()
+    assert sorted(pieces[:256]) == [bytes([byte]) for byte in range(256)]
+    assert pieces[256:] == [b"ab", b"<begin>", b"<end>", b"<turn>"]
+    assert loaded.added_tokens == {"<begin>": 257, "<end>": 258, "<turn>": 259}
+
+
+def test_the_bytes_of_other_tokens_are_what_they_add_in_the_middle_of_a_text(words, tmp_path):
+    # As Llama 2 has it: a mark for a space, which decoding strips from a text's start, and bytes for other characters.
+    names = ["<unk>", "<s>", "</s>", "<0xE2>", "\u2581", "\u2581a", "b", "\u00e9", "<0x3c>"]
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({name: i for i, name in enumerate(names)}, []))
+    steps = tokenizers.decoders
+    backend.decoder = steps.Sequence(
+        [steps.Replace("\u2581", " "), steps.ByteFallback(), steps.Fuse(), steps.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": "x"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    expected = [b"<unk>", b"<s>", b"</s>", b"\xe2", b" ", b" a", b"b", "\u00e9".encode(), b"<"]
+    assert tokenizer.load_tokenizer(tmp_path).list_bytes() == expected
+    assert words.list_bytes()[:3] == [b" turn", b" the", b" dial"]
+
+
 def _no_template(folder):
     _change(folder / "tokenizer_config.json", chat_template=None)
 

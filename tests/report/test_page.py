@@ -154,6 +154,15 @@ def test_a_page_holds_a_tree_in_columns(make_run):
     ]
 
 
+def test_what_others_read_of_a_message_stands_beside_it(make_run):
+    recorded = make_tree(3, "p0")
+    for node, part in zip(recorded["nodes"], ("a", "", "1", "2", "3", "4"), strict=True):
+        node |= {"visible": part} if node["turn"] == "plan" else {}
+    (tree,) = Parsed(render_report([make_run(trees=[recorded])])).data["transcripts"]["trees"]
+    assert tree["turns"][0]["text"] == ["plan a", "plan b"] and tree["turns"][0]["visible"] == ["a", ""]
+    assert "visible" not in tree["turns"][1]
+
+
 def test_a_plan_of_several_trees_is_shown_branch_by_branch(make_run):
     """One episode, and its copies without the first message and without the last."""
     plan, answer = ({"turn": turn, "role": role} for turn, role in (("plan", "planner"), ("answer", "solver")))

@@ -18,7 +18,7 @@ from c3jax.credit.plans import (
     make_replay,
     make_tree,
 )
-from c3jax.run.records import list_trees, make_records, parse_tree, save_records
+from c3jax.run.records import Written, list_trees, make_records, parse_tree, save_records
 from c3jax.types import Credit, Messages, Problem, UserError, Verdict
 
 CONFIG = parse_config(
@@ -82,9 +82,7 @@ def records():
         make_messages([1, 2, 3, 3], [-0.5, -1.0, -1.5, -2.0], [False, False, False, True], 3),
         make_messages([1, 2, 1, 2, 1, 2, 1, 2], [-0.25 * row for row in range(8)], [False] * 6 + [True] * 2, 2),
     )
-    return make_records(
-        CONFIG, make_tree((2, 2)), 40, PROBLEMS, [list(zip(turns, TEXTS, strict=True))], CREDIT, VERDICTS
-    )
+    return make_records(CONFIG, make_tree((2, 2)), 40, PROBLEMS, [list(map(Written, turns, TEXTS))], CREDIT, VERDICTS)
 
 
 def plan(index, text, tokens, truncated, logp, value, baseline, advantage):
@@ -184,7 +182,7 @@ def test_what_another_plan_draws_is_recorded_and_read_back(drawn):
         rows = [problems * int(np.prod(branch.fan_out[: turn + 1])) for turn in range(2)]
         texts = [[f"{number} {turn} {row}" for row in range(count)] for turn, count in enumerate(rows)]
         levels = [make_messages([1] * count, [-1.0] * count, [False] * count, 3) for count in rows]
-        branches.append(list(zip(levels, texts, strict=True)))
+        branches.append(list(map(Written, levels, texts)))
     calls, credited = count_calls(drawn), count_credited(drawn)
     # A leaf that is judged twice got one answer, and may get two returns.
     return_PL = random.integers(0, 9, (problems, calls)) / 8
@@ -218,7 +216,7 @@ def given_of(parts, node) -> int:
 
 def test_a_damaged_plan_is_refused():
     drawn = make_arms("removal", 1, 2)
-    parts = [[(make_messages([1] * 2, [0.0] * 2, [False] * 2, 3), ["a", "b"])] * 2 for _ in list_branches(drawn)]
+    parts = [[Written(make_messages([1] * 2, [0.0] * 2, [False] * 2, 3), ["a", "b"])] * 2 for _ in list_branches(drawn)]
     credit = Credit(*((np.zeros((2, 1)),) * 2 for _ in range(3)))
     verdicts = [Verdict(0.0, "wrong", None)] * 2 * count_calls(drawn)
     record = make_records(CONFIG, drawn, 3, PROBLEMS, parts, credit, verdicts)[0]

@@ -63,6 +63,7 @@ function makeAlternative(tree, path, largest) {
   },
     makeCardHead(section, credit, path, row, id),
     makeMessage(section.text[row], { needle: view.needle, cut: section.cut[row] }),
+    ...(section.visible ? [make("p", { class: "quiet" }, "Read by others:"), makeMessage(section.visible[row], { needle: view.needle, empty: "(nothing)" })] : []),
     makeFigures(tree, turn, row, credit, isLeaf),
   );
   const item = make("li", { role: "none", class: "alternative" }, card);
@@ -148,6 +149,11 @@ function collapse(path) {
   for (const key of [...opened.keys()]) if (key.startsWith(`${name}.`)) opened.delete(key);
 }
 
+// What others read of a message.
+function readOf(section, row) {
+  return (section.visible ?? section.text)[row];
+}
+
 // The context that all alternatives after `path` share, as the role's prompts put it together.
 function makeContext(tree, path) {
   const turn = tree.turns[path.length];
@@ -159,7 +165,7 @@ function makeContext(tree, path) {
   };
   const textOf = (slot) => {
     const level = tree.turns.findIndex((other) => other.name === slot);
-    return level < 0 ? (slot === "question" ? tree.question : "") : tree.turns[level].text[rowOf(tree, path.slice(0, level + 1))];
+    return level < 0 ? (slot === "question" ? tree.question : "") : readOf(tree.turns[level], rowOf(tree, path.slice(0, level + 1)));
   };
   const who = turn.role === turn.name ? turn.name : `${turn.name} (${turn.role})`;
   const summary = make("summary", {}, make("span", { class: "quiet" }, "Frozen context of "), make("b", {}, who), make("span", { class: "quiet" }, slots.length ? ` \u2014 ${slots.map(nameOf).join(", ")}` : ""));
