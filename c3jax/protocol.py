@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from c3jax.config import run as config_lib
-from c3jax.types import Tokenizer
+from c3jax.types import ENVIRONMENT, Tokenizer
 
 QUESTION_LEVEL = 1
 FIRST_TURN_LEVEL = 2
@@ -56,6 +56,8 @@ class TurnPlan(NamedTuple):
     frames: tuple[FramePlan, ...]
     max_tokens: int
     is_trained: bool
+    is_environment: bool = False  # no policy speaks: there is no context
+    skipped_by: tuple[int, ...] = ()  # environments' turns; where one was the last of its episode, nothing is said
 
 
 def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[TurnPlan, ...]:
@@ -65,15 +67,20 @@ def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[Tur
     last slot (the first token of a message is drawn after that text's last token).
     """
     names = [turn.name for turn in protocol.turns]
-    plans = []
+    plans: list[TurnPlan] = []
     for turn_index, turn in enumerate(protocol.turns):
+        before = tuple(index for index, plan in enumerate(plans) if plan.is_environment) if turn.unless_done else ()
+        if turn.environment is not None:
+            plans.append(TurnPlan(turn.name, ENVIRONMENT, (), turn.max_tokens, False, True, before))
+            continue
         pieces = _cut_prompt(turn, turn_index, names, tokenizer)
         if not pieces or isinstance(pieces[-1], Slot):
             raise config_lib.ConfigError(
                 f"protocol.turns.{turn_index}: expected prompt text after the last slot (the chat template adds none),"
                 " got a slot"
             )
-        plans.append(TurnPlan(turn.name, turn.role, _group_pieces(pieces), turn.max_tokens, turn.trained))
+        frames = _group_pieces(pieces)
+        plans.append(TurnPlan(turn.name, turn.role, frames, turn.max_tokens, turn.trained, skipped_by=before))
     return tuple(plans)
 
 

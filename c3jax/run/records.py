@@ -3,7 +3,7 @@
 {problem, question, protocol, trained, fan_out, step, method, nodes: [{turn, role, index, text, token_ids, tokens,
 truncated, logp, value, baseline, advantage}, ...]}; a leaf's node has answer, return and verdict too. `index` is the
 node's path of alternatives, so its parent is its index without the last number; `trained` says it of every turn of the
-protocol.
+protocol. What an environment answered has the role `environment`, and reward, done and failed.
 
 What was drawn by another plan than a tree has `plan` (its form and sizes) and `branches` in place of fan_out: a branch
 has its kind, its fan_out, and of each turn that is given the branch and rows it goes on from (null: the null message).
@@ -35,7 +35,7 @@ from c3jax.credit.plans import (
     make_tree,
 )
 from c3jax.run.files import save_whole
-from c3jax.types import Credit, FanOut, Messages, Problem, UserError, Verdict
+from c3jax.types import ENVIRONMENT, Credit, FanOut, Messages, Problem, UserError, Verdict
 
 Record = dict[str, Any]
 
@@ -98,7 +98,8 @@ def make_records(
                 for offset, index in enumerate(np.ndindex(shape)):
                     row = number * math.prod(shape) + offset
                     node: Record = {} if is_tree else {"branch": name, "kind": _name_kind(branch, turn)}
-                    node |= {"turn": turns[turn].name, "role": turns[turn].role, "index": list(index)}
+                    role = turns[turn].role if turns[turn].environment is None else ENVIRONMENT
+                    node |= {"turn": turns[turn].name, "role": role, "index": list(index)}
                     node["text"] = branches[name][turn][1][row]
                     node |= {field: column[row] for field, column in columns[name][turn].items()}
                     if turn == len(turns) - 1:
@@ -109,7 +110,7 @@ def make_records(
                 "problem": problem.id,
                 "question": problem.question,
                 "protocol": [turn.name for turn in turns],
-                "trained": [turn.trained for turn in turns],
+                "trained": [turn.is_trained for turn in turns],
                 **({"fan_out": list(plan.fan_out)} if is_tree else _describe_plan(plan, [row[number] for row in best])),
                 "step": step,
                 "method": config.credit.method,
@@ -175,6 +176,11 @@ def _list_columns(messages: Messages, credit: Credit, turn: int | None) -> dict[
     sampled = np.asarray(messages.sampled_NT)
     counts = sampled.sum(axis=1)
     logp = np.where(sampled, np.asarray(messages.behaviour_logp_NT), 0.0).sum(axis=1) / np.maximum(counts, 1)
+    observed: Record = {}
+    if messages.observed is not None:  # nothing of it was drawn
+        sampled = np.asarray(messages.content_NT)
+        counts = sampled.sum(axis=1)
+        observed = {name[:-2]: np.asarray(part).tolist() for name, part in messages.observed._asdict().items()}
     kept = zip(np.asarray(messages.tokens_NT), sampled, strict=True)
     columns = {
         "token_ids": [tokens[is_drawn].tolist() for tokens, is_drawn in kept],  # the stop token included
@@ -183,7 +189,7 @@ def _list_columns(messages: Messages, credit: Credit, turn: int | None) -> dict[
         "logp": logp.tolist(),
     }
     given = {} if turn is None else {name: np.asarray(part[turn]) for name, part in credit._asdict().items()}
-    return columns | {name: value_PN.reshape(-1).tolist() for name, value_PN in given.items()}
+    return columns | observed | {name: value_PN.reshape(-1).tolist() for name, value_PN in given.items()}
 
 
 def parse_tree(line: bytes | str, where: str) -> RecordedTree:

@@ -124,6 +124,15 @@ class CodeTask(FileTask):
     """Largest value that a program may return, in MB of JSON."""
 
 
+class EnvironmentSection(Section):
+    """What answers a turn in place of a policy. Turns with the same section are one episode."""
+
+    kind: Annotated[str, pydantic.Field(min_length=1)]
+    """A row of c3jax.tasks.environment.ENVIRONMENTS (calculator), task for the task's own, or yours as module:NAME."""
+    settings: dict[str, Any] = {}
+    """What its reset takes beside the problem and the seed."""
+
+
 AnyTask = ArithmeticTask | StoryTask | NumericTask | MathTask | CodeTask | ReasoningTask
 
 

@@ -284,6 +284,11 @@ CRITIC = {"credit.method": "mappo", "credit.fan_out": [8, 1], "credit.critic": {
 SUITE = {"name": "one", "kind": "math", "path": "one.jsonl", "fields": {}, "problems": None, "samples": None}
 FIELDS = {"question": ["Body", "Question"], "answer": "Answer"}
 SUITED = {"evaluation.suites": [SUITE | {"path": "other.jsonl"}]}
+TOOL = {"name": "tool", "environment": {"kind": "calculator"}, "max_tokens": 4}
+ANSWERED = {
+    "protocol.turns": [TOOL, {"name": "actor", "role": "actor", "user": "{question} {tool} :", "max_tokens": 4}],
+    "credit.fan_out": [1, 8],
+}
 ANOTHER = {
     "task.kind": ("numeric", {"task": {k: v for k, v in NUMERIC.items() if k != "kind"}, "model": {"kind": "smollm2"}}),
     "task.path": ("other.jsonl", PRETRAINED),
@@ -316,6 +321,11 @@ ANOTHER = {
     "protocol.turns": (THREE_TURNS, {"credit.fan_out": [2, 2, 2]}),
     "protocol.turns.N.name": ("idea", {"protocol.turns.1.user": "{question} {idea} :"}),
     "protocol.turns.N.user": ("say {question} :", {}),
+    "protocol.turns.N.unless_done": (True, ANSWERED),
+    "protocol.turns.N.environment.kind": ("examples.own_environment:NUMBER", ANSWERED),
+    "protocol.turns.N.environment.settings": (
+        *({"most": 9}, ANSWERED | {"protocol.turns.0.environment.kind": "examples.own_environment:NUMBER"}),
+    ),
     "credit.method": ("no_loo", {}),
     "credit.fan_out": ([4, 2], {}),
     "credit.budget": (16, {"credit.fan_out": [2, 8]}),
@@ -355,7 +365,8 @@ def get_dotted(config: RunConfig, dotted: str) -> Any:
 @pytest.mark.parametrize("field", list_fields(), ids=lambda field: field.path)
 def test_every_field_is_described_and_can_be_set(path, field):
     assert field.text.endswith(".") and "\n" not in field.text
-    dotted = field.path.replace(".N.", ".0.")
+    # What a turn leaves out depends on the one before it.
+    dotted = field.path.replace(".N.", ".1." if field.path.endswith("unless_done") else ".0.")
     simple = {
         "integer": 4,
         "integer|null": 4,
@@ -399,10 +410,11 @@ def test_every_field_is_listed_once_with_its_default(path):
         PROGRAMS,
         CRITIC,
         {"credit.method": "c3_replay"},
+        ANSWERED,
         SUITED | {"evaluation.sampling": {}},
     )
     dumps = [load_config(path, changes).model_dump(mode="json") for changes in several]
-    null_in_some = {"imitation", "credit.critic", "credit.draws", "evaluation.sampling"}
+    null_in_some = {"imitation", "credit.critic", "credit.draws", "evaluation.sampling", "protocol.turns.N.environment"}
     leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - null_in_some
     assert sorted(field.path for field in list_fields()) == sorted(leaves)
     shown = {field.path: (field.kind, field.default) for field in list_fields()}
