@@ -24,11 +24,12 @@ from c3jax.models.policy import Weights
 from c3jax.models.sharding import count_parts
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, sampling, tree
-from c3jax.rollout.collect import draw_and_submit, fetch_messages, share_verdicts
+from c3jax.rollout.acting import Acting, draw_trees
+from c3jax.rollout.collect import Drawn, draw_and_submit, fetch_messages, pay_verdicts, share_verdicts
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger, sum_seconds
 from c3jax.setup.problems import ProblemSet, encode_problems
-from c3jax.setup.team import Setup, decode_messages, make_questions
+from c3jax.setup.team import Setup, decode_messages, make_questions, open_environments
 from c3jax.tasks.task import Task, load_file, open_task
 from c3jax.types import FanOut, Problem, Rollout, UserError, Verdict, VerdictName
 
@@ -98,8 +99,12 @@ def make_heldout(setup: Setup) -> Suite:
     return Suite(HELDOUT, setup.task, ProblemSet(held.problems[:count], held.tokens[:count], held.left_out))
 
 
-def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evaluator, Suite], Result]:
+def make_evaluation(
+    setup: Setup, profile: Profile, acting: Acting | None = None
+) -> Callable[[Weights, Evaluator, Suite], Result]:
     """Make evaluate(weights, evaluator, suite), compiled once for the profile and each size of batch.
+
+    `acting` answers turns in which no policy speaks, where there are any.
 
     Draws are addressed by the run's seed and the problem, so two policies are compared on the same random numbers. The
     answers of a batch are graded while the device writes those of the next.
@@ -112,8 +117,10 @@ def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evalua
 
         def draw(numbers: list[int]) -> tuple[Rollout, tree.RolloutCounts]:
             question, problem_P = make_questions(setup, suite.problems, numbers)
-            return sample_tree(weights, question, key, problem_P, fan_out)
+            problems = [suite.problems.problems[number] for number in numbers]
+            return draw_trees(sample_tree, acting, weights, problems, question, key, problem_P, fan_out)
 
+        calls: list[Drawn] = []
         own: list[int] = []  # problems whose answers are graded here
         truncated: list[bool] = []
         hidden: list[bool] = []
@@ -121,17 +128,23 @@ def make_evaluation(setup: Setup, profile: Profile) -> Callable[[Weights, Evalua
         decode = functools.partial(decode_messages, setup.tokenizer)
         for drawn in draw_and_submit(draw, suite.problems.problems, batch, decode, evaluator, setup.mesh):
             turns = fetch_messages(setup.mesh, drawn.rollout, drawn.kept)
+            calls.append(drawn)
             own += drawn.own
             truncated += turns[-1].truncated_N.tolist()
             hidden += (~turns[-1].content_NT.any(axis=1)).tolist()
             generated += sum(int(turn.sampled_NT.sum()) for turn in turns)
-        verdicts = share_verdicts(own, evaluator.collect())
+        verdicts = share_verdicts(own, pay_verdicts(setup.mesh, calls, evaluator.collect()))
         shared = processes.share([truncated, hidden, generated])
         truncated, hidden = ([each for part in shared for each in part[index]] for index in (0, 1))
         result = compute_result(suite, profile, verdicts, truncated, sum(count for *_, count in shared))
         return result if setup.plans[-1].markers is None else result._replace(hidden=float(np.mean(hidden)))
 
     return evaluate
+
+
+def make_evaluations(setup: Setup, acting: Acting | None) -> tuple[Callable[[Weights, Evaluator, Suite], Result], ...]:
+    """The evaluations that a run makes of its held-out problems, one a profile."""
+    return tuple(make_evaluation(setup, profile, acting) for profile in list_profiles(setup))
 
 
 def make_sampler(setup: Setup, profile: Profile) -> tuple[tree.TreeSampler, FanOut]:
@@ -291,18 +304,19 @@ def evaluate_suites(setup: Setup, weights: Weights) -> list[Result | Missing]:
     config = setup.config
     results: list[Result | Missing] = []
     programs: dict[str, Any] = {}  # by sampling and samples: suites share what is compiled
-    for section in (None, *config.evaluation.suites):
-        try:
-            suite = make_heldout(setup) if section is None else _load_suite(setup, section)
-        except UserError as error:
-            results.append(Missing(HELDOUT if section is None else section.name, str(error)))
-            continue
-        with Evaluator(suite.task.grade, config.workers, suite.task.timeout_s) as evaluator:
-            for profile in list_profiles(setup, None if section is None else section.samples):
-                name = f"{profile.samples} {profile.sampling.model_dump_json()}"
-                if name not in programs:
-                    programs[name] = make_evaluation(setup, profile)
-                results.append(programs[name](weights, evaluator, suite))
+    with open_environments(setup) as acting:
+        for section in (None, *config.evaluation.suites):
+            try:
+                suite = make_heldout(setup) if section is None else _load_suite(setup, section)
+            except UserError as error:
+                results.append(Missing(HELDOUT if section is None else section.name, str(error)))
+                continue
+            with Evaluator(suite.task.grade, config.workers, suite.task.timeout_s) as evaluator:
+                for profile in list_profiles(setup, None if section is None else section.samples):
+                    name = f"{profile.samples} {profile.sampling.model_dump_json()}"
+                    if name not in programs:
+                        programs[name] = make_evaluation(setup, profile, acting)
+                    results.append(programs[name](weights, evaluator, suite))
     return results
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from c3jax.config import run as config_lib
 from c3jax.markers import MarkerTables, make_tables
-from c3jax.types import Tokenizer
+from c3jax.types import ENVIRONMENT, Tokenizer
 
 QUESTION_LEVEL = 1
 FIRST_TURN_LEVEL = 2
@@ -58,6 +58,8 @@ class TurnPlan(NamedTuple):
     frames: tuple[FramePlan, ...]
     max_tokens: int
     is_trained: bool
+    is_environment: bool = False  # no policy speaks: there is no context
+    skipped_by: tuple[int, ...] = ()  # environments' turns; where one was the last of its episode, nothing is said
     markers: MarkerTables | None = None  # of the part that others read; None for the whole message
     visible_tokens: int | None = None  # most tokens of it
     trains_visible: bool = False  # whether only that part enters the loss
@@ -74,8 +76,12 @@ def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[Tur
     Raises ConfigError where the chat template drops prompt text, drops or repeats a slot, puts no text behind the last
     slot (the first token of a message is drawn after that text's last token), or has no word for `thinking`.
     """
-    plans = []
+    plans: list[TurnPlan] = []
     for turn_index, turn in enumerate(protocol.turns):
+        before = tuple(index for index, plan in enumerate(plans) if plan.is_environment) if turn.unless_done else ()
+        if turn.environment is not None:
+            plans.append(TurnPlan(turn.name, ENVIRONMENT, (), turn.max_tokens, False, True, before))
+            continue
         pieces = _cut_prompt(turn, turn_index, protocol.turns, tokenizer)
         if not pieces or isinstance(pieces[-1], Slot):
             raise config_lib.ConfigError(
@@ -85,6 +91,7 @@ def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[Tur
         plans.append(
             TurnPlan(
                 *(turn.name, turn.role, _group_pieces(pieces), turn.max_tokens, turn.trained),
+                skipped_by=before,
                 markers=_make_markers(turn.visible, tokenizer),
                 visible_tokens=turn.visible_tokens,
                 trains_visible=turn.train_on == "visible",

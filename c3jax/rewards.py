@@ -1,4 +1,4 @@
-"""Leaf answers to verdicts, in worker processes. Host code, no JAX.
+"""Leaf answers to verdicts, and messages to an environment's answers, in worker processes. Host code, no JAX.
 
 One answer is one evaluator call. Calls are counted by the workers that make them, and a worker that dies or
 hangs takes one verdict with it and nothing else. Workers are new interpreters that import this module and the
@@ -30,12 +30,12 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 from c3jax.tasks.task import make_verdict
 from c3jax.types import Problem, UserError, Verdict
 
-Grade = Callable[[Problem, str], Any]  # a Verdict, or a number in [0, 1]
+Grade = Callable[[Problem, Any], Any]  # for a verdict: (problem, answer) -> a Verdict, or a number in [0, 1]
 
 _START_S = 60.0  # seconds for a worker to import what it needs, on a machine that is busy with other things
 _LARGEST_CHUNK = 32  # cases
@@ -44,6 +44,22 @@ _WORKER_BYTES = 64 << 20  # that a worker takes, by its own code and a usual tas
 # A worker is one of several: thread pools of its own would slow the others, and their stacks count as its memory.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from c3jax.rewards import serve_worker; serve_worker()"
+
+
+class CallKind(NamedTuple):
+    """What is made of calls: records whose fields JSON has. Functions are of a module's top level."""
+
+    record: Callable[..., Any]  # of its fields
+    make: Callable[[Any], tuple[Any, ...]]  # of what a call gave; raises TypeError where that will not do
+    make_failed: Callable[[Literal["error", "timeout"], str], tuple[Any, ...]]  # of a call that failed, and why
+
+
+def make_failed_verdict(name: Literal["error", "timeout"], detail: str) -> Verdict:
+    """The verdict of an evaluator call that failed."""
+    return Verdict(0.0, name, None, detail)
+
+
+GRADING = CallKind(Verdict, make_verdict, make_failed_verdict)
 
 
 def check_workers(workers: int) -> None:
@@ -68,8 +84,11 @@ class Evaluator:
       calls: evaluator calls begun so far, as counted by the workers.
     """
 
-    def __init__(self, grade: Grade, workers: int, timeout_s: float = 10.0) -> None:
+    def __init__(self, grade: Grade, workers: int, timeout_s: float = 10.0, kind: CallKind = GRADING) -> None:
         """Take a grading function of an importable module (it is sent by name) and a limit in seconds a call.
+
+        With another kind of calls than grading, answers are whatever the function takes beside a problem, and verdicts
+        the records of that kind.
 
         Raises:
           ValueError: there is no worker, or no time.
@@ -79,9 +98,10 @@ class Evaluator:
             raise ValueError(f"expected at least 1 worker and a timeout above 0 s, got {workers} and {timeout_s}")
         self.calls = 0
         try:
-            self._grade = pickle.dumps(grade)
+            self._grade = pickle.dumps((grade, kind))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(f"the grader: expected a function at the top level of a module, got {grade!r}") from error
+        self._kind = kind
         self._worker_count = workers
         self._timeout_s = timeout_s
         self._workers: list[_Worker] = []
@@ -110,7 +130,7 @@ class Evaluator:
         self._workers = []
         self._work = _Work()
 
-    def score(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> list[Verdict]:
+    def score(self, problems: Sequence[Problem], answers: Sequence[Any], budget: int) -> list[Any]:
         """Grade each answer against the problem beside it: one evaluator call an answer, verdicts in order.
 
         A call that raises, runs out of memory or whose worker dies is an "error", one that takes longer than
@@ -128,7 +148,7 @@ class Evaluator:
         self.submit(problems, answers, budget)
         return self.collect()
 
-    def submit(self, problems: Sequence[Problem], answers: Sequence[str], budget: int) -> None:
+    def submit(self, problems: Sequence[Problem], answers: Sequence[Any], budget: int) -> None:
         """Take answers to be graded after those submitted before, and hand out what idle workers can take.
 
         Args and errors are those of `score`; the budget is of these answers alone.
@@ -156,7 +176,7 @@ class Evaluator:
             cleanup.pop_all()
         return any(worker.cases for worker in self._workers)
 
-    def collect(self) -> list[Verdict]:
+    def collect(self) -> list[Any]:
         """Wait for the verdicts of all answers submitted since the last time, and give them in that order."""
         while self.pump(_START_S):
             pass
@@ -202,7 +222,7 @@ class Evaluator:
             worker.has_begun = True
             worker.deadline = time.monotonic() + self._timeout_s
             if verdict is not None:
-                self._work.verdicts[worker.cases.popleft()] = Verdict(*verdict)
+                self._work.verdicts[worker.cases.popleft()] = self._kind.record(*verdict)
         return received != b""
 
     def _replace(self, worker: _Worker, name: Literal["error", "timeout"]) -> None:
@@ -213,7 +233,7 @@ class Evaluator:
             "timeout": f"no verdict within {self._timeout_s:g} s",
         }
         if worker.has_begun and worker.cases:
-            self._work.verdicts[worker.cases.popleft()] = Verdict(0.0, name, None, details[name])
+            self._work.verdicts[worker.cases.popleft()] = self._kind.make_failed(name, details[name])
         self._work.waiting.extend(worker.cases)
         replacement = _launch_worker(self._grade)
         self._workers[self._workers.index(worker)] = replacement
@@ -231,9 +251,9 @@ class _Work:
     """Answers that were submitted and not collected yet; an answer is known by its index among them."""
 
     problems: list[Problem] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
     waiting: deque[int] = field(default_factory=deque)
-    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    verdicts: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -297,7 +317,7 @@ def serve_worker() -> None:
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
     threading.Thread(target=_die_with_caller, args=(requests.fileno(),), daemon=True).start()
-    grade = pickle.load(requests)
+    grade, kind = pickle.load(requests)
     replies.write(b"!")  # ready
     replies.flush()
     calls = 0
@@ -311,7 +331,7 @@ def serve_worker() -> None:
             for problem, answer in cases:
                 calls += 1
                 _reply(replies, calls, verdict)
-                verdict = _call_grader(grade, problem, answer)
+                verdict = _call_grader(grade, kind, problem, answer)
             _reply(replies, calls, verdict)
             faulthandler.cancel_dump_traceback_later()
 
@@ -340,17 +360,17 @@ def _die_with_caller(descriptor: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _reply(replies: IO[bytes], calls: int, verdict: Verdict | None) -> None:
+def _reply(replies: IO[bytes], calls: int, verdict: tuple[Any, ...] | None) -> None:
     replies.write(json.dumps([calls, verdict]).encode() + b"\n")
     replies.flush()
 
 
-def _call_grader(grade: Grade, problem: Problem, answer: str) -> Verdict:
+def _call_grader(grade: Grade, kind: CallKind, problem: Problem, answer: Any) -> tuple[Any, ...]:
     caller = os.getpid()
     try:
-        return make_verdict(grade(problem, answer))
+        return kind.make(grade(problem, answer))
     except BaseException as error:  # whatever an answer sets off in a grader, of a user's own too, is that answer's own
-        return Verdict(0.0, "error", None, f"{type(error).__name__}: {error}"[:500])
+        return kind.make_failed("error", f"{type(error).__name__}: {error}"[:500])
     finally:
         if os.getpid() != caller:
             os._exit(0)  # a child that the grader forked and let run on into this function

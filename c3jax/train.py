@@ -29,6 +29,7 @@ from c3jax.models.policy import Weights
 from c3jax.report.page import save_run_report
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
+from c3jax.rollout.acting import Acting, Start, count_answers, describe_observed, draw_trees
 from c3jax.rollout.branches import PlanDraws, draw_plan, join_credited
 from c3jax.rollout.collect import fetch_messages
 from c3jax.run import records
@@ -50,6 +51,7 @@ from c3jax.setup.team import (
     find_sets,
     make_questions,
     make_setup,
+    open_environments,
     write_turns,
 )
 from c3jax.types import Credit, FanOut, Messages, Params, Problem, Rollout
@@ -65,6 +67,7 @@ class _Compiled(NamedTuple):
     null: tuple[int, ...]  # tokens of the message that stands for one that is taken out
     evaluations: tuple[Callable[..., evaluate.Result], ...]
     evaluator: Evaluator
+    acting: Acting | None
 
 
 class _Open(NamedTuple):
@@ -122,13 +125,13 @@ def train(
         print_fit(setup.memory, console)
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
         evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, setup.task.timeout_s))
-        evaluations = tuple(evaluate.make_evaluation(setup, profile) for profile in evaluate.list_profiles(setup))
-        compiled = _Compiled(*step, evaluations, evaluator)
+        acting = stack.enter_context(open_environments(setup))
+        compiled = _Compiled(*step, evaluate.make_evaluations(setup, acting), evaluator, acting)
 
         def ask_to_stop(code: int = 0) -> int:
             return max(processes.share(interrupts.code or code))
 
-        started = _start(setup, store, console, ask_to_stop, run)
+        started = _start(setup, store, console, ask_to_stop, run, acting)
         if started is None:
             return ask_to_stop()
         state, fan_out, first = started
@@ -191,12 +194,13 @@ def _run_step(
     sample_tree, update, evaluator = compiled.sample_tree, compiled.update, compiled.evaluator
     indices = choose_problems(setup, step)
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
-    calls_before = evaluator.calls
+    calls_before, answered_before = evaluator.calls, count_answers(compiled.acting)
     weights, slots = Weights(state.params, setup.weights.frozen), choose_slots(setup, setup.train, indices)
 
     def draw(numbers: list[int], branch: Branch, given: tuple[Messages, ...]) -> tuple[Rollout, tree.RolloutCounts]:
         question, problem_P = make_questions(setup, setup.train, [indices[number] for number in numbers], slots)
-        return sample_tree(weights, question, key, problem_P, branch.fan_out, given, branch.first)
+        asked = ([problems[number] for number in numbers], question, key, problem_P, branch.fan_out)
+        return draw_trees(sample_tree, compiled.acting, weights, *asked, Start(given, branch.first))
 
     problems = [setup.train.problems[index] for index in indices]
     decode = functools.partial(decode_messages, setup.tokenizer)
@@ -220,6 +224,9 @@ def _run_step(
             records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
     row |= describe_verdicts(drawn.verdicts) | _describe_cost(setup, drawn.counts)
     row |= describe_credit(setup.plans, credit) | describe_turns(setup.plans, counts)
+    if compiled.acting is not None:
+        row |= describe_observed([part for calls in drawn.branches for part in calls])
+        row["environment_calls"] = sum(processes.share(count_answers(compiled.acting) - answered_before))
     row |= describe_sets(setup.mixture.names, np.array(find_sets(setup, indices)), return_PL)
     if any(verdict.second is not None for verdict in drawn.verdicts):
         row["grader_disagreement"] = compute_disagreement(drawn.verdicts)
@@ -305,7 +312,12 @@ def make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update, tuple[
 
 
 def _start(
-    setup: Setup, store: CheckpointStore, console: Console, ask_to_stop: Callable[[], int], run: Path
+    setup: Setup,
+    store: CheckpointStore,
+    console: Console,
+    ask_to_stop: Callable[[], int],
+    run: Path,
+    acting: Acting | None,
 ) -> tuple[TrainState, FanOut | None, int] | None:
     """The state to go on from, the fan-out in force and the step: of the newest checkpoint, or of the warmed-up policy,
     saved as step 0.
@@ -320,7 +332,7 @@ def _start(
         step, saved = found
         console.print(f"resumed after step {step}", highlight=False)
         return *unpack_state(saved), step
-    trained = warm_up(setup, console, ask_to_stop, run / "imitation")
+    trained = warm_up(setup, console, ask_to_stop, run / "imitation", acting)
     if trained is None:
         return None
     state = sharding.shard_state(setup.mesh, init(setup.weights._replace(trained=trained)))

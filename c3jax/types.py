@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FanOut = tuple[int, ...]  # alternatives that each turn draws at each context
 Params = dict[str, Any]  # a network's parameters, or their gradient: a tree of arrays by the names of its parts
 
+ENVIRONMENT = "environment"  # the role of a turn in which no policy speaks
+
 VerdictName = Literal["correct", "partial", "wrong", "unparsable", "timeout", "error", "unsafe"]
 
 
@@ -89,8 +91,19 @@ class KeysValues(NamedTuple):
     keep_NS: jax.Array  # bool
 
 
+class Observed(NamedTuple):
+    """What an environment said beside its messages' text."""
+
+    reward_N: jax.Array  # f32, added to the returns of all leaves below
+    done_N: jax.Array  # bool: the episode is over
+    failed_N: jax.Array  # bool: it raised, took too long, or said what the tokenizer does not know
+
+
 class Messages(NamedTuple):
-    """All messages of one turn, as sampled from the behaviour policy. K is 0 where nothing was truncated."""
+    """All messages of one turn, as sampled from the behaviour policy. K is 0 where nothing was truncated.
+
+    An environment's are content alone: no token of them was drawn.
+    """
 
     tokens_NT: jax.Array  # int32
     content_NT: jax.Array  # bool: tokens that later turns see (of the visible part; never the stop token)
@@ -98,6 +111,7 @@ class Messages(NamedTuple):
     behaviour_logp_NT: jax.Array  # f32, nats, under the distribution sampled from, truncation included
     support_NTK: jax.Array  # int32: tokens that truncation left to draw from, -1 where there are fewer than K
     truncated_N: jax.Array  # bool: the token limit came before a stop token
+    observed: Observed | None = None  # of an environment
 
 
 class Rollout(NamedTuple):

@@ -43,8 +43,8 @@ RULES = {
     "schema": Rule({"types"}, "never"),
     "tasks": Rule({"types", "schema"}, "never"),
     "config": Rule(  # plain numpy
-        {"types", "schema", "tasks.sections", "tasks.task", "credit.method", "credit.methods", "credit.pairing"}
-        | {"credit.plans", "learner.loss_table"},
+        {"types", "schema", "tasks.sections", "tasks.task", "tasks.environment"}
+        | {"credit.method", "credit.methods", "credit.pairing", "credit.plans", "learner.loss_table"},
         "never",
     ),
     "markers": Rule({"types"}, "never"),  # plain numpy
@@ -58,6 +58,9 @@ RULES = {
     "models": Rule({"types", "schema", "config", "run.files"}, "anywhere"),
     "processes": Rule({"types"}, "anywhere"),
     "rollout": Rule({"types", "config", "markers", "protocol", "models", "credit", "rewards", "processes"}, "anywhere"),
+    "rollout.acting": Rule(
+        {"types", "config", "protocol", "models", "rewards", "processes", "tasks.environment"}, "anywhere"
+    ),
     "learner": Rule({"types", "schema", "config", "protocol", "credit", "models", "rollout"}, "anywhere"),
     "learner.loss_table": Rule({"schema"}, "never", is_closed=True),
     "learner.losses": Rule({"types"}, "anywhere", is_closed=True),

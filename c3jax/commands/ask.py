@@ -18,14 +18,15 @@ from c3jax.evaluate import evaluate_suites
 from c3jax.models.policy import Weights
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, context_tokens
 from c3jax.rollout import address, context, sampling, tree
+from c3jax.rollout.acting import draw_trees
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.directory import check_inputs
 from c3jax.run.files import save_whole
 from c3jax.run.records import Written
 from c3jax.run.source import SourceError, open_source
-from c3jax.setup.team import Setup, make_setup, write_turns
+from c3jax.setup.team import Setup, make_setup, open_environments, write_turns
 from c3jax.tasks.task import find_task
-from c3jax.types import UserError
+from c3jax.types import Problem, UserError
 
 _SLOTS = 64
 
@@ -137,7 +138,10 @@ def answer(setup: Setup, weights: Weights, question: str, is_sampled: bool) -> t
     key = address.make_stream(setup.config.seed, address.ASK)
     # Slots in steps: what is compiled for one question serves others of about its length.
     frame = context.make_frame([tokens], -(-len(tokens) // _SLOTS) * _SLOTS)
-    rollout, _ = sample_tree(weights, frame, key, jnp.zeros(1, jnp.int32), fan_out)
+    problem = Problem(0, "asked", question, "")  # nobody knows its answer
+    with open_environments(setup) as acting:
+        asked = ([problem], frame, key, jnp.zeros(1, jnp.int32), fan_out)
+        rollout, _ = draw_trees(sample_tree, acting, weights, *asked)
     rollout = jax.device_get(rollout)
     messages = [turn.tokens_NT[0][turn.content_NT[0]].tolist() for turn in rollout.turns]
     return write_turns(setup, rollout.turns), [

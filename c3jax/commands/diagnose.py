@@ -83,11 +83,13 @@ def diagnose_run(
     methods = methods or list_held()
     check_methods(methods)
     setup, weights, step = load_source(str(run), checkpoint, {}, is_contained, accepting)
+    if setup.environments.environments:
+        raise UserError("protocol.turns: expected policies alone to diagnose, got a turn that an environment answers")
     request = request._replace(nulls=choose_nulls(setup, request.nulls))
 
     path = groups.name_file(run, step, request.sizes)
     with Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator:
-        team = Team(setup, weights, make_sampler(setup), evaluator)
+        team = Team(setup, weights, make_sampler(setup), evaluator, None)
         contexts = groups.list_contexts(team, run, step, request)
 
         def announce(calls: int) -> None:

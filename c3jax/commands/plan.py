@@ -124,6 +124,8 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
         )
         return lay(frame, sharding.CUT), key, lay(index_P, sharding.CUT)
 
+    if setup.environments.environments:
+        raise UserError("protocol.turns: expected policies alone in a plan, got a turn that an environment answers")
     key = lay(jax.eval_shape(lambda: address.make_stream(config.seed, address.TRAIN)), sharding.WHOLE)
     plan = make_plan(widen_fan_out(config.credit, len(setup.plans)), len(setup.plans))
     sample_tree, update, _ = train.make_step(setup)

@@ -26,10 +26,12 @@ from c3jax.evaluate import compute_interval
 from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, context, tree, visible
+from c3jax.rollout.acting import Acting, Start, draw_trees
+from c3jax.rollout.collect import add_rewards
 from c3jax.run.checkpoint import list_steps
 from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, parse_tree
-from c3jax.setup.team import Setup, decode_messages, decode_whole, encode_null
-from c3jax.types import Frame, Messages, Problem, Rollout, UserError, Verdict
+from c3jax.setup.team import Setup, decode_messages, decode_whole, encode_null, open_environments
+from c3jax.types import Frame, Messages, Observed, Problem, Rollout, UserError, Verdict
 
 _SHOWN = 60  # characters of a message in a table
 
@@ -53,6 +55,7 @@ class Team(NamedTuple):
     weights: Weights
     sample_tree: tree.TreeSampler
     evaluator: Evaluator
+    acting: Acting | None  # what answers turns in which no policy speaks
 
 
 class Decision(NamedTuple):
@@ -98,8 +101,11 @@ def replay_source(
     checkpoint = _choose_checkpoint(run, step) if request.checkpoint is None else request.checkpoint
     setup, weights, drawn_at = load_source(str(run), checkpoint, {}, is_contained, accepting)
     problem = find_problem(setup, request.problem)
-    with Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator:
-        team = Team(setup, weights, make_sampler(setup), evaluator)
+    with (
+        Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator,
+        open_environments(setup) as acting,
+    ):
+        team = Team(setup, weights, make_sampler(setup), evaluator, acting)
         if request.message is not None:
             rows = compare_messages(team, decision, problem, request.message, request.samples)
             _print_values(rows, decision, drawn_at, request.samples, console, as_json)
@@ -194,17 +200,17 @@ def repeat_messages(team: Team, decision: Decision, problem: tuple[Problem, Fram
     per = [1, *np.cumprod(branch.fan_out[turn + 1 :]).tolist()]
     firsts = [0] * turn + [branch.first[turn + below] + decision.row * size for below, size in enumerate(per)]
     key = jax.random.fold_in(address.make_stream(setup.config.seed, address.TRAIN), decision.recorded.record["step"])
-    rollout = _sample(team, problem, ancestors, fan_out, key, tuple(firsts))
+    rollout = _sample(team, problem, ancestors, fan_out, (key, key), tuple(firsts))
     rows = []
     for below, messages in enumerate(rollout.turns[turn:]):
         recorded = decision.levels[turn + below][decision.row * per[below] : (decision.row + 1) * per[below]]
+        is_kept_NT = np.asarray(messages.sampled_NT if messages.observed is None else messages.content_NT)
         for number, (node, text) in enumerate(zip(recorded, decode_whole(setup.tokenizer, messages), strict=True)):
-            drawn = np.asarray(messages.tokens_NT[number])[np.asarray(messages.sampled_NT[number])].tolist()
+            drawn = np.asarray(messages.tokens_NT[number])[is_kept_NT[number]].tolist()
             kept = {name: node[name] for name in ("turn", "index")}
             rows.append(kept | {"recorded": node["text"], "drawn": text, "same": drawn == node["token_ids"]})
-    answers = decode_messages(setup.tokenizer, rollout.turns[-1])
-    leaves = len(answers)
-    verdicts = team.evaluator.score([problem[0]] * leaves, answers, budget=leaves)
+    leaves = len(decode_messages(setup.tokenizer, rollout.turns[-1]))
+    verdicts = _grade(team, problem[0], rollout)
     last = decision.levels[-1][decision.row * per[-1] : (decision.row + 1) * per[-1]]
     for row, node, verdict in zip(rows[-leaves:], last, verdicts, strict=True):
         row |= {"recorded_return": node["return"], "return": verdict.score, "verdict": verdict.verdict}
@@ -236,10 +242,13 @@ def compare_messages(
     repeats = 1 if is_last else samples
     given = [[levels[earlier][decision.find_row(earlier)]] * len(spoken) for earlier in range(turn)] + [spoken]
     fan_out = (len(spoken), *(1,) * turn, *(() if is_last else (repeats, *(1,) * (len(levels) - turn - 2))))
-    key = jax.random.fold_in(address.make_stream(setup.config.seed, address.ASK), decision.recorded.record["step"])
-    rollout = _sample(team, problem, given, fan_out, key, (0,) * len(levels))
-    answers = decode_messages(setup.tokenizer, rollout.turns[-1])
-    verdicts = team.evaluator.score([problem[0]] * len(answers), answers, budget=len(answers))
+    step = decision.recorded.record["step"]
+    keys = [
+        jax.random.fold_in(address.make_stream(setup.config.seed, stream), step)
+        for stream in (address.ASK, address.TRAIN)  # fresh messages, in the episodes that were recorded
+    ]
+    rollout = _sample(team, problem, given, fan_out, (keys[0], keys[1]), (0,) * len(levels))
+    verdicts = _grade(team, problem[0], rollout)
     return [
         _describe_value(node, verdicts[number * repeats : (number + 1) * repeats]) for number, node in enumerate(spoken)
     ]
@@ -256,13 +265,20 @@ def _sample(
     problem: tuple[Problem, Frame],
     given: Sequence[Sequence[Record]],
     fan_out: tuple[int, ...],
-    key: jax.Array,
+    keys: tuple[jax.Array, jax.Array],  # of messages, and of environments' episodes
     first: tuple[int, ...],
 ) -> Rollout:
     messages = tuple(write_messages(team.setup, turn, nodes) for turn, nodes in enumerate(given))
     problem_P = jnp.array([problem[0].index], jnp.int32)
-    rollout, _ = team.sample_tree(team.weights, problem[1], key, problem_P, fan_out, messages, first)
-    return jax.device_get(rollout)
+    asked = ([problem[0]], problem[1], keys[0], problem_P, fan_out, Start(messages, first), keys[1])
+    return jax.device_get(draw_trees(team.sample_tree, team.acting, team.weights, *asked)[0])
+
+
+def _grade(team: Team, problem: Problem, rollout: Rollout) -> list[Verdict]:
+    """Verdicts of a tree's leaves."""
+    answers = decode_messages(team.setup.tokenizer, rollout.turns[-1])
+    verdicts = team.evaluator.score([problem] * len(answers), answers, budget=len(answers))
+    return add_rewards(rollout.turns, verdicts)
 
 
 def write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages:
@@ -274,10 +290,14 @@ def write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages
     support = jnp.full((*frame.tokens_NS.shape, setup.config.sampling.top_k), -1, jnp.int32)
     is_none = jnp.zeros(len(rows), bool)
     messages = Messages(frame.tokens_NS, frame.keep_NS, jnp.zeros_like(frame.keep_NS), empty, support, is_none)
-    # The null message and one of the user's own are what others read; those alone have no path in the tree.
-    is_recorded_N1 = jnp.array([["index" in node] for node in nodes])
-    read_NS = visible.narrow_content(plan, messages).content_NT
-    return messages._replace(content_NT=jnp.where(is_recorded_N1, read_NS, frame.keep_NS))
+    if not plan.is_environment:
+        # The null message and one of the user's own are what others read; those alone have no path in the tree.
+        is_recorded_N1 = jnp.array([["index" in node] for node in nodes])
+        read_NS = visible.narrow_content(plan, messages).content_NT
+        return messages._replace(content_NT=jnp.where(is_recorded_N1, read_NS, frame.keep_NS))
+    parts = ([node.get(name, 0) for node in nodes] for name in ("reward", "done", "failed"))
+    reward, done, failed = (jnp.array(part) for part in parts)
+    return messages._replace(observed=Observed(reward.astype(jnp.float32), done.astype(bool), failed.astype(bool)))
 
 
 def _print_again(rows: Sequence[dict[str, Any]], by: int, step: int, console: Console, as_json: bool) -> None:

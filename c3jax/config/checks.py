@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from c3jax.config.credit import make_plan
-from c3jax.config.run import PolicyLoss, RunConfig, Turn, Visible, slots_in, trained_roles
+from c3jax.config.run import PolicyLoss, RunConfig, Turn, Visible, list_roles, slots_in, trained_roles
 from c3jax.credit import methods, pairing, plans
 from c3jax.learner.loss_table import find_loss
 from c3jax.schema import ConfigError, show_value
+from c3jax.tasks.environment import open_environments
 from c3jax.tasks.sections import list_training_sets
 from c3jax.tasks.task import find_task
 
@@ -14,7 +15,7 @@ from c3jax.tasks.task import find_task
 def check_config(config: RunConfig) -> None:
     """Check a run's config across its fields. Raises ConfigError."""
     checks = (_check_task, _check_protocol, _check_credit, _check_critic, _check_learner, _check_batches)
-    for check in (*checks, _check_model, _check_policy, _check_alarms):
+    for check in (*checks, _check_environments, _check_model, _check_policy, _check_alarms):
         check(config)
 
 
@@ -33,6 +34,8 @@ def _check_protocol(config: RunConfig) -> None:
         path, earlier = f"protocol.turns.{index}", [before.name for before in turns[:index]]
         if turn.name in ("question", *earlier):
             raise ConfigError(f"{path}.name: expected a name no other slot has, got {turn.name!r}")
+        _check_speaker(turn, path, any(before.environment for before in turns[:index]))
+        seen.update(earlier if turn.environment is not None else ())  # it is given them all
         for field, text in (("system", turn.system), ("user", turn.user)):
             try:
                 slots = slots_in(text)
@@ -67,6 +70,48 @@ def _check_visible(turn: Turn, path: str) -> None:
         )
 
 
+def _check_speaker(turn: Turn, path: str, has_environment: bool) -> None:
+    if turn.unless_done and not has_environment:
+        raise ConfigError(f"{path}.unless_done: expected an environment's turn before it, got none")
+    for field, value in (("role", turn.role), ("user", turn.user)):
+        if turn.environment is None and not value:
+            raise ConfigError(f'{path}.{field}: expected some text, got ""')
+    for field, value in (("role", turn.role), ("system", turn.system), ("user", turn.user)):
+        if turn.environment is not None and value:
+            raise ConfigError(f"{path}.{field}: expected none in an environment's turn, got {show_value(value)}")
+    for field in ("thinking", "visible", "visible_tokens", "train_on"):
+        if turn.environment is not None and getattr(turn, field) != Turn.model_fields[field].default:
+            raise ConfigError(f"{path}.{field}: expected none in an environment's turn, where no model speaks, got one")
+
+
+def _check_environments(config: RunConfig) -> None:
+    """What a turn that an environment answers asks of the rest."""
+    credit, turns = config.credit, config.protocol.turns
+    answered = [index for index, turn in enumerate(turns) if turn.environment is not None]
+    if not answered:
+        return
+    where = f"protocol.turns.{answered[0]}.environment"
+    if methods.needs_critic(credit.method):
+        raise ConfigError(f"{where}: expected a method without a critic, which values every turn, got {credit.method}")
+    form = methods.find_trainable(credit.method).sampling
+    if form in ("masked", "coalition"):
+        raise ConfigError(
+            f"{where}: expected a method that lets later turns speak again where a message is taken out (what the"
+            f" environment said would not follow from what it is shown), got {credit.method}"
+        )
+    if credit.fan_out == "auto":
+        raise ConfigError(f"{where}: expected credit.fan_out in numbers, got 'auto'")
+    for index in answered:
+        if credit.fan_out is not None and credit.fan_out[index] != 1:
+            raise ConfigError(
+                f"credit.fan_out: expected 1 for turn {turns[index].name}, which an environment answers, got"
+                f" {credit.fan_out[index]}"
+            )
+    sections = [turn.environment for turn in turns]
+    of_task = any(section is not None and section.kind == "task" for section in sections)
+    open_environments(sections, find_task(config.task.kind).environment if of_task else None, None)
+
+
 def _check_batches(config: RunConfig) -> None:
     size = config.rollout_problems
     if size is not None and config.problems % size:
@@ -80,7 +125,7 @@ def _check_batches(config: RunConfig) -> None:
 def _check_credit(config: RunConfig) -> None:
     credit, turns = config.credit, config.protocol.turns
     methods.find_trainable(credit.method)
-    trained = tuple(turn.trained for turn in turns)
+    trained = tuple(turn.is_trained for turn in turns)
     if not any(trained):
         raise ConfigError("protocol.turns: expected at least one trained turn, got none")
     try:
@@ -223,7 +268,7 @@ def _check_policy(config: RunConfig) -> None:
         )
     if len(set(policy.targets)) < len(policy.targets):
         raise ConfigError(f"policy.targets: expected each projection once, got {list(policy.targets)}")
-    untrained = {turn.role for turn in config.protocol.turns} - set(trained_roles(config.protocol))
+    untrained = set(list_roles(config.protocol)) - set(trained_roles(config.protocol))
     if policy.kind == "per_role" and config.imitation is not None and untrained:
         raise ConfigError(
             f"policy.kind: expected shared while role {min(untrained)!r} has no trained turn and imitation warms every"

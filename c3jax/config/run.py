@@ -16,7 +16,7 @@ from c3jax.config.credit import Credit as Credit
 from c3jax.config.credit import Critic as Critic
 from c3jax.schema import ConfigError as ConfigError  # where most look for it
 from c3jax.schema import Count, Decay, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
-from c3jax.tasks.sections import AnyTask, FieldNames
+from c3jax.tasks.sections import AnyTask, EnvironmentSection, FieldNames
 
 
 class Visible(Section):
@@ -34,18 +34,18 @@ class Visible(Section):
 
 
 class Turn(Section):
-    """One decision point: a role reads its context and writes one message."""
+    """One decision point: a role reads its context and writes one message, or an environment answers."""
 
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """Unique name; {name} in a later prompt is this turn's message."""
-    role: Annotated[str, pydantic.Field(min_length=1)]
-    """Who speaks; a role may act in several turns."""
+    role: str = ""
+    """Who speaks; a role may act in several turns. None for an environment's turn."""
     system: str = ""
     """System prompt with slots: {question} and {name of an earlier turn}; {{ and }} are plain braces."""
-    user: Annotated[str, pydantic.Field(min_length=1)]
-    """User prompt with slots, as for system."""
+    user: str = ""
+    """User prompt with slots, as for system. None for an environment's turn."""
     max_tokens: Positive
-    """Most tokens of a message, the stop token included."""
+    """Most tokens of a message, the stop token included; what an environment says is cut there."""
     trained: bool = True
     """Whether this turn's messages enter the loss."""
     thinking: bool | None = None
@@ -56,6 +56,16 @@ class Turn(Section):
     """Most tokens of that part; the rest is cut off, and later contexts are that much shorter. Null sets no limit."""
     train_on: Literal["all", "visible"] = "all"
     """Tokens in the loss: of the whole message, or of the visible part with the token that ends it."""
+    """Whether this turn's messages enter the loss; an environment's never do."""
+    environment: EnvironmentSection | None = None
+    """Who answers in this turn in place of a policy."""
+    unless_done: bool = False
+    """Leave the turn out of transcripts whose environment has said before that its episode is over."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a policy speaks, whose messages enter the loss."""
+        return self.trained and self.environment is None
 
 
 class Protocol(Section):
@@ -366,7 +376,12 @@ def uses_reference(learner: Learner) -> bool:
 
 def trained_roles(protocol: Protocol) -> list[str]:
     """Roles with a trained turn, in the order in which they first speak."""
-    return list(dict.fromkeys(turn.role for turn in protocol.turns if turn.trained))
+    return list(dict.fromkeys(turn.role for turn in protocol.turns if turn.is_trained))
+
+
+def list_roles(protocol: Protocol) -> list[str]:
+    """Roles of policies, in the order in which they first speak."""
+    return list(dict.fromkeys(turn.role for turn in protocol.turns if turn.environment is None))
 
 
 def slots_of(turn: Turn) -> list[str]:

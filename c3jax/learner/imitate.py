@@ -28,13 +28,16 @@ class ImitationState(NamedTuple):
     opt_state: optax.OptState
 
 
-def make_messages(token_rows: Sequence[Sequence[int]], stop_token: int, max_tokens: int) -> Messages:
+def make_messages(
+    token_rows: Sequence[Sequence[int]], stop_token: int, max_tokens: int, skipped_N: jax.Array | None = None
+) -> Messages:
     """Demonstrated messages as if sampled, the stop token added.
 
     Args:
       token_rows: tokens of each message, without a stop token.
       stop_token: what ends them.
       max_tokens: slots of a message (T).
+      skipped_N: rows in which nothing is said; None for none.
 
     Returns:
       Messages, N of them.
@@ -46,7 +49,10 @@ def make_messages(token_rows: Sequence[Sequence[int]], stop_token: int, max_toke
     tokens = np.zeros((rows, max_tokens), np.int32)
     content = np.zeros((rows, max_tokens), bool)
     sampled = np.zeros((rows, max_tokens), bool)
+    is_skipped = np.zeros(rows, bool) if skipped_N is None else np.asarray(skipped_N)
     for index, row in enumerate(token_rows):
+        if is_skipped[index]:
+            continue
         if len(row) + 1 > max_tokens:
             raise UserError(
                 f"protocol.turns: expected max_tokens of at least {len(row) + 1} for the demonstrations,"
@@ -89,6 +95,8 @@ def make_imitation(
     def compute_loss(params: Params, rollout: Rollout, tokens: jax.Array) -> jax.Array:
         total = jnp.float32(0.0)
         for turn, plan in enumerate(plans):
+            if plan.is_environment:
+                continue
             model = make_model(policy, Weights(params, {}), plan.role)
             hidden_BD, drawn = forward.compute_drawn_tokens(model, plans, turn, rollout, fan_out)
             arguments = (lambda logp_B, *_: (-logp_B, {}), _PLAIN, model.spec.dtype)

@@ -20,7 +20,7 @@ import numpy as np
 from c3jax.credit.plans import Branch, Plan, list_branches, list_credited, list_leaves
 from c3jax.models import sharding
 from c3jax.rewards import Evaluator
-from c3jax.rollout.collect import Drawn, draw_and_submit, share_verdicts
+from c3jax.rollout.collect import Drawn, draw_and_submit, pay_verdicts, share_verdicts
 from c3jax.rollout.tree import RolloutCounts
 from c3jax.types import Messages, Problem, Rollout, Verdict
 
@@ -97,12 +97,18 @@ def draw_plan(  # noqa: PLR0913
         if plan.form == "best_branch" or len(parts) == len(branches):
             began = time.perf_counter()
             graded.append(evaluator.collect())
+            if plan.form == "best_branch":
+                graded[-1] = pay_verdicts(mesh, parts[-1], graded[-1], branch.calls)
             waited_s += time.perf_counter() - began
         if plan.form == "best_branch":
             best.append(_find_best(plan, share_verdicts(own, graded[-1])))
-    if len(graded) < len(branches):
+    if plan.form != "best_branch":
         ends = np.cumsum([len(own) * math.prod(branch.fan_out) * branch.calls for branch in branches]).tolist()
-        graded = [graded[0][first:end] for first, end in zip([0, *ends], ends, strict=False)]
+        cut = [graded[0][first:end] for first, end in zip([0, *ends], ends, strict=False)]
+        graded = [
+            pay_verdicts(mesh, calls, verdicts, branch.calls)
+            for calls, verdicts, branch in zip(parts, cut, branches, strict=True)
+        ]
     own_verdicts = _order_leaves(plan, graded, len(own))
     return PlanDraws(tuple(parts), own, own_verdicts, share_verdicts(own, own_verdicts), tuple(best), waited_s)
 

@@ -100,6 +100,50 @@ def wait_for(arrays: Any, evaluator: Evaluator) -> None:
     jax.block_until_ready(arrays)
 
 
+def pay_verdicts(
+    mesh: Mesh | None, drawn: Sequence[Drawn], verdicts: Sequence[Verdict], calls: int = 1
+) -> list[Verdict]:
+    """The verdicts of this process's leaves with what environments gave on the way to each added to their scores.
+
+    Args:
+      mesh: over which the trees are laid.
+      drawn: the trees, call by call.
+      verdicts: of their leaves, in order.
+      calls: evaluator calls a leaf.
+    """
+    if all(turn.observed is None for turn in drawn[0].rollout.turns):
+        return list(verdicts)
+    paid, left = [], list(verdicts)
+    for part in drawn:
+        turns = fetch_messages(mesh, part.rollout, part.kept)
+        leaves = len(turns[-1].tokens_NT) * calls
+        paid += add_rewards(turns, left[:leaves])
+        left = left[leaves:]
+    return paid
+
+
+def add_rewards(turns: Sequence[Messages], verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Verdicts of trees' leaves with what environments gave on the way to each added to their scores.
+
+    Args:
+      turns: the messages.
+      verdicts: of the leaves in order, equally many of each.
+    """
+    reward_L = np.zeros(len(verdicts))
+    for turn in turns:
+        if turn.observed is not None:
+            reward_N = np.asarray(turn.observed.reward_N)
+            reward_L += np.repeat(reward_N, len(verdicts) // len(reward_N))
+    return [_pay(verdict, float(reward)) for verdict, reward in zip(verdicts, reward_L, strict=True)]
+
+
+def _pay(verdict: Verdict, reward: float) -> Verdict:
+    if reward == 0.0:
+        return verdict
+    score = verdict.score + reward
+    return verdict._replace(score=score, verdict="correct" if score >= 1 else "wrong" if score <= 0 else "partial")
+
+
 def share_verdicts(own: Sequence[int], verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts of every process, in the order of the problems.
 

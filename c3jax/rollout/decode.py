@@ -68,6 +68,7 @@ def sample_messages(
     sampling: Sampling,
     stop_tokens: tuple[int, ...],
     batches: int = 1,
+    skipped_N: jax.Array | None = None,
 ) -> Messages:
     """Draw one message a key. The loop ends when every row has stopped.
 
@@ -79,6 +80,7 @@ def sample_messages(
       sampling: how tokens are drawn.
       stop_tokens: what ends a message.
       batches: sizes of the batch that are compiled: all rows, half of them, a quarter, ...
+      skipped_N: rows in which nothing is said; None for none.
 
     Returns:
       The messages, N rows.
@@ -90,6 +92,7 @@ def sample_messages(
     past = _unstack_past(past)
     fixed = _Decoding(model, model.unstack(), past, max_tokens, sampling, stop_tokens)
     loop = _start(past[-1], rows, max_tokens, sampling)
+    loop = loop if skipped_N is None else loop._replace(stopped_N=skipped_N)
     loop = _draw(loop, logits_NV, key_N, sampling, stop_tokens)
     sizes = list_sizes(rows, batches)
     loop = _run_round(fixed, loop, key_N, None, sizes[1])

@@ -60,7 +60,7 @@ class TreeSampler(Protocol):
           first: number of a problem's first message of each turn, by which it is addressed; 0 where not said.
 
         Returns:
-          The trees, and what they cost.
+          The trees, up to the first turn that an environment answers, and what they cost.
         """
         ...
 
@@ -99,12 +99,16 @@ def make_tree_sampler(
     ) -> tuple[Rollout, RolloutCounts]:
         turns, prefilled = given, jnp.int32(0)
         for turn, plan in list(enumerate(plans))[len(given) :]:
+            if plan.is_environment:
+                break
             path = context.make_path(plan, question, turns, fan_out)
             prefilled += sum(frame.keep_NS.sum() for frame in path)
             alternatives, number = math.prod(fan_out[: turn + 1]), first[turn] if first else 0
             keys = address.fold_messages(key, problem_P, turn, alternatives, number)
             model = make_model(policy, weights, plan.role)
-            drawn = decode.sample_messages(model, path, keys, plan.max_tokens, sampling, stop_tokens, batches)
+            skipped_N = find_skipped(plan, turns, len(problem_P) * alternatives)
+            slots = plan.max_tokens
+            drawn = decode.sample_messages(model, path, keys, slots, sampling, stop_tokens, batches, skipped_N)
             turns = (*turns, visible.narrow_content(plan, drawn))
         spoken = turns[len(given) :]
         generated = sum((messages.sampled_NT.sum() for messages in spoken), jnp.int32(0))
@@ -131,6 +135,23 @@ def make_tree_sampler(
     return jax.jit(sample_tree, static_argnames="fan_out")  # pyright: ignore[reportReturnType]
 
 
+def find_skipped(plan: TurnPlan, turns: Sequence[Messages], rows: int) -> jax.Array | None:
+    """Which rows of a turn stay empty because an environment has ended their episode.
+
+    Args:
+      plan: the turn.
+      turns: messages of the turns before.
+      rows: of the turn (N).
+
+    Returns:
+      skipped_N, bool; None where the turn is never left out.
+    """
+    ends = [observed.done_N for turn in plan.skipped_by if (observed := turns[turn].observed) is not None]
+    if not ends:
+        return None
+    return functools.reduce(jnp.logical_or, (jnp.repeat(done_N, rows // len(done_N)) for done_N in ends))
+
+
 def trim_messages(rollouts: Sequence[Rollout], lengths: int) -> tuple[Rollout, ...]:
     """The same trees with messages cut to a share of their slots that holds them all: 1, 1/2, 1/4, ...
 
@@ -143,7 +164,8 @@ def trim_messages(rollouts: Sequence[Rollout], lengths: int) -> tuple[Rollout, .
     if lengths == 1:
         return tuple(rollouts)
     turns = [turn for rollout in rollouts for turn in rollout.turns]
-    needed = [int(turn.sampled_NT.any(axis=0).sum()) for turn in turns]  # rows are filled from their start
+    # Rows are filled from their start; what an environment says is content alone.
+    needed = [int((turn.sampled_NT | turn.content_NT).any(axis=0).sum()) for turn in turns]
     full = [turn.tokens_NT.shape[1] for turn in turns]
     fits = [
         times

@@ -46,6 +46,10 @@ METRICS: dict[str, Metric] = {
     "message_tokens_{turn}": Metric(_TOKENS, "mean length of one turn's credited messages", "moves slowly"),
     "truncated_share": Metric(_SHARE, "of all messages drawn: the token limit came before a stop token", "below 0.05"),
     "truncated_share_{turn}": Metric(_SHARE, "the same of one turn's credited messages", "below 0.05"),
+    "environment_calls": Metric(_COUNT, "of environments; equal transcripts are one", "at most as planned"),
+    "environment_reward": Metric(_RETURN, "mean of an environment's answers", "rises"),
+    "environment_done_share": Metric(_SHARE, "of the answers: the episode was over", "as the game has it"),
+    "environment_failed_share": Metric(_SHARE, "of the answers: raised, too late, or unknown words", "near 0"),
     "hidden_share": Metric(_SHARE, "of all messages drawn: others read nothing of it (`visible`)", "below 0.1"),
     "duplicate_share": Metric(
         _SHARE,

@@ -25,7 +25,8 @@ from rich.text import Text
 from c3jax.run.files import save_whole
 from c3jax.types import UserError
 
-LEDGER = ("evaluator_calls", "generated_tokens", "prefilled_tokens", "messages")
+LEDGER = ("evaluator_calls", "generated_tokens", "prefilled_tokens", "messages")  # of every run
+_COUNTED = (*LEDGER, "environment_calls")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 Row = dict[str, Any]
@@ -110,7 +111,7 @@ def sum_ledger(rows: Iterable[Row]) -> dict[str, float]:
     totals: dict[str, float] = dict.fromkeys(LEDGER, 0)
     for row in rows:
         for name, value in row.items():
-            if name in LEDGER or name.startswith("seconds"):
+            if name in _COUNTED or name.startswith("seconds"):
                 totals[name] = totals.get(name, 0) + value
     return totals
 

@@ -4,6 +4,7 @@
 truncated, logp, value, baseline, advantage}, ...]}; a leaf's node has answer, return and verdict too. `index` is the
 node's path of alternatives, so its parent is its index without the last number; `trained` says it of every turn of the
 protocol. A node of a turn that others read in part has `visible`, the text of that part; `text` is the whole message.
+What an environment answered has the role `environment`, and reward, done and failed.
 
 What was drawn by another plan than a tree has `plan` (its form and sizes) and `branches` in place of fan_out: a branch
 has its kind, its fan_out, and of each turn that is given the branch and rows it goes on from (null: the null message).
@@ -35,7 +36,7 @@ from c3jax.credit.plans import (
     make_tree,
 )
 from c3jax.run.files import save_whole
-from c3jax.types import Credit, FanOut, Messages, Problem, UserError, Verdict
+from c3jax.types import ENVIRONMENT, Credit, FanOut, Messages, Problem, UserError, Verdict
 
 Record = dict[str, Any]
 
@@ -105,7 +106,8 @@ def make_records(
                 for offset, index in enumerate(np.ndindex(shape)):
                     row = number * math.prod(shape) + offset
                     node: Record = {} if is_tree else {"branch": name, "kind": _name_kind(branch, turn)}
-                    node |= {"turn": turns[turn].name, "role": turns[turn].role, "index": list(index)}
+                    role = turns[turn].role if turns[turn].environment is None else ENVIRONMENT
+                    node |= {"turn": turns[turn].name, "role": role, "index": list(index)}
                     node |= {field: column[row] for field, column in columns[name][turn].items()}
                     if turn == len(turns) - 1:
                         node |= _describe_verdicts(list(itertools.islice(in_branches, branch.calls)))
@@ -115,7 +117,7 @@ def make_records(
                 "problem": problem.id,
                 "question": problem.question,
                 "protocol": [turn.name for turn in turns],
-                "trained": [turn.trained for turn in turns],
+                "trained": [turn.is_trained for turn in turns],
                 **({"fan_out": list(plan.fan_out)} if is_tree else _describe_plan(plan, [row[number] for row in best])),
                 "step": step,
                 "method": config.credit.method,
@@ -182,6 +184,11 @@ def _list_columns(written: Written, credit: Credit, turn: int | None) -> dict[st
     sampled = np.asarray(messages.sampled_NT)
     counts = sampled.sum(axis=1)
     logp = np.where(sampled, np.asarray(messages.behaviour_logp_NT), 0.0).sum(axis=1) / np.maximum(counts, 1)
+    observed: Record = {}
+    if messages.observed is not None:  # nothing of it was drawn
+        sampled = np.asarray(messages.content_NT)
+        counts = sampled.sum(axis=1)
+        observed = {name[:-2]: np.asarray(part).tolist() for name, part in messages.observed._asdict().items()}
     kept = zip(np.asarray(messages.tokens_NT), sampled, strict=True)
     columns = {
         "text": list(written.texts),
@@ -192,7 +199,7 @@ def _list_columns(written: Written, credit: Credit, turn: int | None) -> dict[st
         "logp": logp.tolist(),
     }
     given = {} if turn is None else {name: np.asarray(part[turn]) for name, part in credit._asdict().items()}
-    return columns | {name: value_PN.reshape(-1).tolist() for name, value_PN in given.items()}
+    return columns | observed | {name: value_PN.reshape(-1).tolist() for name, value_PN in given.items()}
 
 
 def parse_tree(line: bytes | str, where: str) -> RecordedTree:

@@ -15,13 +15,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from c3jax.learner import imitate
 from c3jax.models.sharding import list_shapes, shard_problems, shard_state
 from c3jax.rollout import address
+from c3jax.rollout.acting import Acting, answer_turn
+from c3jax.rollout.tree import find_skipped
 from c3jax.run.checkpoint import CheckpointStore
 from c3jax.setup.team import Setup, make_questions
 from c3jax.tasks.task import DemonstratedTurn
 from c3jax.types import Params, Rollout
 
 
-def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], int], path: Path | None = None) -> Params | None:
+def warm_up(
+    setup: Setup,
+    console: Console,
+    is_stopping: Callable[[], int],
+    path: Path | None = None,
+    acting: Acting | None = None,
+) -> Params | None:
     """Imitate as the config asks.
 
     Args:
@@ -29,6 +37,7 @@ def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], int], path
       console: where the progress is shown.
       is_stopping: whether the run was told to stop.
       path: where it is saved when it stops before its end, and taken up again; None saves nothing.
+      acting: what answers turns in which no policy speaks.
 
     Returns:
       The parameters after it, or None where the run was told to stop meanwhile.
@@ -64,7 +73,7 @@ def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], int], path
                     soft_wrap=True,
                 )
                 return None
-            state, loss = update(state, make_demonstrations(setup, done))
+            state, loss = update(state, make_demonstrations(setup, done, acting))
             if done % 10 == 9 or done == first or done + 1 == section.updates:
                 progress.update(bar, completed=done + 1, status=f"loss {float(loss):.3f}")
     if not console.is_terminal:
@@ -72,8 +81,8 @@ def warm_up(setup: Setup, console: Console, is_stopping: Callable[[], int], path
     return state.params
 
 
-def make_demonstrations(setup: Setup, update: int) -> Rollout:
-    """An update's demonstrated transcripts, addressed by (seed, update)."""
+def make_demonstrations(setup: Setup, update: int, acting: Acting | None = None) -> Rollout:
+    """An update's demonstrated transcripts, addressed by (seed, update); environments answer what is demonstrated."""
     config, demonstrate = setup.config, setup.task.demonstrate
     assert config.imitation is not None and demonstrate is not None  # the config's checks see to it
     rng = np.random.default_rng([config.seed, address.IMITATE, update])
@@ -81,11 +90,26 @@ def make_demonstrations(setup: Setup, update: int) -> Rollout:
     indices = rng.choice(count, size=config.imitation.problems, replace=config.imitation.problems > count).tolist()
     problems = [setup.train.problems[index] for index in indices]
     stop_token = setup.tokenizer.stop_tokens[0]
-    turns = []
-    for plan in setup.plans:
-        turn = DemonstratedTurn(plan.name, plan.role, is_last=plan is setup.plans[-1])
-        texts = [demonstrate(config.task, problem, turn, (config.seed, update)) for problem in problems]
-        rows = [setup.tokenizer.encode_text(text) for text in texts]
-        turns.append(imitate.make_messages(rows, stop_token, plan.max_tokens))
+    key = jax.random.fold_in(address.make_stream(config.seed, address.IMITATE), update)
     question, _ = make_questions(setup, setup.train, indices)
-    return Rollout(question, shard_problems(setup.mesh, tuple(turns)))
+    rollout = Rollout(question, ())
+    for number, plan in enumerate(setup.plans):
+        if plan.is_environment:
+            assert acting is not None  # whoever trains on such a protocol has opened it
+            messages = answer_turn(acting, problems, key, rollout, 1)
+        else:
+            turn = DemonstratedTurn(plan.name, plan.role, plan is setup.plans[-1], _name_answering(setup, number + 1))
+            texts = [demonstrate(config.task, problem, turn, (config.seed, update)) for problem in problems]
+            rows = [setup.tokenizer.encode_text(text) for text in texts]
+            skipped_N = find_skipped(plan, rollout.turns, len(rows))
+            messages = imitate.make_messages(rows, stop_token, plan.max_tokens, skipped_N)
+            messages = shard_problems(setup.mesh, messages)
+        rollout = rollout._replace(turns=(*rollout.turns, messages))
+    return rollout
+
+
+def _name_answering(setup: Setup, turn: int) -> str | None:
+    """The environment that answers a turn."""
+    turns = setup.config.protocol.turns
+    section = turns[turn].environment if turn < len(turns) else None
+    return None if section is None else section.kind

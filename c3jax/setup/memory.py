@@ -205,11 +205,12 @@ def format_bytes(size: int) -> str:
 def _list_paths(
     config: RunConfig, plans: Sequence[TurnPlan], problems: int, drawn: Plan
 ) -> list[list[tuple[int, int]]]:
-    """The frames of every turn that a branch draws, branch by branch."""
+    """The frames of every turn that a policy speaks in a branch, branch by branch."""
     return [
         _list_frames(turn, config, plans, problems, branch.fan_out)
         for branch in list_branches(drawn)
         for turn in range(len(branch.given), len(plans))
+        if not plans[turn].is_environment
     ]
 
 

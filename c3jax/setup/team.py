@@ -7,6 +7,7 @@ here, before anything is compiled or written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from c3jax.models.policy import Policy, Weights, count_weights, make_policy
 from c3jax.models.spec import DecoderSpec
 from c3jax.rewards import check_workers
 from c3jax.rollout import address, context
+from c3jax.rollout.acting import Acting, open_acting
 from c3jax.run.directory import hash_origins
 from c3jax.run.files import hash_file
 from c3jax.run.records import Written
@@ -40,6 +42,7 @@ from c3jax.setup.problems import (
     load_sources,
     mix_sets,
 )
+from c3jax.tasks import environment
 from c3jax.tasks.task import Task, open_task
 from c3jax.types import Frame, Messages, Params, Rollout, Tokenizer
 
@@ -57,6 +60,7 @@ class Setup(NamedTuple):
     inputs: dict[str, dict[str, str]]  # SHA-256 of what is read from outside, by kind and name
     tokenizer: Tokenizer
     plans: tuple[protocol_lib.TurnPlan, ...]
+    environments: environment.Opened  # what answers turns in which no policy speaks
     spec: DecoderSpec
     memory: memory.Fit | None  # what training takes; None where nothing is trained
     mesh: sharding.Mesh | None  # None where one device does it all
@@ -115,7 +119,8 @@ def make_setup(
     inputs = hash_inputs(config, sources, model) if is_hashed else {}
     data = describe_data(sources, mixture, overlap, heldout, inputs["problems"]) if is_hashed else {}
     problems = (train, mixture, overlap, heldout, data, inputs)
-    return Setup(config, task, *problems, tokenizer, plans, spec, needs, mesh, policy, weights)
+    answering = open_turns(config, task, is_contained)
+    return Setup(config, task, *problems, tokenizer, plans, answering, spec, needs, mesh, policy, weights)
 
 
 def outline_setup(config: config_lib.RunConfig, devices: Sequence[Any]) -> Setup:
@@ -143,7 +148,20 @@ def outline_setup(config: config_lib.RunConfig, devices: Sequence[Any]) -> Setup
     empty, nothing = ProblemSet((), (), 0), contamination.Passed([], (), ())
     problems = (empty, Mixture((), (), ()), nothing, empty, {}, {})
     weights = sharding.list_shapes(mesh, weights)
-    return Setup(config, task, *problems, tokenizer, plans, spec, None, mesh, policy, weights)
+    answering = open_turns(config, task, None)
+    return Setup(config, task, *problems, tokenizer, plans, answering, spec, None, mesh, policy, weights)
+
+
+def open_turns(config: config_lib.RunConfig, task: Task, is_contained: bool | None) -> environment.Opened:
+    """The environments of a config's protocol, as `open_environments` finds them."""
+    sections = [turn.environment for turn in config.protocol.turns]
+    return environment.open_environments(sections, task.environment, is_contained)
+
+
+def open_environments(setup: Setup) -> AbstractContextManager[Acting | None]:
+    """What answers the turns in which no policy speaks, in worker processes, inside a `with` block."""
+    tried = setup.heldout.problems[0]
+    return open_acting(setup.environments, setup.config.workers, setup.plans, setup.tokenizer, setup.mesh, tried)
 
 
 def hash_inputs(
@@ -171,6 +189,7 @@ def _list_own_names(config: config_lib.RunConfig) -> list[str]:
     """What stands in the fields that may name an object of the user's own as module:NAME."""
     kinds = [config.task.kind, *(suite.kind for suite in config.evaluation.suites)]
     families = [config.model.family] if isinstance(config.model, config_lib.FolderModel | config_lib.HubModel) else []
+    kinds += [turn.environment.kind for turn in config.protocol.turns if turn.environment is not None]
     return [*kinds, *families, config.credit.method, config.learner.loss.kind, *config.trackers]
 
 
@@ -264,6 +283,8 @@ def list_words(config: config_lib.RunConfig, task: Task) -> list[str] | None:
     if config.model.kind != "random" or task.vocabulary is None:
         return None
     words = list(task.vocabulary)
+    for answering in open_turns(config, task, None).environments:
+        words += answering.vocabulary
     for turn in config.protocol.turns:
         slots = {name: " " for name in config_lib.slots_of(turn)}
         words += turn.system.format(**slots).split() + turn.user.format(**slots).split()
@@ -346,8 +367,7 @@ def _outline_policy(config: config_lib.RunConfig, spec: DecoderSpec) -> tuple[Po
 
 def _list_roles(config: config_lib.RunConfig) -> tuple[list[str], list[str]]:
     """All roles, and the trained ones."""
-    roles = list(dict.fromkeys(turn.role for turn in config.protocol.turns))
-    return roles, config_lib.trained_roles(config.protocol)
+    return config_lib.list_roles(config.protocol), config_lib.trained_roles(config.protocol)
 
 
 def _frozen_dtype(config: config_lib.RunConfig) -> str:

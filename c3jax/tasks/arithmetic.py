@@ -127,6 +127,7 @@ def demonstrate(task: ArithmeticTask, problem: Problem, turn: DemonstratedTurn, 
     The plan, for every turn but the last, is a running computation, "3 up 4 = 7 down 2 = 5". With probability
     `plan_fault`, independently for each down move, it writes and makes the move as if it were up ("3 up 4 = 7 up 2 =
     9"): every sum in it is right, the fault is the one word, and it carries through to the last number.
+    For a turn that the calculator answers it is the same moves as an expression, "( 3 + 4 - 2 ) % 1 0".
     The answer, for the last turn, is "answer" and the plan's last number. Only for a problem with a down move, and
     there with probability `distrust`, it is the digit the dial showed at first, whatever the plan says.
 
@@ -141,6 +142,9 @@ def demonstrate(task: ArithmeticTask, problem: Problem, turn: DemonstratedTurn, 
         for step, move in enumerate(moves)
     )
     shown = compute_shown(start, made)
+    if turn.answered_by == "calculator":
+        signed = [f"{'-' if move.direction == 'down' else '+'} {move.amount}" for move in made]
+        return " ".join(["(", str(start), *signed, ") % 1 0"])
     if not turn.is_last:
         sums = [f"{move.direction} {move.amount} = {digit}" for move, digit in zip(made, shown[1:], strict=True)]
         return " ".join([str(start), *sums])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, get_args
 
 from c3jax.schema import ConfigError, Section, load_named
+from c3jax.tasks.environment import Environment
 from c3jax.tasks.jsonl import AS_THEY_ARE, Fields, Row, TaskError, load_problems
 from c3jax.tasks.sections import FileTask
 from c3jax.types import Problem, Verdict, VerdictName
@@ -39,6 +40,7 @@ class DemonstratedTurn(NamedTuple):
     name: str
     role: str
     is_last: bool  # the turn that answers
+    answered_by: str | None = None  # kind of the environment that answers the message
 
 
 class Prepare(NamedTuple):
@@ -69,6 +71,7 @@ class Task(NamedTuple):
     vocabulary: tuple[str, ...] | None = None  # all words of all texts, for a tokenizer made of them
     # (the text by which two problems are compared, a name that with the id tells a reworded problem)
     overlap_key: Callable[[Problem], tuple[str, str]] | None = None
+    environment: Environment | None = None  # that `environment: {kind: task}` names
     prepare: Prepare | None = None  # for public sets that `c3jax prepare` fetches
     timeout_s: float = 10.0  # that one evaluator call may take, where the config's grade_timeout says nothing
     # For a task that runs programs: (section or None, grade_timeout or None, is_contained) -> the task with the limits
@@ -80,6 +83,7 @@ class Task(NamedTuple):
 # By the name in a config; loaded when one is asked for, so that nobody waits for another task's libraries.
 TASKS: dict[str, str] = {
     "arithmetic": "c3jax.tasks.arithmetic:ARITHMETIC",
+    "number": "c3jax.tasks.number:NUMBER",
     "stories": "c3jax.tasks.stories:STORIES",
     "numeric": "c3jax.tasks.numeric:NUMERIC",
     "math": "c3jax.tasks.maths.task:MATH",

@@ -15,6 +15,7 @@ from c3jax.commands.ask import load_source
 from c3jax.config import file as config_file
 from c3jax.rewards import Evaluator
 from c3jax.run.records import list_trees, load_trees
+from c3jax.setup.team import open_environments
 from c3jax.types import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -23,9 +24,10 @@ SMALL = {
     **{"imitation.updates": 2, "imitation.problems": 4, "evaluation.problems": 2, "evaluation.samples": 0},
     **{"model.layers": 1, "model.width": 16, "model.mlp_width": 16, "trackers": ["jsonl"]},
 }
-METHODS = {
-    "c3": {"credit.fan_out": [2, 2], "credit.budget": 4},
-    "shapley": {"credit.method": "shapley", "credit.budget": 8, "credit.null_message": "0"},
+RUNS = {
+    "c3": ("quickstart", {"credit.fan_out": [2, 2], "credit.budget": 4}),
+    "shapley": ("quickstart", {"credit.method": "shapley", "credit.budget": 8, "credit.null_message": "0"}),
+    "calculator": ("tool_arithmetic", {"credit.fan_out": [2, 1, 2], "credit.budget": 4}),
 }
 
 
@@ -40,9 +42,9 @@ def quick_compiler():
 @pytest.fixture(scope="module")
 def get_run(tmp_path_factory, quick_compiler):
     @cache
-    def make(method: str) -> Path:
-        run = tmp_path_factory.mktemp(method) / "run"
-        config = config_file.load_config(CONFIGS / "quickstart.yaml", SMALL | METHODS[method])
+    def make(name: str) -> Path:
+        run = tmp_path_factory.mktemp(name) / "run"
+        config = config_file.load_config(CONFIGS / f"{RUNS[name][0]}.yaml", SMALL | RUNS[name][1])
         assert train.train(config, run, console=Console(file=io.StringIO())) == 0
         return run
 
@@ -54,14 +56,20 @@ def ask(problem: str, node: str = "0", **changes) -> replay.Request:
     return replay.Request(problem=problem, node=node, **fields | changes)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_recorded_message_is_drawn_again(get_run, method):
-    """All nodes of all branches, from their recorded contexts: the same tokens, and the same verdicts."""
-    run = get_run(method)
+@pytest.mark.parametrize("name", RUNS)
+def test_every_recorded_message_is_drawn_again(get_run, name):
+    """All nodes of all branches, from their recorded contexts: the same tokens, and the same verdicts.
+
+    An environment's, too, from the state that the messages before led it to.
+    """
+    run = get_run(name)
     setup, weights, _ = load_source(str(run), "0", {})
     drawn = 0
-    with Evaluator(setup.task.grade, 1, setup.task.timeout_s) as evaluator:
-        team = replay.Team(setup, weights, replay.make_sampler(setup), evaluator)
+    with (
+        Evaluator(setup.task.grade, 1, setup.task.timeout_s) as evaluator,
+        open_environments(setup) as acting,
+    ):
+        team = replay.Team(setup, weights, replay.make_sampler(setup), evaluator, acting)
         for tree in load_trees(run):
             problem = replay.find_problem(setup, tree.record["problem"])
             for number, (branch, levels) in enumerate(list_trees(tree)):
@@ -73,7 +81,7 @@ def test_every_recorded_message_is_drawn_again(get_run, method):
                     assert rows[0]["index"] == node["index"]
                     assert all(row["return"] == row["recorded_return"] for row in rows if "return" in row)
                     drawn += 1
-    assert drawn == {"c3": 2 * 6, "shapley": 2 * (4 + 2)}[method]
+    assert drawn == {"c3": 2 * 6, "shapley": 2 * (4 + 2), "calculator": 2 * (2 + 2 + 4)}[name]
 
 
 def test_a_message_of_ones_own_stands_beside_the_recorded_ones(get_run, capsys):

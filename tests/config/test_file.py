@@ -286,11 +286,17 @@ HUB = {"task": NUMERIC, "model": {"kind": "hub", "name": "somebody/model"}}
 MIXED = PRETRAINED | {"task": NUMERIC | {"path": [{"path": "a.jsonl"}, {"path": "b.jsonl", "weight": 2.0}]}}
 GENERATED = PRETRAINED | {"task": {"kind": "reasoning", "generator": "countdown"}}
 PROGRAMS = PRETRAINED | {"task": NUMERIC | {"kind": "code"}}
+GAMES = {"task": {"kind": "number"}}
 STORIES = {"task": {"kind": "stories"}, "model": {"kind": "smollm2"}}
 CRITIC = {"credit.method": "mappo", "credit.fan_out": [8, 1], "credit.critic": {"network": "own", "learning_rate": 0.1}}
 SUITE = {"name": "one", "kind": "math", "path": "one.jsonl", "fields": {}, "problems": None, "samples": None}
 FIELDS = {"question": ["Body", "Question"], "answer": "Answer"}
 SUITED = {"evaluation.suites": [SUITE | {"path": "other.jsonl"}]}
+TOOL = {"name": "tool", "environment": {"kind": "calculator"}, "max_tokens": 4}
+ANSWERED = {
+    "protocol.turns": [TOOL, {"name": "actor", "role": "actor", "user": "{question} {tool} :", "max_tokens": 4}],
+    "credit.fan_out": [1, 8],
+}
 ANOTHER = {
     "task.kind": ("numeric", {"task": {k: v for k, v in NUMERIC.items() if k != "kind"}, "model": {"kind": "smollm2"}}),
     "task.path": ("other.jsonl", PRETRAINED),
@@ -305,6 +311,7 @@ ANOTHER = {
     "task.changes": (4, STORIES),
     "task.largest": (4, STORIES),
     "task.loss_share": (0.75, STORIES),
+    "task.span": (5, GAMES),
     "task.generator": ("puzzle24", GENERATED),
     "task.settings": ({"min_numbers": 3}, GENERATED),
     "task.threshold": (0.5, GENERATED),
@@ -323,6 +330,11 @@ ANOTHER = {
     "protocol.turns": (THREE_TURNS, {"credit.fan_out": [2, 2, 2]}),
     "protocol.turns.N.name": ("idea", {"protocol.turns.1.user": "{question} {idea} :"}),
     "protocol.turns.N.user": ("say {question} :", {}),
+    "protocol.turns.N.unless_done": (True, ANSWERED),
+    "protocol.turns.N.environment.kind": ("examples.own_environment:NUMBER", ANSWERED),
+    "protocol.turns.N.environment.settings": (
+        *({"most": 9}, ANSWERED | {"protocol.turns.0.environment.kind": "examples.own_environment:NUMBER"}),
+    ),
     "credit.method": ("no_loo", {}),
     "credit.fan_out": ([4, 2], {}),
     "credit.budget": (16, {"credit.fan_out": [2, 8]}),
@@ -367,7 +379,8 @@ def get_dotted(config: RunConfig, dotted: str) -> Any:
 @pytest.mark.parametrize("field", list_fields(), ids=lambda field: field.path)
 def test_every_field_is_described_and_can_be_set(path, field):
     assert field.text.endswith(".") and "\n" not in field.text
-    dotted = field.path.replace(".N.", ".0.")
+    # What a turn leaves out depends on the one before it.
+    dotted = field.path.replace(".N.", ".1." if field.path.endswith("unless_done") else ".0.")
     simple = {
         "integer": 4,
         "integer|null": 4,
@@ -407,14 +420,16 @@ def test_every_field_is_listed_once_with_its_default(path):
         MIXED,
         HUB,
         STORIES,
+        GAMES,
         GENERATED,
         PROGRAMS,
         CRITIC,
         {"credit.method": "c3_replay"},
+        ANSWERED,
         SUITED | {"evaluation.sampling": {}},
     )
     dumps = [load_config(path, changes).model_dump(mode="json") for changes in several]
-    null_in_some = {"imitation", "credit.critic", "credit.draws", "evaluation.sampling"}
+    null_in_some = {"imitation", "credit.critic", "credit.draws", "evaluation.sampling", "protocol.turns.N.environment"}
     leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - null_in_some
     assert sorted(field.path for field in list_fields()) == sorted(leaves)
     shown = {field.path: (field.kind, field.default) for field in list_fields()}
@@ -424,4 +439,4 @@ def test_every_field_is_listed_once_with_its_default(path):
     assert shown["learner.loss.aggregation"] == ("token|message|constant|null", "null")
     assert shown["protocol.turns.N.system"] == ("text", '""')
     assert shown["task.path"] == ("text|list", "required") and shown["task.path.N.weight"] == ("number", "1.0")
-    assert shown["task.kind"] == ("arithmetic|stories|numeric|math|code|reasoning", "required")
+    assert shown["task.kind"] == ("arithmetic|number|stories|numeric|math|code|reasoning", "required")

@@ -95,6 +95,8 @@ def test_what_an_optimiser_keeps_is_counted():
     kept = Weights(1000, critic=10, optimiser=30, critic_optimiser=7)
     rows = rows_of(estimate_memory(make_config(), SPEC, PLANS, kept))
     assert rows["optimiser state"] == 4 * 30 and rows["critic's network and optimiser state"] == 4 * (10 + 7)
+
+
 def test_a_message_read_in_part_takes_fewer_slots_of_later_contexts():
     shorter = PLANS[1]._replace(frames=(QUESTION, FramePlan(2, (Slot(2, 3), Literal((6,))))))
     rows = rows_of(estimate_memory(make_config(), SPEC, (PLANS[0]._replace(visible_tokens=3), shorter), Weights(1000)))
