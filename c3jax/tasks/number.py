@@ -24,9 +24,8 @@ from c3jax.tasks.sections import NumberTask
 from c3jax.tasks.task import DemonstratedTurn, Task
 from c3jax.types import Problem, Verdict
 
-LARGEST = 31
 VOCABULARY: tuple[str, ...] = (
-    *map(str, range(LARGEST + 1)),
+    *map(str, range(32)),
     *(":", "game", "from", "to", "guess", "higher", "lower", "found", "error"),
 )
 _QUESTION = re.compile(r"game [0-9] [0-9] [0-9] : from ([0-9]+) to ([0-9]+)")
@@ -40,6 +39,8 @@ class Hidden(NamedTuple):
 
 def make_problems(task: NumberTask, seed: int) -> tuple[list[Problem], list[Problem]]:
     """The games to train on and the held-out ones. Raises TaskError where there are not so many."""
+    if task.span > task.highest + 1:
+        raise TaskError(f"task.span: expected at most task.highest + 1 = {task.highest + 1} numbers, got {task.span}")
     return tuple(  # pyright: ignore[reportReturnType]
         draw_problems(functools.partial(_search_problem, task, seed, split), count)
         for split, count in (("train", task.train_problems), ("test", task.heldout_problems))
@@ -50,7 +51,7 @@ def _search_problem(task: NumberTask, seed: int, split: str, index: int, asked: 
     def write(attempt: int) -> tuple[str, str]:
         address = ("number", seed, split, index, attempt)
         name = [str(int(10 * draw_uniform(*address, digit))) for digit in range(3)]
-        low = int((LARGEST + 2 - task.span) * draw_uniform(*address, "low"))
+        low = int((task.highest + 2 - task.span) * draw_uniform(*address, "low"))
         return f"game {' '.join(name)} : from {low} to {low + task.span - 1}", ""
 
     problem = search_problem(write, split, index, asked)

@@ -39,7 +39,9 @@ class NumberTask(GeneratedTask):
 
     kind: Literal["number"]
     span: Annotated[int, pydantic.Field(ge=2, le=32)] = 7
-    """Numbers that may be hidden."""
+    """Numbers that may be hidden, one after the other."""
+    highest: Annotated[int, pydantic.Field(ge=1, le=31)] = 31
+    """The highest of any game; the lowest is 0."""
 
 
 class StoryTask(GeneratedTask):

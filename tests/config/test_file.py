@@ -312,6 +312,7 @@ ANOTHER = {
     "task.largest": (4, STORIES),
     "task.loss_share": (0.75, STORIES),
     "task.span": (5, GAMES),
+    "task.highest": (9, GAMES),
     "task.generator": ("puzzle24", GENERATED),
     "task.settings": ({"min_numbers": 3}, GENERATED),
     "task.threshold": (0.5, GENERATED),

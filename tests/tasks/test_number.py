@@ -38,6 +38,12 @@ def test_halving_finds_a_number_of_seven_in_three_rounds():
     assert rounds.count(3) / 120 == pytest.approx(4 / 7, abs=0.14)
 
 
+def test_a_range_that_does_not_fit_is_refused():
+    with pytest.raises(TaskError, match="task.span: expected at most task.highest"):
+        make_problems(SECTION.model_copy(update={"highest": 5}), 0)
+    assert {read_range(p.question) for p in make_problems(SECTION.model_copy(update={"highest": 6}), 0)[0]} == {(0, 6)}
+
+
 def test_the_number_is_the_episode_s():
     problem = make_problems(SECTION, 0)[0][0]
     hidden = {NUMBER.environment.reset(problem, seed).number for seed in range(200)}
