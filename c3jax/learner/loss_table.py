@@ -63,7 +63,7 @@ LOSSES: dict[str, Loss] = {
         clip_low=1.0,  # no lower bound, as in the paper: no ratio is below 0
         clip_high=4.0,
         aggregation="token",
-        source="arXiv:2506.13585, equations 4 and 5; the upper bound of 5: arXiv:2510.13786",
+        source="arXiv:2506.13585, equations 4 and 5, which leave the upper bound open",
         doc="-w A log pi, w = clip(r, 1 - clip_low, 1 + clip_high) held fixed: no token is left out.",
     ),
     "reinforce": Loss(
