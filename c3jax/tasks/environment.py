@@ -77,6 +77,7 @@ class Answer(NamedTuple):
 
 ENVIRONMENTS: dict[str, str] = {
     "calculator": "c3jax.tasks.environments.calculator:CALCULATOR",
+    "search": "c3jax.tasks.environments.search:SEARCH",
 }
 
 
