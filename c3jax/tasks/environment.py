@@ -77,6 +77,7 @@ class Answer(NamedTuple):
 
 ENVIRONMENTS: dict[str, str] = {
     "calculator": "c3jax.tasks.environments.calculator:CALCULATOR",
+    "reasoning_gym": "c3jax.tasks.environments.reasoning_gym:REASONING_GYM",
     "search": "c3jax.tasks.environments.search:SEARCH",
 }
 
