@@ -79,6 +79,7 @@ ENVIRONMENTS: dict[str, str] = {
     "calculator": "c3jax.tasks.environments.calculator:CALCULATOR",
     "reasoning_gym": "c3jax.tasks.environments.reasoning_gym:REASONING_GYM",
     "search": "c3jax.tasks.environments.search:SEARCH",
+    "textarena": "c3jax.tasks.environments.text_arena:TEXTARENA",
 }
 
 
