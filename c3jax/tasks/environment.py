@@ -80,6 +80,7 @@ ENVIRONMENTS: dict[str, str] = {
     "reasoning_gym": "c3jax.tasks.environments.reasoning_gym:REASONING_GYM",
     "search": "c3jax.tasks.environments.search:SEARCH",
     "textarena": "c3jax.tasks.environments.text_arena:TEXTARENA",
+    "verifiers": "c3jax.tasks.environments.verifiers_env:VERIFIERS",
 }
 
 
