@@ -61,6 +61,7 @@ def open_acting(
     plans: tuple[TurnPlan, ...],
     tokenizer: Tokenizer,
     mesh: sharding.Mesh | None = None,
+    problem: Problem | None = None,
 ) -> Iterator[Acting | None]:
     """Start the worker processes that environments run in, inside a `with` block.
 
@@ -69,15 +70,36 @@ def open_acting(
       workers: processes.
       plans, tokenizer, mesh: the team's.
 
+      problem: one that they are tried on.
+
     Yields:
       What `draw_trees` takes.
+
+    Raises:
+      UserError: an environment answers the same messages of the same episode otherwise the second time.
     """
     if not opened.environments:
         yield None
         return
     run = functools.partial(run_call, opened.environments)
     with Evaluator(run, workers, opened.timeout_s, CallKind(Answer, make_answer, make_failed)) as evaluator:
+        if problem is not None:
+            _try_environments(evaluator, opened, problem)
         yield Acting(evaluator, opened.turns, plans, tokenizer, mesh)
+
+
+def _try_environments(evaluator: Evaluator, opened: Opened, problem: Problem) -> None:
+    heard = (Message("try", "try", problem.question),)
+    calls = [Call(number, 0, (heard,)) for number in range(len(opened.environments)) for _ in range(2)]
+    answers = evaluator.score([problem] * len(calls), calls, budget=len(calls))
+    for number, (one, other) in enumerate(zip(answers[::2], answers[1::2], strict=True)):
+        if one.observations != other.observations and not (one.failure or other.failure):
+            first, second = (answer.observations[0][0] for answer in (one, other))
+            raise UserError(
+                f"protocol.turns.{opened.turns.index(number)}.environment: expected one that answers the same messages"
+                " of the same problem and seed the same, or its state could not be restored for alternatives, got"
+                f" {first!r:.60} and then {second!r:.60}"
+            )
 
 
 class _Reply(NamedTuple):
@@ -114,8 +136,6 @@ def draw_trees(  # noqa: PLR0913
     Returns:
       The trees, and what the policies' messages in them cost.
 
-    Raises:
-      UserError: an environment says of the same messages what it did not say before.
     """
     start = start or Start()
     rollout, counts = sample_tree(weights, question, key, problem_P, fan_out, start.given, start.first)
@@ -168,9 +188,6 @@ def answer_turn(
 
     Returns:
       The messages, P * per_problem of them.
-
-    Raises:
-      UserError: as `draw_trees`.
     """
     turn, seeds = len(rollout.turns), _address_episodes(key, problems)
     own = sharding.list_own(acting.mesh, len(problems))
@@ -191,7 +208,8 @@ def answer_turn(
     answers = acting.evaluator.score([problems[number] for number in numbers], calls, budget=len(calls))
     replies = [_Reply([], False, 0.0, True, False)] * (len(own) * per_problem)
     for rows, answer in zip(rows_of_calls, answers, strict=True):
-        _check_restored(acting, turns, turn, rows[0], len(replies), answer)
+        if not answer.failure and not _is_restored(acting, turns, turn, rows[0], len(replies), answer):
+            answer = make_failed("error", "the same messages were answered otherwise before")
         for row in rows:
             replies[row] = _read_answer(acting, turn, answer)
     by_problem = [replies[first : first + per_problem] for first in range(0, len(replies), per_problem)]
@@ -222,8 +240,8 @@ def _cut_episode(
     return (*parts, tuple(since))
 
 
-def _check_restored(acting: Acting, turns: Sequence[Messages], turn: int, row: int, rows: int, answer: Answer) -> None:
-    """Check that an episode led through the same messages again says what it said."""
+def _is_restored(acting: Acting, turns: Sequence[Messages], turn: int, row: int, rows: int, answer: Answer) -> bool:
+    """Whether an episode that was led through the same messages again has given the same answers."""
     own = [earlier for earlier in range(turn) if acting.turns[earlier] == acting.turns[turn]]
     for earlier, found in zip(own, answer.observations, strict=False):
         messages = turns[earlier]
@@ -231,11 +249,8 @@ def _check_restored(acting: Acting, turns: Sequence[Messages], turn: int, row: i
         recorded = np.asarray(messages.tokens_NT)[number][np.asarray(messages.content_NT)[number]].tolist()
         assert messages.observed is not None
         if not messages.observed.failed_N[number] and _encode(acting, earlier, found[0])[0] != recorded:
-            raise UserError(
-                f"protocol.turns.{turn}.environment: expected an environment that says the same of the same problem,"
-                f" seed and messages, or alternatives could not be continued from its state; got {found[0]!r:.80}"
-                f" where turn {acting.plans[earlier].name} had {acting.tokenizer.decode(recorded)!r:.80}"
-            )
+            return False
+    return True
 
 
 def _read_answer(acting: Acting, turn: int, answer: Answer) -> _Reply:

@@ -158,7 +158,8 @@ def open_turns(config: config_lib.RunConfig, task: Task, is_contained: bool | No
 
 def open_environments(setup: Setup) -> AbstractContextManager[Acting | None]:
     """What answers the turns in which no policy speaks, in worker processes, inside a `with` block."""
-    return open_acting(setup.environments, setup.config.workers, setup.plans, setup.tokenizer, setup.mesh)
+    tried = setup.heldout.problems[0]
+    return open_acting(setup.environments, setup.config.workers, setup.plans, setup.tokenizer, setup.mesh, tried)
 
 
 def hash_inputs(

@@ -9,7 +9,8 @@ same environment with the same settings are one episode.
 
 An episode is begun anew for every call and led through the same messages again. So alternatives to a message meet
 exactly the state that the message met, on any process and after any interruption, as long as the environment is a
-function of (problem, seed, messages); one that answers otherwise the second time is stopped at, not believed.
+function of (problem, seed, messages). One that is not is refused where that can be seen before the run; an answer
+whose episode went otherwise the second time is a failed one.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Environment(NamedTuple):
 
     reset: Callable[..., Any]  # (problem, seed, **settings) -> the state of an episode
     step: Callable[[Any, Sequence[Message]], Observation | str]
+    close: Callable[[Any], None] | None = None  # ends an episode's state: what it holds open
     timeout_s: float = 10.0  # that one call may take, the steps before it included
     # All words of all observations, where the tokenizer is made of the task's words.
     vocabulary: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ class Answer(NamedTuple):
 
 ENVIRONMENTS: dict[str, str] = {
     "calculator": "c3jax.tasks.environments.calculator:CALCULATOR",
+    "python": "c3jax.tasks.environments.python:PYTHON",
     "reasoning_gym": "c3jax.tasks.environments.reasoning_gym:REASONING_GYM",
     "search": "c3jax.tasks.environments.search:SEARCH",
     "textarena": "c3jax.tasks.environments.text_arena:TEXTARENA",
@@ -151,7 +154,7 @@ def _open(
         found = found.bind(section.settings, is_contained)
     try:
         inspect.signature(found.reset).bind(None, 0, **section.settings)
-        pickle.dumps((found.reset, found.step))
+        pickle.dumps((found.reset, found.step, found.close))
     except TypeError as error:
         raise ConfigError(
             f"{field}.settings: expected what the reset of {section.kind} takes, got"
@@ -200,11 +203,13 @@ def run_call(environments: Sequence[Environment], problem: Problem, call: Call) 
     """
     environment = environments[call.environment]
     state, observed = environment.reset(problem, call.seed), []
-    for part in call.parts:
-        if observed and observed[-1][2]:
-            observed.append(("", 0.0, True))
-            continue
-        observed.append(_check(environment.step(state, part)))
+    try:
+        for part in call.parts:
+            is_over = bool(observed) and observed[-1][2]
+            observed.append(("", 0.0, True) if is_over else _check(environment.step(state, part)))
+    finally:
+        if environment.close is not None:
+            environment.close(state)
     return observed
 
 

@@ -34,6 +34,14 @@ class ArithmeticTask(GeneratedTask):
     """Probability that a demonstrated answer to a problem with a down move ignores the plan."""
 
 
+class NumberTask(GeneratedTask):
+    """A number to be found in rounds: the task's own environment answers guesses with higher, lower or found."""
+
+    kind: Literal["number"]
+    span: Annotated[int, pydantic.Field(ge=2, le=32)] = 7
+    """Numbers that may be hidden."""
+
+
 class StoryTask(GeneratedTask):
     """Short word problems in plain English, written by a seeded generator: things are gained and lost."""
 
@@ -133,7 +141,7 @@ class EnvironmentSection(Section):
     """What its reset takes beside the problem and the seed."""
 
 
-AnyTask = ArithmeticTask | StoryTask | NumericTask | MathTask | CodeTask | ReasoningTask
+AnyTask = ArithmeticTask | NumberTask | StoryTask | NumericTask | MathTask | CodeTask | ReasoningTask
 
 
 def list_training_sets(task: Section) -> tuple[MixedSet, ...]:

@@ -83,6 +83,7 @@ class Task(NamedTuple):
 # By the name in a config; loaded when one is asked for, so that nobody waits for another task's libraries.
 TASKS: dict[str, str] = {
     "arithmetic": "c3jax.tasks.arithmetic:ARITHMETIC",
+    "number": "c3jax.tasks.number:NUMBER",
     "stories": "c3jax.tasks.stories:STORIES",
     "numeric": "c3jax.tasks.numeric:NUMERIC",
     "math": "c3jax.tasks.maths.task:MATH",

@@ -279,6 +279,7 @@ HUB = {"task": NUMERIC, "model": {"kind": "hub", "name": "somebody/model"}}
 MIXED = PRETRAINED | {"task": NUMERIC | {"path": [{"path": "a.jsonl"}, {"path": "b.jsonl", "weight": 2.0}]}}
 GENERATED = PRETRAINED | {"task": {"kind": "reasoning", "generator": "countdown"}}
 PROGRAMS = PRETRAINED | {"task": NUMERIC | {"kind": "code"}}
+GAMES = {"task": {"kind": "number"}}
 STORIES = {"task": {"kind": "stories"}, "model": {"kind": "smollm2"}}
 CRITIC = {"credit.method": "mappo", "credit.fan_out": [8, 1], "credit.critic": {"network": "own", "learning_rate": 0.1}}
 SUITE = {"name": "one", "kind": "math", "path": "one.jsonl", "fields": {}, "problems": None, "samples": None}
@@ -303,6 +304,7 @@ ANOTHER = {
     "task.changes": (4, STORIES),
     "task.largest": (4, STORIES),
     "task.loss_share": (0.75, STORIES),
+    "task.span": (5, GAMES),
     "task.generator": ("puzzle24", GENERATED),
     "task.settings": ({"min_numbers": 3}, GENERATED),
     "task.threshold": (0.5, GENERATED),
@@ -406,6 +408,7 @@ def test_every_field_is_listed_once_with_its_default(path):
         MIXED,
         HUB,
         STORIES,
+        GAMES,
         GENERATED,
         PROGRAMS,
         CRITIC,

@@ -243,14 +243,25 @@ def test_an_episode_of_two_rounds(tiny, rounds, ends):
         assert middle[row // 2] == (7 * first[row // 2] + 3) % WORDS
 
 
-def test_one_that_answers_otherwise_is_stopped_at(tiny, rounds):
+def test_an_answer_that_cannot_be_restored_is_a_failed_one(tiny, rounds):
+    """The second answer, where the first is another the second time; here forty numbers may agree by chance."""
     protocol, sample_tree = rounds
     acting = make_acting(protocol, Environment(begin, forget))
     question = take_problems(tiny.question, 4, jnp.zeros(8, jnp.int32))
     problems = [Problem(number, str(number), "", "") for number in range(8)]
     asked = (problems, question, jax.random.key(7), jnp.arange(8), (2, 1, 1, 1))
-    with pytest.raises(UserError, match=r"turns.3.environment: expected an environment that says the same of the same"):
-        draw_trees(sample_tree, acting, Weights(tiny.params, {}), *asked)
+    rollout, _ = draw_trees(sample_tree, acting, Weights(tiny.params, {}), *asked)
+    assert not rollout.turns[1].observed.failed_N.any()
+    assert rollout.turns[3].observed.failed_N.mean() > 0.5
+
+
+def test_one_that_answers_otherwise_is_refused_before_a_run(turns):
+    opened = Opened((Environment(begin, forget),), (None, 0, None))
+    with (
+        pytest.raises(UserError, match=r"^protocol.turns.1.environment: expected one that answers the same messages"),
+        open_acting(opened, 1, turns, TOKENIZER, problem=Problem(0, "0", "?", "")),
+    ):
+        pass
 
 
 FATES = {

@@ -67,6 +67,4 @@ def bind(settings: Mapping[str, Any], is_contained: bool) -> Environment:
     return REASONING_GYM
 
 
-REASONING_GYM = Environment(
-    reset=begin, step=judge, timeout_s=60.0, vocabulary=("right", "wrong", "no", "answer"), bind=bind
-)
+REASONING_GYM = Environment(reset=begin, step=judge, timeout_s=60.0, bind=bind)

@@ -361,4 +361,4 @@ def _check_seats(config: Any, roles: Mapping[str, str], reward_of: str | None) -
         )
 
 
-VERIFIERS = Environment(reset=begin, step=answer, timeout_s=120.0, bind=bind)
+VERIFIERS = Environment(reset=begin, step=answer, close=close, timeout_s=120.0, bind=bind)
