@@ -205,10 +205,11 @@ def begin(
     """
     import verifiers.v1 as vf  # pyright: ignore[reportMissingImports]
 
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - environments of others may draw from it
     loaded = load_env(json.dumps(env, sort_keys=True))
     task = loaded.find_task(problem.columns.get("task"))
+    # Only now, as a taskset may draw where it is loaded, which a process does once.
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - environments of others may draw from it
     questions: asyncio.Queue[Question] = asyncio.Queue()
     traces: list[Any] = []
     agents = vf.Agents(loaded.env.config, lambda name, config: Seat(name, config, questions, traces))

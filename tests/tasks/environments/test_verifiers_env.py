@@ -36,6 +36,7 @@ class Sum(vf.Task[Data]):
 class Sums(vf.Taskset[Sum, vf.TasksetConfig]):
     def load(self):
         for number in range(5):
+            random.random()
             data = Data(prompt=f"{number} + {number} ?", system_prompt="Add.", answer=str(2 * number))
             yield Sum(data, self.config.task)
 
@@ -107,6 +108,17 @@ def test_an_env_talks_until_it_ends_and_draws_by_the_seed():
     assert end == ("", pytest.approx(1.1 + 0.03), True) and after == ("", 0.0, True)
     assert lead(env, "", "solver 5", "solver 7")[1:] == [first, second]
     assert lead(env, "", "solver 5", seed=2)[1] != first
+
+
+@needs_package
+def test_where_a_process_loads_the_taskset_changes_nothing():
+    texts = []
+    for _ in range(2):  # the first loads it
+        state = begin(Problem(0, "0", "", "", {"task": 1}), 1, {"taskset": {"id": "tutored_sums"}})
+        answer(state, ())
+        texts.append(answer(state, (Message("turn", "solver", "5"),)).text)
+        close(state)
+    assert texts[0] == texts[1] and texts[0].startswith("no, try ")
 
 
 @needs_package
