@@ -34,7 +34,7 @@ def declared(lines: list[str]) -> dict[str, Requirement]:
 
 RUNTIME = declared(PROJECT["dependencies"])
 # What launch/test.sh installs; `reasoning` is one exact version, and jax's own packages follow from jax.
-TESTED_EXTRAS = ("maths", "code", "lab", "tensorboard", "wandb", "smollm2")
+TESTED_EXTRAS = ("maths", "code", "lab", "tensorboard", "wandb", "smollm2", "search", "textarena")
 TESTED = declared([line for extra in TESTED_EXTRAS for line in PROJECT["optional-dependencies"][extra]])
 EXTRAS = declared([line for lines in PROJECT["optional-dependencies"].values() for line in lines])
 

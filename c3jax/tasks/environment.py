@@ -80,6 +80,10 @@ class Answer(NamedTuple):
 ENVIRONMENTS: dict[str, str] = {
     "calculator": "c3jax.tasks.environments.calculator:CALCULATOR",
     "python": "c3jax.tasks.environments.python:PYTHON",
+    "reasoning_gym": "c3jax.tasks.environments.reasoning_gym:REASONING_GYM",
+    "search": "c3jax.tasks.environments.search:SEARCH",
+    "textarena": "c3jax.tasks.environments.text_arena:TEXTARENA",
+    "verifiers": "c3jax.tasks.environments.verifiers_env:VERIFIERS",
 }
 
 
