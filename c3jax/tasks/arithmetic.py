@@ -127,7 +127,9 @@ def demonstrate(task: ArithmeticTask, problem: Problem, turn: DemonstratedTurn, 
     The plan, for every turn but the last, is a running computation, "3 up 4 = 7 down 2 = 5". With probability
     `plan_fault`, independently for each down move, it writes and makes the move as if it were up ("3 up 4 = 7 up 2 =
     9"): every sum in it is right, the fault is the one word, and it carries through to the last number.
-    For a turn that the calculator answers it is the same moves as an expression, "( 3 + 4 - 2 ) % 1 0".
+    For a turn that the calculator answers it is the same moves as an expression, "( 3 + 4 - 2 ) % 1 0". For one that a
+    Python session answers, "( 3 + 4 - 2 ) % ten": its fault is to write "down" instead of a sign, which is no program,
+    and every such turn makes it by itself.
     The answer, for the last turn, is "answer" and the plan's last number. Only for a problem with a down move, and
     there with probability `distrust`, it is the digit the dial showed at first, whatever the plan says.
 
@@ -142,6 +144,14 @@ def demonstrate(task: ArithmeticTask, problem: Problem, turn: DemonstratedTurn, 
         for step, move in enumerate(moves)
     )
     shown = compute_shown(start, made)
+    if turn.answered_by == "python":
+        is_plain = [draw_uniform(*at, turn.name, step) < task.plan_fault for step in range(len(moves))]
+        signs = {"up": "+", "down": "-"}
+        parts = [
+            f"{move.direction if plain and move.direction == 'down' else signs[move.direction]} {move.amount}"
+            for move, plain in zip(moves, is_plain, strict=True)
+        ]
+        return " ".join(["(", str(start), *parts, ") % ten"])
     if turn.answered_by == "calculator":
         signed = [f"{'-' if move.direction == 'down' else '+'} {move.amount}" for move in made]
         return " ".join(["(", str(start), *signed, ") % 1 0"])

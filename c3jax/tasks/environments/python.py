@@ -135,6 +135,6 @@ PYTHON = Environment(
     reset=begin,
     step=run,
     close=close,
-    vocabulary=(*"0123456789", *_NAMES),
+    vocabulary=(*"0123456789", "+", "-", "*", "/", "%", "(", ")", *_NAMES),
     bind=bind,
 )
