@@ -12,6 +12,7 @@ What a researcher needs in a notebook, each documented where it is defined:
     compute_batch_credit, spread_over_tokens   the same for another trainer's rows with ids, and their tokens
     LOSSES, Loss, init_state, make_update
     Task, Problem, Verdict       a task of one's own
+    Environment, Observation     what answers a turn in place of a policy
     train, evaluate              the modules of the loop and of held-out accuracy: train.train, evaluate.make_evaluation
 
 They are imported when they are first asked for, so that `import c3jax` does not wait for JAX.
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from c3jax.setup.team import decode_turns as decode_turns
     from c3jax.setup.team import make_questions as make_questions
     from c3jax.setup.team import make_setup as make_setup
+    from c3jax.tasks.environment import Environment as Environment
+    from c3jax.tasks.environment import Observation as Observation
     from c3jax.tasks.task import Task as Task
     from c3jax.types import Problem as Problem
     from c3jax.types import Verdict as Verdict
@@ -66,6 +69,7 @@ _HOMES = {
     "learner.update": ("make_update",),
     "rollout.tree": ("make_tree_sampler",),
     "setup.team": ("Setup", "decode_turns", "make_questions", "make_setup"),
+    "tasks.environment": ("Environment", "Observation"),
     "tasks.task": ("Task",),
     "types": ("Problem", "Verdict"),
 }

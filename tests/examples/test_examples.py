@@ -95,6 +95,20 @@ def test_the_answers_at_hand_are_graded(run, tmp_path):
     ]
 
 
+def test_an_environment_of_ones_own_answers(run, tmp_path):
+    turn = "--protocol.turns.1"
+    named = (f"{turn}.environment.kind", "own_environment:NUMBER", f"{turn}.environment.settings", "{most: 9}")
+    small = ("--imitation", "null", "--credit.fan_out", "[2,1,2]", "--credit.budget", "4", f"{turn}.max_tokens", "3")
+    path = train(run, tmp_path, "tool_arithmetic", ("own_environment.py",), *named, *small)
+    trees = [json.loads(line) for line in (path / "rollouts" / "step-000000.jsonl").read_text().splitlines()]
+    answers = [node for tree in trees for node in tree["nodes"] if node["turn"] == "result"]
+    assert len(answers) == 16 and {node["role"] for node in answers} == {"environment"}
+    assert {node["text"] for node in answers} <= {"a number please", "found", "higher", "lower"}
+    assert not any(node["failed"] for node in answers)
+    modules = json.loads((path / "manifest.json").read_text())["inputs"]["modules"]
+    assert list(modules) == ["own_environment:NUMBER"]
+
+
 def test_the_configs_come_along(run):
     names = ("quickstart", "trio", "debate", "math_qwen")
     code = f"from c3jax.config.file import load_config; print([load_config(name).seed for name in {names}])"
