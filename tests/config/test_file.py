@@ -427,4 +427,4 @@ def test_every_field_is_listed_once_with_its_default(path):
     assert shown["learner.loss.aggregation"] == ("token|message|null", "null")
     assert shown["protocol.turns.N.system"] == ("text", '""')
     assert shown["task.path"] == ("text|list", "required") and shown["task.path.N.weight"] == ("number", "1.0")
-    assert shown["task.kind"] == ("arithmetic|stories|numeric|math|code|reasoning", "required")
+    assert shown["task.kind"] == ("arithmetic|number|stories|numeric|math|code|reasoning", "required")

@@ -94,8 +94,8 @@ WRONG = [
     ({"imitation.updates": 3}, "imitation.problems: expected a value, got nothing"),
     (
         {"task.kind": "chess"},
-        "task.kind: expected one of arithmetic, stories, numeric, math, code, reasoning, or your own as module:NAME,"
-        ' got "chess"',
+        "task.kind: expected one of arithmetic, number, stories, numeric, math, code, reasoning, or your own as"
+        ' module:NAME, got "chess"',
     ),
     ({"model.kind": None}, "model.kind: expected one of random, smollm2, folder, hub, got null"),
     ({"model": {"width": 4}}, "model.kind: expected a value, got nothing"),

@@ -4,8 +4,11 @@ The team is the tiny policy's debate, a token a message of two that may be drawn
 So transcripts can be written down, and the exact credit is a sum over four of them.
 """
 
+import builtins
 import itertools
 import os
+import random
+import signal
 import time
 from collections.abc import Sequence
 
@@ -313,3 +316,64 @@ def test_a_failed_or_unreadable_answer_goes_on_as_an_empty_message(tiny, turns, 
     assert observed.failed_N.all() and not rollout.turns[1].content_NT.any()
     assert rollout.turns[2].sampled_NT.any(axis=1).all()
     assert list(itertools.chain(*np.asarray(observed.reward_N)[:, None].tolist())) == [0.0] * 4
+
+
+def make_faults() -> list[tuple[str, str]]:
+    """Two hundred ways in which an environment fails, each at one of its functions."""
+    raised = [
+        name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
+    ]
+    plain = [
+        name for name in sorted(raised) if name not in ("UnicodeDecodeError", "UnicodeEncodeError", "ExceptionGroup")
+    ]
+    plain = [name for name in plain if name not in ("UnicodeTranslateError", "BaseExceptionGroup")]
+    ways = [*plain[:60], "exit", "kill", "hang"]
+    faults = [(where, how) for where in ("reset", "step", "restore") for how in ways]
+    return faults + [("step", how) for how in ("nothing", "number", "bytes", "nan", "infinite", "text", "deep", "done")]
+
+
+def fail(how: str):
+    if how == "exit":
+        os._exit(0)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "hang":
+        time.sleep(60)
+    raise getattr(builtins, how)("planned")
+
+
+def begin_faulty(problem: Problem, seed: int) -> list:
+    where, how = problem.question.split()
+    if where == "reset":
+        fail(how)
+    return [where, how, 0]
+
+
+def answer_faulty(state: list, messages: Sequence[Message]) -> Observation | str:
+    where, how, step = state
+    state[2] += 1
+    if where == "step" and how in ("nothing", "number", "bytes", "nan", "infinite", "text", "deep", "done"):
+        wrong = {"nothing": None, "number": 3, "bytes": b"x", "nan": Observation("", float("nan")), "deep": [[[]]]}
+        wrong |= {"infinite": Observation("", float("inf")), "text": Observation(3), "done": Observation("", 0.0, 1)}
+        return wrong[how]
+    if where == "step" or (where == "restore" and step == 1):
+        fail(how)
+    return "5"
+
+
+def test_two_hundred_environments_that_fail_lose_nothing_else(turns):
+    """At the beginning, at an answer, and at the second answer, where the first is led through again."""
+    faults = make_faults()
+    assert len(set(faults)) == len(faults) >= 197
+    faults += [("none", str(number)) for number in range(40)]
+    random.Random(0).shuffle(faults)
+    problems = [Problem(number, str(number), " ".join(fault), "") for number, fault in enumerate(faults)]
+    said = (Message("a", "a", "?"),)
+    calls = [Call(0, 0, (said, said)) for _ in faults]
+    opened = Opened((Environment(begin_faulty, answer_faulty, timeout_s=1.5),), (None, 0, None))
+    with open_acting(opened, 2, turns, TOKENIZER) as acting:
+        assert acting is not None
+        answers = acting.evaluator.score(problems, calls, budget=len(calls))
+    for (where, how), answer in zip(faults, answers, strict=True):
+        assert answer.failure == ("" if where == "none" else "timeout" if how == "hang" else "error"), (where, how)
+        assert [text for text, *_ in answer.observations] == (["5", "5"] if where == "none" else [])

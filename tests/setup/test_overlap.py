@@ -184,6 +184,8 @@ def test_files_are_compared_from_the_command_line(capsys, tmp_path, monkeypatch)
     assert main("overlap numeric train.jsonl apart.jsonl".split()) == 0
     assert capsys.readouterr().out == "4 training problems: nothing in common\n"
     assert main("overlap chess train.jsonl apart.jsonl".split()) == 2
-    assert capsys.readouterr().err.startswith("c3jax: TASK: expected one of arithmetic, stories, numeric, math, ")
+    assert capsys.readouterr().err.startswith(
+        "c3jax: TASK: expected one of arithmetic, number, stories, numeric, math, "
+    )
     assert main("overlap math nowhere.jsonl apart.jsonl".split()) == 2
     assert "nowhere.jsonl: the file cannot be read" in capsys.readouterr().err
