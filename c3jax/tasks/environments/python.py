@@ -48,8 +48,6 @@ class Session:
 
 def bind(settings: Mapping[str, Any], is_contained: bool) -> Environment:
     """The environment with a sandbox that was tried. Raises UserError where it does not hold here."""
-    if is_contained:
-        check_isolation()
     chosen = Settings(**{name: value for name, value in settings.items() if name in Settings._fields})
     kinds = {"timeout": (int, float), "memory": int, "setup": str, "errors": str, "characters": int}
     is_sound = all(isinstance(getattr(chosen, name), kind) for name, kind in kinds.items())
@@ -58,6 +56,8 @@ def bind(settings: Mapping[str, Any], is_contained: bool) -> Environment:
             "environment.settings: expected numbers above 0 as timeout and memory, and errors of whole or name, got"
             f" {json.dumps(dict(settings))}"
         )
+    if is_contained:
+        check_isolation()
     reset = begin if is_contained else begin_uncontained
     return PYTHON._replace(reset=reset, timeout_s=chosen.timeout * _WALL + 60.0)
 
