@@ -27,13 +27,16 @@ class Description(NamedTuple):
     folder: Path | None  # where its weights are; None for random ones
 
 
-def describe_model(section: ModelSection, words: Sequence[str] | None, has_weights: bool = True) -> Description:
+def describe_model(
+    section: ModelSection, words: Sequence[str] | None, has_weights: bool = True, platform: str | None = None
+) -> Description:
     """The policy that a config asks for.
 
     Args:
       section: the config's `model`.
       words: the task's vocabulary, which a random policy has for its own; None for tasks without one.
       has_weights: False fetches no weights of a model of the hub.
+      platform: of the devices that it is for; None: of those that are here.
 
     Raises:
       UserError: in one sentence, where the model cannot be had or does not fit its tokenizer.
@@ -49,7 +52,9 @@ def describe_model(section: ModelSection, words: Sequence[str] | None, has_weigh
         raise UserError(
             f"model: expected a tokenizer of at most the model's {spec.vocab_size} tokens, got {vocabulary.vocab_size}"
         )
-    return Description(spec._replace(dtype=section.dtype, remat=section.remat), vocabulary, folder)
+    scans = (platform or jax.default_backend()) == "tpu"
+    spec = spec._replace(dtype=section.dtype, remat=section.remat, scans_decoding=scans)
+    return Description(spec, vocabulary, folder)
 
 
 def load_params(section: ModelSection, description: Description, key: jax.Array, dtype: str = "float32") -> Params:

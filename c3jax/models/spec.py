@@ -108,3 +108,4 @@ class DecoderSpec(NamedTuple):
     dtype: str = "float32"  # of the matrix products
     remat: str = "none"  # what the backward pass computes again: config.ModelSection
     adapters: Adapters | None = None
+    scans_decoding: bool = False  # a decoded token's layers are a scan, and not one program after the other

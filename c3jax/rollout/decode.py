@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +21,23 @@ from c3jax.models.attention import Rows
 from c3jax.models.decoder import Decoder
 from c3jax.rollout import address, context
 from c3jax.rollout import sampling as sampling_lib
-from c3jax.types import Frame, KeysValues, Messages, Params
+from c3jax.types import Frame, KeysValues, Messages
 
 
 class _Loop(NamedTuple):
     slot: jax.Array  # of the next token: tokens drawn so far
     messages: Messages
     stopped_N: jax.Array
-    key: tuple[jax.Array, ...]  # the message's own keys and values [N, H, T, D] of each layer, a slot a drawn token
-    value: tuple[jax.Array, ...]
+    # The message's own keys and values, a slot a drawn token: [N, H, T, D] of each layer, or stacked.
+    key: jax.Array | tuple[jax.Array, ...]
+    value: jax.Array | tuple[jax.Array, ...]
 
 
 class _Decoding(NamedTuple):
     """What is the same in every round."""
 
     model: Decoder
-    layers: tuple[Params, ...]
+    layers: Any  # stacked, or a tuple of them
     past: tuple[KeysValues, ...]
     max_tokens: int
     sampling: Sampling
@@ -89,8 +90,8 @@ def sample_messages(
     past, hidden_MD = prefill(model, path)
     rows = key_N.shape[0]
     logits_NV = jnp.repeat(model.compute_logits(hidden_MD), rows // hidden_MD.shape[0], axis=0)
-    past = _unstack_past(past)
-    fixed = _Decoding(model, model.unstack(), past, max_tokens, sampling, stop_tokens)
+    past = past if model.spec.scans_decoding else _unstack_past(past)
+    fixed = _Decoding(model, model.prepare_layers(), past, max_tokens, sampling, stop_tokens)
     loop = _start(past[-1], rows, max_tokens, sampling)
     loop = loop if skipped_N is None else loop._replace(stopped_N=skipped_N)
     loop = _draw(loop, logits_NV, key_N, sampling, stop_tokens)
@@ -120,11 +121,10 @@ def list_sizes(rows: int, batches: int) -> list[int]:
 
 
 def _take_rows(loop: _Loop, chosen_N: jax.Array) -> _Loop:
-    def take(array: jax.Array) -> jax.Array:
-        return array[chosen_N]
-
-    parts = (loop.messages, loop.stopped_N, loop.key, loop.value)
-    return _Loop(loop.slot, *jax.tree.map(take, parts))
+    messages, stopped_N = jax.tree.map(lambda array: array[chosen_N], (loop.messages, loop.stopped_N))
+    # [N, H, T, D], or with the layers before it
+    key, value = jax.tree.map(lambda array: jnp.take(array, chosen_N, axis=array.ndim - 4), (loop.key, loop.value))
+    return _Loop(loop.slot, messages, stopped_N, key, value)
 
 
 def _run_round(fixed: _Decoding, loop: _Loop, key_N: jax.Array, rows: Rows | None, enough: int) -> _Loop:
@@ -143,7 +143,7 @@ def _run_round(fixed: _Decoding, loop: _Loop, key_N: jax.Array, rows: Rows | Non
         hidden_NSD, new = model.extend((*fixed.past, own), Frame(token_N1, keep_N1), fixed.layers, rows)
 
         def write(old: jax.Array, new: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_update_slice_in_dim(old, new, last, axis=2)
+            return jax.lax.dynamic_update_slice_in_dim(old, new, last, axis=old.ndim - 2)
 
         loop = loop._replace(
             key=jax.tree.map(write, loop.key, new.key_LNHSD), value=jax.tree.map(write, loop.value, new.value_LNHSD)
@@ -160,9 +160,9 @@ def _unstack_past(past: tuple[KeysValues, ...]) -> tuple[KeysValues, ...]:
 
 
 def _start(like: KeysValues, rows: int, max_tokens: int, sampling: Sampling) -> _Loop:
-    def make_empty(like_NHSD: jax.Array) -> jax.Array:
-        _, heads, _, size = like_NHSD.shape
-        return jnp.zeros((rows, heads, max_tokens, size), like_NHSD.dtype)
+    def make_empty(like: jax.Array) -> jax.Array:
+        *layers, _, heads, _, size = like.shape
+        return jnp.zeros((*layers, rows, heads, max_tokens, size), like.dtype)
 
     empty = jax.tree.map(make_empty, like.key_LNHSD)
     messages = Messages(

@@ -164,8 +164,9 @@ def trim_messages(rollouts: Sequence[Rollout], lengths: int) -> tuple[Rollout, .
     if lengths == 1:
         return tuple(rollouts)
     turns = [turn for rollout in rollouts for turn in rollout.turns]
-    # Rows are filled from their start; what an environment says is content alone.
-    needed = [int((turn.sampled_NT | turn.content_NT).any(axis=0).sum()) for turn in turns]
+    # Rows are filled from their start; of what an environment says nothing was sampled.
+    filled = [turn.sampled_NT if turn.observed is None else turn.content_NT for turn in turns]
+    needed = [int(filled_NT.any(axis=0).sum()) for filled_NT in filled]
     full = [turn.tokens_NT.shape[1] for turn in turns]
     fits = [
         times

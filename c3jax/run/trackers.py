@@ -163,7 +163,7 @@ def _open_wandb(run: TrackedRun) -> Tracker:
     )
 
     def write(step: int, row: Row) -> None:
-        session.log({name: value for name, value in row.items() if value is not None}, step=step)
+        session.log({name: value for name, value in row.items() if value is not None}, step=step, commit=True)
 
     return Tracker(write, session.finish)
 

@@ -137,7 +137,8 @@ def outline_setup(config: config_lib.RunConfig, devices: Sequence[Any]) -> Setup
       UserError: as make_setup, but for what problems or memory would have to say.
     """
     task = open_task(config.task.kind, config.task, config.grade_timeout)
-    model = load_lib.describe_model(config.model, list_words(config, task), has_weights=False)
+    words, platform = list_words(config, task), devices[0].platform
+    model = load_lib.describe_model(config.model, words, has_weights=False, platform=platform)
     spec, tokenizer, _ = model
     plans = protocol_lib.plan_turns(config.protocol, tokenizer)
     protocol_lib.check_lengths(plans, config.protocol.question_tokens, spec.context)

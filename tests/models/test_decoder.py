@@ -124,7 +124,7 @@ def test_matrices_are_rounded_once_before_decoding_as_each_product_would_round_t
     model = nnx.merge(graphdef, jax.tree.map(jnp.asarray, params))
     frame, (_, stacked) = _random_frame(6, 2, 5), nnx.split(model.blocks)
     plain = tuple(jax.tree.map(lambda leaf, index=index: leaf[index], stacked) for index in range(SPEC.layers))
-    apart = model.unstack()
+    apart = model.prepare_layers()
     types = {str(leaf.dtype) for leaf in jax.tree.leaves(apart) if leaf.ndim == 2}
     assert types == {"bfloat16"} and all(layer["attention_norm"][...].dtype == jnp.float32 for layer in apart)
     np.testing.assert_array_equal(model.extend((), frame, apart)[0], model.extend((), frame, plain)[0])
@@ -167,7 +167,7 @@ def test_some_rows_of_a_batch_go_on_as_in_the_whole(spec):
         model, rows = nnx.merge(graphdef, params), attention.Rows(jnp.array(index), 6)
         apart = tuple(KeysValues(tuple(p.key_LNHSD), tuple(p.value_LNHSD), p.keep_NS) for p in past)
         last, some_token = jax.tree.map(lambda part: part[index], (apart[-1], token))
-        some, _ = model.extend((*apart[:-1], last), some_token, model.unstack(), rows)
+        some, _ = model.extend((*apart[:-1], last), some_token, model.prepare_layers(), rows)
         return some, model.extend(past, token)[0]
 
     some, whole = extend(params, past)

@@ -101,7 +101,7 @@ def test_in_bfloat16_an_adapter_is_the_merged_network_within_its_rounding(base):
             assert 1e-4 < jnp.std(got - truth) / jnp.std(truth) < 0.05
     _, past = one.extend((), jax.tree.map(jnp.asarray, FRAME))
     cut = past._replace(key_LNHSD=tuple(past.key_LNHSD), value_LNHSD=tuple(past.value_LNHSD))
-    hidden, own = one.extend((cut,), jax.tree.map(jnp.asarray, NEXT), one.unstack())
+    hidden, own = one.extend((cut,), jax.tree.map(jnp.asarray, NEXT), one.prepare_layers())
     assert own.key_LNHSD[0].dtype == jnp.bfloat16
     assert jnp.std(hidden - wanted[1]) / jnp.std(wanted[1]) < 0.05
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from c3jax.models.decoder import define_decoder
 from c3jax.models.policy import Weights
 from c3jax.rollout.tree import make_tree_sampler, take_problems, trim_messages
 
@@ -191,12 +192,19 @@ def test_take_problems_takes_whole_problems():
     assert got["turn"].tolist() == [[8, 9], [10, 11], [0, 1], [2, 3]]
 
 
-def test_rows_that_leave_the_batch_say_what_they_would_have_said_in_it(tiny):
-    """Sampled over two frames: sixteen actors, some stop at once, half of them not before the last slot."""
+@pytest.mark.parametrize("is_scanned", [False, True])
+def test_rows_that_leave_the_batch_say_what_they_would_have_said_in_it(tiny, is_scanned):
+    """Sampled over two frames: sixteen actors, some stop at once, half of them not before the last slot.
+
+    The same with layers as they are decoded on TPU.
+    """
     tree = tiny.get_tree("chain")
     lengths = tree.rollout.turns[1].sampled_NT.sum(axis=1)
     assert min(lengths) == 1 and np.sum(lengths == max(lengths)) <= 8
-    sampler = make_tree_sampler(tiny.policy, tree.plans, tree.sampling, tiny.stop_tokens, batches=4)
+    policy = tiny.policy
+    if is_scanned:
+        policy = policy._replace(graphdef=define_decoder(tiny.spec._replace(scans_decoding=True))[0])
+    sampler = make_tree_sampler(policy, tree.plans, tree.sampling, tiny.stop_tokens, batches=4)
     rollout, counts = jax.device_get(
         sampler(Weights(tiny.params, {}), tiny.question, tree.key, tiny.problem_P, tree.fan_out)
     )
