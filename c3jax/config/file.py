@@ -21,6 +21,7 @@ import yaml
 
 from c3jax.config.base import Document, Layers, list_lines, locate, read_layers
 from c3jax.config.checks import check_config
+from c3jax.config.rounds import expand_rounds
 from c3jax.config.run import RunConfig
 from c3jax.config.switch import drop_other_kinds, fit_credit
 from c3jax.schema import ConfigError, Section, kinds_of, sections_in, show_value
@@ -138,6 +139,7 @@ def _override(tree: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
     drop_other_kinds(tree, overrides)
     for dotted, value in overrides.items():
         _set_dotted(tree, dotted, value)
+    expand_rounds(tree)
     fit_credit(tree, overrides)
     return tree
 

@@ -72,7 +72,7 @@ class Protocol(Section):
     """Turns in the order they speak. A turn sees exactly what its slots name; the last turn answers."""
 
     turns: Annotated[tuple[Turn, ...], pydantic.Field(min_length=1)]
-    """The turns, in order; N in the paths below is a turn's index, from 0."""
+    """The turns, in order, or {repeat, turns, history, until} for rounds; N below is a turn's index, from 0."""
     question_tokens: Positive
     """Length of a question's frame; a longer question is left out of its set, counted and reported."""
 

@@ -145,7 +145,9 @@ def test_what_is_no_config_at_all_is_said_in_one_line(path, content, sentence):
 
 
 def test_a_path_that_is_no_file_is_said(tmp_path):
-    with pytest.raises(ConfigError, match="^.*/none.yaml: expected a YAML file, or one of debate, .*, found none$"):
+    with pytest.raises(
+        ConfigError, match="^.*/none.yaml: expected a YAML file, or one of code_repair, debate, .*, found none$"
+    ):
         load_config(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match=r"^config .*: cannot be read \(Is a directory\)$"):
         load_config(tmp_path)
