@@ -177,6 +177,10 @@ def hash_inputs(
     """
     paths = [] if sources is None else [*sources.paths, sources.heldout_path]
     paths += [suite.path for suite in config.evaluation.suites if Path(suite.path).is_file()]
+    settings = [turn.environment.settings for turn in config.protocol.turns if turn.environment is not None]
+    paths += [
+        path for path in (each.get("path") for each in settings) if isinstance(path, str) and Path(path).is_file()
+    ]
     is_outside = isinstance(config.model, config_lib.FolderModel | config_lib.HubModel)
     files = hub.list_files(model.folder) if is_outside and model.folder is not None else []
     return {

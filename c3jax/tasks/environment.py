@@ -44,7 +44,7 @@ class Observation(NamedTuple):
 
     text: str
     reward: float = 0.0  # added to the return of every transcript that goes on from here
-    done: bool = False  # the episode is over: turns that are repeated `until: done` are left out from here on
+    done: bool = False  # the episode is over: turns that say `unless_done` are left out from here on
 
 
 class Environment(NamedTuple):

@@ -138,7 +138,7 @@ class EnvironmentSection(Section):
     """What answers a turn in place of a policy. Turns with the same section are one episode."""
 
     kind: Annotated[str, pydantic.Field(min_length=1)]
-    """A row of c3jax.tasks.environment.ENVIRONMENTS (calculator), task for the task's own, or yours as module:NAME."""
+    """calculator, python, search, textarena, ...; task for the task's own, or your own as module:NAME."""
     settings: dict[str, Any] = {}
     """What its reset takes beside the problem and the seed."""
 
