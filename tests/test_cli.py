@@ -107,7 +107,7 @@ def test_the_module_runs_as_the_command_does():
     assert (answer.returncode, answer.stdout) == (0, f"c3jax {__version__}\n")
     answer = run_module("train", "missing.yaml")
     sentence = (
-        "c3jax: missing.yaml: expected a YAML file, or one of debate, gsm8k_smollm2, math_qwen, paper/..., quickstart,"
+        "c3jax: missing.yaml: expected a YAML file, or one of code_repair, debate, game, gsm8k_smollm2, math_qwen,"
     )
     assert (answer.returncode, answer.stdout) == (2, "") and answer.stderr.startswith(sentence)
 
@@ -225,7 +225,7 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
         ("train tiny.yaml --run_dir x", "--run_dir: expected --run-dir"),
         ("train tiny.yaml --run-dir=", "--run-dir: expected a folder, got an empty name"),
         ("train tiny.yaml --workers 100000", "workers: expected at most .* cores and .* GiB of memory, got 100,000"),
-        ("train tin", "tin: expected a YAML file, or one of debate, .*, trio, found none"),
+        ("train tin", "tin: expected a YAML file, or one of code_repair, debate, .*, trio, found none"),
         (
             "train credit_bench",
             r"config credit_bench: expected that of a run, got that of a study \(c3jax study credit_bench\)",
@@ -244,7 +244,10 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
         ),
         ("train tiny.yaml --run-dir tiny.yaml", "run directory tiny.yaml: expected a directory, got a file"),
         ("train .", r"config .: cannot be read \(Is a directory\)"),
-        ("evaluate nothing", "nothing: expected a run directory, a config file, or one of debate, .*, found none"),
+        (
+            "evaluate nothing",
+            "nothing: expected a run directory, a config file, or one of code_repair, debate, .*, found none",
+        ),
         ("evaluate .", "run directory .: expected a run with a config.yaml, found none"),
         ("evaluate begun", "begun: expected a run with a checkpoint, got none yet"),
         ("evaluate tiny.yaml --checkpoint 3", "--checkpoint: expected a run directory to take '3' from, got a config"),

@@ -89,7 +89,7 @@ def diagnose_run(
 
     path = groups.name_file(run, step, request.sizes)
     with Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator:
-        team = Team(setup, weights, make_sampler(setup), evaluator, None)
+        team = Team(setup, weights, make_sampler(setup), evaluator)
         contexts = groups.list_contexts(team, run, step, request)
 
         def announce(calls: int) -> None:

@@ -55,7 +55,7 @@ class Team(NamedTuple):
     weights: Weights
     sample_tree: tree.TreeSampler
     evaluator: Evaluator
-    acting: Acting | None  # what answers turns in which no policy speaks
+    acting: Acting | None = None  # what answers turns in which no policy speaks
 
 
 class Decision(NamedTuple):

@@ -254,7 +254,9 @@ def test_what_cannot_be_exported_is_one_sentence(shared, tmp_path, capsys):
     out = ["--to", str(tmp_path / "out")]
     assert "expected newest, best or one of [4, 7], got '5'" in refuse(capsys, str(run), *out, "--checkpoint", "5")
     assert "expected a run with a config.yaml, found none" in refuse(capsys, str(full), *out)
-    assert "expected a run directory, a config file, or one of debate, " in refuse(capsys, str(tmp_path / "none"), *out)
+    assert "expected a run directory, a config file, or one of code_repair, debate, " in refuse(
+        capsys, str(tmp_path / "none"), *out
+    )
     got = refuse(capsys, str(run), *out, "--adapters", "peft")
     assert "--adapters: expected a run with policy.kind adapters for peft, got policy.kind 'shared'" in got
     assert not (tmp_path / "out").exists()

@@ -19,6 +19,7 @@ from c3jax.commands import plan
 from c3jax.commands.target import open_target
 from c3jax.config.file import load_config
 from c3jax.learner.state import init_state
+from c3jax.protocol import Literal
 from c3jax.setup.team import make_setup, outline_setup
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +86,7 @@ def test_a_sampler_is_planned_without_weights_and_its_figures_are_those_of_its_s
 
 def _count_slots(frame) -> int:
     sizes = {1: QUESTION, 2: TOKENS[0]}
-    return sum(len(piece.tokens) if hasattr(piece, "tokens") else sizes[piece.level] for piece in frame.pieces)
+    return sum(len(piece.tokens) if isinstance(piece, Literal) else sizes[piece.level] for piece in frame.pieces)
 
 
 @pytest.mark.parametrize("kind", ["shared", "per_role", "adapters"])

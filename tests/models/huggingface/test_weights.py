@@ -343,6 +343,16 @@ MIDDLE = MINE._replace(norms="middle")
 """
 
 
+@pytest.fixture
+def optimised():
+    """As users have it: without the compiler's costly passes rounding alone is as large as the tolerance."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.usefixtures("optimised")
 def test_a_family_of_the_users_own_comes_from_a_file(tmp_path):
     # Ministral is not in the table: it is Mistral with a list of the layers that have windows.
     config, weights, tokens, logits = _read_golden("ministral")
