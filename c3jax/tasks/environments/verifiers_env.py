@@ -212,7 +212,7 @@ def begin(
     np.random.seed(seed)  # noqa: NPY002 - environments of others may draw from it
     questions: asyncio.Queue[Question] = asyncio.Queue()
     traces: list[Any] = []
-    agents = vf.Agents(loaded.env.config, lambda name, config: Seat(name, config, questions, traces))
+    agents = vf.Agents(loaded.env.config, lambda name, config: Seat(name, config, questions, traces))  # pyright: ignore[reportArgumentType]
     loop = asyncio.new_event_loop()
     run = loop.create_task(_lead(loaded.env, task, agents, traces))
     return Episode(loop, run, questions, traces, roles or {}, reward_of)
