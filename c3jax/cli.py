@@ -12,7 +12,7 @@ from typing import Any
 
 import c3jax
 from c3jax.commands import calls, terminal
-from c3jax.config import file as config_file
+from c3jax.config.fields import list_fields
 from c3jax.config.overrides import split_overrides, split_sweep
 from c3jax.lab import config as study_config
 from c3jax.run.interrupt import STOPPED, TERMINATED, Terminated
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     warnings.showwarning = _print_warning
     try:
-        list_known = study_config.list_study_fields if words[:1] == ["study"] else config_file.list_fields
+        list_known = study_config.list_study_fields if words[:1] == ["study"] else list_fields
         kept, overrides = split_sweep(words) if words[:1] == ["sweep"] else split_overrides(words, list_known)
         arguments = parser.parse_args(kept)
         if overrides and not arguments.takes_overrides:

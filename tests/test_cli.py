@@ -17,7 +17,8 @@ import yaml
 
 from c3jax import __version__
 from c3jax.cli import main, split_overrides
-from c3jax.config.file import list_fields, load_config
+from c3jax.config.fields import list_fields
+from c3jax.config.file import load_config
 from c3jax.config.run import ConfigError
 from c3jax.run.directory import open_run_dir
 

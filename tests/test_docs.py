@@ -15,7 +15,8 @@ import yaml
 
 import c3jax
 from c3jax.cli import _make_parser, split_overrides
-from c3jax.config.file import find_config, list_fields
+from c3jax.config.fields import list_fields
+from c3jax.config.file import find_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

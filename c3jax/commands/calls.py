@@ -13,6 +13,7 @@ from typing import Any
 
 from c3jax.commands import terminal
 from c3jax.config import file as config_file
+from c3jax.config.fields import list_fields
 from c3jax.lab import config as study_config
 from c3jax.types import UserError
 
@@ -251,7 +252,7 @@ def call_overlap(arguments: argparse.Namespace, overrides: dict[str, Any]) -> in
 def call_fields(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """List the fields of a config."""
     lines = []
-    for field in study_config.list_study_fields() if arguments.of == "study" else config_file.list_fields():
+    for field in study_config.list_study_fields() if arguments.of == "study" else list_fields():
         lines.append(terminal.wrap(f"--{field.path}  {field.kind}  [{field.default}]", others=terminal.INDENT))
         lines.append(terminal.wrap(field.text, terminal.INDENT, terminal.INDENT))
     try:

@@ -1,4 +1,4 @@
-"""Configs as YAML: read, override, check and write them, and list their fields.
+"""Configs as YAML: read, override, check and write them.
 
 Everything that a user can get wrong in a config is said here in one sentence: the field's path, what was expected and
 what was got.
@@ -10,17 +10,16 @@ import copy
 import difflib
 import json
 import re
-import types
-import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
 
 from c3jax.config.base import Document, Layers, list_lines, locate, read_layers
 from c3jax.config.checks import check_config
+from c3jax.config.fields import Field, has_list, list_fields
 from c3jax.config.rounds import expand_rounds
 from c3jax.config.run import RunConfig
 from c3jax.config.switch import drop_other_kinds, fit_credit
@@ -38,15 +37,6 @@ _CONFIGS = Path(__file__).parents[1] / "configs"  # a link in a checkout, files 
 _PAPER = "paper/"  # too many to be listed in a sentence
 
 SectionType = TypeVar("SectionType", bound=Section)
-
-
-class Field(NamedTuple):
-    """One field of the config, as `c3jax fields` shows it."""
-
-    path: str  # dotted; N stands for an index in a list
-    kind: str
-    default: str
-    text: str
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> RunConfig:
@@ -173,35 +163,6 @@ def parse_section(tree: dict[str, Any], section: type[SectionType]) -> SectionTy
 def dump_config(config: Section) -> str:
     """Write the resolved config as YAML that is read back to the same config."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Field]:
-    """Every field of a section and of the sections below it, in order."""
-    fields: list[Field] = []
-    for name, declared in section.model_fields.items():
-        path, annotation, text = prefix + name, declared.annotation, declared.description or ""
-        sections = sections_in(annotation)
-        if len(sections) > 1:
-            fields += list_kinds(sections, f"{path}.", text)
-        elif not sections or _has_list(annotation):
-            default = "required" if declared.is_required() else _show_default(declared.default)
-            fields.append(Field(path, _describe_type(annotation), default, text))
-        if len(sections) == 1:
-            fields += list_fields(sections[0], f"{path}.N." if _has_list(annotation) else f"{path}.")
-    return fields
-
-
-def list_kinds(sections: Sequence[type[Section]], prefix: str, text: str) -> list[Field]:
-    """Every field of sections of which `kind` chooses one; a field that not all of them have says whose it is."""
-    kinds = ["|".join(kinds_of(section)) for section in sections]
-    fields = [Field(f"{prefix}kind", "|".join(kinds), "required", text)]
-    listed = {kind: list_fields(section, prefix) for kind, section in zip(kinds, sections, strict=True)}
-    for field in dict.fromkeys(field for own in listed.values() for field in own):
-        owners = [kind for kind, own in listed.items() if field in own]
-        if field.path != f"{prefix}kind":
-            is_shared = len(owners) == len(kinds)
-            fields.append(field if is_shared else field._replace(text=f"For {' and '.join(owners)}: {field.text}"))
-    return fields
 
 
 def parse_override(dotted: str, text: str, list_known: Callable[[], list[Field]] = list_fields) -> Any:
@@ -356,7 +317,7 @@ def _locate(location: tuple[int | str, ...], section: type[Section]) -> tuple[st
             names.append(part)
             declared = sections[0].model_fields.get(part)
             sections = sections_in(declared.annotation) if declared else []
-            is_labelled = declared is not None and len(sections) == 1 and _has_list(declared.annotation, is_bare=False)
+            is_labelled = declared is not None and len(sections) == 1 and has_list(declared.annotation, is_bare=False)
     return ".".join(names), sections
 
 
@@ -379,33 +340,3 @@ def _as_listed(dotted: str) -> str:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Fields
-
-
-def _show_default(value: Any) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value)
-
-
-def _has_list(annotation: Any, is_bare: bool = True) -> bool:
-    """Whether a field's value is a list (`is_bare`), or may be one beside another kind of value."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return any(_has_list(part) for part in typing.get_args(annotation))
-    return is_bare and typing.get_origin(annotation) is tuple
-
-
-def _describe_type(annotation: Any) -> str:
-    arguments = typing.get_args(annotation)
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return _describe_type(arguments[0])
-    if origin is typing.Literal:
-        return "|".join(map(str, arguments))
-    if origin in (typing.Union, types.UnionType):
-        return "|".join(map(_describe_type, arguments))
-    if origin is dict:
-        return "section"
-    if origin is tuple:
-        return "list" if sections_in(arguments[0]) else f"list of {_describe_type(arguments[0])}"
-    named = {int: "integer", float: "number", bool: "true|false", types.NoneType: "null"}
-    return named.get(annotation, "text")  # text too is what is written in words of its own: a study's estimators

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from c3jax.config.file import Field, list_fields, parse_override
+from c3jax.config.fields import Field, list_fields
+from c3jax.config.file import parse_override
 from c3jax.schema import ConfigError
 
 # The commands' own options; every other --name sets a field of the config.

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import pydantic
 
 from c3jax.config import file as config_file
+from c3jax.config.fields import Field, list_kinds
 from c3jax.config.run import RunConfig
 from c3jax.credit.methods import find_method, needs_critic
 from c3jax.lab import sections
@@ -196,9 +197,9 @@ def _list_leaves(tree: Any, within: tuple[type, ...], prefix: str = "") -> Itera
             yield f"{prefix}{name}", value
 
 
-def list_study_fields() -> list[config_file.Field]:
+def list_study_fields() -> list[Field]:
     """Every field of every kind of study, in order."""
-    return config_file.list_kinds([kind.section for kind in KINDS.values()], "", "What the study does.")
+    return list_kinds([kind.section for kind in KINDS.values()], "", "What the study does.")
 
 
 # --------------------------------------------------------------------------------------------------------------------

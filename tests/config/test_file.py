@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from c3jax.config.file import dump_config, list_fields, load_config, parse_config, parse_override
+from c3jax.config.fields import list_fields
+from c3jax.config.file import dump_config, load_config, parse_config, parse_override
 from c3jax.config.run import ConfigError, RunConfig, slots_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
