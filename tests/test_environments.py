@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from c3jax import train
+from c3jax.commands.score import score_trees
 from c3jax.config.file import load_config
 from c3jax.run.metrics import read_metrics
 from c3jax.run.records import load_trees
@@ -82,6 +83,19 @@ def test_what_an_environment_breaks_is_a_failed_answer(folder):
         assert 0.0 < row["environment_failed_share"] < 1.0 and row["environment_done_share"] == 0.0
         assert row["environment_calls"] <= 2 * SMALL["problems"]
         assert row["environment_reward"] == pytest.approx(0.25 * (1 - row["environment_failed_share"]))
+
+
+def test_recorded_credit_is_of_what_is_still_to_come_and_scored_alike(folder):
+    """The actor's values are the answer's own, without the reward that was paid before it spoke."""
+    trees = load_trees(folder / "whole")
+    for tree, scored in zip(trees, score_trees(trees, "c3", "none"), strict=True):
+        for node, other in zip(tree.record["nodes"], scored["nodes"], strict=True):
+            for name in ("value", "baseline", "advantage"):
+                assert node[name] == pytest.approx(other[name], abs=1e-6)
+        paid = [node["reward"] for node in tree.nodes[1]]
+        assert [leaf["value"] for leaf in tree.nodes[2]] == pytest.approx(
+            [leaf["return"] - paid[row // 2] for row, leaf in enumerate(tree.nodes[2])]
+        )
 
 
 def test_resumed_equals_never_stopped(folder):

@@ -248,7 +248,7 @@ def compare_messages(
         for stream in (address.ASK, address.TRAIN)  # fresh messages, in the episodes that were recorded
     ]
     rollout = _sample(team, problem, given, fan_out, (keys[0], keys[1]), (0,) * len(levels))
-    verdicts = _grade(team, problem[0], rollout)
+    verdicts = _grade(team, problem[0], rollout, since=turn)  # as recorded values are: what is still to come
     return [
         _describe_value(node, verdicts[number * repeats : (number + 1) * repeats]) for number, node in enumerate(spoken)
     ]
@@ -274,11 +274,11 @@ def _sample(
     return jax.device_get(draw_trees(team.sample_tree, team.acting, team.weights, *asked)[0])
 
 
-def _grade(team: Team, problem: Problem, rollout: Rollout) -> list[Verdict]:
-    """Verdicts of a tree's leaves."""
+def _grade(team: Team, problem: Problem, rollout: Rollout, since: int = 0) -> list[Verdict]:
+    """Verdicts of a tree's leaves, with what environments gave from a turn on."""
     answers = decode_messages(team.setup.tokenizer, rollout.turns[-1])
     verdicts = team.evaluator.score([problem] * len(answers), answers, budget=len(answers))
-    return add_rewards(rollout.turns, verdicts)
+    return add_rewards(rollout.turns[since:], verdicts)
 
 
 def write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages:

@@ -22,6 +22,7 @@ from rich.console import Console
 from c3jax.analysis.tables import print_table, to_json
 from c3jax.commands.terminal import complain
 from c3jax.commands.traces import load_traces
+from c3jax.credit.apply import sum_past
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Normalise
@@ -156,7 +157,8 @@ def _compute_credit(trees: Sequence[RecordedTree], method: str, normalise: Norma
         _check_held(trees[batch[0]], method, normalise)
     credited = []
     for (_, plan, trained), batch in batches.items():
-        inputs = CreditInputs(make_credit_matrix(method, plan, trained), plan.fan_out)
+        past = _sum_past([trees[number] for number in batch])
+        inputs = CreditInputs(make_credit_matrix(method, plan, trained), plan.fan_out, past=past)
         return_PL = jnp.asarray(np.stack([trees[number].return_L for number in batch]))
         credited.append((batch, compute_credit(method, inputs, return_PL, normalise=normalise)))
     return credited
@@ -182,3 +184,22 @@ def _find_obstacle(tree: RecordedTree, method: str) -> str | None:
     if carried != "nothing":
         return f"method {method}: expected {_CARRIED[carried]}, got a recorded tree, which has none"
     return None
+
+
+def _sum_past(trees: Sequence[RecordedTree]) -> tuple[Any, ...]:
+    """What environments paid before each turn of trees of one plan."""
+    if trees[0].plan.form != "tree":
+        return ()
+    rewards: list[Any] = []
+    for levels in zip(*(tree.nodes for tree in trees), strict=True):
+        has_any = any("reward" in node for nodes in levels for node in nodes)
+        read = [[_read_reward(tree, node) for node in nodes] for tree, nodes in zip(trees, levels, strict=True)]
+        rewards.append(jnp.array(read, jnp.float32) if has_any else None)
+    return sum_past(rewards, len(trees[0].return_L))
+
+
+def _read_reward(tree: RecordedTree, node: Record) -> float:
+    value = node.get("reward", 0.0)
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise UserError(f"{tree.where}: node {node['index']}: expected a finite number as its reward, got {value!r}")
+    return float(value)

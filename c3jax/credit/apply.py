@@ -8,6 +8,7 @@ Dimension key: P problem    L leaf of one problem's tree    N message of one tur
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ Array = Any  # NumPy's or JAX's
 RESOLUTION = 1e-6
 
 
-def apply_credit(matrix: CreditMatrix, return_PL: Array, *, normalise: Normalise) -> Credit:
+def apply_credit(matrix: CreditMatrix, return_PL: Array, *, normalise: Normalise, past: Sequence[Array] = ()) -> Credit:
     """Give every message its value, baseline and advantage.
 
     advantage_PN = (value_NL - baseline_NL) return_PL, exactly 0 where it is below `RESOLUTION`, and then
@@ -42,6 +43,8 @@ def apply_credit(matrix: CreditMatrix, return_PL: Array, *, normalise: Normalise
       return_PL: terminal return of every leaf, in path order, in units of return; of NumPy, with a matrix that is too,
         or of JAX.
       normalise: static scope; `methods.check_normalise` says which a method allows.
+      past: from `sum_past`, where environments pay on the way: a turn's messages are then worth what is still to come,
+        the return less what was paid before them (return to go), and so is what they are compared with.
 
     Returns:
       Credit, f32, each [P, N] per turn, of NumPy or JAX as the returns are. Value and baseline are in units of
@@ -54,9 +57,31 @@ def apply_credit(matrix: CreditMatrix, return_PL: Array, *, normalise: Normalise
     assert return_PL.ndim == 2 and return_PL.shape[1] == leaves, f"expected [P, {leaves}], got {return_PL.shape}"
     xp = find_namespace(return_PL, *matrix.value, *matrix.baseline)
     return_PL = xp.asarray(return_PL, xp.float32)
-    value, baseline = _apply_matrix(matrix, return_PL)
+    value, baseline = _apply_matrix(matrix, return_PL, past)
     size_P1 = xp.max(xp.abs(return_PL), axis=1, keepdims=True)
     return compare(value, baseline, matrix.group, size_P1, normalise=normalise)
+
+
+def sum_past(rewards: Sequence[Array | None], leaves: int) -> tuple[Array, ...]:
+    """What was paid before each turn, on the way to each leaf of a tree.
+
+    Args:
+      rewards: of each turn what environments gave with its messages, [P, N] in path order; None where none answers.
+      leaves: of a problem (L).
+
+    Returns:
+      [P, L] per turn, f32; nothing where no environment answers.
+    """
+    given = [reward_PN for reward_PN in rewards if reward_PN is not None]
+    if not given:
+        return ()
+    xp = find_namespace(*given)
+    paid_PL, past = xp.zeros((len(given[0]), leaves), xp.float32), []
+    for reward_PN in rewards:
+        past.append(paid_PL)
+        if reward_PN is not None:
+            paid_PL = paid_PL + xp.repeat(xp.asarray(reward_PN, xp.float32), leaves // reward_PN.shape[1], axis=1)
+    return tuple(past)
 
 
 def find_namespace(*arrays: Array) -> Any:
@@ -97,8 +122,18 @@ def compare(
     return Credit(value=value, baseline=baseline, advantage=advantage)
 
 
-def _apply_matrix(matrix: CreditMatrix, return_PL: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def _apply_matrix(
+    matrix: CreditMatrix, return_PL: Array, past: Sequence[Array]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     xp = find_namespace(return_PL)
+    if past:
+        to_go = [return_PL - past_PL for past_PL in past]
+
+        def apply(weights: Sequence[Array]) -> tuple[Array, ...]:
+            pairs = zip(to_go, weights, strict=True)
+            return tuple(_multiply("pl,nl->pn", x_PL, xp.asarray(w_NL, xp.float32)) for x_PL, w_NL in pairs)
+
+        return apply(matrix.value), apply(matrix.baseline)
     blocks = [xp.asarray(weight_NL, xp.float32) for weight_NL in matrix.value + matrix.baseline]
     mean_PN = _multiply("pl,nl->pn", return_PL, xp.concatenate(blocks))  # one product for all turns
     ends = list(itertools.accumulate(len(block) for block in blocks))

@@ -34,6 +34,7 @@ class CreditInputs(NamedTuple):
     discount: float = 1.0  # of values, a turn
     decay: float = 1.0  # lambda of values
     share: float = 1.0  # of a baseline that scores give
+    past: tuple[Array, ...] = ()  # [P, L] per turn: paid before it, from `apply.sum_past`; read by plain rows alone
 
 
 ApplyFunction = Callable[[CreditInputs, Array, Normalise], Credit]
@@ -84,7 +85,7 @@ def find_apply(method: Method) -> ApplyFunction:
 
 
 def _apply_rows(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:
-    return apply_credit(inputs.matrix, return_PL, normalise=normalise)
+    return apply_credit(inputs.matrix, return_PL, normalise=normalise, past=inputs.past)
 
 
 def _apply_filter(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:

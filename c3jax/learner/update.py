@@ -19,6 +19,7 @@ import optax
 
 from c3jax.config.run import Credit as CreditSection
 from c3jax.config.run import Learner, Sampling, uses_reference
+from c3jax.credit.apply import sum_past
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
 from c3jax.credit.plans import FanOut, Plan, list_branches, list_credited
@@ -210,8 +211,18 @@ def _compute_credit(
         params = state.critic.params
         return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.micro)
     components = None if state.adaptive is None else state.adaptive.components
-    inputs = CreditInputs(step.matrix, step.plan.fan_out, components)
+    past = _sum_past(step.plan, rollout, return_PL)
+    inputs = CreditInputs(step.matrix, step.plan.fan_out, components, past=past)
     return compute_credit(step.credit.method, inputs, return_PL, normalise=step.credit.normalise), None
+
+
+def _sum_past(plan: Plan, rollout: Rollout, return_PL: jax.Array) -> tuple[jax.Array, ...]:
+    """What environments paid before each turn of a tree; another plan's branches go on from the same past."""
+    if plan.form != "tree":
+        return ()
+    observed = [turn.observed for turn in rollout.turns]
+    rewards = [None if one is None else one.reward_N.reshape(len(return_PL), -1) for one in observed]
+    return sum_past(rewards, return_PL.shape[1])
 
 
 def _draw_orders(step: _Step, key: jax.Array, epochs: range) -> jax.Array:
