@@ -69,6 +69,11 @@ def forget(state: dict, messages: Sequence[Message]) -> str:
     return str(time.time_ns() % WORDS)
 
 
+def forget_wholly(state: dict, messages: Sequence[Message]) -> str:
+    """An answer that was never given before."""
+    return str(time.time_ns())
+
+
 def encode(text: str) -> list[int]:
     if text and not text.isdecimal():
         raise UserError(f"no token {text}")
@@ -261,7 +266,7 @@ def test_an_answer_that_cannot_be_restored_is_a_failed_one(tiny, rounds):
 
 
 def test_one_that_answers_otherwise_is_refused_before_a_run(turns):
-    opened = Opened((Environment(begin, forget),), (None, 0, None))
+    opened = Opened((Environment(begin, forget_wholly),), (None, 0, None))
     with (
         pytest.raises(UserError, match=r"^protocol.turns.1.environment: expected one that answers the same messages"),
         open_acting(opened, 1, turns, TOKENIZER, problem=Problem(0, "0", "?", "")),
