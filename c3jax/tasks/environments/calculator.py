@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -48,7 +49,9 @@ def compute_value(text: str) -> Fraction:
     if len(text) > _LONGEST:
         raise ValueError("too long")
     try:
-        tree = ast.parse("".join(text.split()), mode="eval")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Python thinks of a text like 2and3
+            tree = ast.parse("".join(text.split()), mode="eval")
     except (SyntaxError, MemoryError, RecursionError, ValueError):
         raise ValueError("no expression") from None
     return _compute(tree.body)

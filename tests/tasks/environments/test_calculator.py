@@ -41,7 +41,7 @@ def test_values(text, value):
         "1" * 2000,
         "__import__('os')",
     ]
-    + ["(" * 900 + "1" + ")" * 900, "True + 1", "0x10 +", "\ud800", "1;2", "3 // 2"],
+    + ["(" * 900 + "1" + ")" * 900, "True + 1", "2if 3else 4", "0x10 +", "\ud800", "1;2", "3 // 2"],
 )
 def test_what_is_no_expression_is_an_error(text):
     observed = run_call([CALCULATOR], Problem(0, "0", "", ""), Call(0, 0, ((Message("a", "a", text),),)))
