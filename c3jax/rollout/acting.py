@@ -22,7 +22,7 @@ from c3jax.models.policy import Weights
 from c3jax.processes import share_rows
 from c3jax.protocol import TurnPlan
 from c3jax.rewards import CallKind, Evaluator
-from c3jax.rollout.collect import Drawn, fetch_messages
+from c3jax.rollout.collect import Drawn, decode_messages, fetch_messages
 from c3jax.rollout.tree import RolloutCounts, TreeSampler, find_skipped
 from c3jax.tasks.environment import (
     Answer,
@@ -69,7 +69,6 @@ def open_acting(
       opened: the protocol's environments; with none of them nothing is started.
       workers: processes.
       plans, tokenizer, mesh: the team's.
-
       problem: one that they are tried on.
 
     Yields:
@@ -135,7 +134,6 @@ def draw_trees(  # noqa: PLR0913
 
     Returns:
       The trees, and what the policies' messages in them cost.
-
     """
     start = start or Start()
     rollout, counts = sample_tree(weights, question, key, problem_P, fan_out, start.given, start.first)
@@ -192,7 +190,7 @@ def answer_turn(
     turn, seeds = len(rollout.turns), _address_episodes(key, problems)
     own = sharding.list_own(acting.mesh, len(problems))
     turns = fetch_messages(acting.mesh, rollout, len(problems))
-    texts = [_decode(acting.tokenizer, messages) for messages in turns]
+    texts = [decode_messages(acting.tokenizer, messages) for messages in turns]
     skipped = find_skipped(acting.plans[turn], turns, len(own) * per_problem)
     skipped_N = np.zeros(len(own) * per_problem, bool) if skipped is None else np.asarray(skipped)
     asked: dict[tuple[int, Call], list[int]] = {}  # rows that are the same transcript of a problem
@@ -215,13 +213,6 @@ def answer_turn(
     by_problem = [replies[first : first + per_problem] for first in range(0, len(replies), per_problem)]
     shared = [_Reply(*one) for of_problem in share_rows(own, by_problem) for one in of_problem]
     return sharding.shard_problems(acting.mesh, _write_messages(shared, acting.plans[turn].max_tokens))
-
-
-def _decode(tokenizer: Tokenizer, messages: Messages) -> list[str]:
-    return [
-        tokenizer.decode(row[keep].tolist())
-        for row, keep in zip(messages.tokens_NT, np.asarray(messages.content_NT), strict=True)
-    ]
 
 
 def _cut_episode(

@@ -16,7 +16,7 @@ from c3jax.models.sharding import Mesh, fetch_own, list_own
 from c3jax.processes import share_rows
 from c3jax.rewards import Evaluator
 from c3jax.rollout.tree import RolloutCounts, take_problems
-from c3jax.types import Messages, Problem, Rollout, Verdict
+from c3jax.types import Messages, Problem, Rollout, Tokenizer, Verdict
 
 _PATIENCE_S = 0.02  # between two looks at the device
 
@@ -85,6 +85,12 @@ def fetch_messages(mesh: Mesh | None, rollout: Rollout, kept: int) -> tuple[Mess
     turns = fetch_own(mesh, tuple(turn._replace(support_NTK=turn.truncated_N) for turn in rollout.turns))
     rows = np.flatnonzero(np.array(held, int) < kept)
     return turns if len(rows) == len(held) else take_problems(turns, len(held), rows)
+
+
+def decode_messages(tokenizer: Tokenizer, messages: Messages) -> list[str]:
+    """Of each message the text that others read: its visible part, or all but the stop token."""
+    tokens, content = np.asarray(messages.tokens_NT), np.asarray(messages.content_NT)
+    return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(tokens, content, strict=True)]
 
 
 def wait_for(arrays: Any, evaluator: Evaluator) -> None:

@@ -200,7 +200,7 @@ def _find_truncated(config: RunConfig, rows: Sequence[Row]) -> str | None:
 
 
 def _list_trained(turns: Sequence[Turn]) -> list[Turn]:
-    return [turn for turn in turns if turn.trained]
+    return [turn for turn in turns if turn.is_trained]
 
 
 ALARMS: dict[str, Rule] = {

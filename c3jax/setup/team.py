@@ -28,6 +28,7 @@ from c3jax.models.spec import DecoderSpec
 from c3jax.rewards import check_workers
 from c3jax.rollout import address, context
 from c3jax.rollout.acting import Acting, open_acting
+from c3jax.rollout.collect import decode_messages as decode_messages
 from c3jax.run.directory import hash_origins
 from c3jax.run.files import hash_file
 from c3jax.run.records import Written
@@ -246,12 +247,6 @@ def decode_turns(setup: Setup, rollout: Rollout) -> list[list[str]]:
       A list a turn, in path order.
     """
     return [decode_messages(setup.tokenizer, messages) for messages in rollout.turns]
-
-
-def decode_messages(tokenizer: Tokenizer, messages: Messages) -> list[str]:
-    """Of each message the text that others read: its visible part, or all but the stop token."""
-    tokens, content = np.asarray(messages.tokens_NT), np.asarray(messages.content_NT)
-    return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(tokens, content, strict=True)]
 
 
 def decode_whole(tokenizer: Tokenizer, messages: Messages) -> list[str]:
