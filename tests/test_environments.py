@@ -5,7 +5,10 @@ The run is the calculator's of two layers fewer; its environment is one that fai
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -49,8 +52,11 @@ FAULTY = Environment(begin, answer, timeout_s=1.0)
 """
 
 
-def start(run: Path, kind: str, steps: int) -> str:
-    config = load_config(CONFIG, SMALL | {"protocol.turns.1.environment.kind": kind, "steps": steps})
+MAPPO = {"credit.method": "mappo", "credit.fan_out": [4, 1, 1]}
+
+
+def start(run: Path, kind: str, steps: int, changes: Mapping[str, Any] = MappingProxyType({})) -> str:
+    config = load_config(CONFIG, SMALL | {"protocol.turns.1.environment.kind": kind, "steps": steps} | changes)
     console = Console(file=io.StringIO(), width=80)
     assert train.train(config, run, console=console) == 0
     return console.file.getvalue()
@@ -98,16 +104,40 @@ def test_recorded_credit_is_of_what_is_still_to_come_and_scored_alike(folder):
         )
 
 
-def test_resumed_equals_never_stopped(folder):
-    whole, resumed = (
-        [{name: value for name, value in row.items() if "seconds" not in name} for row in read_metrics(folder / run)]
-        for run in ("whole", "resumed")
-    )
-    for row in whole + resumed:
+def check_same(one: Path, other: Path) -> None:
+    both = [
+        [{name: value for name, value in row.items() if "seconds" not in name} for row in read_metrics(run)]
+        for run in (one, other)
+    ]
+    for row in sum(both, []):
         del row["tokens_per_second"], row["traces"]
-    assert whole == resumed
+    assert both[0] == both[1]
     for step in range(2):
         name = f"rollouts/step-{step:06d}.jsonl"
-        assert (folder / "whole" / name).read_bytes() == (folder / "resumed" / name).read_bytes()
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_critic_values_what_is_still_to_come_where_a_policy_speaks(folder):
+    kind = f"{folder / 'faulty_turns.py'}:FAULTY"
+    start(folder / "mappo", kind, 2, MAPPO)
+    start(folder / "mappo, resumed", kind, 1, MAPPO)
+    start(folder / "mappo, resumed", kind, 2, MAPPO)
+    check_same(folder / "mappo", folder / "mappo, resumed")
+    for tree in load_trees(folder / "mappo"):
+        planner, environment, actor = tree.nodes
+        for row, leaf in enumerate(actor):
+            paid = environment[row]["reward"]
+            # Without discount or decay the value is all that is still paid, and what the critic says is the baseline.
+            assert planner[row]["value"] == pytest.approx(leaf["return"], abs=1e-5)
+            assert leaf["value"] == pytest.approx(leaf["return"] - paid, abs=1e-5)
+            assert environment[row]["advantage"] == 0.0
+            for node in (planner[row], leaf):
+                assert node["advantage"] == pytest.approx(node["value"] - node["baseline"], abs=1e-5)
+    last = read_metrics(folder / "mappo")[-1]
+    assert last["critic_loss"] > 0.0 and last["explained_variance"] != 0.0
+
+
+def test_resumed_equals_never_stopped(folder):
+    check_same(folder / "whole", folder / "resumed")
     manifest = json.loads((folder / "whole" / "manifest.json").read_text())
     assert any(name.endswith("faulty_turns.py:FAULTY") for name in manifest["inputs"]["modules"])

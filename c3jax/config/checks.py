@@ -91,8 +91,11 @@ def _check_environments(config: RunConfig) -> None:
     if not answered:
         return
     where = f"protocol.turns.{answered[0]}.environment"
-    if methods.needs_critic(credit.method):
-        raise ConfigError(f"{where}: expected a method without a critic, which values every turn, got {credit.method}")
+    if methods.find_trainable(credit.method).critic == "action_value":
+        raise ConfigError(
+            f"{where}: expected a method without a critic of messages (its scores are of returns in [0, 1], and an"
+            f" environment may pay on the way), got {credit.method}"
+        )
     form = methods.find_trainable(credit.method).sampling
     if form in ("masked", "coalition"):
         raise ConfigError(

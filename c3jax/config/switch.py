@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from c3jax.config.credit import size_plan
@@ -58,12 +58,13 @@ def fit_credit(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     if other not in given:
         credit.pop(other, None)
     if not given & {"fan_out", "draws"}:
-        trained = tuple(not isinstance(turn, dict) or turn.get("trained", True) is not False for turn in turns)
-        _fit_draws(credit, method.sampling, trained)
+        _fit_draws(credit, method.sampling, [turn if isinstance(turn, dict) else {} for turn in turns])
 
 
-def _fit_draws(credit: dict[str, Any], sampling: Sampling, trained: tuple[bool, ...]) -> None:
+def _fit_draws(credit: dict[str, Any], sampling: Sampling, turns: Sequence[dict[str, Any]]) -> None:
     name, budget, fan_out = credit["method"], credit.get("budget"), credit.get("fan_out")
+    answered = {index for index, turn in enumerate(turns) if turn.get("environment")}
+    trained = tuple(turn.get("trained", True) is not False and not turn.get("environment") for turn in turns)
     if not isinstance(budget, int) or not 0 < budget <= 4096:
         return
     if sampling not in ("tree", "flat"):
@@ -74,7 +75,8 @@ def _fit_draws(credit: dict[str, Any], sampling: Sampling, trained: tuple[bool, 
         return
     if math.prod(sizes) == budget and _is_usable(name, tuple(sizes), trained):
         return
-    usable = [sizes for sizes in _list_trees(budget, len(trained)) if _is_usable(name, sizes, trained)]
+    trees = (sizes for sizes in _list_trees(budget, len(trained)) if all(sizes[index] == 1 for index in answered))
+    usable = [sizes for sizes in trees if _is_usable(name, sizes, trained)]
     if usable:
         credit["fan_out"] = list(min(usable, key=lambda sizes: max(sizes) - min(sizes)))
 

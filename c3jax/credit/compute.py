@@ -30,11 +30,12 @@ class CreditInputs(NamedTuple):
     matrix: CreditMatrix  # the method's rows on the step's plan
     fan_out: FanOut  # alternatives a turn
     components: Components | None = None  # of earlier steps
-    critic: tuple[jax.Array, ...] | None = None  # [P, N] per turn: its values of contexts, or its scores of messages
+    # [P, N] per turn: its values of contexts, None where an environment answers; or its scores of messages
+    critic: tuple[jax.Array | None, ...] | None = None
     discount: float = 1.0  # of values, a turn
     decay: float = 1.0  # lambda of values
     share: float = 1.0  # of a baseline that scores give
-    past: tuple[Array, ...] = ()  # [P, L] per turn: paid before it, from `apply.sum_past`; read by plain rows alone
+    past: tuple[Array, ...] = ()  # [P, L] per turn, from `apply.sum_past`; read by plain rows and values
 
 
 ApplyFunction = Callable[[CreditInputs, Array, Normalise], Credit]
@@ -107,23 +108,26 @@ def _apply_gae(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise)
         discount=inputs.discount,
         decay=inputs.decay,
         normalise=normalise,
+        past=inputs.past,
     )
 
 
 def _apply_assisted(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
     from c3jax.credit.learned import compute_assisted_credit
 
-    assert inputs.critic is not None
     return compute_assisted_credit(
-        inputs.matrix, return_PL, inputs.critic, inputs.fan_out, share=inputs.share, normalise=normalise
+        inputs.matrix, return_PL, _list_scores(inputs), inputs.fan_out, share=inputs.share, normalise=normalise
     )
 
 
 def _apply_scores(inputs: CreditInputs, return_PL: jax.Array, normalise: Normalise) -> Credit:
     from c3jax.credit.learned import compute_score_credit
 
-    assert inputs.critic is not None
-    return compute_score_credit(inputs.matrix, return_PL, inputs.critic, inputs.fan_out, normalise=normalise)
+    return compute_score_credit(inputs.matrix, return_PL, _list_scores(inputs), inputs.fan_out, normalise=normalise)
+
+
+def _list_scores(inputs: CreditInputs) -> tuple[jax.Array, ...]:
+    return tuple(score_PN for score_PN in inputs.critic or () if score_PN is not None)
 
 
 def _apply_running_mean(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:

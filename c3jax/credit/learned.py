@@ -23,23 +23,27 @@ from c3jax.types import Credit
 def compute_episode_credit(
     matrix: CreditMatrix,
     return_PL: jax.Array,
-    value: Sequence[jax.Array],
+    value: Sequence[jax.Array | None],
     *,
     discount: float,
     decay: float,
     normalise: Normalise,
+    past: Sequence[jax.Array] = (),
 ) -> Credit:
     """mappo: the advantage by generalised estimation over turns, against the critic's value of the context.
 
     baseline = V(h_u), advantage = A_u of `compute_gae`, and value = V(h_u) + A_u, which is the lambda-return that the
-    critic learns; with discount = decay = 1 it is the return itself.
+    critic learns; with discount = decay = 1 it is the return to go. The turns are those that a policy takes: what an
+    environment answers is between two of them.
 
     Args:
       matrix: of a method for independent episodes, so that every turn has a message a leaf.
-      return_PL: terminal returns.
-      value: the critic's values [P, N] of each turn's contexts, those of turns that are not trained too; N = L.
+      return_PL: returns.
+      value: the critic's values [P, N] of each turn's contexts, those of turns that are not trained too; N = L. None
+        for an environment's turn.
       discount, decay: as for `compute_gae`.
       normalise: static scope.
+      past: [P, L] per turn, what was paid before it; from `apply.sum_past`.
 
     Returns:
       Credit, f32, each [P, N] per turn, in units of return.
@@ -49,11 +53,19 @@ def compute_episode_credit(
 
     Source: arXiv:2103.01955.
     """
-    chex.assert_equal_shape([return_PL, *value])
-    value_EK = jnp.stack([value_PN.reshape(-1) for value_PN in value], axis=1)
-    advantage_EK = compute_gae(return_PL.reshape(-1), value_EK, discount, decay)
-    target = tuple(v + a_E.reshape(v.shape) for v, a_E in zip(value, advantage_EK.T, strict=True))
-    return _compare_trained(matrix, return_PL, target, tuple(value), normalise)
+    taken = {turn: value_PN for turn, value_PN in enumerate(value) if value_PN is not None}
+    chex.assert_equal_shape([return_PL, *taken.values()])
+
+    def stack(of_turns: Sequence[jax.Array]) -> jax.Array:
+        return jnp.stack([array_PN.reshape(-1) for array_PN in of_turns], axis=1)
+
+    paid_EK = stack([past[turn] for turn in taken]) if past else None
+    advantage_EK = compute_gae(return_PL.reshape(-1), stack(list(taken.values())), discount, decay, paid_EK)
+    to_go = [return_PL - past_PL for past_PL in past] or [return_PL] * len(value)
+    target, baseline = list(to_go), list(to_go)  # of what an environment said: no advantage
+    for (turn, value_PN), advantage_E in zip(taken.items(), advantage_EK.T, strict=True):
+        target[turn], baseline[turn] = value_PN + advantage_E.reshape(value_PN.shape), value_PN
+    return _compare_trained(matrix, return_PL, tuple(target), tuple(baseline), normalise)
 
 
 def compute_assisted_credit(

@@ -56,9 +56,17 @@ class CriticProgram(NamedTuple):
     is_action_value: bool
     mesh: sharding.Mesh | None
 
+    @property
+    def taken(self) -> tuple[int, ...]:
+        """Turns that a policy takes."""
+        return tuple(turn for turn, plan in enumerate(self.plans) if not plan.is_environment)
+
 
 class CriticBatch(NamedTuple):
-    """A step's trees with what the critic learns from each message; a tuple entry a turn, rows in path order."""
+    """A step's trees with what the critic learns from each message; rows in path order.
+
+    A tuple entry a turn that a policy takes: no critic reads what an environment answers.
+    """
 
     rollout: Rollout
     hidden: tuple[jax.Array, ...]  # [N, D] what the head reads, where the network stands still; else empty
@@ -114,7 +122,13 @@ def make_critic_program(
 
 
 def compute_critic_credit(
-    program: CriticProgram, critic: Params, weights: Weights, rollout: Rollout, return_PL: jax.Array, micro: int
+    program: CriticProgram,
+    critic: Params,
+    weights: Weights,
+    rollout: Rollout,
+    return_PL: jax.Array,
+    micro: int,
+    past: tuple[jax.Array, ...] = (),
 ) -> tuple[Credit, CriticBatch]:
     """Credit by the critic as it stands, and what it may learn from the same trees.
 
@@ -124,6 +138,7 @@ def compute_critic_credit(
       weights: of the policy that drew the trees.
       rollout, return_PL: the trees and their returns.
       micro: problems that are read at a time.
+      past: [P, L] per turn, what environments paid before it.
 
     Returns:
       Credit of every message, and the critic's batch.
@@ -131,12 +146,14 @@ def compute_critic_credit(
     section, normalise = program.section, program.credit.normalise
     hidden = _read_all(program, critic, weights, rollout, micro)
     old_score = tuple(compute_score(critic, hidden_ND) for hidden_ND in hidden)
-    value = tuple(_as_value(program, score_N).reshape(len(return_PL), -1) for score_N in old_score)
+    value: list[jax.Array | None] = [None] * len(program.plans)
+    for turn, score_N in zip(program.taken, old_score, strict=True):
+        value[turn] = _as_value(program, score_N).reshape(len(return_PL), -1)
     options: dict[str, Any] = {"discount": section.discount, "decay": section.decay, "share": section.share}
-    inputs = CreditInputs(program.matrix, program.fan_out, critic=value, **options)
+    inputs = CreditInputs(program.matrix, program.fan_out, critic=tuple(value), past=past, **options)
     credit = compute_credit(program.credit.method, inputs, return_PL, normalise=normalise)
     learnt = apply_credit(program.matrix, return_PL, normalise="none") if program.is_action_value else credit
-    target = tuple(target_PN.reshape(-1) for target_PN in learnt.value)
+    target = tuple(learnt.value[turn].reshape(-1) for turn in program.taken)
     return credit, CriticBatch(rollout, hidden if section.network == "trunk" else (), old_score, target)
 
 
@@ -238,11 +255,11 @@ def _read_all(
 
 
 def _read(program: CriticProgram, critic: Params, weights: Weights, rollout: Rollout) -> tuple[jax.Array, ...]:
-    """What the head reads [N, D] of every turn's messages."""
+    """What the head reads [N, D] of the messages of every turn that a policy takes."""
     compute = forward.compute_message_hidden if program.is_action_value else forward.compute_context_hidden
     hidden = []
-    for turn, plan in enumerate(program.plans):
-        model = merge_network(program.policy, critic, weights, plan.role)
+    for turn in program.taken:
+        model = merge_network(program.policy, critic, weights, program.plans[turn].role)
         hidden.append(compute(model, program.plans, turn, rollout, program.fan_out))
     return tuple(hidden)
 

@@ -207,11 +207,11 @@ def _compute_credit(
     step: _Step, state: TrainState, weights: Weights, rollout: Rollout, return_PL: jax.Array
 ) -> tuple[Credit, critic_lib.CriticBatch | None]:
     """Credit of every message, and what a critic may learn from the step."""
+    past = _sum_past(step.plan, rollout, return_PL)
     if step.critic is not None and state.critic is not None:
         params = state.critic.params
-        return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.micro)
+        return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.micro, past)
     components = None if state.adaptive is None else state.adaptive.components
-    past = _sum_past(step.plan, rollout, return_PL)
     inputs = CreditInputs(step.matrix, step.plan.fan_out, components, past=past)
     return compute_credit(step.credit.method, inputs, return_PL, normalise=step.credit.normalise), None
 

@@ -34,6 +34,20 @@ def test_one_turn_knows_no_discount():
     np.testing.assert_allclose(compute_gae(RETURN_N, VALUE_NK[:, :1], 0.3, 0.3), [[0.5], [-0.5]], atol=1e-6)
 
 
+def test_what_is_paid_on_the_way_is_in_the_error_between_two_turns():
+    """Of a return of 1, .25 is paid after the first turn and .5 after the second: 1/4 is left for the last.
+
+    Discount 1/2, decay 1/2. Errors .25 + .125 - .5 = -1/8, .5 + .375 - .25 = 5/8, .25 - .75 = -1/2; a later one counts
+    a quarter: -1/8 + (5/8 - 1/8) / 4 = 0, 5/8 - 1/8, -1/2.
+    """
+    paid_NK = jnp.array([[0.0, 0.25, 0.75]])
+    for compute in (compute_gae, jitted):
+        advantage_NK = compute(RETURN_N[:1], VALUE_NK[:1], 0.5, 0.5, paid_NK)
+        np.testing.assert_allclose(advantage_NK, [[0.0, 0.5, -0.5]], atol=1e-6)
+    to_go_NK = RETURN_N[:1, None] - paid_NK
+    np.testing.assert_allclose(compute_gae(RETURN_N[:1], VALUE_NK[:1], 1.0, 1.0, paid_NK), to_go_NK - VALUE_NK[:1])
+
+
 @pytest.mark.parametrize(("discount", "decay"), DIALS)
 def test_eager_jitted_and_vmapped_are_the_definition(discount, decay):
     random = np.random.default_rng(0)

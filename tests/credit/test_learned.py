@@ -49,6 +49,21 @@ def test_without_discount_the_critic_is_a_baseline_of_the_return():
     compare(credit, [RETURN_PL] * 3, VALUE, [RETURN_PL - value_PN for value_PN in VALUE])
 
 
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_an_environment_answers_between_two_turns(wrap):
+    """The second turn is an environment's and pays 1/4 in the first episode, which returns 1. Discount and decay 1/2.
+
+    Episode 1: errors 1/4 + .5 * .5 - .5 = 0, 3/4 - 1/2 = 1/4; the later one counts a quarter: 1/16, 1/4
+    Episode 2: errors .5 * 0 - .5 = -.5, 0 - 0 = 0
+    """
+    matrix = make_credit_matrix("mappo", make_flat(2, 3), (True, False, True))
+    past = (jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.array([[0.25, 0.0]]))
+    run = wrap(functools.partial(compute_episode_credit, matrix, discount=0.5, decay=0.5, normalise="none", past=past))
+    advantage = ([[1 / 16, -0.5]], [[0.0, 0.0]], [[0.25, 0.0]])
+    value = ([[0.5625, 0.0]], RETURN_PL, [[0.75, 0.0]])
+    compare(run(RETURN_PL, (VALUE[0], None, VALUE[2])), value, (VALUE[0], RETURN_PL, VALUE[2]), advantage)
+
+
 def test_a_critic_of_zeros_is_reinforce():
     reinforce = apply_credit(make_credit_matrix("reinforce", make_flat(2, 3)), RETURN_PL, normalise="batch")
     zeros = [jnp.zeros((1, 2))] * 3

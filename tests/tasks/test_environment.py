@@ -103,8 +103,9 @@ def test_an_episode_is_closed_whatever_happens():
         ),
         ({"credit.fan_out": "auto"}, "protocol.turns.1.environment: expected credit.fan_out in numbers, got 'auto'"),
         (
-            {"credit.method": "mappo"},
-            "protocol.turns.1.environment: expected a method without a critic, which values every turn, got mappo",
+            {"credit.method": "value_only"},
+            "protocol.turns.1.environment: expected a method without a critic of messages (its scores are of returns in"
+            " [0, 1], and an environment may pay on the way), got value_only",
         ),
         (
             {"credit.method": "shapley"},
