@@ -26,11 +26,7 @@ from c3jax.analysis.influence import (
     compute_plugin_influence,
     sample_permutation_null,
 )
-from c3jax.analysis.statistics import (
-    Interval,
-    compute_signed_root,
-    compute_wilson_interval,
-)
+from c3jax.analysis.statistics import Interval, compute_signed_root, compute_wilson_interval
 
 _PERMUTATIONS = 999  # so that the least p is 1/1000
 _RESAMPLES = 2000  # of which fifty lie beyond each bound at level 0.95

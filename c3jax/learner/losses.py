@@ -58,11 +58,7 @@ def compute_clipped_loss(
 
 
 def compute_cispo_loss(
-    logp: jax.Array,
-    behaviour_logp: jax.Array,
-    advantage: jax.Array,
-    clip_low: float,
-    clip_high: float,
+    logp: jax.Array, behaviour_logp: jax.Array, advantage: jax.Array, clip_low: float, clip_high: float
 ) -> tuple[jax.Array, jax.Array]:
     """The score-function loss with a clipped importance weight, entry by entry: every token keeps a gradient.
 
@@ -82,11 +78,7 @@ def compute_cispo_loss(
 
 
 def compute_reinforce_loss(
-    logp: jax.Array,
-    behaviour_logp: jax.Array,
-    advantage: jax.Array,
-    clip_low: float,
-    clip_high: float,
+    logp: jax.Array, behaviour_logp: jax.Array, advantage: jax.Array, clip_low: float, clip_high: float
 ) -> tuple[jax.Array, jax.Array]:
     """The score-function loss, entry by entry: l = -A logp, whoever drew the token; nothing is clipped.
 

@@ -24,16 +24,7 @@ from c3jax.protocol import TurnPlan
 from c3jax.rewards import CallKind, Evaluator
 from c3jax.rollout.collect import Drawn, decode_messages, fetch_messages
 from c3jax.rollout.tree import RolloutCounts, TreeSampler, find_skipped
-from c3jax.tasks.environment import (
-    Answer,
-    Call,
-    Message,
-    Observation,
-    Opened,
-    make_answer,
-    make_failed,
-    run_call,
-)
+from c3jax.tasks.environment import Answer, Call, Message, Observation, Opened, make_answer, make_failed, run_call
 from c3jax.types import FanOut, Frame, Messages, Observed, Problem, Rollout, Tokenizer, UserError
 
 

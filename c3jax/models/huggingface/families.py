@@ -54,10 +54,7 @@ FAMILIES = {
         local_rope_theta="rope_local_base_freq",
     ),
     "smollm3": LLAMA._replace(
-        model_type="smollm3",
-        architecture="SmolLM3ForCausalLM",
-        windows="by_layer",
-        rotated_layers="no_rope_layers",
+        model_type="smollm3", architecture="SmolLM3ForCausalLM", windows="by_layer", rotated_layers="no_rope_layers"
     ),
 }
 _CHOICES = {
