@@ -14,6 +14,7 @@ one is repeated to the finer one's rows.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Sequence
@@ -73,8 +74,16 @@ class TurnPlan(NamedTuple):
 def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[TurnPlan, ...]:
     """Cut every turn's prompt at its slots, tokenise each piece once and group the pieces into frames.
 
-    Raises ConfigError where the chat template drops prompt text, drops or repeats a slot, puts no text behind the last
-    slot (the first token of a message is drawn after that text's last token), or has no word for `thinking`.
+    Args:
+      protocol: section of the config.
+      tokenizer: with the chat template that prompts are written by.
+
+    Returns:
+      A plan a turn.
+
+    Raises:
+      ConfigError: where the chat template drops prompt text, drops or repeats a slot, puts no text behind the last slot
+        (the first token of a message is drawn after that text's last token), or has no word for `thinking`.
     """
     plans: list[TurnPlan] = []
     for turn_index, turn in enumerate(protocol.turns):
@@ -108,38 +117,57 @@ def list_markers(visible: config_lib.Visible) -> tuple[str, ...]:
 
 
 def rows_of(level: int, problems: int, fan_out: Sequence[int]) -> int:
-    """Rows of a level's frame in a batch of so many problems."""
-    if level == 0:
-        return 1
-    rows = problems
-    for fan in fan_out[: level - QUESTION_LEVEL]:
-        rows *= fan
-    return rows
+    """Rows of a level's frame in a batch (N).
+
+    Args:
+      level: 0 for prompt text, which all rows share, 1 for questions, 2 + d for the messages of turn d.
+      problems: of the batch (P).
+      fan_out: alternatives a turn.
+    """
+    return 1 if level == 0 else problems * math.prod(fan_out[: level - QUESTION_LEVEL])
 
 
 def context_tokens(plans: tuple[TurnPlan, ...], question_tokens: int) -> tuple[int, ...]:
-    """Most tokens of each turn's context and message together."""
-    lengths = []
-    for plan in plans:
-        length = plan.max_tokens
-        for piece in (piece for frame in plan.frames for piece in frame.pieces):
-            if isinstance(piece, Literal):
-                length += len(piece.tokens)
-            else:
-                length += count_slots(piece, plans, question_tokens)
-        lengths.append(length)
-    return tuple(lengths)
+    """Most tokens of each turn's context and message together.
+
+    Args:
+      plans: of all turns.
+      question_tokens: of a question, at most.
+    """
+    of_frames = ((count_slots(frame, plans, question_tokens) for frame in plan.frames) for plan in plans)
+    return tuple(plan.max_tokens + sum(counts) for plan, counts in zip(plans, of_frames, strict=True))
 
 
-def count_slots(slot: Slot, plans: Sequence[TurnPlan], question_tokens: int) -> int:
-    """Most tokens of a question or message in a context."""
-    if slot.level == QUESTION_LEVEL:
-        return question_tokens
-    return plans[slot.level - FIRST_TURN_LEVEL].max_tokens if slot.tokens is None else slot.tokens
+def count_slots(frame: FramePlan, plans: Sequence[TurnPlan], question_tokens: int) -> int:
+    """Slots of a frame (S): the tokens of its prompt text, and most tokens of the question and messages in it.
+
+    Args:
+      frame: of a turn's context.
+      plans: of all turns.
+      question_tokens: of a question, at most.
+    """
+
+    def count(piece: Literal | Slot) -> int:
+        if isinstance(piece, Literal):
+            return len(piece.tokens)
+        if piece.level == QUESTION_LEVEL:
+            return question_tokens
+        return plans[piece.level - FIRST_TURN_LEVEL].max_tokens if piece.tokens is None else piece.tokens
+
+    return sum(map(count, frame.pieces))
 
 
 def check_lengths(plans: tuple[TurnPlan, ...], question_tokens: int, model_context: int) -> None:
-    """Raise ConfigError where a turn's context and message can be longer than the model's context."""
+    """Check that the model's context holds every turn's context and message.
+
+    Args:
+      plans: of all turns.
+      question_tokens: of a question, at most.
+      model_context: tokens.
+
+    Raises:
+      ConfigError: in one sentence naming the turn.
+    """
     for turn_index, length in enumerate(context_tokens(plans, question_tokens)):
         if length > model_context:
             raise config_lib.ConfigError(
@@ -217,13 +245,10 @@ def _group_pieces(pieces: list[Literal | Slot]) -> tuple[FramePlan, ...]:
     frames: list[FramePlan] = []
     for piece in pieces:
         level = piece.level if isinstance(piece, Slot) else 0
-        is_short = bool(frames) and frames[-1].level == 0 and _count_literal(frames[-1]) < _SHORTEST_SHARED
+        # A frame of level 0 holds prompt text alone.
+        is_short = bool(frames) and frames[-1].level == 0 and count_slots(frames[-1], (), 0) < _SHORTEST_SHARED
         if frames and (level <= frames[-1].level or is_short):
             frames[-1] = FramePlan(max(level, frames[-1].level), (*frames[-1].pieces, piece))
         else:
             frames.append(FramePlan(level, (piece,)))
     return tuple(frames)
-
-
-def _count_literal(frame: FramePlan) -> int:
-    return sum(len(piece.tokens) for piece in frame.pieces if isinstance(piece, Literal))

@@ -64,7 +64,8 @@ def compute_cispo_loss(
 
     l = -w A logp,  w = clip(r, 1 - clip_low, 1 + clip_high) held fixed,  r = exp(logp - behaviour_logp)
 
-    Arguments and errors as `compute_clipped_loss`.
+    Args:
+      logp, behaviour_logp, advantage, clip_low, clip_high: as for `compute_clipped_loss`.
 
     Returns:
       The loss, and whether the weight is not the ratio, each of that shape.
@@ -82,7 +83,13 @@ def compute_reinforce_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """The score-function loss, entry by entry: l = -A logp, whoever drew the token; nothing is clipped.
 
-    Arguments, results and errors as `compute_clipped_loss`.
+    Args:
+      logp, behaviour_logp, advantage: as for `compute_clipped_loss`.
+      clip_low, clip_high: not read.
+
+    Returns:
+      The loss of that shape, and that nothing is clipped.
+
     Source: Williams 1992, Machine Learning 8.
     """
     chex.assert_equal_shape([logp, behaviour_logp, advantage])

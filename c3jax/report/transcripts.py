@@ -6,7 +6,6 @@ What a model wrote is text here and nowhere anything else.
 
 from __future__ import annotations
 
-import math
 import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from c3jax.analysis.evaluations import list_turns
 from c3jax.report.embed import embed_json
 from c3jax.report.sources import RunGroup, Source
-from c3jax.run.records import Record, RecordedTree, list_trees, parse_tree
+from c3jax.run.records import Record, RecordedTree, list_trees, parse_tree, read_number
 from c3jax.types import UserError
 
 MOST_TREES = 500  # of a page
@@ -186,12 +185,11 @@ def _make_tree(
         "problem": _shorten(record.get("problem")),
         "question": _to_text(record.get("question")),
         "turns": turns,
-        "credits": {method: _list_credit(other) for method, other in credits.items()},
+        "credits": {
+            method: [{field: [_to_number(node.get(field)) for node in nodes] for field in _CREDIT} for nodes in other]
+            for method, other in credits.items()
+        },
     }
-
-
-def _list_credit(levels: Sequence[list[Record]]) -> list[Record]:
-    return [{field: [_to_number(node.get(field)) for node in nodes] for field in _CREDIT} for nodes in levels]
 
 
 def _to_text(value: Any) -> str:
@@ -203,9 +201,8 @@ def _shorten(value: Any) -> str:
 
 
 def _to_number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value if isinstance(value, int) else float(f"{value:.{_DIGITS}g}")
+    number = read_number(value)
+    return number if number is None else value if isinstance(value, int) else float(f"{number:.{_DIGITS}g}")
 
 
 def _cut_prompts(turn: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -175,7 +175,7 @@ def _describe(path: Path, config: dict[str, Any], family: Family) -> DecoderSpec
         tied=bool(fields.get("tie_word_embeddings")),
         family=family,
         activation=fields[family.activation],
-        biases=_list_biases(fields, family),
+        biases=(*family.biases, *(name for flag, names in family.bias_flags if fields.get(flag) for name in names)),
         query_scalar=None if family.query_scalar is None else _read_size(path, fields, family.query_scalar),
         attention_softcap=_read_softcap(path, fields, family.attention_softcap),
         logit_softcap=_read_softcap(path, fields, family.logit_softcap),
@@ -219,11 +219,6 @@ def _check_plain(path: Path, fields: dict[str, Any], family: Family) -> None:
         raise UserError(f"{path}: expected weights that are not quantised, got a quantization_config")
     if fields.get("use_bidirectional_attention"):
         raise UserError(f"{path}: expected attention to earlier tokens only, got use_bidirectional_attention")
-
-
-def _list_biases(fields: dict[str, Any], family: Family) -> tuple[str, ...]:
-    flagged = [name for flag, names in family.bias_flags if fields.get(flag) for name in names]
-    return (*family.biases, *flagged)
 
 
 def _list_windowed(path: Path, fields: dict[str, Any], family: Family, layers: int) -> tuple[int, ...]:
