@@ -33,12 +33,12 @@ PositiveFloat = Annotated[float, pydantic.Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, pydantic.Field(ge=0.0, allow_inf_nan=False)]
 
 
-def expect(is_met: bool, path: str, expected: str, got: object) -> None:
+def expect(is_met: bool, path: object, expected: str, got: object) -> None:
     """Raise ConfigError, in one sentence, unless what is expected of a field is met.
 
     Args:
       is_met: whether it is.
-      path: of the field.
+      path: of the field, or of the file that is to be as expected.
       expected, got: the words for what there should be, and for what there is.
     """
     if not is_met:
