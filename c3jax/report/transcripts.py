@@ -14,7 +14,7 @@ from typing import Any
 from c3jax.analysis.evaluations import list_turns
 from c3jax.report.embed import embed_json
 from c3jax.report.sources import RunGroup, Source
-from c3jax.run.records import Record, RecordedTree, list_trees, parse_tree, read_number
+from c3jax.run.records import Record, RecordedTree, list_lines, list_trees, parse_tree, read_number
 from c3jax.types import UserError
 
 MOST_TREES = 500  # of a page
@@ -83,30 +83,19 @@ def _sample_trees(source: Source, most: int) -> tuple[dict[TreeKey, RecordedTree
     chosen: dict[TreeKey, RecordedTree] = {}
     recorded = 0
     for path in source.files:
-        count = sum(1 for _ in _list_lines(path))
+        count = sum(1 for _ in list_lines(path))
         recorded += count
         if path not in files:
             continue
         kept, rest = share + (rest > 0), max(0, rest - 1)
         wanted = set(spread(count, kept))
-        for number, (line, text) in enumerate(_list_lines(path)):
+        for number, (where, line) in enumerate(list_lines(path)):
             if number in wanted:
-                tree = parse_tree(text, f"{path}:{line}")
+                tree = parse_tree(line.decode("utf-8", "replace"), where)  # bytes that are no UTF-8 are shown
                 chosen[tree.record["step"], number] = tree
     if source.files and not recorded:
         raise UserError(f"{source.run.path}: expected recorded trees in its folder rollouts, found none")
     return chosen, recorded
-
-
-def _list_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with something in them and their numbers from 1; bytes that are no UTF-8 are shown as U+FFFD."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.decode("utf-8", "replace")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _fit(trees: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
@@ -229,17 +218,15 @@ def _load_scored(
     for path in paths:
         seen: dict[int, int] = {}
         matched = 0
-        for line, text in _list_lines(Path(path)):
-            tree = parse_tree(text, f"{path}:{line}")
+        for where, line in list_lines(Path(path)):
+            tree = parse_tree(line.decode("utf-8", "replace"), where)
             step = tree.record["step"]
             key = step, seen.get(step, 0)
             seen[step] = key[1] + 1
             if key not in chosen:
                 continue
             if not _is_same(tree, chosen[key]):
-                raise UserError(
-                    f"--scored {path}:{line}: expected the tree that {source.run.path} recorded, got another"
-                )
+                raise UserError(f"--scored {where}: expected the tree that {source.run.path} recorded, got another")
             found[key][_name_method(tree.record)] = tree
             matched += 1
         if matched < len(chosen):

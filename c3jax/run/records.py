@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -149,6 +149,21 @@ def list_record_files(run: Path) -> list[Path]:
     return sorted((run / "rollouts").glob("*.jsonl"), key=lambda path: (len(path.name), path.name))
 
 
+def list_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The lines of a file of records that have something in them, each with its file:line.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}:{number}", line
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def load_trees(source: Path) -> list[RecordedTree]:
     """Read the trees of a file, or of RUN/rollouts in the order of steps.
 
@@ -157,13 +172,7 @@ def load_trees(source: Path) -> list[RecordedTree]:
     paths = [source]
     if source.is_dir():
         paths = list_record_files(source)
-    trees = []
-    for path in paths:
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        trees += [parse_tree(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    trees = [parse_tree(line, where) for path in paths for where, line in list_lines(path)]
     if not trees:
         where = source / "rollouts" if source.is_dir() else source
         raise UserError(f"{where}: expected recorded trees, found none")
