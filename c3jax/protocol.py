@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from c3jax.config import run as config_lib
 from c3jax.markers import MarkerTables, make_tables
+from c3jax.schema import expect
 from c3jax.types import ENVIRONMENT, Tokenizer
 
 QUESTION_LEVEL = 1
@@ -92,11 +93,9 @@ def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[Tur
             plans.append(TurnPlan(turn.name, ENVIRONMENT, (), turn.max_tokens, False, True, before))
             continue
         pieces = _cut_prompt(turn, turn_index, protocol.turns, tokenizer)
-        if not pieces or isinstance(pieces[-1], Slot):
-            raise config_lib.ConfigError(
-                f"protocol.turns.{turn_index}: expected prompt text after the last slot (the chat template adds none),"
-                " got a slot"
-            )
+        ends_in_text = bool(pieces) and isinstance(pieces[-1], Literal)
+        wanted = "prompt text after the last slot (the chat template adds none)"
+        expect(ends_in_text, f"protocol.turns.{turn_index}", wanted, "a slot")
         plans.append(
             TurnPlan(
                 *(turn.name, turn.role, _group_pieces(pieces), turn.max_tokens, turn.trained),
@@ -169,11 +168,8 @@ def check_lengths(plans: tuple[TurnPlan, ...], question_tokens: int, model_conte
       ConfigError: in one sentence naming the turn.
     """
     for turn_index, length in enumerate(context_tokens(plans, question_tokens)):
-        if length > model_context:
-            raise config_lib.ConfigError(
-                f"protocol.turns.{turn_index}: expected a context and message of at most {model_context} tokens"
-                f" (the model's), got up to {length}"
-            )
+        wanted = f"a context and message of at most {model_context} tokens (the model's)"
+        expect(length <= model_context, f"protocol.turns.{turn_index}", wanted, f"up to {length}")
 
 
 def _make_markers(visible: config_lib.Visible, tokenizer: Tokenizer) -> MarkerTables | None:
@@ -199,11 +195,9 @@ def _cut_prompt(
     rendered = _render(tokenizer, mark(turn.system), mark(turn.user), turn.thinking, turn_index)
     _check_shown(turn, turn_index, rendered)
     parts = re.split("\ue000([0-9]+)\ue001", rendered)
-    if [int(part) for part in parts[1::2]] != list(range(len(slots))):
-        raise config_lib.ConfigError(
-            f"protocol.turns.{turn_index}: expected a chat template that shows every slot once and in order, got slots"
-            f" {[slots[int(part)] for part in parts[1::2]]} of {slots}"
-        )
+    shown, wanted = [int(part) for part in parts[1::2]], "a chat template that shows every slot once and in order"
+    got = f"slots {[slots[index] for index in shown]} of {slots}"
+    expect(shown == list(range(len(slots))), f"protocol.turns.{turn_index}", wanted, got)
     pieces: list[Literal | Slot] = []
     for index, part in enumerate(parts):
         if index % 2:
@@ -223,22 +217,18 @@ def _render(tokenizer: Tokenizer, system: str, user: str, thinking: bool | None,
     if thinking is None:
         return tokenizer.render(system, user)
     rendered = tokenizer.render(system, user, thinking)
-    if rendered == tokenizer.render(system, user, not thinking):
-        raise config_lib.ConfigError(
-            f"protocol.turns.{turn_index}.thinking: expected null with a chat template that does the same with"
-            f" enable_thinking and without, got {str(thinking).lower()}"
-        )
+    wanted = "null with a chat template that does the same with enable_thinking and without"
+    is_read = rendered != tokenizer.render(system, user, not thinking)
+    expect(is_read, f"protocol.turns.{turn_index}.thinking", wanted, str(thinking).lower())
     return rendered
 
 
 def _check_shown(turn: config_lib.Turn, turn_index: int, rendered: str) -> None:
     for field, text in (("system", turn.system), ("user", turn.user)):
         for literal, _, _, _ in string.Formatter().parse(text):
-            if literal.strip() not in rendered:  # templates may trim
-                raise config_lib.ConfigError(
-                    f"protocol.turns.{turn_index}.{field}: expected a chat template that shows this prompt whole,"
-                    f" got one that leaves out {literal.strip()[:40]!r}"
-                )
+            is_whole, path = literal.strip() in rendered, f"protocol.turns.{turn_index}.{field}"  # templates may trim
+            got = f"one that leaves out {literal.strip()[:40]!r}"
+            expect(is_whole, path, "a chat template that shows this prompt whole", got)
 
 
 def _group_pieces(pieces: list[Literal | Slot]) -> tuple[FramePlan, ...]:
