@@ -61,7 +61,12 @@ def check_pairing(method: str, plan: Plan, trained: tuple[bool, ...] | None = No
 
 
 def find_least_fan_out(method: str, trained: tuple[bool, ...]) -> FanOut:
-    """The smallest tree on which every trained turn gets credit."""
+    """The smallest tree on which every trained turn gets credit.
+
+    Args:
+      method: a key of `METHODS`, or a user's own as module:NAME.
+      trained: per turn, whether it is trained; one is at least.
+    """
     row = find_method(method)
     if row.group == "context":
         return tuple(row.min_group if on else 1 for on in trained)
