@@ -36,10 +36,10 @@ class Tracker(NamedTuple):
     """A pair of functions; any pair will do."""
 
     write: Callable[[int, Row], None]  # a step's figures: numbers, texts, booleans, None and lists of these
-    close: Callable[[], None]
+    close: Callable[[], object]
 
 
-Opener = Callable[[TrackedRun], tuple[Callable[[int, Row], None], Callable[[], None]]]
+Opener = Callable[[TrackedRun], tuple[Callable[[int, Row], None], Callable[[], object]]]
 
 
 def find_openers(names: Sequence[str]) -> dict[str, Opener]:

@@ -287,7 +287,7 @@ def _make_rope_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
 
 
 def _read_size(path: Path, config: dict[str, Any], name: str, default: int | None = None) -> int:
-    value = config.get(name)
+    value: Any = config.get(name)
     if value is None and default is not None:
         return default
     expect(type(value) is int and value > 0, path, f"{name} to be a positive integer", repr(value))
