@@ -290,7 +290,9 @@ def _read_size(path: Path, config: dict[str, Any], name: str, default: int | Non
     value: Any = config.get(name)
     if value is None and default is not None:
         return default
-    expect(type(value) is int and value > 0, path, f"{name} to be a positive integer", repr(value))
+    is_size = type(value) is int and value > 0
+    expect(is_size, path, f"{name} to be a positive integer", repr(value))
+    assert isinstance(value, int)
     return value
 
 
