@@ -14,6 +14,7 @@ one is repeated to the finer one's rows.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 from c3jax.config import run as config_lib
 from c3jax.markers import MarkerTables, make_tables
+from c3jax.schema import expect
 from c3jax.types import ENVIRONMENT, Tokenizer
 
 QUESTION_LEVEL = 1
@@ -73,8 +75,16 @@ class TurnPlan(NamedTuple):
 def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[TurnPlan, ...]:
     """Cut every turn's prompt at its slots, tokenise each piece once and group the pieces into frames.
 
-    Raises ConfigError where the chat template drops prompt text, drops or repeats a slot, puts no text behind the last
-    slot (the first token of a message is drawn after that text's last token), or has no word for `thinking`.
+    Args:
+      protocol: section of the config.
+      tokenizer: with the chat template that prompts are written by.
+
+    Returns:
+      A plan a turn.
+
+    Raises:
+      ConfigError: where the chat template drops prompt text, drops or repeats a slot, puts no text behind the last slot
+        (the first token of a message is drawn after that text's last token), or has no word for `thinking`.
     """
     plans: list[TurnPlan] = []
     for turn_index, turn in enumerate(protocol.turns):
@@ -83,11 +93,9 @@ def plan_turns(protocol: config_lib.Protocol, tokenizer: Tokenizer) -> tuple[Tur
             plans.append(TurnPlan(turn.name, ENVIRONMENT, (), turn.max_tokens, False, True, before))
             continue
         pieces = _cut_prompt(turn, turn_index, protocol.turns, tokenizer)
-        if not pieces or isinstance(pieces[-1], Slot):
-            raise config_lib.ConfigError(
-                f"protocol.turns.{turn_index}: expected prompt text after the last slot (the chat template adds none),"
-                " got a slot"
-            )
+        ends_in_text = bool(pieces) and isinstance(pieces[-1], Literal)
+        wanted = "prompt text after the last slot (the chat template adds none)"
+        expect(ends_in_text, f"protocol.turns.{turn_index}", wanted, "a slot")
         plans.append(
             TurnPlan(
                 *(turn.name, turn.role, _group_pieces(pieces), turn.max_tokens, turn.trained),
@@ -108,44 +116,60 @@ def list_markers(visible: config_lib.Visible) -> tuple[str, ...]:
 
 
 def rows_of(level: int, problems: int, fan_out: Sequence[int]) -> int:
-    """Rows of a level's frame in a batch of so many problems."""
-    if level == 0:
-        return 1
-    rows = problems
-    for fan in fan_out[: level - QUESTION_LEVEL]:
-        rows *= fan
-    return rows
+    """Rows of a level's frame in a batch (N).
+
+    Args:
+      level: 0 for prompt text, which all rows share, 1 for questions, 2 + d for the messages of turn d.
+      problems: of the batch (P).
+      fan_out: alternatives a turn.
+    """
+    return 1 if level == 0 else problems * math.prod(fan_out[: level - QUESTION_LEVEL])
 
 
 def context_tokens(plans: tuple[TurnPlan, ...], question_tokens: int) -> tuple[int, ...]:
-    """Most tokens of each turn's context and message together."""
-    lengths = []
-    for plan in plans:
-        length = plan.max_tokens
-        for piece in (piece for frame in plan.frames for piece in frame.pieces):
-            if isinstance(piece, Literal):
-                length += len(piece.tokens)
-            else:
-                length += count_slots(piece, plans, question_tokens)
-        lengths.append(length)
-    return tuple(lengths)
+    """Most tokens of each turn's context and message together.
+
+    Args:
+      plans: of all turns.
+      question_tokens: of a question, at most.
+    """
+    of_frames = ((count_slots(frame, plans, question_tokens) for frame in plan.frames) for plan in plans)
+    return tuple(plan.max_tokens + sum(counts) for plan, counts in zip(plans, of_frames, strict=True))
 
 
-def count_slots(slot: Slot, plans: Sequence[TurnPlan], question_tokens: int) -> int:
-    """Most tokens of a question or message in a context."""
-    if slot.level == QUESTION_LEVEL:
-        return question_tokens
-    return plans[slot.level - FIRST_TURN_LEVEL].max_tokens if slot.tokens is None else slot.tokens
+def count_slots(frame: FramePlan, plans: Sequence[TurnPlan], question_tokens: int) -> int:
+    """Slots of a frame (S): the tokens of its prompt text, and most tokens of the question and messages in it.
+
+    Args:
+      frame: of a turn's context.
+      plans: of all turns.
+      question_tokens: of a question, at most.
+    """
+
+    def count(piece: Literal | Slot) -> int:
+        if isinstance(piece, Literal):
+            return len(piece.tokens)
+        if piece.level == QUESTION_LEVEL:
+            return question_tokens
+        return plans[piece.level - FIRST_TURN_LEVEL].max_tokens if piece.tokens is None else piece.tokens
+
+    return sum(map(count, frame.pieces))
 
 
 def check_lengths(plans: tuple[TurnPlan, ...], question_tokens: int, model_context: int) -> None:
-    """Raise ConfigError where a turn's context and message can be longer than the model's context."""
+    """Check that the model's context holds every turn's context and message.
+
+    Args:
+      plans: of all turns.
+      question_tokens: of a question, at most.
+      model_context: tokens.
+
+    Raises:
+      ConfigError: in one sentence naming the turn.
+    """
     for turn_index, length in enumerate(context_tokens(plans, question_tokens)):
-        if length > model_context:
-            raise config_lib.ConfigError(
-                f"protocol.turns.{turn_index}: expected a context and message of at most {model_context} tokens"
-                f" (the model's), got up to {length}"
-            )
+        wanted = f"a context and message of at most {model_context} tokens (the model's)"
+        expect(length <= model_context, f"protocol.turns.{turn_index}", wanted, f"up to {length}")
 
 
 def _make_markers(visible: config_lib.Visible, tokenizer: Tokenizer) -> MarkerTables | None:
@@ -171,11 +195,9 @@ def _cut_prompt(
     rendered = _render(tokenizer, mark(turn.system), mark(turn.user), turn.thinking, turn_index)
     _check_shown(turn, turn_index, rendered)
     parts = re.split("\ue000([0-9]+)\ue001", rendered)
-    if [int(part) for part in parts[1::2]] != list(range(len(slots))):
-        raise config_lib.ConfigError(
-            f"protocol.turns.{turn_index}: expected a chat template that shows every slot once and in order, got slots"
-            f" {[slots[int(part)] for part in parts[1::2]]} of {slots}"
-        )
+    shown, wanted = [int(part) for part in parts[1::2]], "a chat template that shows every slot once and in order"
+    got = f"slots {[slots[index] for index in shown]} of {slots}"
+    expect(shown == list(range(len(slots))), f"protocol.turns.{turn_index}", wanted, got)
     pieces: list[Literal | Slot] = []
     for index, part in enumerate(parts):
         if index % 2:
@@ -195,35 +217,28 @@ def _render(tokenizer: Tokenizer, system: str, user: str, thinking: bool | None,
     if thinking is None:
         return tokenizer.render(system, user)
     rendered = tokenizer.render(system, user, thinking)
-    if rendered == tokenizer.render(system, user, not thinking):
-        raise config_lib.ConfigError(
-            f"protocol.turns.{turn_index}.thinking: expected null with a chat template that does the same with"
-            f" enable_thinking and without, got {str(thinking).lower()}"
-        )
+    wanted = "null with a chat template that does the same with enable_thinking and without"
+    is_read = rendered != tokenizer.render(system, user, not thinking)
+    expect(is_read, f"protocol.turns.{turn_index}.thinking", wanted, str(thinking).lower())
     return rendered
 
 
 def _check_shown(turn: config_lib.Turn, turn_index: int, rendered: str) -> None:
     for field, text in (("system", turn.system), ("user", turn.user)):
         for literal, _, _, _ in string.Formatter().parse(text):
-            if literal.strip() not in rendered:  # templates may trim
-                raise config_lib.ConfigError(
-                    f"protocol.turns.{turn_index}.{field}: expected a chat template that shows this prompt whole,"
-                    f" got one that leaves out {literal.strip()[:40]!r}"
-                )
+            is_whole, path = literal.strip() in rendered, f"protocol.turns.{turn_index}.{field}"  # templates may trim
+            got = f"one that leaves out {literal.strip()[:40]!r}"
+            expect(is_whole, path, "a chat template that shows this prompt whole", got)
 
 
 def _group_pieces(pieces: list[Literal | Slot]) -> tuple[FramePlan, ...]:
     frames: list[FramePlan] = []
     for piece in pieces:
         level = piece.level if isinstance(piece, Slot) else 0
-        is_short = bool(frames) and frames[-1].level == 0 and _count_literal(frames[-1]) < _SHORTEST_SHARED
+        # A frame of level 0 holds prompt text alone.
+        is_short = bool(frames) and frames[-1].level == 0 and count_slots(frames[-1], (), 0) < _SHORTEST_SHARED
         if frames and (level <= frames[-1].level or is_short):
             frames[-1] = FramePlan(max(level, frames[-1].level), (*frames[-1].pieces, piece))
         else:
             frames.append(FramePlan(level, (piece,)))
     return tuple(frames)
-
-
-def _count_literal(frame: FramePlan) -> int:
-    return sum(len(piece.tokens) for piece in frame.pieces if isinstance(piece, Literal))

@@ -33,6 +33,18 @@ PositiveFloat = Annotated[float, pydantic.Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, pydantic.Field(ge=0.0, allow_inf_nan=False)]
 
 
+def expect(is_met: bool, path: object, expected: str, got: object) -> None:
+    """Raise ConfigError, in one sentence, unless what is expected of a field is met.
+
+    Args:
+      is_met: whether it is.
+      path: of the field, or of the file that is to be as expected.
+      expected, got: the words for what there should be, and for what there is.
+    """
+    if not is_met:
+        raise ConfigError(f"{path}: expected {expected}, got {got}")
+
+
 def show_value(value: Any) -> str:
     """A value of a config as it is shown in a complaint: JSON, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False)

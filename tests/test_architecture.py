@@ -48,7 +48,7 @@ RULES = {
         "never",
     ),
     "markers": Rule({"types"}, "never"),  # plain numpy
-    "protocol": Rule({"types", "config", "markers"}, "never"),
+    "protocol": Rule({"types", "schema", "config", "markers"}, "never"),
     "rewards": Rule({"types", "tasks"}, "never"),
     "credit": Rule({"types"}, "anywhere"),
     **{

@@ -18,28 +18,13 @@ from c3jax.run.alarms import ALARMED
 from c3jax.run.checkpoint import list_steps
 from c3jax.run.metric_table import find_metric
 from c3jax.run.metrics import read_metrics
+from tests.tiny_run import TREE
 
-TREE: dict[str, Any] = {
-    **{"seed": 0, "steps": 4, "problems": 2, "workers": 1, "record_every": 1, "trackers": ["jsonl"]},
-    "task": {"kind": "arithmetic", "moves": 1, "train_problems": 4, "heldout_problems": 2},
-    "protocol": {
-        "question_tokens": 9,
-        "turns": [
-            {"name": "plan", "role": "planner", "user": "{question} plan :", "max_tokens": 2},
-            {"name": "answer", "role": "solver", "user": "{plan} answer :", "max_tokens": 2},
-        ],
-    },
-    "model": {
-        **{"kind": "random", "layers": 1, "width": 8, "heads": 1, "key_value_heads": 1, "mlp_width": 8},
-        "context": 20,
-    },
-    "credit": {
-        **{"method": "value_assisted", "fan_out": [2, 2], "budget": 4, "normalise": "none"},
-        "critic": {"network": "trunk", "learning_rate": 1e-3},
-    },
+WATCHED: dict[str, Any] = TREE | {
+    **{"record_every": 1, "trackers": ["jsonl"], "checkpoint": {"every": 10}},
+    "credit": TREE["credit"] | {"method": "value_assisted", "critic": {"network": "trunk", "learning_rate": 1e-3}},
     "learner": {"learning_rate": 1e-3, "kl": {"coefficient": 0.01}},
     "evaluation": {"every": 1, "problems": 2, "samples": 1},
-    "checkpoint": {"every": 10},
     # The bound of the one is met from the first step on, and no other is.
     "alarms": {"steps": 3, "truncated": 0.0, "zero_credit": None, "duplicates": None, "stop": ["truncated"]},
 }
@@ -62,7 +47,7 @@ def watched(tmp_path_factory) -> Watched:
     jax.config.update("jax_disable_most_optimizations", True)
     for _ in range(2):
         console = Console(file=io.StringIO(), width=200)
-        made.codes.append(train.train(parse_config(TREE), path, ["train"], console))
+        made.codes.append(train.train(parse_config(WATCHED), path, ["train"], console))
         made.saved.append(list_steps(path))
         made.texts.append(console.file.getvalue())
     jax.config.update("jax_disable_most_optimizations", before)

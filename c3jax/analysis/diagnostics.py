@@ -18,19 +18,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from c3jax.analysis import influence
 from c3jax.analysis.fidelity import compute_spearman, compute_within_context_variance
-from c3jax.analysis.influence import (
-    Null,
-    compute_corrected_influence,
-    compute_permutation_mean,
-    compute_plugin_influence,
-    sample_permutation_null,
-)
-from c3jax.analysis.statistics import (
-    Interval,
-    compute_signed_root,
-    compute_wilson_interval,
-)
+from c3jax.analysis.statistics import Interval, compute_signed_root, compute_wilson_interval
 
 _PERMUTATIONS = 999  # so that the least p is 1/1000
 _RESAMPLES = 2000  # of which fifty lie beyond each bound at level 0.95
@@ -54,7 +44,7 @@ class GroupInfluence(NamedTuple):
     plugin: Interval
     corrected: Interval  # Miller and Madow's: for the size, where draws are many more than pairs of message and outcome
     excess: Interval  # plug-in minus its mean over permutations: 0 where there is none, however few the draws
-    null: Null  # of the plug-in's mean
+    null: influence.Null  # of the plug-in's mean
 
 
 class ArmBias(NamedTuple):
@@ -200,12 +190,12 @@ def compute_group_influence(count_CJY: np.ndarray, level: float) -> GroupInfluen
       count_CJY: from `count_outcomes`.
       level: coverage of the intervals, and of the null's quantile.
     """
-    plugin_C = compute_plugin_influence(count_CJY)
+    plugin_C = influence.compute_plugin_influence(count_CJY)
     return GroupInfluence(
         compute_mean_interval(plugin_C, level),
-        compute_mean_interval(compute_corrected_influence(count_CJY), level),
-        compute_mean_interval(plugin_C - compute_permutation_mean(count_CJY), level),
-        sample_permutation_null(count_CJY, _PERMUTATIONS, level),
+        compute_mean_interval(influence.compute_corrected_influence(count_CJY), level),
+        compute_mean_interval(plugin_C - influence.compute_permutation_mean(count_CJY), level),
+        influence.sample_permutation_null(count_CJY, _PERMUTATIONS, level),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from c3jax.analysis import tables
 from c3jax.analysis.statistics import Crossed, Interval, compute_crossed_bootstrap, correct_holm
 from c3jax.run.directory import load_run_config
+from c3jax.run.jobs import load_evaluation
 from c3jax.types import UserError
 
 _LONGEST_NAME = 36  # characters of a group's name
@@ -71,10 +72,7 @@ def describe_run(path: str) -> Run:
 
 
 def _load_body(file: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{file}: expected the results of an evaluation, cannot be read") from None
+    body = load_evaluation(file)
     is_whole = isinstance(body, dict) and isinstance(body.get("step"), int)
     if not is_whole or not all("missing" in row or "digests" in row for row in body.get("results", [{}])):
         raise UserError(

@@ -11,31 +11,12 @@ Source: arXiv:2603.06859, section on diagnostics; Spearman 1904, American Journa
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import chex
 import jax
 import jax.numpy as jnp
 
 # Values nearer than this share of a context's largest |value| are tied: a difference of rounding is no order.
 RESOLUTION = 1e-6
-
-
-class Fidelity(NamedTuple):
-    """Rank correlation over many contexts."""
-
-    mean: jax.Array  # over the contexts that have one; NaN if none has
-    defined: jax.Array  # contexts that have one
-    undefined: jax.Array  # contexts without: fewer than two messages, or an estimate or target with one value
-
-
-class SplitHalf(NamedTuple):
-    """Fidelity to a target that is itself sampled, known by two independent halves."""
-
-    observed: jax.Array  # mean correlation with one half
-    reliability: jax.Array  # mean correlation of the halves with each other
-    corrected: jax.Array  # observed / sqrt(reliability); NaN where the halves do not agree at all
-    defined: jax.Array  # contexts in which all three correlations are defined
 
 
 def compute_spearman(estimate_CN: jax.Array, target_CN: jax.Array, keep_CN: jax.Array) -> jax.Array:
@@ -56,35 +37,6 @@ def compute_spearman(estimate_CN: jax.Array, target_CN: jax.Array, keep_CN: jax.
     norm_C = jnp.sum(left_CN**2, axis=1) * jnp.sum(right_CN**2, axis=1)
     product_C = jnp.sum(left_CN * right_CN, axis=1)
     return jnp.where(norm_C > 0, product_C / jnp.sqrt(jnp.where(norm_C > 0, norm_C, 1.0)), jnp.nan)
-
-
-def summarise_fidelity(correlation_C: jax.Array) -> Fidelity:
-    """Mean over the contexts whose correlation is defined, and how many are not."""
-    chex.assert_rank(correlation_C, 1)
-    is_defined_C = ~jnp.isnan(correlation_C)
-    return Fidelity(jnp.nanmean(correlation_C), jnp.sum(is_defined_C), jnp.sum(~is_defined_C))
-
-
-def compute_split_half(
-    estimate_CN: jax.Array, first_CN: jax.Array, second_CN: jax.Array, keep_CN: jax.Array
-) -> SplitHalf:
-    """Fidelity to a sampled target, its noise taken out: mean rho with a half / sqrt(mean rho of the halves).
-
-    The correction is Spearman's; it is approximate for ranks. Means are over contexts, before the division.
-
-    Args:
-      first_CN, second_CN: estimates of the target from equally many draws, independent of each other and of the
-        estimate.
-      keep_CN: bool, which entries are there.
-    """
-    with_first_C = compute_spearman(estimate_CN, first_CN, keep_CN)
-    with_second_C = compute_spearman(estimate_CN, second_CN, keep_CN)
-    halves_C = compute_spearman(first_CN, second_CN, keep_CN)
-    is_defined_C = ~jnp.isnan(with_first_C + with_second_C + halves_C)
-    observed = jnp.nanmean(jnp.where(is_defined_C, (with_first_C + with_second_C) / 2, jnp.nan))
-    reliability = jnp.nanmean(jnp.where(is_defined_C, halves_C, jnp.nan))
-    corrected = jnp.where(reliability > 0, observed / jnp.sqrt(jnp.where(reliability > 0, reliability, 1.0)), jnp.nan)
-    return SplitHalf(observed, reliability, corrected, jnp.sum(is_defined_C))
 
 
 def compute_within_context_variance(credit_CN: jax.Array, keep_CN: jax.Array) -> jax.Array:

@@ -89,15 +89,15 @@ def plot_curves(
     def draw(axes: Axes, index: int, part: Sequence[Row]) -> None:
         part = sorted(part, key=lambda row: row[x.column])
         x_N, y_N, low_N, high_N = _read(part, x)[0], *_read(part, y)
-        axes.fill_between(x_N, low_N, high_N, color=_color(index), alpha=0.15, linewidth=0)
+        axes.fill_between(x_N, low_N, high_N, color=_pick(PALETTE, index), alpha=0.15, linewidth=0)
         every = -(-len(part) // _MARKED)
         axes.plot(
             x_N,
             y_N,
-            color=_color(index),
+            color=_pick(PALETTE, index),
             linewidth=1.6,
-            linestyle=_dash(index),
-            marker=_marker(index),
+            linestyle=_pick(_DASHES, index),
+            marker=_pick(_MARKERS, index),
             markersize=4.5,
             markevery=(index % every, every),  # lines that lie on each other are marked beside each other
         )
@@ -157,10 +157,10 @@ def plot_points(
         at_N = [categories.index(row[category]) + step * (index - (len(groups) - 1) / 2) for row in part]
         value_N, low_N, high_N = _read(part, value)
         if mark == "bar":
-            axes.barh(at_N, value_N, height=0.9 * step, color=_color(index), hatch=_hatch(index))
+            axes.barh(at_N, value_N, height=0.9 * step, color=_pick(PALETTE, index), hatch=_pick(_HATCHES, index))
         else:
-            axes.plot(value_N, at_N, _marker(index), color=_color(index), markersize=4.5)
-        axes.hlines(at_N, low_N, high_N, color="#444444" if mark == "bar" else _color(index), linewidth=1.2)
+            axes.plot(value_N, at_N, _pick(_MARKERS, index), color=_pick(PALETTE, index), markersize=4.5)
+        axes.hlines(at_N, low_N, high_N, color="#444444" if mark == "bar" else _pick(PALETTE, index), linewidth=1.2)
 
     with matplotlib.rc_context(_STYLE):
         height = 1.3 + 0.22 * len(categories) * max(1.0, 0.55 * len(groups))
@@ -197,8 +197,8 @@ def plot_scatter(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: st
 
     def draw(axes: Axes, index: int, part: Sequence[Row]) -> None:
         x_N, y_N, low_N, high_N = _read(part, x)[0], *_read(part, y)
-        axes.vlines(x_N, low_N, high_N, color=_color(index), linewidth=1.0)
-        axes.plot(x_N, y_N, _marker(index), color=_color(index), markersize=4.5)
+        axes.vlines(x_N, low_N, high_N, color=_pick(PALETTE, index), linewidth=1.0)
+        axes.plot(x_N, y_N, _pick(_MARKERS, index), color=_pick(PALETTE, index), markersize=4.5)
 
     with matplotlib.rc_context(_STYLE):
         figure, shown = _make_panels(rows, group, panel, title, draw, width=3.8, height=3.8)
@@ -295,20 +295,9 @@ def _read(part: Sequence[Row], axis: Axis) -> tuple[np.ndarray, np.ndarray, np.n
     return value_N, low_N, high_N
 
 
-def _color(index: int) -> str:
-    return PALETTE[index % len(PALETTE)]
-
-
-def _marker(index: int) -> str:
-    return _MARKERS[index % len(_MARKERS)]
-
-
-def _dash(index: int) -> Any:
-    return _DASHES[index % len(_DASHES)]
-
-
-def _hatch(index: int) -> str:
-    return _HATCHES[index % len(_HATCHES)]
+def _pick(looks: Sequence[Any], index: int) -> Any:
+    """What a group of this index looks like, in colour, marker, dash or hatch."""
+    return looks[index % len(looks)]
 
 
 def _label_axes(axes: Axes, x: Axis, y: Axis) -> None:
@@ -354,21 +343,20 @@ def _label_ends(axes: Axes, ends: dict[int, tuple[float, float] | None], groups:
         heights[number] = min(heights[number], ceiling)
         ceiling = heights[number] - gap
     for height, (_, index) in zip(heights, placed, strict=True):
-        axes.text(
-            1.02, height, str(groups[index]), color=_color(index), transform=axes.transAxes, verticalalignment="center"
-        )
+        color, label = _pick(PALETTE, index), str(groups[index])
+        axes.text(1.02, height, label, color=color, transform=axes.transAxes, verticalalignment="center")
 
 
 def _name_groups(figure: Figure, groups: Sequence[Any], mark: Literal["line", "point", "bar"]) -> None:
     """A legend below the panels."""
     handles: list[Any] = []
     for index, name in enumerate(groups):
-        color, label = _color(index), str(name)
+        color, label = _pick(PALETTE, index), str(name)
         if mark == "bar":
-            handles.append(Patch(facecolor=color, hatch=_hatch(index), label=label))
+            handles.append(Patch(facecolor=color, hatch=_pick(_HATCHES, index), label=label))
         else:
-            dash = _dash(index) if mark == "line" else ""
-            handles.append(Line2D([], [], color=color, marker=_marker(index), linestyle=dash, label=label))
+            dash = _pick(_DASHES, index) if mark == "line" else ""
+            handles.append(Line2D([], [], color=color, marker=_pick(_MARKERS, index), linestyle=dash, label=label))
     fitting = int(figure.get_figwidth() * 14 // (6 + max(len(str(name)) for name in groups)))  # about, at this size
     figure.legend(
         handles=handles,

@@ -122,7 +122,8 @@ def compute_crossed_bootstrap(
     found: list[np.ndarray] = []
     for size in np.diff(np.append(np.arange(0, resamples, 250), resamples)):
         item_RN = random.multinomial(value_SN.shape[1], np.full(value_SN.shape[1], 1 / value_SN.shape[1]), size=size)
-        runs = [_draw_runs(random, len(side), size) for side in sides]
+        drawn = ((max(1, len(side) - 1), np.full(len(side), 1 / len(side))) for side in sides)
+        runs = [random.multinomial(*counts, size=size).astype(np.float64) for counts in drawn]
         runs = [runs[0]] * len(sides) if is_paired else runs
         means = [_average(side, weight_RS) for side, weight_RS in zip(sides, runs, strict=True)]
         difference_RN = means[0] if other_SN is None else means[0] - means[1]
@@ -136,10 +137,6 @@ def compute_crossed_bootstrap(
     low, high = np.quantile(mean_R, ((1 - level) / 2, (1 + level) / 2))
     tail = min((mean_R <= 0).sum(), (mean_R >= 0).sum())
     return Crossed(Interval(estimate, float(low), float(high)), float(min(1.0, 2 * (tail + 1) / (len(mean_R) + 1))))
-
-
-def _draw_runs(random: np.random.Generator, runs: int, size: int) -> np.ndarray:
-    return random.multinomial(max(1, runs - 1), np.full(runs, 1 / runs), size=size).astype(np.float64)
 
 
 def _average(value_SN: np.ndarray, weight_RS: np.ndarray) -> np.ndarray:

@@ -6,18 +6,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from c3jax.analysis import tables
-from c3jax.analysis.evaluations import (
-    Group,
-    describe_field,
-    group_runs,
-    list_differences,
-    list_different,
-    list_scores,
-    load_run,
-)
+from c3jax.analysis import evaluations, tables
 
-FORMATS = ("terminal", "markdown", "csv", "latex")
 _FEW_SEEDS = 5
 
 
@@ -26,8 +16,8 @@ def compare_runs(paths: Sequence[str], form: str, console: Console) -> int:
 
     Raises UserError where a run cannot be used, or two runs of one config have the same seed.
     """
-    groups = group_runs([load_run(path) for path in paths])
-    scores, differences = list_scores(groups), list_differences(groups)
+    groups = evaluations.group_runs([evaluations.load_run(path) for path in paths])
+    scores, differences = evaluations.list_scores(groups), evaluations.list_differences(groups)
     parts = [("scores: mean over seeds and problems, 95 % interval", scores)]
     if differences:
         parts.append(("differences over common problems, p corrected by Holm", differences))
@@ -44,19 +34,19 @@ def compare_runs(paths: Sequence[str], form: str, console: Console) -> int:
     return int(any("missing" in row for row in scores))
 
 
-def _format_more(groups: Sequence[Group]) -> list[str]:
+def _format_more(groups: Sequence[evaluations.Group]) -> list[str]:
     lines = []
     for group in groups:
         steps = sorted({run.step for run in group.runs})
         runs = ", ".join(f"{run.path} (seed {run.seed})" for run in group.runs)
         lines.append(f"{group.name}: step {' and '.join(map(str, steps))} of {runs}")
     firsts = [group.runs[0] for group in groups]
-    different = list_different(firsts)
+    different = evaluations.list_different(firsts)
     shown = [
         path
         for path in different
         for group, run in zip(groups, firsts, strict=True)
-        if path in run.config and describe_field(run, path, ()) in group.name
+        if path in run.config and evaluations.describe_field(run, path, ()) in group.name
     ]
     if more := [path for path in different if path not in shown]:
         lines.append(f"Their configs differ in {', '.join(more)}{' too' if shown else ''}.")

@@ -59,7 +59,9 @@ def export_source(
     or the disk does not take it. `accepting` is as for `check_inputs`.
     """
     _check_target(target)
-    opened = _open_source(Path(source), checkpoint)
+    config, run, step = open_source(source, checkpoint)
+    words = list_words(config, find_task(config.task.kind))
+    opened = _Source(config, run, step, load.describe_model(config.model, words))
     if opened.run is not None:
         check_inputs(opened.run, hash_inputs(opened.config, None, opened.model), opened.step, accepting)
     roles = _list_roles(opened, form)
@@ -84,12 +86,6 @@ def _check_target(target: Path) -> None:
         raise UserError(f"--to {target}: expected a folder that is empty or not there yet, got one with files")
     if not target.is_dir() and (target.exists() or target.is_symlink()):
         raise UserError(f"--to {target}: expected a folder that is empty or not there yet, got something else")
-
-
-def _open_source(path: Path, checkpoint: str) -> _Source:
-    config, run, step = open_source(path, checkpoint)
-    words = list_words(config, find_task(config.task.kind))
-    return _Source(config, run, step, load.describe_model(config.model, words))
 
 
 def _list_roles(source: _Source, form: Form) -> list[str]:

@@ -93,20 +93,13 @@ def save_figures(paths: Sequence[str], out: Path, names: Sequence[str] = ()) -> 
     if not figures:
         raise UserError(lacking[0])
     for name, figure in figures.items():
-        _save(figure, out / name, _hash_inputs(runs, FIGURES[name].files))
+        patterns = ("config.yaml", *FIGURES[name].files)
+        files = [file for run in runs for pattern in patterns for file in sorted(Path(run).glob(pattern))]
+        try:
+            save_figure(figure, out / name, KINDS, {str(file): hash_file(file) for file in files})
+        except OSError as error:
+            raise UserError(f"{out}: the figures cannot be written ({error.strerror})") from None
     return f"figures: {out}/ with {', '.join(figures)} as {', '.join(KINDS)}", lacking
-
-
-def _hash_inputs(runs: Sequence[str], patterns: Sequence[str]) -> dict[str, str]:
-    files = [file for run in runs for pattern in ("config.yaml", *patterns) for file in sorted(Path(run).glob(pattern))]
-    return {str(file): hash_file(file) for file in files}
-
-
-def _save(figure: Figure, stem: Path, inputs: dict[str, str]) -> None:
-    try:
-        save_figure(figure, stem, KINDS, inputs)
-    except OSError as error:
-        raise UserError(f"{stem.parent}: the figures cannot be written ({error.strerror})") from None
 
 
 def _draw_learning(histories: Sequence[History]) -> Figure:

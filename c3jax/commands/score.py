@@ -29,7 +29,7 @@ from c3jax.credit.method import Normalise
 from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.pairing import check_normalise, check_pairing
 from c3jax.credit.plans import Plan
-from c3jax.run.records import Record, RecordedTree, load_trees, save_records
+from c3jax.run.records import Record, RecordedTree, load_trees, read_number, save_records
 from c3jax.types import Credit, UserError
 
 _CARRIED = {"critic": "a critic's values", "components": "variance components of all earlier steps"}
@@ -199,7 +199,8 @@ def _sum_past(trees: Sequence[RecordedTree]) -> tuple[Any, ...]:
 
 
 def _read_reward(tree: RecordedTree, node: Record) -> float:
-    value = node.get("reward", 0.0)
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise UserError(f"{tree.where}: node {node['index']}: expected a finite number as its reward, got {value!r}")
-    return float(value)
+    number = read_number(node.get("reward", 0.0))
+    if number is None:
+        got = f"{node['reward']!r:.80}"
+        raise UserError(f"{tree.where}: node {node['index']}: expected a finite number as its reward, got {got}")
+    return number

@@ -139,14 +139,10 @@ def _load_cell(folder: Path, setting: str, method: str, file: Path) -> Cell:
         fields = [name for name in {**planned, **run.config} if planned.get(name) != run.config.get(name)]
         if method == UNTUNED:
             fields = [name for name in fields if not name.startswith(("credit.", "learner.", "steps"))]
-        differing |= {_name_section(name): None for name in fields if not name.startswith(_FREE)}
+        differing |= {name.partition(".")[0]: None for name in fields if not name.startswith(_FREE)}
     cap = max(turn.max_tokens for turn in config.protocol.turns)
     runs = sorted(done, key=lambda run: run.seed)
     return Cell(setting, method, tuple(runs), tuple(waiting), cap, tuple(differing))
-
-
-def _name_section(dotted: str) -> str:
-    return dotted.partition(".")[0]
 
 
 def _name_heldout(run: Run) -> dict[tuple[str, str], dict[str, Any]]:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from c3jax.credit.batch import order_rows
-from c3jax.run.records import RecordedTree, parse_tree
+from c3jax.run.records import RecordedTree, parse_tree, read_number
 from c3jax.types import UserError
 
 
@@ -62,7 +62,6 @@ class Traces(NamedTuple):
 Parse = Callable[[dict[str, Any], str, str | None], Episode | None]
 
 _POLICY_EVENTS = ("orchestrator_decision", "message", "tool_call", "return", "aggregate")  # not tools, people, spawning
-_LARGEST = 1e300
 _KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "true or false"}
 
 
@@ -139,9 +138,10 @@ def _take(record: Any, path: str, kind: type, where: str) -> Any:
 
 
 def _read_number(value: Any, path: str, where: str) -> float:
-    if type(value) not in (int, float) or not -_LARGEST < value < _LARGEST:  # not NaN, nor an int that no float holds
+    number = read_number(value)
+    if number is None:
         raise UserError(f"{where}: {path}: expected a finite number, got {json.dumps(value)[:80]}")
-    return float(value)
+    return number
 
 
 def _find_return(rewards: Sequence[tuple[str, float]], return_of: str | None, where: str) -> float:

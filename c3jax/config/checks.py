@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from c3jax.config.credit import make_plan
 from c3jax.config.run import PolicyLoss, RunConfig, Turn, Visible, list_roles, slots_in, trained_roles
 from c3jax.credit import methods, pairing, plans
 from c3jax.learner.loss_table import find_loss
-from c3jax.schema import ConfigError, show_value
+from c3jax.schema import ConfigError, expect, show_value
 from c3jax.tasks.environment import open_environments
 from c3jax.tasks.sections import list_training_sets
 from c3jax.tasks.task import find_task
@@ -20,11 +23,10 @@ def check_config(config: RunConfig) -> None:
 
 
 def _check_task(config: RunConfig) -> None:
-    task = config.task
-    paths = [part.path for part in list_training_sets(task)]
+    paths = [part.path for part in list_training_sets(config.task)]
     for index, path in enumerate(paths):
-        if path in paths[:index]:
-            raise ConfigError(f"task.path.{index}.path: expected a set that is not in the list yet, got {path!r} again")
+        is_new = path not in paths[:index]
+        expect(is_new, f"task.path.{index}.path", "a set that is not in the list yet", f"{path!r} again")
 
 
 def _check_protocol(config: RunConfig) -> None:
@@ -32,56 +34,48 @@ def _check_protocol(config: RunConfig) -> None:
     seen: set[str] = set()
     for index, turn in enumerate(turns):
         path, earlier = f"protocol.turns.{index}", [before.name for before in turns[:index]]
-        if turn.name in ("question", *earlier):
-            raise ConfigError(f"{path}.name: expected a name no other slot has, got {turn.name!r}")
+        is_new = turn.name not in ("question", *earlier)
+        expect(is_new, f"{path}.name", "a name no other slot has", repr(turn.name))
         _check_speaker(turn, path, any(before.environment for before in turns[:index]))
         seen.update(earlier if turn.environment is not None else ())  # it is given them all
         for field, text in (("system", turn.system), ("user", turn.user)):
-            try:
-                slots = slots_in(text)
-            except ValueError:
-                raise ConfigError(
-                    f"{path}.{field}: expected slots like {{question}}, {{{{ and }}}} for braces,"
-                    f" got {show_value(text)}"
-                ) from None
-            for slot in slots:
-                if slot != "question" and slot not in earlier:
-                    raise ConfigError(
-                        f"{path}.{field}: expected slots of the question or an earlier turn, got {{{slot}}}"
-                    )
-            seen.update(slots)
+            seen.update(_read_slots(f"{path}.{field}", text, earlier))
         _check_visible(turn, path)
     for index, turn in enumerate(turns[:-1]):
-        if turn.name not in seen:
-            raise ConfigError(
-                f"protocol.turns.{index}: expected a later turn with the slot {{{turn.name}}}, got a message that"
-                " no turn sees"
-            )
-    if "question" not in seen:
-        raise ConfigError("protocol.turns: expected at least one turn with the slot {question}, got none")
+        wanted = f"a later turn with the slot {{{turn.name}}}"
+        expect(turn.name in seen, f"protocol.turns.{index}", wanted, "a message that no turn sees")
+    expect("question" in seen, "protocol.turns", "at least one turn with the slot {question}", "none")
+
+
+def _read_slots(path: str, text: str, earlier: Sequence[str]) -> list[str]:
+    try:
+        slots = slots_in(text)
+    except ValueError:
+        wanted = "slots like {question}, {{ and }} for braces"
+        raise ConfigError(f"{path}: expected {wanted}, got {show_value(text)}") from None
+    for slot in slots:
+        expect(slot in ("question", *earlier), path, "slots of the question or an earlier turn", f"{{{slot}}}")
+    return slots
 
 
 def _check_visible(turn: Turn, path: str) -> None:
-    if turn.visible.after is not None and turn.visible.tag is not None:
-        raise ConfigError(f"{path}.visible: expected after or tag, got both")
-    if turn.visible_tokens is not None and turn.visible_tokens > turn.max_tokens:
-        raise ConfigError(
-            f"{path}.visible_tokens: expected at most max_tokens ({turn.max_tokens}), got {turn.visible_tokens}"
-        )
+    expect(turn.visible.after is None or turn.visible.tag is None, f"{path}.visible", "after or tag", "both")
+    is_within = turn.visible_tokens is None or turn.visible_tokens <= turn.max_tokens
+    expect(is_within, f"{path}.visible_tokens", f"at most max_tokens ({turn.max_tokens})", turn.visible_tokens)
 
 
 def _check_speaker(turn: Turn, path: str, has_environment: bool) -> None:
-    if turn.unless_done and not has_environment:
-        raise ConfigError(f"{path}.unless_done: expected an environment's turn before it, got none")
-    for field, value in (("role", turn.role), ("user", turn.user)):
-        if turn.environment is None and not value:
-            raise ConfigError(f'{path}.{field}: expected some text, got ""')
+    is_led = has_environment or not turn.unless_done
+    expect(is_led, f"{path}.unless_done", "an environment's turn before it", "none")
+    if turn.environment is None:
+        for field, value in (("role", turn.role), ("user", turn.user)):
+            expect(bool(value), f"{path}.{field}", "some text", '""')
+        return
     for field, value in (("role", turn.role), ("system", turn.system), ("user", turn.user)):
-        if turn.environment is not None and value:
-            raise ConfigError(f"{path}.{field}: expected none in an environment's turn, got {show_value(value)}")
+        expect(not value, f"{path}.{field}", "none in an environment's turn", show_value(value))
     for field in ("thinking", "visible", "visible_tokens", "train_on"):
-        if turn.environment is not None and getattr(turn, field) != Turn.model_fields[field].default:
-            raise ConfigError(f"{path}.{field}: expected none in an environment's turn, where no model speaks, got one")
+        is_default = getattr(turn, field) == Turn.model_fields[field].default
+        expect(is_default, f"{path}.{field}", "none in an environment's turn, where no model speaks", "one")
 
 
 def _check_environments(config: RunConfig) -> None:
@@ -91,186 +85,161 @@ def _check_environments(config: RunConfig) -> None:
     if not answered:
         return
     where = f"protocol.turns.{answered[0]}.environment"
-    if methods.find_trainable(credit.method).critic == "action_value":
-        raise ConfigError(
-            f"{where}: expected a method without a critic of messages (its scores are of returns in [0, 1], and an"
-            f" environment may pay on the way), got {credit.method}"
-        )
-    form = methods.find_trainable(credit.method).sampling
-    if form in ("masked", "coalition"):
-        raise ConfigError(
-            f"{where}: expected a method that lets later turns speak again where a message is taken out (what the"
-            f" environment said would not follow from what it is shown), got {credit.method}"
-        )
-    if credit.fan_out == "auto":
-        raise ConfigError(f"{where}: expected credit.fan_out in numbers, got 'auto'")
+    method = methods.find_trainable(credit.method)
+    why = "its scores are of returns in [0, 1], and an environment may pay on the way"
+    expect(method.critic != "action_value", where, f"a method without a critic of messages ({why})", credit.method)
+    expect(
+        method.sampling not in ("masked", "coalition"),
+        where,
+        "a method that lets later turns speak again where a message is taken out (what the environment said would not"
+        " follow from what it is shown)",
+        credit.method,
+    )
+    expect(credit.fan_out != "auto", where, "credit.fan_out in numbers", "'auto'")
     for index in answered:
-        if credit.fan_out is not None and credit.fan_out[index] != 1:
-            raise ConfigError(
-                f"credit.fan_out: expected 1 for turn {turns[index].name}, which an environment answers, got"
-                f" {credit.fan_out[index]}"
-            )
+        fan = 1 if credit.fan_out is None else credit.fan_out[index]
+        wanted = f"1 for turn {turns[index].name}, which an environment answers"
+        expect(fan == 1, "credit.fan_out", wanted, fan)
     sections = [turn.environment for turn in turns]
     of_task = any(section is not None and section.kind == "task" for section in sections)
     open_environments(sections, find_task(config.task.kind).environment if of_task else None, None)
 
 
 def _check_batches(config: RunConfig) -> None:
-    size = config.rollout_problems
-    if size is not None and config.problems % size:
-        raise ConfigError(f"rollout_problems: expected a divisor of problems ({config.problems}), got {size}")
+    problems, size = config.problems, config.rollout_problems
+    is_even = size is None or problems % size == 0
+    expect(is_even, "rollout_problems", f"a divisor of problems ({problems})", size)
     names = ["heldout", *(suite.name for suite in config.evaluation.suites)]
     for index, name in enumerate(names[1:]):
-        if name in names[: index + 1]:
-            raise ConfigError(f"evaluation.suites.{index}.name: expected a name no other suite has, got {name!r}")
+        is_new = name not in names[: index + 1]
+        expect(is_new, f"evaluation.suites.{index}.name", "a name no other suite has", repr(name))
 
 
 def _check_credit(config: RunConfig) -> None:
     credit, turns = config.credit, config.protocol.turns
     methods.find_trainable(credit.method)
     trained = tuple(turn.is_trained for turn in turns)
-    if not any(trained):
-        raise ConfigError("protocol.turns: expected at least one trained turn, got none")
-    try:
+    expect(any(trained), "protocol.turns", "at least one trained turn", "none")
+    with _at("credit.normalise"):
         pairing.check_normalise(credit.method, credit.normalise)
-    except ValueError as error:
-        raise ConfigError(f"credit.normalise: {error}") from None
     if credit.fan_out == "auto":
-        _check_auto(config, trained)
+        tokens = tuple(float(turn.max_tokens) for turn in turns)
+        with _at("credit.fan_out"):
+            pairing.check_auto(credit.method, trained, credit.budget, credit.auto.unit, tokens)
         return
     plan = make_plan(credit, len(turns))
-    if credit.fan_out is not None and len(credit.fan_out) != len(turns):
-        raise ConfigError(f"credit.fan_out: expected {len(turns)} numbers, one a turn, got {list(credit.fan_out)}")
     calls = plans.count_calls(plan)
-    if credit.fan_out is not None and calls != credit.budget:
-        raise ConfigError(
-            f"credit.fan_out: expected a product of {credit.budget} (credit.budget), got {list(credit.fan_out)}"
-            f" with product {calls}"
-        )
-    if calls != credit.budget:
-        raise ConfigError(
-            f"credit.budget: expected {calls}, the evaluator calls that method {credit.method} makes a problem with"
-            f" these draws, got {credit.budget}"
-        )
-    try:
+    if credit.fan_out is not None:
+        fan_out = list(credit.fan_out)
+        expect(len(fan_out) == len(turns), "credit.fan_out", f"{len(turns)} numbers, one a turn", fan_out)
+        wanted = f"a product of {credit.budget} (credit.budget)"
+        expect(calls == credit.budget, "credit.fan_out", wanted, f"{fan_out} with product {calls}")
+    made = f"{calls}, the evaluator calls that method {credit.method} makes a problem with these draws"
+    expect(calls == credit.budget, "credit.budget", made, credit.budget)
+    with _at(f"credit.{'fan_out' if credit.draws is None else 'draws'}"):
         pairing.check_pairing(credit.method, plan, trained)
-    except ValueError as error:
-        raise ConfigError(f"credit.{'fan_out' if credit.draws is None else 'draws'}: {error}") from None
 
 
-def _check_auto(config: RunConfig, trained: tuple[bool, ...]) -> None:
-    credit, tokens = config.credit, tuple(float(turn.max_tokens) for turn in config.protocol.turns)
+@contextmanager
+def _at(path: str) -> Iterator[None]:
+    """Say of a complaint that names no field which one it is of."""
     try:
-        pairing.check_auto(credit.method, trained, credit.budget, credit.auto.unit, tokens)
+        yield
     except ValueError as error:
-        raise ConfigError(f"credit.fan_out: {error}") from None
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _check_critic(config: RunConfig) -> None:
     method, critic = config.credit.method, config.credit.critic
-    has_critic = methods.needs_critic(method)
-    if has_critic and critic is None:
-        raise ConfigError(f"credit.critic: expected a section for method {method}, which learns a critic, got none")
-    if critic is not None and not has_critic:
-        raise ConfigError(f"credit.critic: expected none for method {method}, which learns no critic, got a section")
-    if critic is not None and critic.critic_only_steps >= config.steps:
-        raise ConfigError(
-            f"credit.critic.critic_only_steps: expected fewer than steps ({config.steps}), so that the policy learns"
-            f" too, got {critic.critic_only_steps}"
-        )
+    if critic is None:
+        is_fit = not methods.needs_critic(method)
+        expect(is_fit, "credit.critic", f"a section for method {method}, which learns a critic", "none")
+        return
+    is_fit = methods.needs_critic(method)
+    expect(is_fit, "credit.critic", f"none for method {method}, which learns no critic", "a section")
+    expect(
+        critic.critic_only_steps < config.steps,
+        "credit.critic.critic_only_steps",
+        f"fewer than steps ({config.steps}), so that the policy learns too",
+        critic.critic_only_steps,
+    )
 
 
 def _check_learner(config: RunConfig) -> None:
-    learner = config.learner
+    learner, problems = config.learner, config.problems
     for path, sampling in (("sampling", config.sampling), ("evaluation.sampling", config.evaluation.sampling)):
-        if sampling is not None and sampling.top_p < 1.0 and sampling.top_k == 0:
-            raise ConfigError(
-                f"{path}.top_p: expected 1 while {path}.top_k is 0 (the tokens left to draw from are recorded, so"
-                f" their number must be bounded), got {sampling.top_p}"
-            )
-    if config.problems % learner.minibatches:
-        raise ConfigError(
-            f"learner.minibatches: expected a divisor of problems ({config.problems}), got {learner.minibatches}"
-        )
-    minibatch = config.problems // learner.minibatches
-    if learner.micro_problems is not None and minibatch % learner.micro_problems:
-        raise ConfigError(
-            f"learner.micro_problems: expected a divisor of the {minibatch} problems of a minibatch,"
-            f" got {learner.micro_problems}"
-        )
+        if sampling is not None and sampling.top_k == 0:
+            why = "the tokens left to draw from are recorded, so their number must be bounded"
+            expect(sampling.top_p == 1.0, f"{path}.top_p", f"1 while {path}.top_k is 0 ({why})", sampling.top_p)
+    is_even = problems % learner.minibatches == 0
+    expect(is_even, "learner.minibatches", f"a divisor of problems ({problems})", learner.minibatches)
+    minibatch, micro = problems // learner.minibatches, learner.micro_problems
+    is_even = micro is None or minibatch % micro == 0
+    expect(is_even, "learner.micro_problems", f"a divisor of the {minibatch} problems of a minibatch", micro)
     _check_loss(learner.loss)
-    if learner.kl.target is not None and learner.kl.coefficient == 0.0:
-        raise ConfigError(
-            "learner.kl.coefficient: expected more than 0 to begin with while learner.kl.target is given (the"
-            " coefficient is steered by factors), got 0"
-        )
-    if config.checkpoint.best == "sampled_accuracy" and config.evaluation.samples == 0:
-        raise ConfigError(
-            "checkpoint.best: expected a metric that is measured, got 'sampled_accuracy' with no evaluation.samples"
-        )
+    expect(
+        learner.kl.target is None or learner.kl.coefficient > 0.0,
+        "learner.kl.coefficient",
+        "more than 0 to begin with while learner.kl.target is given (the coefficient is steered by factors)",
+        0,
+    )
+    is_measured = config.checkpoint.best != "sampled_accuracy" or config.evaluation.samples > 0
+    got = "'sampled_accuracy' with no evaluation.samples"
+    expect(is_measured, "checkpoint.best", "a metric that is measured", got)
 
 
 def _check_loss(loss: PolicyLoss) -> None:
-    row = find_loss(loss.kind)
-    for name, value, own in (
-        ("clip_low", loss.clip_low, row.clip_low),
-        ("clip_high", loss.clip_high, row.clip_high),
-    ):
-        if value is not None and own is None:
-            raise ConfigError(f"learner.loss.{name}: expected none for {loss.kind}, which clips nothing, got {value:g}")
+    path, row = "learner.loss", find_loss(loss.kind)
+    for name, value, own in (("clip_low", loss.clip_low, row.clip_low), ("clip_high", loss.clip_high, row.clip_high)):
+        if value is not None:
+            expect(own is not None, f"{path}.{name}", f"none for {loss.kind}, which clips nothing", f"{value:g}")
     if loss.dual_clip is not None:
-        if row.formula != "clipped":
-            raise ConfigError(
-                f"learner.loss.dual_clip: expected none for {loss.kind}, whose formula is not the clipped one, got"
-                f" {loss.dual_clip:g}"
-            )
+        dual = f"{loss.dual_clip:g}"
+        wanted = f"none for {loss.kind}, whose formula is not the clipped one"
+        expect(row.formula == "clipped", f"{path}.dual_clip", wanted, dual)
         high = row.clip_high if loss.clip_high is None else loss.clip_high
-        if high is not None and loss.dual_clip <= 1.0 + high:
-            raise ConfigError(
-                f"learner.loss.dual_clip: expected more than 1 + learner.loss.clip_high ({1.0 + high:g}), got"
-                f" {loss.dual_clip:g}"
-            )
-    if loss.length is not None and (loss.aggregation or row.aggregation) != "constant":
-        raise ConfigError(
-            f"learner.loss.length: expected none unless learner.loss.aggregation is constant, got {loss.length}"
-        )
+        if high is not None:
+            wanted = f"more than 1 + learner.loss.clip_high ({1.0 + high:g})"
+            expect(loss.dual_clip > 1.0 + high, f"{path}.dual_clip", wanted, dual)
+    is_used = loss.length is None or (loss.aggregation or row.aggregation) == "constant"
+    expect(is_used, f"{path}.length", "none unless learner.loss.aggregation is constant", loss.length)
 
 
 def _check_model(config: RunConfig) -> None:
-    model = config.model
+    model, kind = config.model, config.task.kind
     if model.kind == "random":
         # Rotary positions turn a head's features in pairs.
-        if model.width % (2 * model.heads) or model.heads % model.key_value_heads:
-            raise ConfigError(
-                "model.heads: expected an even number of the width's features a head, and key_value_heads that divides"
-                f" heads, got width {model.width}, heads {model.heads}, key_value_heads {model.key_value_heads}"
-            )
-    kind = config.task.kind
-    # A task is loaded only for what is asked of it, since some bring large libraries.
-    if model.kind == "random" and find_task(kind).vocabulary is None:
-        raise ConfigError(
-            f"model.kind: expected a pretrained model for task {kind}, which has no vocabulary of its own, got 'random'"
+        expect(
+            model.width % (2 * model.heads) == 0 and model.heads % model.key_value_heads == 0,
+            "model.heads",
+            "an even number of the width's features a head, and key_value_heads that divides heads",
+            f"width {model.width}, heads {model.heads}, key_value_heads {model.key_value_heads}",
         )
-    if config.imitation is not None and find_task(kind).demonstrate is None:
-        raise ConfigError(f"imitation: expected none for task {kind}, which demonstrates nothing, got a section")
-    if config.imitation is not None and any(turn.visible != Visible() for turn in config.protocol.turns):
-        raise ConfigError(
-            "imitation: expected none while a turn's messages are read in part (demonstrations have no markers), got a"
-            " section"
-        )
-    if config.imitation is not None and model.kind != "random":
-        raise ConfigError(f"imitation: expected none for model {model.kind}, which is trained already, got a section")
+        # A task is loaded only for what is asked of it, since some bring large libraries.
+        wanted = f"a pretrained model for task {kind}, which has no vocabulary of its own"
+        expect(find_task(kind).vocabulary is not None, "model.kind", wanted, "'random'")
+    if config.imitation is None:
+        return
+    wanted = f"none for task {kind}, which demonstrates nothing"
+    expect(find_task(kind).demonstrate is not None, "imitation", wanted, "a section")
+    is_whole = all(turn.visible == Visible() for turn in config.protocol.turns)
+    wanted = "none while a turn's messages are read in part (demonstrations have no markers)"
+    expect(is_whole, "imitation", wanted, "a section")
+    wanted = f"none for model {model.kind}, which is trained already"
+    expect(model.kind == "random", "imitation", wanted, "a section")
 
 
 def _check_policy(config: RunConfig) -> None:
     policy = config.policy
-    if policy.kind == "adapters" and config.model.kind == "random":
-        raise ConfigError(
-            "policy.kind: expected shared or per_role for model random (adapters correct a network that has been"
-            " trained before, and leave it as it is), got 'adapters'"
-        )
-    if len(set(policy.targets)) < len(policy.targets):
-        raise ConfigError(f"policy.targets: expected each projection once, got {list(policy.targets)}")
+    expect(
+        policy.kind != "adapters" or config.model.kind != "random",
+        "policy.kind",
+        "shared or per_role for model random (adapters correct a network that has been trained before, and leave it as"
+        " it is)",
+        "'adapters'",
+    )
+    is_once = len(set(policy.targets)) == len(policy.targets)
+    expect(is_once, "policy.targets", "each projection once", list(policy.targets))
     untrained = set(list_roles(config.protocol)) - set(trained_roles(config.protocol))
     if policy.kind == "per_role" and config.imitation is not None and untrained:
         raise ConfigError(
@@ -282,7 +251,5 @@ def _check_policy(config: RunConfig) -> None:
 def _check_alarms(config: RunConfig) -> None:
     bounds = config.alarms.model_dump()
     for index, name in enumerate(config.alarms.stop):
-        if bounds[name] is None:
-            raise ConfigError(
-                f"alarms.stop.{index}: expected an alarm that is on, got {name!r} with alarms.{name} null"
-            )
+        got = f"{name!r} with alarms.{name} null"
+        expect(bounds[name] is not None, f"alarms.stop.{index}", "an alarm that is on", got)

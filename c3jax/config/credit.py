@@ -9,7 +9,7 @@ import pydantic
 from c3jax.credit import plans
 from c3jax.credit.method import Sampling
 from c3jax.credit.methods import find_trainable
-from c3jax.schema import ConfigError, Count, Decay, Positive, PositiveFloat, Section, Share
+from c3jax.schema import ConfigError, Count, Decay, Positive, PositiveFloat, Section, Share, expect
 
 
 class Critic(Section):
@@ -96,10 +96,8 @@ def make_plan(credit: Credit, turns: int, fan_out: plans.FanOut | None = None) -
     form = find_trainable(credit.method).sampling
     if form in ("tree", "flat"):
         chosen = credit.fan_out if fan_out is None else fan_out
-        if credit.draws is not None:
-            raise ConfigError(
-                f"credit.draws: expected none for method {credit.method}, which draws a tree, got a section"
-            )
+        wanted = f"none for method {credit.method}, which draws a tree"
+        expect(credit.draws is None, "credit.draws", wanted, "a section")
         if not isinstance(chosen, tuple):
             raise ConfigError("credit.fan_out: expected a value, got nothing")
         return plans.make_tree(chosen)
@@ -113,10 +111,8 @@ def make_plan(credit: Credit, turns: int, fan_out: plans.FanOut | None = None) -
             f"credit.draws: expected {wanted} alone, and no fan_out, for method {credit.method}, got"
             f" {draws.model_dump(exclude_none=True)} and fan_out {credit.fan_out}"
         )
-    if form in ("removal", "masked", "coalition") and draws.continuations != 1:
-        raise ConfigError(
-            f"credit.draws.continuations: expected 1 for method {credit.method}, got {draws.continuations}"
-        )
+    is_fit = form not in ("removal", "masked", "coalition") or draws.continuations == 1
+    expect(is_fit, "credit.draws.continuations", f"1 for method {credit.method}", draws.continuations)
     return size_plan(form, number, draws.continuations, turns)
 
 

@@ -30,7 +30,8 @@ def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Fi
         if len(sections) > 1:
             fields += list_kinds(sections, f"{path}.", text)
         elif not sections or has_list(annotation):
-            default = "required" if declared.is_required() else _show_default(declared.default)
+            value = "required" if declared.is_required() else declared.default
+            default = value if isinstance(value, str) and value else json.dumps(value)
             fields.append(Field(path, _describe_type(annotation), default, text))
         if len(sections) == 1:
             fields += list_fields(sections[0], f"{path}.N." if has_list(annotation) else f"{path}.")
@@ -57,10 +58,6 @@ def has_list(annotation: Any, is_bare: bool = True) -> bool:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return any(has_list(part) for part in typing.get_args(annotation))
     return is_bare and typing.get_origin(annotation) is tuple
-
-
-def _show_default(value: Any) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def _describe_type(annotation: Any) -> str:

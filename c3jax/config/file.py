@@ -171,7 +171,7 @@ def parse_override(dotted: str, text: str, list_known: Callable[[], list[Field]]
     if kind == "text":
         return text
     try:
-        read = _parse_yaml(text)
+        read, _ = _parse_document(text)
     except _YAML_ERRORS:
         return text
     return text if kind == "text|list" and not isinstance(read, list) else read
@@ -183,10 +183,6 @@ def parse_override(dotted: str, text: str, list_known: Callable[[], list[Field]]
 
 # Beside its own, YAML lets through what its dates, its keys and its loops set off.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, RecursionError)
-
-
-def _parse_yaml(text: str) -> Any:
-    return _parse_document(text)[0]
 
 
 def _parse_document(text: str) -> tuple[Any, dict[str, int]]:
@@ -336,7 +332,3 @@ def _suggest_field(path: str, root: type[Section]) -> str:
 
 def _as_listed(dotted: str) -> str:
     return ".".join("N" if part.isdecimal() else part for part in dotted.split("."))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Fields

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from c3jax.config.fields import Field, list_fields
 from c3jax.config.file import parse_override
-from c3jax.schema import ConfigError
+from c3jax.schema import ConfigError, expect
 
 # The commands' own options; every other --name sets a field of the config.
 OPTIONS = (
@@ -96,11 +96,10 @@ def read_choices(dotted: str, text: str, list_known: Callable[[], list[Field]] =
     """
     choices: list[Choice] = []
     for part in _split_commas(text):
-        if not part:
-            raise ConfigError(f"{dotted}: expected values with commas between them, got {text!r}")
+        expect(bool(part), dotted, "values with commas between them", repr(text))
         value = parse_override(dotted, part, list_known)
-        if any(choice.value == value and type(choice.value) is type(value) for choice in choices):
-            raise ConfigError(f"{dotted}: expected every value once, got {part} twice in {text!r}")
+        is_new = all(choice.value != value or type(choice.value) is not type(value) for choice in choices)
+        expect(is_new, dotted, "every value once", f"{part} twice in {text!r}")
         choices.append(Choice(part, value))
     return choices
 

@@ -19,7 +19,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from c3jax.schema import ConfigError, show_value
+from c3jax.schema import expect, show_value
 
 _FIELDS = {"repeat", "turns", "history", "until"}
 
@@ -57,17 +57,15 @@ def expand_rounds(tree: dict[str, Any]) -> None:
 
 def _check(entry: Mapping[str, Any], path: str) -> None:
     unknown = set(entry) - _FIELDS
-    if unknown:
-        raise ConfigError(f"{path}: expected no field of rounds but {', '.join(sorted(_FIELDS))}, got {min(unknown)}")
-    if type(entry["repeat"]) is not int or entry["repeat"] < 1:
-        raise ConfigError(f"{path}.repeat: expected a number of rounds, got {show_value(entry['repeat'])}")
-    turns = entry.get("turns")
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise ConfigError(f"{path}.turns: expected the turns of a round, got {show_value(turns)}")
-    if entry.get("until", "done") != "done":
-        raise ConfigError(f"{path}.until: expected done, got {show_value(entry['until'])}")
-    if not isinstance(entry.get("history", ""), str):
-        raise ConfigError(f"{path}.history: expected text, got {show_value(entry['history'])}")
+    known = f"no field of rounds but {', '.join(sorted(_FIELDS))}"
+    expect(not unknown, path, known, min(unknown, default=""))
+    repeat, turns, until, history = (entry.get(name) for name in ("repeat", "turns", "until", "history"))
+    is_count = type(repeat) is int and repeat > 0
+    expect(is_count, f"{path}.repeat", "a number of rounds", show_value(repeat))
+    is_list = isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns)
+    expect(bool(is_list), f"{path}.turns", "the turns of a round", show_value(turns))
+    expect(until == "done" or "until" not in entry, f"{path}.until", "done", show_value(until))
+    expect(isinstance(history, str) or "history" not in entry, f"{path}.history", "text", show_value(history))
 
 
 def _fill(turn: Any, meant: Mapping[str, str]) -> Any:

@@ -47,7 +47,7 @@ class Turn(Section):
     max_tokens: Positive
     """Most tokens of a message, the stop token included; what an environment says is cut there."""
     trained: bool = True
-    """Whether this turn's messages enter the loss."""
+    """Whether this turn's messages enter the loss; an environment's never do."""
     thinking: bool | None = None
     """The chat template's enable_thinking, as Qwen3's has it; null does not pass it."""
     visible: Visible = Visible()
@@ -56,7 +56,6 @@ class Turn(Section):
     """Most tokens of that part; the rest is cut off, and later contexts are that much shorter. Null sets no limit."""
     train_on: Literal["all", "visible"] = "all"
     """Tokens in the loss: of the whole message, or of the visible part with the token that ends it."""
-    """Whether this turn's messages enter the loss; an environment's never do."""
     environment: EnvironmentSection | None = None
     """Who answers in this turn in place of a policy."""
     unless_done: bool = False

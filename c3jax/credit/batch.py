@@ -32,12 +32,7 @@ class BatchCredit(NamedTuple):
 
 
 def compute_batch_credit(
-    method: str,
-    return_B: Any,
-    context_BK: Any,
-    *,
-    normalise: Normalise,
-    trained: tuple[bool, ...] | None = None,
+    method: str, return_B: Any, context_BK: Any, *, normalise: Normalise, trained: tuple[bool, ...] | None = None
 ) -> BatchCredit:
     """Give every row of a batch its value, baseline and advantage at every turn.
 

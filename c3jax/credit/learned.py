@@ -114,7 +114,11 @@ def compute_score_credit(
 ) -> Credit:
     """value_only: a critic's scores q in place of the returns of c3; advantage = q - b(q).
 
-    Arguments, results and errors as `compute_assisted_credit`; returns say only what is rounding.
+    Args:
+      matrix, return_PL, score, fan_out, normalise: as for `compute_assisted_credit`; returns say only what is rounding.
+
+    Returns:
+      Credit, f32, each [P, N] per turn, in units of return.
     """
     return _compare_trained(matrix, return_PL, tuple(score), _list_others(matrix, score, fan_out), normalise)
 

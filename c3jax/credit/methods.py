@@ -344,6 +344,9 @@ def find_method(name: str, field: str = "credit.method", table: Mapping[str, Met
 def find_trainable(name: str, field: str = "credit.method") -> Method:
     """The method of a name, for a training run of language models.
 
+    Args:
+      name, field: as for `find_method`.
+
     Raises:
       ConfigError: as `find_method`, and where only a study knows what the method needs.
     """

@@ -9,7 +9,13 @@ from c3jax.credit.plans import FanOut, Plan, Unit, check_plan, compute_cost, cou
 
 
 def group_size(method: Method, plan: Plan, turn: int) -> int:
-    """Number of messages in the group of a message of `turn`, itself included."""
+    """Number of messages in the group of a message of `turn`, itself included.
+
+    Args:
+      method: whose column `group` says what is compared.
+      plan: what is sampled for a problem.
+      turn: of the message.
+    """
     return rows.count_alternatives(plan, turn) if method.group == "context" else count_credited(plan)[turn]
 
 
@@ -55,7 +61,12 @@ def check_pairing(method: str, plan: Plan, trained: tuple[bool, ...] | None = No
 
 
 def find_least_fan_out(method: str, trained: tuple[bool, ...]) -> FanOut:
-    """The smallest tree on which every trained turn gets credit."""
+    """The smallest tree on which every trained turn gets credit.
+
+    Args:
+      method: a key of `METHODS`, or a user's own as module:NAME.
+      trained: per turn, whether it is trained; one is at least.
+    """
     row = find_method(method)
     if row.group == "context":
         return tuple(row.min_group if on else 1 for on in trained)
@@ -65,6 +76,12 @@ def find_least_fan_out(method: str, trained: tuple[bool, ...]) -> FanOut:
 
 def check_auto(method: str, trained: tuple[bool, ...], budget: float, unit: Unit, tokens: tuple[float, ...]) -> None:
     """Check that a fan-out can be chosen for `method` within a budget.
+
+    Args:
+      method: a key of `METHODS`, or a user's own as module:NAME.
+      trained: per turn, whether it is trained.
+      budget: most that a problem may cost, in `unit`.
+      unit, tokens: what is counted, and the tokens of a message of each turn, as for `plans.compute_cost`.
 
     Raises:
       ValueError: in one sentence, if nothing foretells the method's errors or its smallest tree costs more.
@@ -78,7 +95,15 @@ def check_auto(method: str, trained: tuple[bool, ...], budget: float, unit: Unit
 
 
 def check_normalise(method: str, normalise: Normalise) -> None:
-    """Check that `method` may be normalised over the scope `normalise`; raises ValueError naming both."""
+    """Check that a method may be normalised over a scope.
+
+    Args:
+      method: a key of `METHODS`, or a user's own as module:NAME.
+      normalise: the scope.
+
+    Raises:
+      ValueError: in one sentence naming both.
+    """
     scopes = find_method(method).scopes
     if normalise not in scopes:
         raise ValueError(f"method {method}: expected normalise {' or '.join(scopes)}, got {normalise!r}")

@@ -231,7 +231,7 @@ def _list_parts(plan: Plan) -> list[_Part]:
     flat = make_flat(plan.episodes, K).fan_out
     if plan.form == "auxiliary":
         more = [(own,) * turn for turn in turns]
-        fan_outs = [(plan.repeats, *flat[1:]) if turn == 0 else _set(flat, turn, plan.repeats) for turn in turns]
+        fan_outs = [(*flat[:turn], plan.repeats, *flat[turn + 1 :]) for turn in turns]
         arms = [("auxiliary", given, fan_out, 1) for given, fan_out in zip(more, fan_outs, strict=True)]
     elif plan.form == "removal":
         arms = [("counterfactual", (own,) * turn + (None,), flat, 1) for turn in turns]
@@ -241,10 +241,6 @@ def _list_parts(plan: Plan) -> list[_Part]:
             kept = [[bool(subset >> turn & 1) for turn in turns] for subset in range(2**K - 1)]
         arms = [("counterfactual", _mask(plan, own, is_kept), flat, 1) for is_kept in kept]
     return [("factual", (), flat, 1), *arms]
-
-
-def _set(fan_out: FanOut, turn: int, size: int) -> FanOut:
-    return (*fan_out[:turn], size, *fan_out[turn + 1 :])
 
 
 def _mask(plan: Plan, own: Given, is_kept: list[bool]) -> tuple[Given | None, ...]:

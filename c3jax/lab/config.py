@@ -19,8 +19,8 @@ from c3jax.config.fields import Field, list_kinds
 from c3jax.config.run import RunConfig
 from c3jax.credit.methods import find_method, needs_critic
 from c3jax.lab import sections
-from c3jax.lab.sections import AtLeastTwo, Estimator, Game, describe_estimator, expect
-from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, PositiveFloat, Section, Seed
+from c3jax.lab.sections import AtLeastTwo, Estimator, Game, describe_estimator
+from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, expect
 
 EstimatorText = Annotated[
     Estimator, pydantic.PlainValidator(sections.parse_estimator), pydantic.PlainSerializer(describe_estimator)

@@ -10,11 +10,7 @@ def make_family(game: Game) -> games.Family:
     """The family of a game section, whose parameters have been checked."""
     if isinstance(game, BanditGame):
         return games.make_bandit(
-            turns=game.turns,
-            messages=game.messages,
-            effect=game.effect,
-            interaction=game.interaction,
-            sigma=game.sigma,
+            turns=game.turns, messages=game.messages, effect=game.effect, interaction=game.interaction, sigma=game.sigma
         )
     graphs = {"all": games.see_all, "previous": games.see_previous, "none": games.see_none}
     family = games.make_team(

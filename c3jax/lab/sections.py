@@ -17,17 +17,11 @@ from c3jax.credit import plans
 from c3jax.credit.method import Normalise, Sampling
 from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.pairing import check_auto, check_normalise, check_pairing
-from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, Section
+from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, Section, expect
 
 MAX_TRANSCRIPTS = 65_536  # joint messages that the oracle enumerates for a problem
 
 AtLeastTwo = Annotated[int, pydantic.Field(ge=2)]
-
-
-def expect(is_met: bool, path: str, expected: str, got: object) -> None:
-    """Raise ConfigError, in one sentence, unless what a study expects at a path is met."""
-    if not is_met:
-        raise ConfigError(f"{path}: expected {expected}, got {got}")
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -58,17 +58,14 @@ def compute_clipped_loss(
 
 
 def compute_cispo_loss(
-    logp: jax.Array,
-    behaviour_logp: jax.Array,
-    advantage: jax.Array,
-    clip_low: float,
-    clip_high: float,
+    logp: jax.Array, behaviour_logp: jax.Array, advantage: jax.Array, clip_low: float, clip_high: float
 ) -> tuple[jax.Array, jax.Array]:
     """The score-function loss with a clipped importance weight, entry by entry: every token keeps a gradient.
 
     l = -w A logp,  w = clip(r, 1 - clip_low, 1 + clip_high) held fixed,  r = exp(logp - behaviour_logp)
 
-    Arguments and errors as `compute_clipped_loss`.
+    Args:
+      logp, behaviour_logp, advantage, clip_low, clip_high: as for `compute_clipped_loss`.
 
     Returns:
       The loss, and whether the weight is not the ratio, each of that shape.
@@ -82,15 +79,17 @@ def compute_cispo_loss(
 
 
 def compute_reinforce_loss(
-    logp: jax.Array,
-    behaviour_logp: jax.Array,
-    advantage: jax.Array,
-    clip_low: float,
-    clip_high: float,
+    logp: jax.Array, behaviour_logp: jax.Array, advantage: jax.Array, clip_low: float, clip_high: float
 ) -> tuple[jax.Array, jax.Array]:
     """The score-function loss, entry by entry: l = -A logp, whoever drew the token; nothing is clipped.
 
-    Arguments, results and errors as `compute_clipped_loss`.
+    Args:
+      logp, behaviour_logp, advantage: as for `compute_clipped_loss`.
+      clip_low, clip_high: not read.
+
+    Returns:
+      The loss of that shape, and that nothing is clipped.
+
     Source: Williams 1992, Machine Learning 8.
     """
     chex.assert_equal_shape([logp, behaviour_logp, advantage])

@@ -19,12 +19,7 @@ import jax.numpy as jnp
 
 from c3jax.config.run import KL, PolicyLoss, Sampling
 from c3jax.learner.loss_table import Aggregation, Level, LossFunction, find_loss
-from c3jax.learner.losses import (
-    compute_cispo_loss,
-    compute_clipped_loss,
-    compute_divergence,
-    compute_reinforce_loss,
-)
+from c3jax.learner.losses import compute_cispo_loss, compute_clipped_loss, compute_divergence, compute_reinforce_loss
 from c3jax.learner.token_loss import DrawnTokens, compute_token_loss
 from c3jax.rollout import sampling as sampling_lib
 from c3jax.schema import ConfigError

@@ -89,11 +89,6 @@ def _find_folder(
 def _describe_random(section: config_lib.RandomModel, words: Sequence[str] | None) -> tuple[DecoderSpec, Tokenizer]:
     if words is None:
         raise UserError("model.kind: expected a task with a vocabulary of words for 'random', got one without")
-    if section.width % section.heads or (section.width // section.heads) % 2 or section.heads % section.key_value_heads:
-        raise UserError(
-            "model.heads: expected an even number of the width's features a head, and key_value_heads that divides"
-            f" heads, got width {section.width}, heads {section.heads}, key_value_heads {section.key_value_heads}"
-        )
     vocabulary = tokenizer.make_word_tokenizer(words)
     spec = DecoderSpec(
         vocab_size=vocabulary.vocab_size,

@@ -83,7 +83,15 @@ def count_parts(mesh: Mesh | None) -> int:
 
 
 def check_spec(mesh: Mesh | None, spec: DecoderSpec) -> None:
-    """Check that a decoder can be cut as a mesh asks. Raises UserError with the numbers."""
+    """Check that a decoder can be cut as a mesh asks.
+
+    Args:
+      mesh: None for one device, which cuts nothing.
+      spec: of the decoder.
+
+    Raises:
+      UserError: in one sentence with the numbers.
+    """
     if mesh is None:
         return
     sizes = {"width": spec.width, "heads": spec.heads, "kv_heads": spec.kv_heads, "mlp": spec.mlp_width}
@@ -116,7 +124,12 @@ def map_problems(mesh: Mesh | None, function: Callable[..., Any], arguments: Any
 
 
 def add_up(mesh: Mesh | None, tree: Tree) -> Tree:
-    """Inside of `map_problems`: sums over devices."""
+    """Inside of `map_problems`: sums over devices.
+
+    Args:
+      mesh: None for one device.
+      tree: of arrays, each device's part of a sum.
+    """
     return tree if mesh is None else jax.lax.psum(tree, PROBLEMS)
 
 
@@ -218,21 +231,36 @@ def list_shapes(mesh: Mesh | None, tree: Any) -> Any:
 
 
 def shard_state(mesh: Mesh | None, tree: Tree) -> Tree:
-    """A run's state, or weights, laid over the mesh: outside of jit by moving it, inside by telling the compiler."""
+    """A run's state, or weights, laid over the mesh: outside of jit by moving it, inside by telling the compiler.
+
+    Args:
+      mesh: None leaves all where it is.
+      tree: of arrays.
+    """
     if mesh is None:
         return tree
     return jax.tree.map(_put, tree, list_shardings(mesh, tree))
 
 
 def shard_problems(mesh: Mesh | None, tree: Tree) -> Tree:
-    """Arrays with a row, or several, a problem, laid over the mesh."""
+    """Arrays with a row, or several, a problem, laid over the mesh.
+
+    Args:
+      mesh: None takes the default device.
+      tree: of arrays, JAX's or NumPy's.
+    """
     if mesh is None:
         return jax.tree.map(jnp.asarray, tree)
     return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, CUT)), tree)
 
 
 def join_problems(mesh: Mesh | None, parts: Sequence[Tree]) -> Tree:
-    """Trees of arrays with rows a problem, one after the other."""
+    """Trees of arrays with rows a problem, one after the other.
+
+    Args:
+      mesh: over which they are laid.
+      parts: the trees, of the same structure.
+    """
     if len(parts) == 1:
         return parts[0]
 
@@ -243,7 +271,12 @@ def join_problems(mesh: Mesh | None, parts: Sequence[Tree]) -> Tree:
 
 
 def list_own(mesh: Mesh | None, problems: int) -> list[int]:
-    """Of so many problems those that this process is the first to hold."""
+    """The numbers of the problems that this process is the first to hold.
+
+    Args:
+      mesh: over which they are laid; None for one device, which holds all.
+      problems: how many there are.
+    """
     if mesh is None:
         return list(range(problems))
     firsts = mesh.devices.reshape(count_parts(mesh), -1)[:, 0]
@@ -253,7 +286,12 @@ def list_own(mesh: Mesh | None, problems: int) -> list[int]:
 
 
 def fetch_own(mesh: Mesh | None, tree: Tree) -> Tree:
-    """The rows of this process's own problems on the host, of arrays that are cut by problems."""
+    """The rows of this process's own problems on the host, in the order of `list_own`.
+
+    Args:
+      mesh: over which problems are laid.
+      tree: of arrays that are cut by problems.
+    """
     if mesh is None:
         return jax.device_get(tree)
     firsts = set(mesh.devices.reshape(count_parts(mesh), -1)[:, 0])

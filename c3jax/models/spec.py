@@ -56,9 +56,7 @@ class Family(NamedTuple):
 
 
 LLAMA = Family(
-    "llama",
-    "LlamaForCausalLM",
-    bias_flags=(("attention_bias", (*QKV, "output")), ("mlp_bias", ("gate", "up", "down"))),
+    "llama", "LlamaForCausalLM", bias_flags=(("attention_bias", (*QKV, "output")), ("mlp_bias", ("gate", "up", "down")))
 )
 
 

@@ -195,15 +195,18 @@ def wrap_tokenizer(fast: PreTrainedTokenizerFast, stop_tokens: Sequence[int]) ->
 
 def _list_bytes(fast: PreTrainedTokenizerFast, vocab_size: int) -> list[bytes]:
     """What each token adds in the middle of a text; of an id without a token nothing."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     backend = fast.backend_tokenizer
     added = {index: token.content for index, token in fast.added_tokens_decoder.items()}
     words = [backend.id_to_token(token) for token in range(vocab_size)]
     if '"ByteLevel"' in json.dumps(json.loads(backend.to_str())["decoder"]):
-        letters = _list_byte_letters()
-        return [
-            added[token].encode() if token in added else _read_word(words[token] or "", letters)
-            for token in range(vocab_size)
-        ]
+        letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+
+        def read_word(word: str) -> bytes:  # one with other letters is decoded as it stands
+            return bytes(map(letters.__getitem__, word)) if letters.keys() >= {*word} else word.encode()
+
+        return [added[token].encode() if token in added else read_word(word or "") for token, word in enumerate(words)]
     # Some decoders strip a text's first space: a token is decoded after a letter, which is taken off again.
     first = next(token for token, word in enumerate(words) if word is not None and token not in added)
     before = backend.decode([first], skip_special_tokens=False)
@@ -212,19 +215,6 @@ def _list_bytes(fast: PreTrainedTokenizerFast, vocab_size: int) -> list[bytes]:
         _read_byte(word) or pair.removeprefix(before).encode() if word is not None else b""
         for word, pair in zip(words, pairs, strict=True)
     ]
-
-
-def _list_byte_letters() -> dict[str, int]:
-    """The byte behind each letter of a byte-level vocabulary: itself where it prints, else those from U+0100 on."""
-    prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in prints]
-    return {chr(byte): byte for byte in prints} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
-
-
-def _read_word(word: str, letters: dict[str, int]) -> bytes:
-    """The bytes of a byte-level token; one with other letters is decoded as it stands."""
-    is_known = all(letter in letters for letter in word)
-    return bytes(letters[letter] for letter in word) if is_known else word.encode()
 
 
 def _read_byte(word: str) -> bytes | None:

@@ -95,11 +95,8 @@ def _list_figures(sources: Sequence[Source]) -> list[str]:
                 if is_number and name not in _LEFT_OUT and not name.endswith("_accuracy"):
                     found[name] = None
     # One that is the same at every step of every run says nothing as a curve, unless a reader would look for it.
-    return [name for name in found if name in TITLES or not _is_constant(sources, name)]
-
-
-def _is_constant(sources: Sequence[Source], name: str) -> bool:
-    return len({row[name] for source in sources for row in source.rows if name in row}) == 1
+    rows = [row for source in sources for row in source.rows]
+    return [name for name in found if name in TITLES or len({row[name] for row in rows if name in row}) > 1]
 
 
 def _average(source: Source, name: str, width: int) -> list[float | None]:

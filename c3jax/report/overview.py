@@ -58,7 +58,12 @@ def make_overview(groups: Sequence[RunGroup]) -> Overview:
     Returns:
       The overview; its intervals are of level 0.95, over runs and problems.
     """
-    scores = [score for group in groups for score in _list_scores(group)]
+    scores = [
+        _make_score(group, cell)
+        for group in groups
+        for cell in dict.fromkeys(cell for source in group.sources for cell in source.run.results)
+        if all(cell in source.run.results for source in group.sources)
+    ]
     missing = [
         f"{source.name}: {suite}: {reason}"
         for group in groups
@@ -69,7 +74,9 @@ def make_overview(groups: Sequence[RunGroup]) -> Overview:
     details = [*([change] if change else []), *(_describe_progress(group, len(groups) > 1) for group in groups)]
     title = groups[0].name if len(groups) == 1 else " and ".join(group.name for group in groups)
     ledger = _make_ledger(groups)
-    return Overview(title, verdict, details, ledger, scores, missing, _list_facts(groups))
+    columns = [_describe(group) for group in groups]
+    facts = [(name, [column[name] for column in columns]) for name in columns[0]]
+    return Overview(title, verdict, details, ledger, scores, missing, facts)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -144,11 +151,6 @@ def _describe_progress(group: RunGroup, is_named: bool) -> str:
 # Evaluations
 
 
-def _list_scores(group: RunGroup) -> list[Score]:
-    cells = dict.fromkeys(cell for source in group.sources for cell in source.run.results)
-    return [_make_score(group, cell) for cell in cells if all(cell in source.run.results for source in group.sources)]
-
-
 def _make_score(group: RunGroup, cell: Cell) -> Score:
     after = [source.run.results[cell] for source in group.sources]
     before = [_find_before(source, cell) for source in group.sources]
@@ -209,11 +211,6 @@ def _make_ledger(groups: Sequence[RunGroup]) -> list[tuple[str, list[float], lis
         )
         for name in names
     ]
-
-
-def _list_facts(groups: Sequence[RunGroup]) -> list[tuple[str, list[str]]]:
-    columns = [_describe(group) for group in groups]
-    return [(name, [column[name] for column in columns]) for name in columns[0]]
 
 
 def _describe(group: RunGroup) -> dict[str, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from c3jax.analysis.evaluations import Group, Run, describe_run, group_runs
+from c3jax.run.directory import load_manifest
 from c3jax.run.metrics import Row, read_metrics
 from c3jax.run.records import list_record_files
 from c3jax.types import UserError
@@ -77,16 +77,4 @@ def _open_source(path: str, name: str) -> Source:
         raise UserError(f"{path}: expected a run that has taken a step, got none in metrics.jsonl")
     if not files and run.config["record_every"]:
         raise UserError(f"{path}: expected recorded trees in its folder rollouts, found none")
-    return Source(name, run, _load_manifest(Path(path) / "manifest.json"), rows, files)
-
-
-def _load_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"manifest {path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise UserError(f"manifest {path}: expected JSON, got something else") from None
-    if not isinstance(manifest, dict):
-        raise UserError(f"manifest {path}: expected an object, got another kind of JSON")
-    return manifest
+    return Source(name, run, load_manifest(Path(path) / "manifest.json"), rows, files)

@@ -6,7 +6,6 @@ What a model wrote is text here and nowhere anything else.
 
 from __future__ import annotations
 
-import math
 import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from c3jax.analysis.evaluations import list_turns
 from c3jax.report.embed import embed_json
 from c3jax.report.sources import RunGroup, Source
-from c3jax.run.records import Record, RecordedTree, list_trees, parse_tree
+from c3jax.run.records import Record, RecordedTree, list_lines, list_trees, parse_tree, read_number
 from c3jax.types import UserError
 
 MOST_TREES = 500  # of a page
@@ -84,30 +83,19 @@ def _sample_trees(source: Source, most: int) -> tuple[dict[TreeKey, RecordedTree
     chosen: dict[TreeKey, RecordedTree] = {}
     recorded = 0
     for path in source.files:
-        count = sum(1 for _ in _list_lines(path))
+        count = sum(1 for _ in list_lines(path))
         recorded += count
         if path not in files:
             continue
         kept, rest = share + (rest > 0), max(0, rest - 1)
         wanted = set(spread(count, kept))
-        for number, (line, text) in enumerate(_list_lines(path)):
+        for number, (where, line) in enumerate(list_lines(path)):
             if number in wanted:
-                tree = parse_tree(text, f"{path}:{line}")
+                tree = parse_tree(line.decode("utf-8", "replace"), where)  # bytes that are no UTF-8 are shown
                 chosen[tree.record["step"], number] = tree
     if source.files and not recorded:
         raise UserError(f"{source.run.path}: expected recorded trees in its folder rollouts, found none")
     return chosen, recorded
-
-
-def _list_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with something in them and their numbers from 1; bytes that are no UTF-8 are shown as U+FFFD."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.decode("utf-8", "replace")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _fit(trees: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
@@ -186,12 +174,11 @@ def _make_tree(
         "problem": _shorten(record.get("problem")),
         "question": _to_text(record.get("question")),
         "turns": turns,
-        "credits": {method: _list_credit(other) for method, other in credits.items()},
+        "credits": {
+            method: [{field: [_to_number(node.get(field)) for node in nodes] for field in _CREDIT} for nodes in other]
+            for method, other in credits.items()
+        },
     }
-
-
-def _list_credit(levels: Sequence[list[Record]]) -> list[Record]:
-    return [{field: [_to_number(node.get(field)) for node in nodes] for field in _CREDIT} for nodes in levels]
 
 
 def _to_text(value: Any) -> str:
@@ -203,9 +190,8 @@ def _shorten(value: Any) -> str:
 
 
 def _to_number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value if isinstance(value, int) else float(f"{value:.{_DIGITS}g}")
+    number = read_number(value)
+    return number if number is None else value if isinstance(value, int) else float(f"{number:.{_DIGITS}g}")
 
 
 def _cut_prompts(turn: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -232,17 +218,15 @@ def _load_scored(
     for path in paths:
         seen: dict[int, int] = {}
         matched = 0
-        for line, text in _list_lines(Path(path)):
-            tree = parse_tree(text, f"{path}:{line}")
+        for where, line in list_lines(Path(path)):
+            tree = parse_tree(line.decode("utf-8", "replace"), where)
             step = tree.record["step"]
             key = step, seen.get(step, 0)
             seen[step] = key[1] + 1
             if key not in chosen:
                 continue
             if not _is_same(tree, chosen[key]):
-                raise UserError(
-                    f"--scored {path}:{line}: expected the tree that {source.run.path} recorded, got another"
-                )
+                raise UserError(f"--scored {where}: expected the tree that {source.run.path} recorded, got another")
             found[key][_name_method(tree.record)] = tree
             matched += 1
         if matched < len(chosen):

@@ -24,16 +24,7 @@ from c3jax.protocol import TurnPlan
 from c3jax.rewards import CallKind, Evaluator
 from c3jax.rollout.collect import Drawn, decode_messages, fetch_messages
 from c3jax.rollout.tree import RolloutCounts, TreeSampler, find_skipped
-from c3jax.tasks.environment import (
-    Answer,
-    Call,
-    Message,
-    Observation,
-    Opened,
-    make_answer,
-    make_failed,
-    run_call,
-)
+from c3jax.tasks.environment import Answer, Call, Message, Observation, Opened, make_failed, run_call
 from c3jax.types import FanOut, Frame, Messages, Observed, Problem, Rollout, Tokenizer, UserError
 
 
@@ -81,7 +72,7 @@ def open_acting(
         yield None
         return
     run = functools.partial(run_call, opened.environments)
-    with Evaluator(run, workers, opened.timeout_s, CallKind(Answer, make_answer, make_failed)) as evaluator:
+    with Evaluator(run, workers, opened.timeout_s, CallKind(Answer, Answer, make_failed)) as evaluator:
         if problem is not None:
             _try_environments(evaluator, opened, problem)
         yield Acting(evaluator, opened.turns, plans, tokenizer, mesh)

@@ -114,13 +114,27 @@ def draw_plan(  # noqa: PLR0913
 
 
 def join_credited(mesh: sharding.Mesh | None, plan: Plan, drawn: PlanDraws) -> list[Rollout]:
-    """The branches that a learner reads, of all problems, without what follows their credited messages."""
+    """The branches that a learner reads, of all problems, without what follows their credited messages.
+
+    Args:
+      mesh: over which the trees are laid.
+      plan: what was drawn of a problem.
+      drawn: from `draw_plan`.
+
+    Returns:
+      A rollout a branch with credited messages, of all P problems.
+    """
     calls = [trim_credited(plan, rollouts) for rollouts in zip(*_list_rollouts(drawn), strict=True)]
     return [sharding.join_problems(mesh, parts) for parts in zip(*calls, strict=True)]
 
 
 def trim_credited(plan: Plan, rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
-    """Of a plan's branches those with credited messages, without what follows these."""
+    """Of a plan's branches those with credited messages, without what follows these.
+
+    Args:
+      plan: what was drawn of a problem.
+      rollouts: one a branch.
+    """
     credited, kept = list_credited(plan), []
     for branch in range(max(credited) + 1):
         last = max(turn for turn, holder in enumerate(credited) if holder == branch)

@@ -88,7 +88,15 @@ def fetch_messages(mesh: Mesh | None, rollout: Rollout, kept: int) -> tuple[Mess
 
 
 def decode_messages(tokenizer: Tokenizer, messages: Messages) -> list[str]:
-    """Of each message the text that others read: its visible part, or all but the stop token."""
+    """Of each message the text that others read: its visible part, or all but the stop token.
+
+    Args:
+      tokenizer: that the tokens are of.
+      messages: N of them.
+
+    Returns:
+      N texts.
+    """
     tokens, content = np.asarray(messages.tokens_NT), np.asarray(messages.content_NT)
     return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(tokens, content, strict=True)]
 

@@ -78,7 +78,12 @@ def choose_length(full: int, needed: int, lengths: int) -> int:
 
 
 def halve(full: int, times: int) -> int:
-    """A number halved so many times, rounded up."""
+    """A number halved, rounded up.
+
+    Args:
+      full: the number.
+      times: how often.
+    """
     return -(-full // 2**times)
 
 

@@ -50,7 +50,15 @@ def narrow_content(plan: TurnPlan, messages: Messages) -> Messages:
 
 
 def count_hidden(plan: TurnPlan, messages: Messages) -> jax.Array:
-    """How many messages have no visible part, where a turn asks for one: thinking that met the token limit, mostly."""
+    """How many messages have no visible part, where a turn asks for one: thinking that met the token limit, mostly.
+
+    Args:
+      plan: the turn.
+      messages: of it.
+
+    Returns:
+      int32, scalar.
+    """
     if plan.markers is None:
         return jnp.int32(0)
     is_hidden_N = messages.sampled_NT.any(axis=1) & ~messages.content_NT.any(axis=1)

@@ -22,7 +22,7 @@ from c3jax import __version__
 from c3jax.config.file import dump_config, load_config
 from c3jax.config.run import RunConfig
 from c3jax.run.files import PARTIAL, hash_file, save_whole
-from c3jax.schema import Section, find_origin
+from c3jax.schema import Section, find_origin, show_value
 from c3jax.types import UserError
 
 Inputs = Mapping[str, Mapping[str, str]]  # SHA-256 by kind and name
@@ -140,7 +140,7 @@ def record_start(run: RunDir, step: int) -> None:
     facts = _describe_program() | {"command": run.command, **run.facts}
     facts |= {} if run.extended is None else {"extended_from": run.extended}
     try:
-        manifest = _load_manifest(path)
+        manifest = load_manifest(path)
         changes = {name: value for name, value in facts.items() if manifest.get(name) != value}
         start = {"time": _tell_time(), "step": step, "changes": changes}
         manifest["starts"].append(start)
@@ -162,7 +162,7 @@ def check_inputs(path: Path, inputs: Inputs, step: int = 0, accepting: Sequence[
     Raises:
       RunDirError: something is not what it was, and is not accepted, or the manifest cannot be written.
     """
-    manifest = _load_manifest(path / _MANIFEST)
+    manifest = load_manifest(path / _MANIFEST)
     newest = next((start["changes"] for start in reversed(manifest["starts"]) if start.get("trains", True)), {})
     known = newest.get("inputs", manifest.get("inputs", {}))
     changed = {
@@ -254,12 +254,7 @@ def _find_difference(there: Any, here: Any, name: str) -> str | None:
         pairs = enumerate(zip(there, here, strict=True))
         found = (_find_difference(*pair, f"{name}.{index}") for index, pair in pairs)
         return next((difference for difference in found if difference is not None), None)
-    return None if there == here else f"{name} is {_show(there)} and not {_show(here)} as"
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return None if there == here else f"{name} is {show_value(there)} and not {show_value(here)} as"
 
 
 def _lock(path: Path) -> TextIO:
@@ -275,9 +270,12 @@ def _lock(path: Path) -> TextIO:
     return lock
 
 
-def _load_manifest(path: Path) -> dict[str, Any]:
+def load_manifest(path: Path) -> dict[str, Any]:
+    """What a manifest.json holds. Raises RunDirError where it cannot be read, or is none."""
     try:
         manifest = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RunDirError(f"manifest {path}: cannot be read ({error.strerror})") from None
     except ValueError:
         raise RunDirError(f"manifest {path}: expected JSON, got something else") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("starts"), list):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from c3jax.run.interrupt import STOPPED, TERMINATED
 from c3jax.types import UserError
@@ -96,16 +96,17 @@ def list_left(train: Sequence[str], run: Path, has_suites: bool, steps: int | No
 def find_last_step(run: Path) -> int | None:
     """The step after which a run was evaluated at its end; None where it has not ended. Raises UserError."""
     after = run / "eval" / "after.json"
-    return _load_evaluation(after)["step"] if after.is_file() else None
+    return load_evaluation(after)["step"] if after.is_file() else None
 
 
 def is_evaluated(run: Path, step: int) -> bool:
     """Whether every suite was measured at a step. Raises UserError."""
     suites = run / "eval" / f"suites-{step}.json"
-    return suites.is_file() and not any("missing" in row for row in _load_evaluation(suites)["results"])
+    return suites.is_file() and not any("missing" in row for row in load_evaluation(suites)["results"])
 
 
-def _load_evaluation(path: Path) -> dict:
+def load_evaluation(path: Path) -> dict[str, Any]:
+    """The JSON of RUN/eval/*.json. Raises UserError where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -16,29 +16,20 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from c3jax.config.run import RunConfig
-from c3jax.credit.plans import (
-    Branch,
-    Form,
-    Kind,
-    Plan,
-    check_plan,
-    count_calls,
-    list_branches,
-    list_credited,
-    list_leaves,
-    make_tree,
-)
+from c3jax.credit import plans
 from c3jax.run.files import save_whole
 from c3jax.types import ENVIRONMENT, Credit, FanOut, Messages, Problem, UserError, Verdict
 
 Record = dict[str, Any]
+
+_LARGEST = 1e300  # that a recorded number may be; some more of them can then be added up
 
 
 class Written(NamedTuple):
@@ -54,7 +45,7 @@ class RecordedTree(NamedTuple):
 
     where: str  # file:line
     record: Record
-    plan: Plan  # what was drawn
+    plan: plans.Plan  # what was drawn
     trained: tuple[bool, ...]
     nodes: tuple[list[Record], ...]  # the credited ones, a list a turn, in path order
     return_L: np.ndarray  # in the plan's order
@@ -63,7 +54,7 @@ class RecordedTree(NamedTuple):
 
 def make_records(
     config: RunConfig,
-    plan: Plan,
+    plan: plans.Plan,
     step: int,
     problems: Sequence[Problem],
     branches: Sequence[Sequence[Written]],
@@ -87,15 +78,15 @@ def make_records(
       The records, in the order of the problems.
     """
     turns, is_tree = config.protocol.turns, plan.form == "tree"
-    parts = list_branches(plan)
+    parts = plans.list_branches(plan)
     columns = [
         [
-            _list_columns(written, credit, turn if list_credited(plan)[turn] == number else None)
+            _list_columns(written, credit, turn if plans.list_credited(plan)[turn] == number else None)
             for turn, written in enumerate(levels)
         ]
         for number, levels in enumerate(branches)
     ]
-    records, position = [], np.argsort(list_leaves(plan))
+    records, position = [], np.argsort(plans.list_leaves(plan))
     for number, problem in enumerate(problems):
         of_problem = verdicts[number * len(position) : (number + 1) * len(position)]
         in_branches = iter([of_problem[leaf] for leaf in position])
@@ -127,7 +118,7 @@ def make_records(
     return records
 
 
-def _name_kind(branch: Branch, turn: int) -> Kind:
+def _name_kind(branch: plans.Branch, turn: int) -> plans.Kind:
     return "auxiliary" if branch.kind == "alternative" and turn > len(branch.given) else branch.kind
 
 
@@ -138,23 +129,39 @@ def _describe_verdicts(verdicts: Sequence[Verdict]) -> Record:
     return fields | ({"returns": [verdict.score for verdict in verdicts]} if len(verdicts) > 1 else {})
 
 
-def _describe_plan(plan: Plan, best: Sequence[int]) -> Record:
+def _describe_plan(plan: plans.Plan, best: Sequence[int]) -> Record:
     fields = {name: value for name, value in plan._asdict().items() if value and name != "turns"}
     started = []
-    for branch in list_branches(plan):
+    for branch in plans.list_branches(plan):
         given = [None if one is None else [one.branch, one.rows or [int(best[one.branch])]] for one in branch.given]
         started.append({"kind": branch.kind, "fan_out": branch.fan_out, "given": given})
     return {"plan": fields, "branches": started}
 
 
 def save_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write records as JSON lines, whole or not at all."""
-    save_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    """Write records as JSON lines, whole or not at all; half a surrogate pair as the escape that JSON has for it."""
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    save_whole(path, lines.encode("utf-8", "backslashreplace"))
 
 
 def list_record_files(run: Path) -> list[Path]:
     """The files of a run's recorded trees, in the order of steps."""
     return sorted((run / "rollouts").glob("*.jsonl"), key=lambda path: (len(path.name), path.name))
+
+
+def list_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The lines of a file of records that have something in them, each with its file:line.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}:{number}", line
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def load_trees(source: Path) -> list[RecordedTree]:
@@ -165,13 +172,7 @@ def load_trees(source: Path) -> list[RecordedTree]:
     paths = [source]
     if source.is_dir():
         paths = list_record_files(source)
-    trees = []
-    for path in paths:
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        trees += [parse_tree(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    trees = [parse_tree(line, where) for path in paths for where, line in list_lines(path)]
     if not trees:
         where = source / "rollouts" if source.is_dir() else source
         raise UserError(f"{where}: expected recorded trees, found none")
@@ -232,24 +233,24 @@ def parse_tree(line: bytes | str, where: str) -> RecordedTree:
             f"{where}: trained: expected true or false for each of {turns} turns, got {json.dumps(trained)}"
         )
     levels, returns = [], []
-    for number, branch in enumerate(list_branches(plan)):
+    for number, branch in enumerate(plans.list_branches(plan)):
         nodes = record["nodes"] if is_tree else [node for node in record["nodes"] if _is_of(node, number)]
         first = min(len(branch.given), turns - 1)
         levels.append(_sort_nodes(nodes, record["protocol"], branch.fan_out, first, where))
         returns += [value for leaf in levels[-1][-1] for value in _read_returns(leaf, branch.calls, where)]
-    return_L = np.array([returns[leaf] for leaf in list_leaves(plan)], np.float64)
-    credited = tuple(levels[branch][turn - turns] for turn, branch in enumerate(list_credited(plan)))
+    return_L = np.array([returns[leaf] for leaf in plans.list_leaves(plan)], np.float64)
+    credited = tuple(levels[branch][turn - turns] for turn, branch in enumerate(plans.list_credited(plan)))
     return RecordedTree(where, record, plan, tuple(trained), credited, return_L, tuple(levels))
 
 
-def list_trees(tree: RecordedTree) -> list[tuple[Branch, tuple[list[Record], ...]]]:
+def list_trees(tree: RecordedTree) -> list[tuple[plans.Branch, tuple[list[Record], ...]]]:
     """The branches of what was recorded, each with the nodes of all its turns, those it went on from among them.
 
     Raises:
       UserError: the record does not say what a branch went on from.
     """
     trees = []
-    for number, (branch, nodes) in enumerate(zip(list_branches(tree.plan), tree.branches, strict=True)):
+    for number, (branch, nodes) in enumerate(zip(plans.list_branches(tree.plan), tree.branches, strict=True)):
         levels, turns = list(nodes), len(branch.fan_out)
         for turn in reversed(range(turns - len(nodes))):
             levels.insert(0, _find_given(tree, number, branch, turn))
@@ -257,7 +258,7 @@ def list_trees(tree: RecordedTree) -> list[tuple[Branch, tuple[list[Record], ...
     return trees
 
 
-def _find_given(tree: RecordedTree, number: int, branch: Branch, turn: int) -> list[Record]:
+def _find_given(tree: RecordedTree, number: int, branch: plans.Branch, turn: int) -> list[Record]:
     name = tree.record["protocol"][turn]
     try:
         given = tree.record["branches"][number]["given"][turn]
@@ -273,24 +274,24 @@ def _is_of(node: Any, branch: int) -> bool:
     return isinstance(node, dict) and node.get("branch") == branch
 
 
-def _read_fan_out(record: Record, turns: int, where: str) -> Plan:
+def _read_fan_out(record: Record, turns: int, where: str) -> plans.Plan:
     fan_out = tuple(record["fan_out"])
     if len(fan_out) != turns or not all(type(f) is int and f > 0 for f in fan_out):
         raise UserError(f"{where}: fan_out: expected a positive integer for each of {turns} turns, got {fan_out}")
-    return make_tree(fan_out)
+    return plans.make_tree(fan_out)
 
 
-def _read_plan(record: Record, turns: int, where: str) -> Plan:
+def _read_plan(record: Record, turns: int, where: str) -> plans.Plan:
     fields, sizes = record["plan"], ("episodes", "repeats", "answers_again")
     try:
         counts = tuple(fields.get("counts", ()))
-        plan = Plan(fields["form"], turns, counts=counts, **{name: fields.get(name, 0) for name in sizes})
-        if plan.form not in get_args(Form) or not all(type(size) is int for size in (*counts, *plan[4:6])):
+        plan = plans.Plan(fields["form"], turns, counts=counts, **{name: fields.get(name, 0) for name in sizes})
+        if plan.form not in get_args(plans.Form) or not all(type(size) is int for size in (*counts, *plan[4:6])):
             raise ValueError("a form or size that is none")
-        check_plan(plan)
-        if not count_calls(plan) <= 2 * len(record["nodes"]) * max(plan.counts, default=1):
+        plans.check_plan(plan)
+        if not plans.count_calls(plan) <= 2 * len(record["nodes"]) * max(plan.counts, default=1):
             raise ValueError("fewer nodes than its leaves")
-        list_branches(plan)
+        plans.list_branches(plan)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{where}: plan: expected a form and its sizes, got {json.dumps(fields)}") from None
     return plan
@@ -337,8 +338,14 @@ def _read_returns(leaf: Record, calls: int, where: str) -> list[float]:
 
 
 def _read_return(leaf: Record, where: str) -> float:
-    value: Any = leaf.get("return")
-    if type(value) not in (int, float) or not math.isfinite(value):
-        got = json.dumps(value) if "return" in leaf else "none"
-        raise UserError(f"{where}: leaf {leaf['index']}: expected a finite number as its return, got {got}")
-    return float(value)
+    number = read_number(leaf.get("return"))
+    if number is None:
+        got = json.dumps(leaf["return"]) if "return" in leaf else "none"
+        raise UserError(f"{where}: leaf {leaf['index']}: expected a finite number as its return, got {got:.80}")
+    return number
+
+
+def read_number(value: Any) -> float | None:
+    """A number of JSON as a float; None for what is no number, is not finite, or is an integer that no float holds."""
+    is_number = type(value) in (int, float) and -_LARGEST <= value <= _LARGEST
+    return float(value) if is_number else None

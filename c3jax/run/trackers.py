@@ -36,10 +36,10 @@ class Tracker(NamedTuple):
     """A pair of functions; any pair will do."""
 
     write: Callable[[int, Row], None]  # a step's figures: numbers, texts, booleans, None and lists of these
-    close: Callable[[], None]
+    close: Callable[[], object]
 
 
-Opener = Callable[[TrackedRun], tuple[Callable[[int, Row], None], Callable[[], None]]]
+Opener = Callable[[TrackedRun], tuple[Callable[[int, Row], None], Callable[[], object]]]
 
 
 def find_openers(names: Sequence[str]) -> dict[str, Opener]:
@@ -115,10 +115,6 @@ def open_trackers(
 # Those built in
 
 
-def _open_jsonl(run: TrackedRun) -> Tracker:
-    return Tracker(*open_metrics(run.path, run.first_step))
-
-
 def _open_tensorboard(run: TrackedRun) -> Tracker:
     """The finite numbers as TensorBoard events; what earlier starts wrote of steps to come is voided."""
     # Imported here because it takes a second. SummaryWriter, which puts a thread and a queue between the program and
@@ -140,15 +136,12 @@ def _open_tensorboard(run: TrackedRun) -> Tracker:
     events.flush()
 
     def write(step: int, row: Row) -> None:
-        numbers = {name: value for name, value in row.items() if _is_finite_number(value)}
+        numbers = {name: value for name, value in row.items() if type(value) in (int, float) and math.isfinite(value)}
         values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
         events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         events.flush()
 
-    def close() -> None:
-        events.close()
-
-    return Tracker(write, close)
+    return Tracker(write, events.close)
 
 
 def _open_wandb(run: TrackedRun) -> Tracker:
@@ -168,8 +161,8 @@ def _open_wandb(run: TrackedRun) -> Tracker:
     return Tracker(write, session.finish)
 
 
-def _is_finite_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-TRACKERS: dict[str, Opener] = {RECORD: _open_jsonl, "tensorboard": _open_tensorboard, "wandb": _open_wandb}
+TRACKERS: dict[str, Opener] = {
+    RECORD: lambda run: open_metrics(run.path, run.first_step),
+    "tensorboard": _open_tensorboard,
+    "wandb": _open_wandb,
+}

@@ -87,10 +87,7 @@ def check_overlap(
 
 
 def find_hits(
-    task: Task,
-    train: Sequence[Problem],
-    heldout: Mapping[str, Sequence[Problem]],
-    tasks: Mapping[str, Task] = {},
+    task: Task, train: Sequence[Problem], heldout: Mapping[str, Sequence[Problem]], tasks: Mapping[str, Task] = {}
 ) -> list[Hit]:
     """Find what a training set shares with held-out sets."""
     entries = {name: _make_entries(tasks.get(name, task), problems) for name, problems in heldout.items()}

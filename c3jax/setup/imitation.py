@@ -46,12 +46,8 @@ def warm_up(
     if section is None:
         return setup.weights.trained
     init, update = imitate.make_imitation(section, setup.policy, setup.plans, setup.mesh)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(None),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-    )
+    shown, status = TextColumn("{task.description}"), TextColumn("{task.fields[status]}")
+    columns = (shown, BarColumn(None), status, TimeElapsedColumn())
     with (
         nullcontext() if path is None else CheckpointStore(path, 1, console.print) as store,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,

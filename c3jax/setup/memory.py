@@ -24,7 +24,7 @@ from c3jax.config.run import RunConfig
 from c3jax.credit.plans import Plan, list_branches, list_credited, make_tree
 from c3jax.models.attention import SCORE_FLOATS
 from c3jax.models.spec import DecoderSpec
-from c3jax.protocol import Literal, TurnPlan, count_slots, rows_of
+from c3jax.protocol import TurnPlan, count_slots, rows_of
 from c3jax.rollout.sampling import CHUNK_FLOATS, size_chunk
 from c3jax.types import UserError
 
@@ -220,12 +220,7 @@ def _list_frames(
     """(rows, slots) of the frames of a turn's context, and of its messages last."""
     frames = []
     for frame in plans[index].frames:
-        slots = 0
-        for piece in frame.pieces:
-            if isinstance(piece, Literal):
-                slots += len(piece.tokens)
-            else:
-                slots += count_slots(piece, plans, config.protocol.question_tokens)
+        slots = count_slots(frame, plans, config.protocol.question_tokens)
         frames.append((rows_of(frame.level, problems, fan_out), slots))
     return [*frames, (problems * math.prod(fan_out[: index + 1]), plans[index].max_tokens)]
 

@@ -17,7 +17,7 @@ import re
 from typing import NamedTuple
 
 from c3jax.tasks import numeric
-from c3jax.tasks.generated import LONGEST_SEARCH, check_split, draw_problems, draw_uniform, search_problem
+from c3jax.tasks.generated import check_split, draw_problems, draw_uniform, make_splits, search_problem
 from c3jax.tasks.jsonl import TaskError
 from c3jax.tasks.sections import ArithmeticTask
 from c3jax.tasks.task import DemonstratedTurn, Task
@@ -77,13 +77,8 @@ def _search_problem(task: ArithmeticTask, seed: int, split: str, index: int, ask
         moves = tuple(_draw_move(task, *address, step) for step in range(task.moves))
         return _write_question(start, moves), str(compute_shown(start, moves)[-1])
 
-    problem = search_problem(write, split, index, asked)
-    if problem is None:
-        raise TaskError(
-            f"arithmetic: no new question for problem {index} of split {split!r} in {LONGEST_SEARCH} draws; "
-            f"ask for fewer problems or more than {task.moves} steps"
-        )
-    return problem
+    advice = f"; ask for fewer problems or more than {task.moves} steps"
+    return search_problem(write, split, index, asked, "arithmetic: no new question", advice)
 
 
 def _draw_move(task: ArithmeticTask, *address: object) -> Move:
@@ -162,19 +157,11 @@ def demonstrate(task: ArithmeticTask, problem: Problem, turn: DemonstratedTurn, 
     return f"answer {start if is_distrusted else shown[-1]}"
 
 
-def make_problems(task: ArithmeticTask, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """The problems to train on and the held-out ones."""
-    return (
-        load_problems(task, seed, "train", task.train_problems),
-        load_problems(task, seed, "test", task.heldout_problems),
-    )
-
-
 ARITHMETIC = Task(
     grade=numeric.grade,
     section=ArithmeticTask,
     load=numeric.load_problems,
-    make=make_problems,
+    make=functools.partial(make_splits, load_problems),
     read_answer=numeric.read_answer,
     canonical=numeric.canonical,
     demonstrate=demonstrate,

@@ -229,11 +229,6 @@ def _check(given: Any) -> tuple[str, float, bool]:
     return text, float(found.reward), found.done
 
 
-def make_answer(given: Any) -> Answer:
-    """What a call gave, as a record."""
-    return Answer(given)
-
-
 def make_failed(failure: Literal["error", "timeout"], detail: str) -> Answer:
     """A call that raised, was lost or took too long."""
     return Answer((), failure, detail)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 from c3jax.tasks.jsonl import TaskError
 from c3jax.types import Problem
@@ -25,6 +26,17 @@ def check_split(task: str, split: str) -> None:
         raise TaskError(f"{task}: expected a split of {', '.join(SPLITS)}, got {split!r}")
 
 
+def make_splits(load: Callable[..., list[Problem]], task: Any, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """The problems to train on and the held-out ones.
+
+    Args:
+      load: gives the problems of (task, seed, split, how many).
+      task: section of the config.
+      seed: of the run.
+    """
+    return load(task, seed, "train", task.train_problems), load(task, seed, "test", task.heldout_problems)
+
+
 def draw_problems(search: Search, count: int) -> list[Problem]:
     """The first `count` problems, no question twice."""
     problems: list[Problem] = []
@@ -35,13 +47,26 @@ def draw_problems(search: Search, count: int) -> list[Problem]:
     return problems
 
 
-def search_problem(write: Callable[[int], tuple[str, str]], split: str, index: int, asked: set[str]) -> Problem | None:
-    """The problem at an index: the first attempt of `write` whose question is of the split and new, or None."""
+def search_problem(
+    write: Callable[[int], tuple[str, str]], split: str, index: int, asked: set[str], lack: str, advice: str = ""
+) -> Problem:
+    """The problem at an index: the first attempt whose question is of the split and new.
+
+    Args:
+      write: gives question and answer of an attempt.
+      split: of SPLITS.
+      index: in the split.
+      asked: questions that are taken.
+      lack, advice: what is said to be missing where none is found, and what to do about it.
+
+    Raises:
+      TaskError: none is, in LONGEST_SEARCH attempts.
+    """
     for attempt in range(LONGEST_SEARCH):
         question, answer = write(attempt)
         if hash_address("question", question) % 10 in SPLITS[split] and question not in asked:
             return Problem(index=index, id=f"{split}-{index}", question=question, answer=answer)
-    return None
+    raise TaskError(f"{lack} for problem {index} of split {split!r} in {LONGEST_SEARCH} draws{advice}")
 
 
 def draw_uniform(*address: object) -> float:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from c3jax.tasks.environment import Environment, Message, Observation
-from c3jax.tasks.generated import LONGEST_SEARCH, draw_problems, draw_uniform, search_problem
+from c3jax.tasks.generated import draw_problems, draw_uniform, search_problem
 from c3jax.tasks.jsonl import TaskError
 from c3jax.tasks.sections import NumberTask
 from c3jax.tasks.task import DemonstratedTurn, Task
@@ -54,10 +54,7 @@ def _search_problem(task: NumberTask, seed: int, split: str, index: int, asked: 
         low = int((task.highest + 2 - task.span) * draw_uniform(*address, "low"))
         return f"game {' '.join(name)} : from {low} to {low + task.span - 1}", ""
 
-    problem = search_problem(write, split, index, asked)
-    if problem is None:
-        raise TaskError(f"number: no new game for problem {index} of split {split!r} in {LONGEST_SEARCH} draws")
-    return problem
+    return search_problem(write, split, index, asked, "number: no new game")
 
 
 def read_range(question: str) -> tuple[int, int]:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import functools
 
 from c3jax.tasks import numeric
-from c3jax.tasks.generated import LONGEST_SEARCH, check_split, draw_problems, draw_uniform, search_problem
-from c3jax.tasks.jsonl import TaskError
+from c3jax.tasks.generated import check_split, draw_problems, draw_uniform, make_splits, search_problem
 from c3jax.tasks.sections import StoryTask
 from c3jax.tasks.task import Task
 from c3jax.types import Problem
@@ -42,15 +41,11 @@ def load_problems(task: StoryTask, seed: int, split: str, count: int) -> list[Pr
 
 
 def _search_problem(task: StoryTask, seed: int, split: str, index: int, asked: set[str]) -> Problem:
-    problem = search_problem(
-        lambda attempt: _write_problem(task, ("story", seed, split, index, attempt)), split, index, asked
-    )
-    if problem is None:
-        raise TaskError(
-            f"stories: no new question for problem {index} of split {split!r} in {LONGEST_SEARCH} draws;"
-            " ask for fewer problems, more changes or larger numbers"
-        )
-    return problem
+    def write(attempt: int) -> tuple[str, str]:
+        return _write_problem(task, ("story", seed, split, index, attempt))
+
+    advice = "; ask for fewer problems, more changes or larger numbers"
+    return search_problem(write, split, index, asked, "stories: no new question", advice)
 
 
 def _write_problem(task: StoryTask, address: tuple[object, ...]) -> tuple[str, str]:
@@ -72,19 +67,11 @@ def _write_problem(task: StoryTask, address: tuple[object, ...]) -> tuple[str, s
     return " ".join([*sentences, f"How many {things} does {name} have now?"]), str(held)
 
 
-def make_problems(task: StoryTask, seed: int) -> tuple[list[Problem], list[Problem]]:
-    """The problems to train on and the held-out ones."""
-    return (
-        load_problems(task, seed, "train", task.train_problems),
-        load_problems(task, seed, "test", task.heldout_problems),
-    )
-
-
 STORIES = Task(
     grade=numeric.grade,  # the last number of a message, exactly
     section=StoryTask,
     load=numeric.load_problems,
-    make=make_problems,
+    make=functools.partial(make_splits, load_problems),
     read_answer=numeric.read_answer,
     canonical=numeric.canonical,
 )

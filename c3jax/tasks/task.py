@@ -15,21 +15,10 @@ from typing import Any, NamedTuple, get_args
 
 from c3jax.schema import ConfigError, Section, load_named
 from c3jax.tasks.environment import Environment
-from c3jax.tasks.jsonl import AS_THEY_ARE, Fields, Row, TaskError, load_problems
+from c3jax.tasks.jsonl import AS_THEY_ARE, Fields, Row, load_problems
+from c3jax.tasks.jsonl import TaskError as TaskError  # what a user's own task raises
 from c3jax.tasks.sections import FileTask
 from c3jax.types import Problem, Verdict, VerdictName
-
-__all__ = [
-    "TASKS",
-    "DemonstratedTurn",
-    "Prepare",
-    "Task",
-    "TaskError",
-    "find_task",
-    "load_file",
-    "make_verdict",
-    "open_task",
-]
 
 Grade = Callable[[Problem, str], Any]
 

@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from c3jax.analysis.fidelity import (
-    compute_spearman,
-    compute_split_half,
-    compute_within_context_variance,
-    summarise_fidelity,
-)
+from c3jax.analysis.diagnostics import compute_group_fidelity, compute_mean_interval
+from c3jax.analysis.fidelity import compute_spearman, compute_within_context_variance
 
 NAN = float("nan")
 BOTH = pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "jitted"])
@@ -52,9 +48,8 @@ def test_a_context_without_an_order_is_counted_and_never_one(run):
     keep_CN = jnp.array([[True] * 3, [True] * 3, [False, True, False], [True] * 3])
     correlation_C = run(compute_spearman)(value_CN, target_CN, keep_CN)
     np.testing.assert_allclose(correlation_C, [NAN, NAN, NAN, 1.0], atol=1e-6)
-    assert run(summarise_fidelity)(correlation_C) == (pytest.approx(1.0, abs=1e-6), 1, 3)
-    nothing = run(summarise_fidelity)(correlation_C[:3])
-    assert jnp.isnan(nothing.mean) and nothing[1:] == (0, 3)
+    assert compute_mean_interval(np.asarray(correlation_C), 0.95).estimate == pytest.approx(1.0, abs=1e-6)
+    assert np.isnan(compute_mean_interval(np.asarray(correlation_C[:3]), 0.95)).all()
 
 
 def test_an_offset_of_the_context_and_rounding_are_no_order():
@@ -67,15 +62,17 @@ def test_an_offset_of_the_context_and_rounding_are_no_order():
     assert jnp.isnan(compute_spearman(rounded_CN, target_CN, keep_CN)).all()
 
 
-@BOTH
-def test_split_halves_by_hand(run):
-    # One context of four: rho with the halves 1 and 0.8, of the halves 0.8: 0.9 / sqrt(0.8). A second one is constant.
-    estimate_CN = jnp.array([[1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 1.0, 1.0]])
-    second_CN = jnp.array([[1.0, 3.0, 2.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
-    split = run(compute_split_half)(estimate_CN, estimate_CN.at[1].set(second_CN[1]), second_CN, jnp.ones((2, 4), bool))
-    np.testing.assert_allclose(split, [0.9, 0.8, 0.9 / np.sqrt(0.8), 1], atol=1e-6)
-    against = run(compute_split_half)(estimate_CN, second_CN, -second_CN, jnp.ones((2, 4), bool))
-    assert jnp.isnan(against.corrected) and against.reliability == pytest.approx(-1.0, abs=1e-6)
+def test_split_halves_by_hand():
+    # Contexts of four. Rho with the halves 1 and 0.8, of the halves 0.8. A credit that is constant correlates by 0 with
+    # halves that agree by 1: (0.9 + 0) / 2 over sqrt((0.8 + 1) / 2). In a third one the halves have no order.
+    credit_CN = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
+    first_CN = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 1.0, 1.0]])
+    second_CN = np.array([[1.0, 3.0, 2.0, 4.0], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
+    found = compute_group_fidelity(credit_CN, first_CN, second_CN, np.zeros((3, 4)), 0.95)
+    figures = [found.observed.estimate, found.reliability.estimate, found.corrected.estimate, found.defined]
+    np.testing.assert_allclose(figures, [0.45, 0.9, 0.45 / np.sqrt(0.9), 2], atol=1e-6)
+    against = compute_group_fidelity(credit_CN, second_CN, -second_CN, np.zeros((3, 4)), 0.95)
+    assert np.isnan(against.corrected.estimate) and against.reliability.estimate == pytest.approx(-1.0, abs=1e-6)
 
 
 def test_split_halves_take_the_noise_of_the_target_out():
@@ -83,11 +80,10 @@ def test_split_halves_take_the_noise_of_the_target_out():
     random = np.random.default_rng(1)
     truth_CN = random.normal(size=(4000, 8))
     estimate_CN, first_CN, second_CN = truth_CN + random.normal(0, [[[0.7]], [[1.0]], [[1.0]]], (3, 4000, 8))
-    keep_CN = jnp.ones((4000, 8), bool)
-    exact = float(summarise_fidelity(compute_spearman(estimate_CN, truth_CN, keep_CN)).mean)
-    split = compute_split_half(estimate_CN, first_CN, second_CN, keep_CN)
-    assert float(split.observed) < exact - 0.15  # the noise hides a good part of it
-    assert float(split.corrected) == pytest.approx(exact, abs=0.03)
+    exact = float(compute_spearman(estimate_CN, truth_CN, jnp.ones((4000, 8), bool)).mean())
+    split = compute_group_fidelity(estimate_CN, first_CN, second_CN, np.zeros((4000, 8)), 0.95)
+    assert split.observed.estimate < exact - 0.15  # the noise hides a good part of it
+    assert split.corrected.estimate == pytest.approx(exact, abs=0.03)
 
 
 def test_fidelity_to_the_same_samples_is_one_by_construction_and_to_held_out_ones_is_not():
@@ -95,8 +91,8 @@ def test_fidelity_to_the_same_samples_is_one_by_construction_and_to_held_out_one
     noise_CN, other_CN = np.random.default_rng(2).normal(size=(2, 2000, 4))
     keep_CN = jnp.ones((2000, 4), bool)
     credit_CN = (noise_CN - noise_CN.mean(axis=1, keepdims=True)) * 4 / 3
-    assert float(summarise_fidelity(compute_spearman(credit_CN, noise_CN, keep_CN)).mean) == pytest.approx(1, abs=1e-6)
-    held_out = float(summarise_fidelity(compute_spearman(credit_CN, other_CN, keep_CN)).mean)
+    assert float(compute_spearman(credit_CN, noise_CN, keep_CN).mean()) == pytest.approx(1, abs=1e-6)
+    held_out = float(compute_spearman(credit_CN, other_CN, keep_CN).mean())
     assert abs(held_out) < 3.3 / np.sqrt(3 * 2000)  # variance of a context's rho of 4: 1/(n - 1) = 1/3
 
 

@@ -30,26 +30,11 @@ from c3jax.run.files import hash_file
 from c3jax.setup import team
 from c3jax.setup.team import Setup, make_setup
 from c3jax.types import Frame
+from tests import tiny_run
 
-TREE: dict[str, Any] = {
-    "seed": 2,
-    "steps": 9,
-    "problems": 2,
-    "task": {"kind": "arithmetic", "moves": 1, "train_problems": 4, "heldout_problems": 3},
-    "protocol": {
-        "question_tokens": 9,
-        "turns": [
-            {"name": "plan", "role": "planner", "user": "{question} plan :", "max_tokens": 2},
-            {"name": "answer", "role": "solver", "user": "{plan} answer :", "max_tokens": 2},
-        ],
-    },
-    "model": {
-        **{"kind": "random", "layers": 2, "width": 16, "heads": 2, "key_value_heads": 1, "mlp_width": 24},
-        "context": 20,
-    },
-    "sampling": {"temperature": 0.7, "top_k": 20, "top_p": 0.8},
-    "credit": {"method": "c3", "fan_out": [2, 2], "budget": 4, "normalise": "none"},
-    "learner": {"learning_rate": 1e-3},
+TREE = tiny_run.TREE | {
+    **{"seed": 2, "steps": 9, "sampling": {"temperature": 0.7, "top_k": 20, "top_p": 0.8}},
+    "model": tiny_run.TREE["model"] | {"layers": 2, "width": 16, "heads": 2, "mlp_width": 24},
 }
 TOKENS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]])
 

@@ -235,6 +235,7 @@ def change(path: str, value: Any) -> str:
         (change("nodes.2.return", "1"), 'leaf [0, 0]: expected a finite number as its return, got "1"'),
         (change("nodes.2.return", True), "leaf [0, 0]: expected a finite number as its return, got true"),
         (change("nodes.2.return", math.nan), "leaf [0, 0]: expected a finite number as its return, got NaN"),
+        (change("nodes.2.return", 10**400), "leaf [0, 0]: expected a finite number as its return, got 1" + 79 * "0"),
     ],
 )
 def test_a_bad_line_is_named_with_its_reason(tmp_path, line, reason):

@@ -21,31 +21,11 @@ from c3jax.commands.sweep import Sweep, name_cell, run_sweep
 from c3jax.config.overrides import read_choices
 from c3jax.run.jobs import parse_seeds
 from c3jax.types import UserError
+from tests.tiny_run import TREE
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 20
-CONFIG: dict[str, Any] = {
-    "seed": 0,
-    "steps": STEPS,
-    "problems": 2,
-    "task": {"kind": "arithmetic", "moves": 1, "train_problems": 4, "heldout_problems": 3},
-    "protocol": {
-        "question_tokens": 9,
-        "turns": [
-            {"name": "plan", "role": "[red]", "user": "{question} plan :", "max_tokens": 2},
-            {"name": "answer", "role": "answer", "user": "{plan} answer :", "max_tokens": 2},
-        ],
-    },
-    "model": {
-        **{"kind": "random", "layers": 1, "width": 8, "heads": 1, "key_value_heads": 1, "mlp_width": 8},
-        "context": 20,
-    },
-    "credit": {"method": "c3", "fan_out": [2, 2], "budget": 4, "normalise": "none"},
-    "learner": {"learning_rate": 1e-3},
-    "evaluation": {"samples": 0},
-    "checkpoint": {"every": 1},
-    "workers": 1,
-}
+CONFIG: dict[str, Any] = TREE | {"steps": STEPS, "evaluation": {"samples": 0}, "checkpoint": {"every": 1}}
 WORDS = ["sweep", "tiny.yaml", "--seeds", "0:2", "--credit.method", "c3,magrpo", "--out", "s"]
 CELLS = ("credit.method=c3", "credit.method=magrpo")
 RUNS = [f"s/{cell}/seed-{seed}" for seed in (0, 1) for cell in CELLS]

@@ -352,7 +352,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(make_run, tmp_path, capsys, m
     Path(run, "rollouts", "step-000000.jsonl").write_text('{"step": 0}\n')
     assert refuse(capsys, "run").endswith("step-000000.jsonl:1: protocol: expected a list, got none")
     Path(run, "manifest.json").write_text("[]")
-    assert refuse(capsys, "run") == "manifest run/manifest.json: expected an object, got another kind of JSON"
+    assert refuse(capsys, "run") == (
+        "manifest run/manifest.json: expected an object with a list of starts, got something else"
+    )
     assert not list(tmp_path.rglob("*.partial")) and not Path(run, "report.html").exists()
 
 

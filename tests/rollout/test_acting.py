@@ -27,7 +27,7 @@ from c3jax.rewards import Evaluator
 from c3jax.rollout.acting import Acting, Start, describe_observed, draw_trees, open_acting
 from c3jax.rollout.collect import Drawn, add_rewards
 from c3jax.rollout.tree import make_tree_sampler, take_problems
-from c3jax.tasks.environment import Call, Environment, Message, Observation, Opened, make_answer, run_call
+from c3jax.tasks.environment import Answer, Call, Environment, Message, Observation, Opened, run_call
 from c3jax.types import ENVIRONMENT, Problem, Tokenizer, UserError, Verdict
 
 SAMPLING, FAN_OUT = Sampling(temperature=3.0, top_k=2), (2, 1, 2)
@@ -103,7 +103,7 @@ class InProcess:
         self.calls += len(answers)
         self.asked += answers
         found = zip(problems, answers, strict=True)
-        return [make_answer(run_call(self.environments, problem, call)) for problem, call in found]
+        return [Answer(run_call(self.environments, problem, call)) for problem, call in found]
 
 
 def make_acting(turns: tuple[TurnPlan, ...], environment: Environment) -> Acting:

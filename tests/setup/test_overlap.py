@@ -11,6 +11,7 @@ from c3jax.cli import main
 from c3jax.setup.contamination import Entry, check_overlap, find_hits, find_overlaps, split_words
 from c3jax.tasks import arithmetic
 from c3jax.tasks.code import records as code_records
+from c3jax.tasks.generated import make_splits
 from c3jax.tasks.sections import ArithmeticTask
 from c3jax.tasks.task import TaskError, find_task
 from c3jax.types import Problem
@@ -125,7 +126,7 @@ def test_the_gate_drops_what_it_would_refuse_and_counts_it():
 def test_generated_problems_pass_the_gate():
     """Templates share runs of words; whole questions are what a generator must keep apart, and does."""
     task = ArithmeticTask(kind="arithmetic", moves=4, train_problems=300, heldout_problems=300)
-    train, heldout = arithmetic.make_problems(task, 3)
+    train, heldout = make_splits(arithmetic.load_problems, task, 3)
     assert check_overlap(find_task("arithmetic"), train, {"heldout": heldout}) == (train, (), ())
     with pytest.raises(TaskError, match="^data: 1 of 300 .*1 exact"):
         check_overlap(find_task("arithmetic"), train, {"heldout": [*heldout, train[7]]})

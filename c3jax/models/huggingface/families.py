@@ -10,7 +10,7 @@ from typing import Any
 from c3jax.models.decoder import ACTIVATIONS
 from c3jax.models.spec import LLAMA, QKV, DecoderSpec, Family, RopeScaling
 from c3jax.models.tokenizer import read_json
-from c3jax.schema import load_named
+from c3jax.schema import expect, load_named
 from c3jax.types import UserError
 
 AUTO = "auto"  # the family whose model_type config.json names
@@ -54,10 +54,7 @@ FAMILIES = {
         local_rope_theta="rope_local_base_freq",
     ),
     "smollm3": LLAMA._replace(
-        model_type="smollm3",
-        architecture="SmolLM3ForCausalLM",
-        windows="by_layer",
-        rotated_layers="no_rope_layers",
+        model_type="smollm3", architecture="SmolLM3ForCausalLM", windows="by_layer", rotated_layers="no_rope_layers"
     ),
 }
 _CHOICES = {
@@ -145,8 +142,8 @@ def _choose_family(path: Path, config: dict[str, Any], name: str) -> Family:
             f" module:NAME, got {model_type!r}"
         )
     family = FAMILIES[model_type]
-    if architectures not in (None, [family.architecture]):
-        raise UserError(f"{path}: expected architectures to be [{family.architecture!r}], got {architectures!r}")
+    is_its_own = architectures in (None, [family.architecture])
+    expect(is_its_own, path, f"architectures to be [{family.architecture!r}]", repr(architectures))
     return family
 
 
@@ -178,7 +175,7 @@ def _describe(path: Path, config: dict[str, Any], family: Family) -> DecoderSpec
         tied=bool(fields.get("tie_word_embeddings")),
         family=family,
         activation=fields[family.activation],
-        biases=_list_biases(fields, family),
+        biases=(*family.biases, *(name for flag, names in family.bias_flags if fields.get(flag) for name in names)),
         query_scalar=None if family.query_scalar is None else _read_size(path, fields, family.query_scalar),
         attention_softcap=_read_softcap(path, fields, family.attention_softcap),
         logit_softcap=_read_softcap(path, fields, family.logit_softcap),
@@ -188,11 +185,12 @@ def _describe(path: Path, config: dict[str, Any], family: Family) -> DecoderSpec
         rope_scaling=_read_rope_scaling(path, rope),
         local_rope_theta=None if local_rope is None else _read_number(path, local_rope, "rope_theta"),
     )
-    if spec.heads % spec.kv_heads or spec.head_dim % 2:
-        raise UserError(
-            f"{path}: expected num_key_value_heads that divides num_attention_heads and an even head_dim,"
-            f" got {spec.kv_heads}, {spec.heads} and {spec.head_dim}"
-        )
+    expect(
+        spec.heads % spec.kv_heads == 0 and spec.head_dim % 2 == 0,
+        path,
+        "num_key_value_heads that divides num_attention_heads and an even head_dim",
+        f"{spec.kv_heads}, {spec.heads} and {spec.head_dim}",
+    )
     return spec
 
 
@@ -215,18 +213,11 @@ def _fill_in(path: Path, config: dict[str, Any], family: Family) -> dict[str, An
 
 def _check_plain(path: Path, fields: dict[str, Any], family: Family) -> None:
     """Refuse what would change the forward pass and the decoder does not do."""
-    if fields.get(family.activation) not in ACTIVATIONS:
-        expected, got = " or ".join(ACTIVATIONS), fields.get(family.activation)
-        raise UserError(f"{path}: expected {family.activation} {expected}, got {got!r}")
-    if fields.get("quantization_config") is not None:
-        raise UserError(f"{path}: expected weights that are not quantised, got a quantization_config")
-    if fields.get("use_bidirectional_attention"):
-        raise UserError(f"{path}: expected attention to earlier tokens only, got use_bidirectional_attention")
-
-
-def _list_biases(fields: dict[str, Any], family: Family) -> tuple[str, ...]:
-    flagged = [name for flag, names in family.bias_flags if fields.get(flag) for name in names]
-    return (*family.biases, *flagged)
+    activation, is_plain = fields.get(family.activation), fields.get("quantization_config") is None
+    expect(activation in ACTIVATIONS, path, f"{family.activation} {' or '.join(ACTIVATIONS)}", repr(activation))
+    expect(is_plain, path, "weights that are not quantised", "a quantization_config")
+    is_causal = not fields.get("use_bidirectional_attention")
+    expect(is_causal, path, "attention to earlier tokens only", "use_bidirectional_attention")
 
 
 def _list_windowed(path: Path, fields: dict[str, Any], family: Family, layers: int) -> tuple[int, ...]:
@@ -235,8 +226,7 @@ def _list_windowed(path: Path, fields: dict[str, Any], family: Family, layers: i
     if family.windows == "all":
         return () if fields.get("sliding_window") is None else tuple(range(layers))
     kinds = _read_layers(path, fields, "layer_types", layers)
-    if not set(kinds) <= {_FULL, _SLIDING}:
-        raise UserError(f"{path}: expected layer_types of {_FULL} and {_SLIDING}, got {sorted(set(kinds))}")
+    expect({*kinds} <= {_FULL, _SLIDING}, path, f"layer_types of {_FULL} and {_SLIDING}", sorted({*kinds}))
     return tuple(layer for layer, kind in enumerate(kinds) if kind == _SLIDING)
 
 
@@ -260,31 +250,29 @@ def _find_ropes(path: Path, fields: dict[str, Any], family: Family) -> tuple[dic
     if family.local_rope_theta is None:
         return _check_rope(path, rope), None
     full, sliding = (_check_rope(path, (rope or {}).get(kind)) for kind in (_FULL, _SLIDING))
-    if _read_rope_scaling(path, sliding) is not None:
-        raise UserError(f"{path}: expected plain rotary positions in {_SLIDING}, got {json.dumps(sliding)}")
+    is_plain = _read_rope_scaling(path, sliding) is None
+    expect(is_plain, path, f"plain rotary positions in {_SLIDING}", json.dumps(sliding))
     return full, sliding
 
 
 def _check_rope(path: Path, rope: Any) -> dict[str, Any]:
     if not isinstance(rope, dict) or "rope_type" not in rope:
         raise UserError(f"{path}: expected rope_parameters to be an object with a rope_type, got {rope!r}")
-    if rope.get("partial_rotary_factor", 1) != 1:
-        raise UserError(f"{path}: expected rotary positions over whole heads, got {json.dumps(rope)}")
+    is_whole = rope.get("partial_rotary_factor", 1) == 1
+    expect(is_whole, path, "rotary positions over whole heads", json.dumps(rope))
     return rope
 
 
 def _read_rope_scaling(path: Path, rope: dict[str, Any]) -> RopeScaling | None:
     kind = rope["rope_type"]
-    if kind not in ("default", "linear", "llama3"):
-        raise UserError(f"{path}: expected a rope_type of default, linear or llama3, got {kind!r}")
+    expect(kind in ("default", "linear", "llama3"), path, "a rope_type of default, linear or llama3", repr(kind))
     if kind == "default":
         return None
     factor = _read_number(path, rope, "factor")
     if kind == "linear":
         return RopeScaling(kind, factor)
     low, high = (_read_number(path, rope, f"{name}_freq_factor") for name in ("low", "high"))
-    if low >= high:
-        raise UserError(f"{path}: expected low_freq_factor below high_freq_factor, got {low:g} and {high:g}")
+    expect(low < high, path, "low_freq_factor below high_freq_factor", f"{low:g} and {high:g}")
     return RopeScaling(kind, factor, low, high, _read_size(path, rope, "original_max_position_embeddings"))
 
 
@@ -299,18 +287,19 @@ def _make_rope_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
 
 
 def _read_size(path: Path, config: dict[str, Any], name: str, default: int | None = None) -> int:
-    value = config.get(name)
+    value: Any = config.get(name)
     if value is None and default is not None:
         return default
-    if type(value) is not int or value < 1:
-        raise UserError(f"{path}: expected {name} to be a positive integer, got {value!r}")
+    is_size = type(value) is int and value > 0
+    expect(is_size, path, f"{name} to be a positive integer", repr(value))
+    assert isinstance(value, int)
     return value
 
 
 def _read_number(path: Path, config: dict[str, Any], name: str) -> float:
     value: Any = config.get(name)
-    if type(value) not in (int, float) or not 0 < value < float("inf"):
-        raise UserError(f"{path}: expected {name} to be a positive number, got {value!r}")
+    is_positive = type(value) in (int, float) and 0 < value < float("inf")
+    expect(is_positive, path, f"{name} to be a positive number", repr(value))
     return float(value)
 
 

@@ -6,7 +6,6 @@ seconds, so the folder is kept in the user's cache directory, under a name that 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ from c3jax.models import tokenizer
 from c3jax.models.huggingface.families import make_config
 from c3jax.models.huggingface.weights import write_tensors
 from c3jax.models.spec import DecoderSpec
+from c3jax.run.files import hash_file
 from c3jax.types import Tokenizer, UserError
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ def _find_file() -> Path:
         )
     path = Path(package.submodule_search_locations[0]) / FILE_NAME
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hash_file(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if digest != SHA256:

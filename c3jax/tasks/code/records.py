@@ -13,16 +13,7 @@ from typing import Literal, NamedTuple
 from c3jax.schema import ConfigError
 from c3jax.tasks.code import names as names_lib
 from c3jax.tasks.code.task import Check, grade, read_answer, read_check, write_check
-from c3jax.tasks.jsonl import (
-    AS_THEY_ARE,
-    Fields,
-    Row,
-    TaskError,
-    check_text,
-    read_id,
-    read_problems,
-    read_question,
-)
+from c3jax.tasks.jsonl import AS_THEY_ARE, Fields, Row, TaskError, check_text, read_id, read_problems, read_question
 from c3jax.tasks.sandbox.isolation import check_isolation
 from c3jax.tasks.sections import CodeTask
 from c3jax.tasks.task import Prepare, Task

@@ -230,7 +230,8 @@ def _run_tests(check: Check, program: Program) -> list[tuple[str, str]]:
     child = sandbox.start(code_candidate.__name__, [code_channel.__name__], limits, check.is_contained)
     try:
         with contextlib.ExitStack() as cleanup:
-            cleanup.callback(_drop_judge, check.is_contained)  # in the middle of a case, it is of no further use
+            # In the middle of a case, it is of no further use.
+            cleanup.callback(lambda: sandbox.stop(_judges.pop(check.is_contained)))
             outcomes = _carry(judge, child, json.dumps(case).encode(), check)
             cleanup.pop_all()
         return outcomes
@@ -239,10 +240,6 @@ def _run_tests(check: Check, program: Program) -> list[tuple[str, str]]:
         return [reason] * len(check.tests)
     finally:
         sandbox.stop(child)
-
-
-def _drop_judge(is_contained: bool) -> None:
-    sandbox.stop(_judges.pop(is_contained))
 
 
 def _carry(judge: Child, program: Child, case: bytes, check: Check) -> list[tuple[str, str]]:

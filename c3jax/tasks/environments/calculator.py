@@ -72,7 +72,5 @@ def _compute(node: ast.expr) -> Fraction:
 
 
 CALCULATOR = Environment(
-    reset=begin,
-    step=answer,
-    vocabulary=(*"0123456789", "+", "-", "*", "/", "%", "(", ")", "error"),
+    reset=begin, step=answer, vocabulary=(*"0123456789", "+", "-", "*", "/", "%", "(", ")", "error")
 )

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from c3jax.schema import ConfigError
+from c3jax.schema import ConfigError, expect
 from c3jax.tasks.environment import Environment, Message, Observation
 from c3jax.types import Problem
 
@@ -128,8 +128,8 @@ def bind(settings: Mapping[str, Any], is_contained: bool) -> Environment:
 
 
 def _check_players(players: Any, reward_of: Any) -> None:
-    if not isinstance(players, list | tuple) or not all(isinstance(role, str) for role in players):
-        raise ConfigError(f"environment.settings.players: expected a role for each player, got {players!r}")
+    is_list = isinstance(players, list | tuple) and all(isinstance(role, str) for role in players)
+    expect(is_list, "environment.settings.players", "a role for each player", repr(players))
     numbers = range(max(len(players), 1))
     is_number = isinstance(reward_of, int) and not isinstance(reward_of, bool) and reward_of in numbers
     if not (is_number or reward_of == "mean" or (reward_of is None and len(numbers) == 1)):
@@ -142,8 +142,7 @@ def _check_players(players: Any, reward_of: Any) -> None:
 def _check_game(game: Any) -> None:
     from textarena.envs.registration import ENV_REGISTRY  # pyright: ignore[reportMissingImports]
 
-    if game not in ENV_REGISTRY:
-        raise ConfigError(f"environment.settings.game: expected one of TextArena's registry, got {game!r}")
+    expect(game in ENV_REGISTRY, "environment.settings.game", "one of TextArena's registry", repr(game))
     family = str(ENV_REGISTRY[game].entry_point).split(".")[2]
     if family in REFUSED:
         raise ConfigError(f"environment.settings.game: {game} is refused, because {REFUSED[family]}")

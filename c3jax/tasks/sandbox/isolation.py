@@ -53,11 +53,7 @@ def _order(order: str, facts: object = None) -> Child:
 
 def _try_from_inside() -> list[str]:
     name = secrets.token_hex(8)
-    with (
-        socket.socket() as server,
-        socket.socket(socket.AF_UNIX) as local,
-        tempfile.NamedTemporaryFile() as file,
-    ):
+    with socket.socket() as server, socket.socket(socket.AF_UNIX) as local, tempfile.NamedTemporaryFile() as file:
         server.bind(("127.0.0.1", 0))
         local.bind("\0" + name)
         server.listen()

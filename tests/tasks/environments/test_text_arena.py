@@ -14,7 +14,6 @@ from c3jax.tasks.environment import (
     Call,
     Environment,
     Message,
-    make_answer,
     make_failed,
     open_environments,
     run_call,
@@ -93,7 +92,7 @@ def test_who_is_not_on_turn_moves_nothing():
 
 def test_a_worker_process_plays_the_same_game():
     environments, call = open_game(**NOUGHTS), make_call([[], MOVES[:2], MOVES[2:]])
-    kind = CallKind(Answer, make_answer, make_failed)
+    kind = CallKind(Answer, Answer, make_failed)
     with Evaluator(functools.partial(run_call, environments), 1, 60.0, kind) as evaluator:
         (answer,) = evaluator.score([PROBLEM], [call], budget=1)
     assert (answer.failure, answer.detail) == ("", "")
