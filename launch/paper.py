@@ -142,9 +142,10 @@ def prepare_calls() -> Callable[[list[str]], int]:
     from c3jax.learner import imitate, update
     from c3jax.rollout import tree
 
-    tree.make_tree_sampler = functools.cache(tree.make_tree_sampler)
-    update.make_update = functools.cache(update.make_update)
-    imitate.make_imitation = functools.cache(imitate.make_imitation)
+    cache: Any = functools.cache  # their arguments are equal where their sections, policy and plans are
+    tree.make_tree_sampler = cache(tree.make_tree_sampler)
+    update.make_update = cache(update.make_update)
+    imitate.make_imitation = cache(imitate.make_imitation)
     return cli.main
 
 
