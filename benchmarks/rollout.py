@@ -16,7 +16,9 @@ from c3jax.protocol import QUESTION_LEVEL, FramePlan, Literal, Slot, TurnPlan
 from c3jax.rollout import tree
 
 
-class _Sizes(NamedTuple):
+class Sizes(NamedTuple):
+    """What is sampled: alternatives of so many tokens at each of some contexts."""
+
     spec: decoder.DecoderSpec
     contexts: int
     alternatives: int
@@ -26,15 +28,20 @@ class _Sizes(NamedTuple):
     matmul: int
 
 
+def choose_sizes(is_small: bool) -> Sizes:
+    """The sizes that are measured, or tiny ones."""
+    return Sizes(TINY, 2, 2, 16, 4, 1, 256) if is_small else Sizes(SMOLLM2, 4, 8, 512, 32, 3, 2048)
+
+
 def bench_rollout(is_small: bool) -> dict[str, Any]:
     """Sampling alternatives over a context held once, against the same with the context repeated for each.
 
     Float32 at SmolLM2-135M's size, 4 contexts x 8 alternatives, 512-token prompts, 32 new tokens. Also the share of the
     machine's matmul peak that a decoding step reaches, by the operations it cannot do without.
     """
-    sizes = _Sizes(TINY, 2, 2, 16, 4, 1, 256) if is_small else _Sizes(SMOLLM2, 4, 8, 512, 32, 3, 2048)
+    sizes = choose_sizes(is_small)
     rows = sizes.contexts * sizes.alternatives
-    sample = _make_samplers(sizes)
+    sample = make_samplers(sizes)
     cases = {
         "shared": sample(sizes.contexts, sizes.new_tokens),
         "repeated": sample(rows, sizes.new_tokens),
@@ -65,7 +72,7 @@ def bench_rollout(is_small: bool) -> dict[str, Any]:
     }
 
 
-def _make_samplers(sizes: _Sizes) -> Callable[[int, int], Callable[[], Any]]:
+def make_samplers(sizes: Sizes) -> Callable[[int, int], Callable[[], Any]]:
     """Make the function (contexts, new tokens) -> sampler of all rows, divided among so many contexts."""
     graphdef, params = decoder.make_decoder(sizes.spec, jax.random.key(0))
     policy, weights = Policy("shared", graphdef, None), Weights(params, {})
@@ -81,7 +88,7 @@ def _make_samplers(sizes: _Sizes) -> Callable[[int, int], Callable[[], Any]]:
     return make
 
 
-def _count_step_flops(sizes: _Sizes) -> float:
+def _count_step_flops(sizes: Sizes) -> float:
     """Floating-point operations of one decoding step of all rows: products with weights, and attention."""
     spec = sizes.spec
     inner, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim

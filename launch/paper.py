@@ -13,20 +13,24 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import functools
 import json
+import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from c3jax.config.file import read_tree
+from c3jax.config.run import slots_in
 from c3jax.run.jobs import PROGRAM, Job, is_evaluated, list_left, parse_seeds, run_jobs
 from c3jax.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "paper"
 UNTUNED = "untuned"
+TEAMS = ("duo", "trio", "chain5", "chain10", "branch")
 # What programs gain in speed is not worth its compiling where a run has four steps.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
 
@@ -59,8 +63,8 @@ def main(words: list[str]) -> int:
         lines = [shlex.join([*PROGRAM, *command]) for job in jobs for command in job.commands]
         print("\n".join([*lines, table]))
         return 0
-    variables = QUICK if arguments.tiny else {}
-    outcome = run_jobs(jobs, lambda line: print(f"paper: {line}", flush=True), PROGRAM, variables)
+    call = prepare_calls() if arguments.tiny else None
+    outcome = run_jobs(jobs, lambda line: print(f"paper: {line}", flush=True), PROGRAM, call)
     for sentence in outcome.failed:
         print(f"paper: failed: {sentence}", file=sys.stderr)
     if outcome.code:
@@ -102,16 +106,47 @@ def list_cells(folder: Path) -> list[Cell]:
 
 
 def write_tiny(folder: Path, cell: Cell) -> Path:
-    """The cell's method on the quickstart's policy and task, for a few steps."""
+    """The cell's method on the quickstart's policy and task, for a few steps, with as many roles as the cell has."""
     name = cell.config.name.removesuffix(".yaml")
-    team = "trio" if "_trio_" in name else "duo"
+    team = next(team for team in TEAMS if f"_{team}_" in name)
     method = name.partition(f"_{team}_")[2]
     parts = [CONFIGS / "parts" / f"{part}.yaml" for part in (f"{team}_{method}", "tiny", f"tiny_{method}")]
-    bases = [ROOT / "configs" / ("trio.yaml" if team == "trio" else "quickstart.yaml"), *parts]
+    bases = [ROOT / "configs" / ("quickstart.yaml" if team == "duo" else "trio.yaml"), *parts]
+    tiny: dict[str, Any] = {"base": [str(base) for base in bases if base.exists()]}
+    if team not in ("duo", "trio"):
+        tiny |= {"protocol": {"turns": _shorten_turns(read_tree(cell.config)["protocol"]["turns"])}}
+        tiny |= {"model": {"context": 256}}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{cell.name}.yaml"
-    path.write_text(json.dumps({"base": [str(base) for base in bases if base.exists()]}) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(tiny) + "\n", encoding="utf-8")
     return path
+
+
+def _shorten_turns(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Turns that read the messages which these read, with prompts of one word: a word of the policy's vocabulary."""
+    return [
+        {
+            **{"name": turn["name"], "role": turn["role"], "max_tokens": 4 if turn is turns[-1] else 16},
+            "user": " ".join([*(f"{{{slot}}}" for slot in slots_in(turn["user"])), turn["name"], ":"]),
+        }
+        for turn in turns
+    ]
+
+
+def prepare_calls() -> Callable[[list[str]], int]:
+    """What runs commands of c3jax in this process. Programs that are equal in several runs are traced once: of a run
+    that has four steps, imports and tracing are nearly all that it takes, and no cache on disk keeps them.
+    """
+    os.environ.update(QUICK)  # before JAX is loaded
+    from c3jax import cli
+    from c3jax.learner import imitate, update
+    from c3jax.rollout import tree
+
+    cache: Any = functools.cache  # their arguments are equal where their sections, policy and plans are
+    tree.make_tree_sampler = cache(tree.make_tree_sampler)
+    update.make_update = cache(update.make_update)
+    imitate.make_imitation = cache(imitate.make_imitation)
+    return cli.main
 
 
 def list_jobs(cells: Sequence[Cell], seeds: Sequence[int], runs: Path, overrides: list[str]) -> Iterator[Job]:

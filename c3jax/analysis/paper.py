@@ -12,6 +12,10 @@ CAP = 512  # tokens of a message
 SEEDS = (0, 1, 2, 3, 4)
 METHODS = ("untuned", "mappo", "magrpo", "c3", "no_loo", "no_replay")  # in the order of the paper's tables
 AVERAGED = {"maths": ("math500", "cmath", "gsm8k"), "code": ("mbpp", "mbppplus")}  # suites of a task's average
+# Since version 0.2 of their code the authors compare means of samples of up to 2048 tokens
+# (docs/32_evaluation_protocol.md there, at 8af3850).
+MERGED = {"aime": ("aime24", "aime25")}  # sets that are one suite, problem by problem
+CONTROLS = ("gsm8k", "cmath")  # solved, so that they tell no methods apart: reported, and nothing is tested on them
 
 _DUO, _TRIO, _CODE = "maths_qwen3_4b_duo", "maths_qwen3_4b_trio", "code_qwen2.5_coder_3b_duo"
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from c3jax.analysis import tables
 from c3jax.analysis.evaluations import Run, compute_difference, compute_mean, flatten_config, list_problems, load_run
-from c3jax.analysis.paper import AVERAGED, CAP, METHODS, SEEDS, find_published
+from c3jax.analysis.paper import AVERAGED, CAP, CONTROLS, MERGED, METHODS, SEEDS, find_published
 from c3jax.analysis.statistics import Interval, correct_holm
 from c3jax.config.file import find_config_folder, load_config, name_config
 from c3jax.run.files import save_whole
@@ -40,6 +40,11 @@ class Cell(NamedTuple):
     waiting: tuple[str, ...]  # a sentence for each run that is there and not done
     cap: int  # most tokens of a message
     differing: tuple[str, ...]  # sections of the runs' configs that are not those of the cell's
+
+    @property
+    def compared(self) -> str:
+        """The profile that methods are compared by: greedy in the paper, means of samples where messages are longer."""
+        return "greedy" if self.cap == CAP else "sampled"
 
 
 class Part(NamedTuple):
@@ -135,7 +140,7 @@ def _load_cell(folder: Path, setting: str, method: str, file: Path) -> Cell:
         if run.step < last:
             waiting.append(f"{path}: evaluated at step {run.step} of {last}")
             continue
-        done.append(run._replace(results=_name_heldout(run)))
+        done.append(run._replace(results=_merge_sets(_name_heldout(run))))
         fields = [name for name in {**planned, **run.config} if planned.get(name) != run.config.get(name)]
         if method == UNTUNED:
             fields = [name for name in fields if not name.startswith(("credit.", "learner.", "steps"))]
@@ -152,6 +157,23 @@ def _name_heldout(run: Run) -> dict[tuple[str, str], dict[str, Any]]:
     return {(name if suite == "heldout" else suite, profile): row for (suite, profile), row in run.results.items()}
 
 
+def _merge_sets(results: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The results with sets that are one suite put together, where a run has them all, with as many samples."""
+    merged = dict(results)
+    for name, parts in MERGED.items():
+        for profile in dict.fromkeys(profile for _, profile in results):
+            rows = [results.get((part, profile)) for part in parts]
+            there = [row for row in rows if row is not None]
+            if len(there) < len(parts) or len({row["samples"] for row in there}) > 1:
+                continue
+            lists = {field: [each for row in there for each in row[field]] for field in ("ids", "digests", "scores")}
+            cut = np.average([row["truncated"] for row in there], weights=[len(row["ids"]) for row in there])
+            merged[name, profile] = {"samples": there[0]["samples"], "truncated": float(cut), **lists}
+            for part in parts:
+                del merged[part, profile]
+    return merged
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Tables
 
@@ -165,7 +187,8 @@ def list_parts(cells: Sequence[Cell]) -> list[Part]:
             continue
         cap = "" if own[0].cap == CAP else f", messages of up to {own[0].cap} tokens (the paper's {CAP})"
         parts.append(Part(f"{setting}: accuracy in %, 95 % interval{cap}", list_scores(own)))
-        parts.append(Part(f"{setting}: C3 minus the others, greedy, in %; p by Holm", list_differences(own)))
+        what = "greedy" if own[0].compared == "greedy" else "pass@1"
+        parts.append(Part(f"{setting}: C3 minus the others, {what}, in %; p by Holm", list_differences(own)))
         parts.append(Part(f"{setting}: mean cost of a run{cap}", list_costs(own)))
     return [part for part in parts if part.rows]
 
@@ -176,7 +199,7 @@ def list_scores(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     task = cells[0].setting.partition("_")[0]
     averaged = [suite for suite in AVERAGED.get(task, ()) if suite in suites]
     rows = [_list_row(cell, suite) for suite in suites for cell in cells]
-    if averaged == list(AVERAGED.get(task, ())):
+    if averaged == list(AVERAGED.get(task, ())) and cells[0].cap == CAP:
         for cell in cells:
             own = [row for row in rows if row["method"] == cell.method and row["suite"] in averaged]
             means = {
@@ -196,7 +219,8 @@ def _list_row(cell: Cell, suite: str) -> dict[str, Any]:
     greedy = [run.results[suite, "greedy"] for run in cell.runs if (suite, "greedy") in run.results]
     sampled = [run.results[suite, "sampled"] for run in cell.runs if (suite, "sampled") in run.results]
     wanted = 1 if cell.method == UNTUNED else len(SEEDS)
-    seeds = f"{len(greedy)}/{wanted}" if greedy else "missing"
+    found = len(greedy if cell.compared == "greedy" else sampled)
+    seeds = f"{found}/{wanted}" if found else "missing"
     row: dict[str, Any] = {"suite": suite, "method": cell.method, "seeds": seeds}
     row |= _measure("greedy", greedy)
     row |= {"paper": find_published(cell.setting, cell.method, suite, "greedy")}
@@ -227,15 +251,17 @@ def _as_percent(interval: Interval) -> Interval:
 
 
 def list_differences(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """A row for every suite and other method: C3's greedy accuracy minus its, over common problems."""
+    """A row for every suite but controls and every other method: C3's accuracy minus its, over common problems."""
     ours = [cell for cell in cells if cell.method == "c3"]
+    profile = cells[0].compared
+    controls = () if profile == "greedy" else CONTROLS
     rows = []
     for cell in cells:
         for suite in dict.fromkeys(suite for run in cell.runs for suite, _ in run.results):
-            sides = [[run for run in part.runs if (suite, "greedy") in run.results] for part in (*ours, cell)]
-            if cell in ours or not all(sides):
+            sides = [[run for run in part.runs if (suite, profile) in run.results] for part in (*ours, cell)]
+            if cell in ours or suite in controls or not all(sides):
                 continue
-            results = [[run.results[suite, "greedy"] for run in side] for side in sides]
+            results = [[run.results[suite, profile] for run in side] for side in sides]
             seeds = [[run.seed for run in side] for side in sides]
             difference = compute_difference(*results, is_paired=seeds[0] == seeds[1])
             if difference is None:
@@ -244,7 +270,7 @@ def list_differences(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"suite": suite, "minus": cell.method} | tables.make_columns(
                 "diff", _as_percent(found.mean)
             )
-            first, second = (find_published(cell.setting, name, suite, "greedy") for name in ("c3", cell.method))
+            first, second = (find_published(cell.setting, name, suite, profile) for name in ("c3", cell.method))
             row["paper"] = None if first is None or second is None else first - second
             rows.append(row | {"p": found.p, "problems": problems})
     corrected = correct_holm([row["p"] for row in rows])
@@ -284,6 +310,8 @@ def list_notes(cells: Sequence[Cell]) -> list[str]:
         for run in cell.runs
         for suite, reason in run.missing.items()
     ]
+    if any(cell.runs and cell.compared != "greedy" for cell in cells):
+        lines.append(f"Controls, on which nothing is tested: {', '.join(CONTROLS)}.")
     others = [cell for cell in cells if cell.differing]
     if others:
         sections = ", ".join(sorted({name for cell in others for name in cell.differing}))

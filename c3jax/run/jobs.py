@@ -1,18 +1,18 @@
 """Runs started one after another, each command in a process of its own; what is done is left out.
 
 The process that starts them holds no devices. A terminal sends Ctrl-C to both: the command under way ends by itself,
-with a checkpoint, and no other is started. SIGTERM is passed on.
+with a checkpoint, and no other is started. SIGTERM is passed on. Commands that are called in this process instead take
+both themselves.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -117,7 +117,7 @@ def run_jobs(
     jobs: Iterable[Job],
     print_line: Callable[[str], None],
     program: Sequence[str] = PROGRAM,
-    variables: Mapping[str, str] = {},
+    call: Callable[[list[str]], int] | None = None,
 ) -> Outcome:
     """Run jobs one after another. One that fails does not end the others; a signal does.
 
@@ -125,7 +125,7 @@ def run_jobs(
       jobs: taken one by one, each when the one before has ended.
       print_line: is given each command before it starts.
       program: what the words of a command follow.
-      variables: of the environment, beside this process's.
+      call: runs a command's words in this process and gives its exit status, instead of a process for each.
 
     Returns:
       What failed, and the exit code where a signal ended them.
@@ -137,7 +137,7 @@ def run_jobs(
                 if signals.code:
                     return Outcome(failed, signals.code)
                 print_line(shlex.join(["c3jax", *words]))
-                status = _run([*program, *words], variables, signals)
+                status = call([*words]) if call else _run([*program, *words], signals)
                 if signals.code or status in (STOPPED, TERMINATED):
                     return Outcome(failed, signals.code or status)
                 if status != 0:
@@ -147,9 +147,9 @@ def run_jobs(
     return Outcome(failed, 0)
 
 
-def _run(command: Sequence[str], variables: Mapping[str, str], signals: _Signals) -> int:
+def _run(command: Sequence[str], signals: _Signals) -> int:
     """Run a command to its end; its exit status."""
-    with subprocess.Popen(command, env={**os.environ, **variables}) as process:
+    with subprocess.Popen(command) as process:
         signals.process = process
         if signal.SIGTERM in signals.received:  # it came while the process was made
             process.send_signal(signal.SIGTERM)

@@ -114,6 +114,37 @@ def test_differences_are_to_c3_over_common_problems(make_run):
     assert row["paper"] == pytest.approx(82.8 - 79.0) and row["problems"] == 4 and row["p"] <= row["p_holm"]
 
 
+@pytest.fixture
+def long_cells(make_run):
+    """Two seeds of two methods where messages are long: AIME's two sets have one and two problems, gsm8k two."""
+    for method, right in (("c3", 1.0), ("magrpo", 0.0)):
+        for seed in (0, 1):
+            path = make_run(method, seed, [0, 0], [[right, 1], [0, 0]])
+            config = load_config(CONFIGS / "long" / f"{SETTING}_{method}.yaml", {"seed": seed})
+            (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+            rows = [make_result("heldout", "greedy", [[0.0], [0.0]])]
+            rows += [make_result("heldout", "sampled", [[right, 1], [0, 0]])]
+            rows += [make_result("gsm8k", "sampled", [[right, right], [1, 1]])]
+            rows += [make_result("aime24", "sampled", [[right] * 4]) | {"truncated": 0.5, "digests": ["24"]}]
+            rows += [make_result("aime25", "sampled", [[0] * 4, [right, 0, 0, 0]]) | {"truncated": 0.2}]
+            (path / "eval" / "suites-590.json").write_text(json.dumps({"step": 590, "results": rows}))
+    return [cell for cell in load_cells(Path("runs"), CONFIGS / "long") if cell.setting == SETTING]
+
+
+def test_the_two_sets_of_aime_are_one_suite_problem_by_problem(long_cells):
+    rows = list_scores(long_cells)
+    row = find_row(rows, suite="aime", method="c3")
+    assert (row["seeds"], row["n"], row["pass@1"]) == ("2/5", 4, pytest.approx(100 * (1 + 0 + 0.25) / 3))
+    assert not [row for row in rows if row["suite"] in ("aime24", "aime25", "average")]
+
+
+def test_long_messages_are_compared_by_means_of_samples_and_not_on_controls(long_cells):
+    rows = list_differences(long_cells)
+    assert [(row["suite"], row["minus"]) for row in rows] == [("math500", "magrpo"), ("aime", "magrpo")]
+    assert [row["diff"] for row in rows] == [pytest.approx(25.0), pytest.approx(100 * 1.25 / 3)]
+    assert "Controls, on which nothing is tested: gsm8k, cmath." in list_notes(long_cells)
+
+
 def test_costs_are_the_mean_ledger_of_a_run(make_run):
     make_run("c3", 0, [1], [[1, 0]])
     rows = list_costs(load_setting())

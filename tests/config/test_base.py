@@ -160,7 +160,8 @@ def test_the_papers_runs_are_every_team_and_method_of_every_model():
     methods = ("c3", "magrpo", "mappo", "no_loo", "no_replay")
     expected = {f"{run}_{team}_{method}" for run in runs for team in ("duo", "trio") for method in methods}
     assert {name_config(path) for path in PAPER} == expected
-    assert {name_config(path) for path in (CONFIGS / "paper" / "long").glob("*.yaml")} == expected
+    deeper = {f"maths_qwen3_4b_{team}_{method}" for team in ("chain5", "chain10", "branch") for method in methods[:2]}
+    assert {name_config(path) for path in (CONFIGS / "paper" / "long").glob("*.yaml")} == expected | deeper
 
 
 @pytest.mark.parametrize("path", PAPER, ids=name_config)
@@ -190,10 +191,14 @@ def test_a_run_of_the_paper_has_the_settings_that_its_name_and_the_paper_say(pat
 
 
 @pytest.mark.parametrize("path", PAPER, ids=name_config)
-def test_a_long_run_differs_in_the_cap_alone(path):
+def test_a_long_run_differs_in_the_cap_and_in_what_mathematics_is_measured_on(path):
     short, long = load_config(path), load_config(path.parent / "long" / path.name)
     caps = {f"protocol.turns.{turn}.max_tokens": 2048 for turn in range(len(short.protocol.turns))}
-    assert long == load_config(path, caps) != short
+    suites = ["minerva_math", "amc23", "aime24", "aime25", "gsm8k", "cmath"]
+    measured = {"evaluation.samples": 4, "evaluation.suites": long.model_dump()["evaluation"]["suites"]}
+    is_maths = path.name.startswith("maths")
+    assert [suite.name for suite in long.evaluation.suites] == (suites if is_maths else ["mbppplus"])
+    assert long == load_config(path, caps | measured if is_maths else caps) != short
 
 
 def test_a_run_of_the_paper_is_found_by_its_name():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,10 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from c3jax.config.credit import make_plan
 from c3jax.config.file import load_config
+from c3jax.config.run import slots_in
+from c3jax.credit.plans import count_calls
+from c3jax.run.jobs import Job, run_jobs
 from launch import paper
 
 ROOT = Path(__file__).resolve().parents[2]
+LONG = paper.CONFIGS / "long"
 # In place of `python -m c3jax.cli`: notes its words, and leaves what a training run or an evaluation leaves.
 STAND_IN = """
 import json, os, sys, time
@@ -121,13 +127,26 @@ def test_a_request_to_stop_reaches_the_run(tmp_path):
         assert process.wait(30) == 75
 
 
+def test_commands_in_this_process_stop_at_a_signal_and_one_that_fails_is_named():
+    called = []
+
+    def call(words: list[str]) -> int:
+        called.append(words[0])
+        if words[0] == "c":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 2 if words[0] == "b" else 0
+
+    outcome = run_jobs([Job(name, [[name]]) for name in "abcd"], lambda line: None, call=call)
+    assert outcome == (["b (exit status 2)"], 75) and called == ["a", "b", "c"]
+
+
 def test_the_whole_matrix_and_the_long_one(run_matrix, capsys):
     assert run_matrix("--dry-run", "--seeds", "0") == (0, [])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 + 30 * 2 + 1 and lines[-1] == "c3jax table runs/paper"
     assert run_matrix("--dry-run", "--long", "--seeds", "0,1,2,3,4")[0] == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 + 30 * 2 * 5 + 1 and "configs/paper/long/" in lines[0]
+    assert len(lines) == (6 + 3) + (30 + 6) * 2 * 5 + 1 and "configs/paper/long/" in lines[0]
     assert lines[-1] == "c3jax table runs/paper/long --configs paper/long"
 
 
@@ -140,6 +159,51 @@ def test_a_tiny_cell_is_its_method_on_the_quickstarts_policy_and_task(tmp_path, 
     assert (config.model, config.protocol, config.task.kind) == (twin.model, twin.protocol, "arithmetic")
     assert (config.credit.method, config.credit.fan_out) == (full.credit.method, full.credit.fan_out)
     assert config.steps <= 4 and config.imitation is not None and config.imitation.updates <= 20
+
+
+@pytest.mark.parametrize("team", ["chain5", "chain10", "branch"])
+@pytest.mark.parametrize("method", ["c3", "magrpo"])
+def test_a_tiny_cell_of_many_roles_reads_what_its_roles_read(tmp_path, team, method):
+    (cell,) = [cell for cell in paper.list_cells(LONG) if cell.name == f"maths_qwen3_4b_{team}_{method}"]
+    config, full = load_config(paper.write_tiny(tmp_path, cell)), load_config(cell.config)
+    assert config.credit == full.credit and config.task.kind == "arithmetic"
+    reads = [[(turn.role, slots_in(turn.user)) for turn in each.protocol.turns] for each in (config, full)]
+    assert reads[0] == reads[1]
+
+
+@pytest.mark.parametrize("team", ["chain5", "chain10", "branch", "duo", "trio"])
+def test_a_context_holds_a_roles_ancestors_and_their_ancestors(team):
+    turns = load_config(LONG / f"maths_qwen3_4b_{team}_c3.yaml").protocol.turns
+    reads = {turn.name: set(slots_in(turn.user)) for turn in turns}
+    assert all(reads[name] <= read for read in reads.values() for name in read - {"question"})
+    names = [turn.name for turn in turns]
+    if team == "branch":
+        reads_of_integrator = {"question", "planner", "solver_a", "solver_b"}
+        assert [*reads.values()] == [{"question"}, *[{"question", "planner"}] * 2, reads_of_integrator]
+    else:
+        assert [*reads.values()] == [{"question", *names[:index]} for index in range(len(names))]
+
+
+@pytest.mark.parametrize(("team", "calls"), [("chain5", 10), ("chain10", 20), ("branch", 8)])
+def test_methods_of_many_roles_cost_the_same_calls(team, calls):
+    configs = [load_config(LONG / f"maths_qwen3_4b_{team}_{method}.yaml") for method in ("c3", "magrpo")]
+    plans = [make_plan(config.credit, len(config.protocol.turns)) for config in configs]
+    assert [count_calls(plan) for plan in plans] == [config.credit.budget for config in configs] == [calls] * 2
+
+
+def test_samples_hold_the_sampling_error_of_a_suite_to_about_a_point_and_a_half():
+    """sqrt(p (1 - p) / (N k)), with the authors' accuracies before training; AIME's two sets are one suite of 60."""
+    evaluation = load_config(LONG / "maths_qwen3_4b_duo_c3.yaml").evaluation
+    samples = {suite.name: suite.samples or evaluation.samples for suite in evaluation.suites}
+    samples["math500"] = evaluation.samples
+    known = {"math500": (500, 0.89), "minerva_math": (272, 0.64), "amc23": (40, 0.75), "aime24": (60, 0.30)}
+    errors = {name: 100 * math.sqrt(p * (1 - p) / (n * samples[name])) for name, (n, p) in known.items()}
+    assert {name: round(error, 1) for name, error in errors.items()} == {
+        "math500": 0.7, "minerva_math": 1.5, "amc23": 1.7, "aime24": 1.5
+    }  # fmt: skip
+    assert samples["aime25"] == samples["aime24"] and {samples["gsm8k"], samples["cmath"]} == {4}
+    caps = {turn.max_tokens for turn in load_config(LONG / "maths_qwen3_4b_chain10_c3.yaml").protocol.turns}
+    assert caps == {2048}
 
 
 def test_what_cannot_be_asked_for_is_said(run_matrix, capsys):

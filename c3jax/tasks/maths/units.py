@@ -118,8 +118,10 @@ def _split_magnitude(unit: str) -> tuple[str, str] | None:
 
 
 def _find_counted(question: str) -> set[str]:
-    """The words that a question counts in: "how many more dozen eggs", 多少元."""
-    counted = re.findall(r"how (?:many|much) ((?:[a-z]+ ?){1,3})", question.lower())
+    """The words that a question counts in: "how many more dozen eggs", "how many 'down votes'", 多少元."""
+    text = re.sub("[\"'‘’“”]", "", question.lower())
+    counted = re.findall(r"how (?:many|much) ((?:[a-z]+ ?){1,3})", text)
+    counted += re.findall(r"\b[0-9]{2,} (quarters)\b", text)  # coins: nobody writes so many as a fraction
     nouns = {word.removesuffix("s") for phrase in counted for word in phrase.split()}
     return nouns | {
         found[:end] for found in re.findall("(?:多少|几)([\u4e00-\u9fff]{1,3})", question) for end in (1, 2, 3)
