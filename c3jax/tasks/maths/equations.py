@@ -113,6 +113,6 @@ def read_named(text: str) -> list[dict[str, str]] | None:
 
 
 def order_names(text: str, names: Collection[str], question: str) -> list[str]:
-    """The order of names in a tuple: that of the question, or of the text, if it has a tuple of them; the alphabet's."""
+    """The order of names in a tuple: as a tuple of the question or of the text has them; else the alphabet's."""
     tuples = [latex.split_top(found, ",") for found in re.findall(r"\(([^()]*)\)", f"{latex.tidy(question)} {text}")]
     return next((order for order in tuples if sorted(order) == sorted(names)), sorted(names))
