@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import c3jax
 from c3jax.commands import calls, terminal
@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 failed, 2 the user can mend it, 130 stopped by
     Ctrl-C, 75 by SIGTERM, 3 by an alarm of its config: what was stopped goes on when it is started again.
     """
+    # XLA would warn of a compile of two minutes in six lines, in the midst of ours about it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _make_parser()
     warnings.showwarning = _print_warning
@@ -76,8 +78,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose complaints are broken between words, as all others are; subcommands' parsers are of its class."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        terminal.complain(message)
+        sys.exit(2)
+
+
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="c3jax",
         description="Train teams of language models with a credit of its own for each message.",
         allow_abbrev=False,

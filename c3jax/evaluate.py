@@ -6,7 +6,10 @@ import functools
 import hashlib
 import json
 import math
+import os
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -355,7 +358,9 @@ def print_summary(console: Console, run: Path, report: Path | None) -> None:
     if report is not None:
         console.print(f"Report: {report}", soft_wrap=True, markup=False)
     console.print(f"Trees: {run}/rollouts   figures: {run}/metrics.jsonl", soft_wrap=True, markup=False)
-    console.print(f'Next: c3jax ask {shlex.quote(str(run))} "..."', soft_wrap=True, markup=False)
+    called = Path(sys.argv[0])  # a launcher's c3jax is not on the PATH
+    name = os.path.relpath(called) if called.name == "c3jax" and shutil.which("c3jax") is None else "c3jax"
+    console.print(f'Next: {shlex.join([name, "ask", str(run)])} "..."', soft_wrap=True, markup=False)
 
 
 def _format_accuracy(result: dict[str, Any]) -> str:

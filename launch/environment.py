@@ -8,9 +8,11 @@ launch leaves is made anew.
 
 import fcntl
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import tomllib
 import venv
 from pathlib import Path
@@ -42,7 +44,7 @@ def main(folder: Path, extras: set[str]) -> None:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("c3jax: waiting for another launch that installs into the same environment", file=sys.stderr)
+            say("waiting for another launch that installs into the same environment")
             fcntl.flock(log, fcntl.LOCK_EX)
         present = read_extras(folder, made_from)  # the other launch may have done it
         if not extras <= present:
@@ -61,7 +63,7 @@ def read_extras(folder: Path, made_from: list[str]) -> set[str]:
 
 def install(folder: Path, extras: set[str], log: IO[str]) -> set[str]:
     """Install the extras and return those that could be."""
-    print(f"c3jax: installing into {folder} (minutes the first time; progress is in {log.name})", file=sys.stderr)
+    say(f"installing into {folder} (minutes the first time; progress is in {log.name})")
     stamp = folder / "c3jax-stamp"
     if not (folder / LIBRARY).is_dir() or (stamp.is_file() and not stamp.read_text()):
         venv.create(folder, clear=True, symlinks=True)
@@ -80,15 +82,24 @@ def install(folder: Path, extras: set[str], log: IO[str]) -> set[str]:
         errors = [line for line in Path(log.name).read_text(errors="replace").splitlines() if "ERROR" in line]
         fail(f"the packages could not be installed: {errors[-1] if errors else 'it ended early'} (more in {log.name})")
     if "torch" in extras and not (run_pip(*TORCH) and run_pip(*PEFT)):
-        print(f"c3jax: PyTorch cannot be had here ({log.name} says why): what needs it is left out", file=sys.stderr)
+        say(f"PyTorch cannot be had here ({log.name} says why): what needs it is left out")
         return extras - {"torch"}
     return extras
 
 
 def fail(sentence: str) -> NoReturn:
     """End with one sentence."""
-    print(f"c3jax: {sentence}.", file=sys.stderr)
+    say(f"{sentence}.")
     sys.exit(2)
+
+
+def say(sentence: str) -> None:
+    """Print a sentence to standard error, broken between words for a terminal."""
+    sentence = f"c3jax: {sentence}"
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        sentence = textwrap.fill(sentence, width, break_long_words=False, break_on_hyphens=False)
+    print(sentence, file=sys.stderr)
 
 
 if __name__ == "__main__":

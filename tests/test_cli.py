@@ -194,7 +194,8 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
         main(words)
     assert stop.value.code == 2
     shown = capsys.readouterr()
-    assert shown.out == "" and shown.err.startswith("usage: c3jax") and message in shown.err
+    assert shown.out == "" and shown.err.startswith("usage: c3jax")
+    assert shown.err.rpartition("\nc3jax: ")[2].count("\n") == 1 and message in shown.err
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -275,11 +276,13 @@ def test_what_the_user_can_mend_is_one_sentence(capsys, config, tmp_path, words,
 # A run from the command line
 
 
-def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path):
+def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path, monkeypatch):
     words = ["train", "--run-dir", "out", "--steps", "2", config]
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "bin" / "c3jax")])
+    monkeypatch.setenv("PATH", "/nowhere")  # as a launcher has it, which takes the program by its path
     assert main(words) == 0
     shown = capsys.readouterr().out
-    assert "held-out accuracy" in shown and "Next: c3jax ask out" in shown
+    assert "held-out accuracy" in shown and 'Next: bin/c3jax ask out "..."' in shown
     assert max(map(len, shown.splitlines())) <= 80
     manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
     assert manifest["command"] == ["c3jax", *words]

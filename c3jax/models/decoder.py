@@ -9,6 +9,7 @@ Dimension key beside types.py: F rotary frequency
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -275,8 +276,12 @@ def make_decoder(spec: DecoderSpec, key: jax.Array) -> tuple[nnx.GraphDef, Param
     return graphdef, nnx.to_pure_dict(params)
 
 
+@functools.cache
 def define_decoder(spec: DecoderSpec) -> tuple[nnx.GraphDef, Params]:
-    """As make_decoder, but with the shapes of the parameters instead of arrays: nothing is allocated."""
+    """As make_decoder, but with the shapes of the parameters instead of arrays: nothing is allocated.
+
+    The shapes are not to be written to: a set-up asks for them seven times, and making them takes a third of a second.
+    """
     abstract = nnx.eval_shape(lambda: Decoder(spec, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(abstract, nnx.Param)
     return graphdef, nnx.to_pure_dict(params)

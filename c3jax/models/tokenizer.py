@@ -267,12 +267,13 @@ def _strip_prefix(fast: PreTrainedTokenizerFast) -> tokenizers.Tokenizer | None:
     import tokenizers
 
     whole = json.loads(fast.backend_tokenizer.to_str())
-    bare = copy.deepcopy(whole)
-    for step in [*_list_steps(bare["normalizer"]), *_list_steps(bare["pre_tokenizer"])]:
+    parts = {name: whole[name] for name in ("normalizer", "pre_tokenizer")}  # the vocabulary is large
+    bare = copy.deepcopy(parts)
+    for step in [step for part in bare.values() for step in _list_steps(part)]:
         step |= {name: value for name, value in _NO_PREFIX.items() if name in step}
-    if bare == whole:
+    if bare == parts:
         return None
-    stripped = tokenizers.Tokenizer.from_str(json.dumps(bare))
+    stripped = tokenizers.Tokenizer.from_str(json.dumps(whole | bare))
     stripped.no_truncation()
     stripped.no_padding()
     stripped.encode_special_tokens = True

@@ -9,7 +9,7 @@ contradict.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from c3jax.tasks.maths import equations, formula, latex, regions, units, words
 
@@ -123,18 +123,22 @@ def _match_regions(expected: str, answer: str, question: str) -> bool | None:
 
 
 def _match_named(expected: str, answer: str, question: str) -> bool | None:
-    """Compare x = 3, y = -2 with the same in another order, or with the tuple of the names in alphabetical order."""
+    """Compare x = 3, y = -2 and (y, x) = (-2, 3) with each other, or with tuples, in the order of the question."""
     wanted, given = equations.read_named(expected), equations.read_named(answer)
-    if wanted is None and given is None:
-        return None
-    if wanted is not None and given is not None:
-        return wanted.keys() == given.keys() and all(is_equal(wanted[name], given[name], question) for name in wanted)
-    enclosed = latex.split_enclosed(expected if wanted is None else answer)
-    if enclosed is None or enclosed.left == r"\{":
-        return None
-    ordered = [value for _, value in sorted((wanted or given or {}).items())]
-    sides = (enclosed.parts, ordered) if wanted is None else (ordered, enclosed.parts)
-    return _is_sequence_equal(sides[0], sides[1], question)
+    named = wanted or given
+    if named is None or (wanted and given and wanted[0].keys() != given[0].keys()):
+        return None if named is None else False
+    order = equations.order_names(answer if given else expected, named[0], question)
+    sides = []
+    for text, named in ((expected, wanted), (answer, given)):
+        if named is None and not all(part.startswith("(") for part in latex.split_top(text, ",")):
+            return None  # a set, an interval
+        sides.append(text if named is None else ", ".join(_write_tuple(values, order) for values in named))
+    return is_equal(sides[0], sides[1], question)
+
+
+def _write_tuple(values: Mapping[str, str], order: Sequence[str]) -> str:
+    return f"({', '.join(values[name].removeprefix('+') for name in order)})"
 
 
 def _is_sequence_equal(expected: Sequence[str], answer: Sequence[str], question: str) -> bool:
@@ -280,11 +284,11 @@ def _match_relations(expected: str, answer: str, question: str) -> bool | None:
 _RULES = (
     _match_sayings,
     _match_options,
+    _match_named,
     _match_equations,
     _match_numbers,
     _match_units,
     _match_regions,
-    _match_named,
     _match_lists,
     _match_enclosed,
     _match_matrices,

@@ -3,6 +3,7 @@ r"""Answers with an equality sign: a value and its name, x = 5, several sides th
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ _NAME = re.compile(
     rf"(?:{_WORDS} ?)?(?:{_FUNCTION}|{_POINTS}|{_TUPLE}|{_DERIVATIVE}|[A-Za-z][a-z]{{3,}}(?: [a-z]+)*|{formula.NAME}'*)"
     rf"|{_WORDS} ?\([A-Z]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
 )
+_MATRIX_NAME = re.compile(r"[A-Z] ?\^ ?(?:\{ ?(?:-1|T) ?\}|T)")  # the inverse, or transposed
 _ASKED = re.compile(
     r"(?i)(?:find|compute|evaluate|determine|calculate|what is|value of)(?: the)?(?: [a-z]+ of)? ?\$([^$]+)\$"
 )
@@ -48,7 +50,8 @@ def read_equation(text: str, question: str) -> Equation | None:
     name = None
     if sum(map(len, chains)) > 1:
         for chain, index in ((chains[0], 0), (chains[-1], -1)):
-            is_name = _NAME.fullmatch(chain[index]) and not words.DENIAL.search(chain[index])
+            is_name = _NAME.fullmatch(chain[index]) or (r"\begin" in text and _MATRIX_NAME.fullmatch(chain[index]))
+            is_name = is_name and not words.DENIAL.search(chain[index])
             if name is None and (is_name or _squeeze(chain[index]) in asked):
                 name = _squeeze(chain.pop(index))
     return Equation(name, tuple(tuple(chain) for chain in chains if chain))
@@ -93,10 +96,23 @@ def _read_relation(text: str) -> _Relation | None:
     return _Relation({">": "<", r"\ge": r"\le"}.get(sign, sign), f"({left})-({right})")
 
 
-def read_named(text: str) -> dict[str, str] | None:
-    """Read x = 3, y = -2: values of several names; None for any other text, a name that is given twice included."""
+def read_named(text: str) -> list[dict[str, str]] | None:
+    """Read x = 3, y = -2, and (x, y) = (3, -2): values of several names, once or more often; None for others."""
+    sides = latex.split_top(text, "=")
+    if len(sides) == 2 and re.fullmatch(_TUPLE, sides[0]):
+        names, values = latex.split_top(sides[0][1:-1], ","), latex.split_enclosed(sides[1])
+        if values is None or (values.left, values.right, len(values.parts)) != ("(", ")", len(set(names))):
+            return None
+        return [dict(zip(names, values.parts, strict=True))]
     parts = [latex.split_top(part, "=") for part in latex.split_top(text, ",")]
     if len(parts) < 2 or any(len(sides) != 2 or not re.fullmatch(formula.NAME, sides[0]) for sides in parts):
         return None
-    named = dict(parts)
-    return named if len(named) == len(parts) else None
+    count = len({name for name, _ in parts})
+    named = [dict(parts[start : start + count]) for start in range(0, len(parts), count)]
+    return named if count > 1 and all(len(values) == count for values in named) else None
+
+
+def order_names(text: str, names: Collection[str], question: str) -> list[str]:
+    """The order of names in a tuple: as a tuple of the question or of the text has them; else the alphabet's."""
+    tuples = [latex.split_top(found, ",") for found in re.findall(r"\(([^()]*)\)", f"{latex.tidy(question)} {text}")]
+    return next((order for order in tuples if sorted(order) == sorted(names)), sorted(names))

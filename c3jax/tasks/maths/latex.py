@@ -74,6 +74,17 @@ _LEAD = (
     r"(?i:(?:the )?(?:final |correct )?answer(?: is)? ?:?|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is"
     r"|(?:所以|故|因此)?答案?(?:是|为| ?:))"
 )
+# What says that a number follows: 一共有 6 人, there are 6 people.
+_LEAD_OF_NUMBER = (
+    r"(?:(?:[一总]?共|共?计|合计|还?剩下?|结果|等于|还?有|是|为|得|需?要|花了?)+ ?:?|(?i:(?:there (?:is|are)|equals|is)"
+    r"(?: (?:a|in) total(?: of)?)?|(?:(?:a|the|in) )?total(?: of| is)? ?:?))"
+)
+_LEADS = re.compile(
+    "|".join(
+        rf"^(?:\\text ?\{{ ?{lead} ?\}}|{lead}) ?(?={rest})"
+        for lead, rest in ((_LEAD, "."), (_LEAD_OF_NUMBER, r"-?[0-9\\(零一二三四五六七八九十两]"))
+    )
+)
 # What is written in several ways, before the commands are spelled plainly and after it.
 _BEFORE = (
     (r"\\\\ ?\[ ?-?[0-9.]+ ?[a-z]{2} ?\]", r"\\\\ "),  # the end of a matrix's row, with some space
@@ -107,7 +118,6 @@ _AFTER = (
     (r"(?<![A-Za-z\\])(sin|cos|tan|log|ln|exp|sqrt)(?![A-Za-z])", r"\\\1 "),
     (r"^[\"“`](.*)[\"”`]$", r"\1"),
     (r"^\*\*(.*)\*\*$", r"\1"),
-    (rf"^(?:\\text\{{ ?{_LEAD} ?\}}|{_LEAD}) ?(?=.)", ""),
     (r"^(?:=|\\approx) ?(?=.)", ""),
     (r"\\text\{([^{}]*)\} ?\\text\{", r"\\text{\1 "),
 )
@@ -127,7 +137,7 @@ def tidy(text: str) -> str:
     rows = text.split(r"\\")  # between the rows of a matrix; a command must not begin with its second stroke
     rows = [_COMMAND.sub(_write_command, _SPACING.sub(_space, row)) for row in rows]
     text = strip_braces(re.sub(r"\s+", " ", _take_off_dollars(r"\\".join(rows))).strip())
-    text = words.to_digits(text)
+    text = words.to_digits(_LEADS.sub("", text))
     for pattern, plain in _AFTER:
         text = re.sub(pattern, plain, text)
     text = _DIGIT_ARGUMENT.sub(lambda found: f"{found[1] or found[3]}{{{found[2] or found[4]}}}", text)

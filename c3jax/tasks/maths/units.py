@@ -188,10 +188,14 @@ def convert(measure: Measure, unit: str) -> str | None:
 
 
 def contradicts(measure: Measure, question: str) -> bool:
-    """Whether a question counts in a unit, "how many dollars", and the measure is in another one."""
-    asked = re.search("how many ([a-z]{4,})|(?:多少|几)([\u4e00-\u9fff]{1,3})", question.lower())
-    wanted, given = (_parse(asked[1] or asked[2]), _parse(measure.unit)) if asked else ({}, {})
-    return bool(wanted and given) and wanted != given and "unit" not in given
+    """Whether a question counts in units, "how many dollars", 几天, and the measure is in none of them."""
+    wanted = [_parse(word) for word in re.findall("how many ([a-z]{4,})", question.lower())]
+    wanted += [
+        next(filter(None, (_parse(found[:end]) for end in (3, 2, 1))), {})
+        for found in re.findall("(?:多少|几)(?!时间|分之)([\u4e00-\u9fff]{1,3})", question)
+    ]
+    given = _parse(measure.unit)
+    return bool(given) and any(wanted) and given not in wanted and "unit" not in given
 
 
 _SCALES = re.compile(r"(?i)\b(?:degrees? |deg ?)?(celsius|fahrenheit)\b|\b(?:degrees? |deg )(c|f)\b")
