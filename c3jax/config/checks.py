@@ -116,6 +116,15 @@ def _check_batches(config: RunConfig) -> None:
     size = config.rollout_problems
     if size is not None and config.problems % size:
         raise ConfigError(f"rollout_problems: expected a divisor of problems ({config.problems}), got {size}")
+    if config.async_steps and config.credit.fan_out == "auto":
+        raise ConfigError(
+            "async_steps: expected 0 where credit.fan_out is auto, chosen by the returns of the step before, got 1"
+        )
+    if config.async_steps and find_loss(config.learner.loss.kind).formula == "reinforce":
+        raise ConfigError(
+            f"async_steps: expected 0 for the loss {config.learner.loss.kind}, which has no ratio that corrects for"
+            " older weights, got 1"
+        )
     names = ["heldout", *(suite.name for suite in config.evaluation.suites)]
     for index, name in enumerate(names[1:]):
         if name in names[: index + 1]:
