@@ -22,7 +22,7 @@ from rich.text import Text
 
 from c3jax import processes
 from c3jax.analysis.statistics import Interval, compute_bootstrap_interval, compute_wilson_interval
-from c3jax.config.run import Sampling, SuiteSection
+from c3jax.config.run import RunConfig, Sampling, SuiteSection
 from c3jax.models.policy import Weights
 from c3jax.models.sharding import count_parts
 from c3jax.rewards import Evaluator
@@ -366,3 +366,26 @@ def print_summary(console: Console, run: Path, report: Path | None) -> None:
 def _format_accuracy(result: dict[str, Any]) -> str:
     interval = f"{result['low']:.3f}-{result['high']:.3f}" if result["problems"] > 1 else "n = 1"
     return f"{result['accuracy']:.3f}  ({interval})"
+
+
+def find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float | None:
+    """The value of the rule that keeps the best checkpoint: of this step, or of the newest evaluation.
+
+    Args:
+      config: of the run.
+      run: its directory.
+      row: the step's figures.
+
+    Returns:
+      The value; None where there is no such rule, or in a process that is not the run's first.
+    """
+    name = config.checkpoint.best
+    if not processes.is_first():
+        return None
+    if name is None or name in row:
+        return row[name] if name else None
+    rows = [past[name] for past in read_metrics(run) if name in past]
+    if rows:
+        return rows[-1]
+    before = load_results(run / "eval" / "before.json")["results"]
+    return next(result["accuracy"] for result in before if f"{result['profile']}_accuracy" == name)

@@ -18,11 +18,20 @@ from rich.console import Console
 from c3jax import evaluate, processes
 from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig, uses_reference
-from c3jax.credit.plans import Branch, Plan
+from c3jax.credit.plans import Branch, Plan, list_branches
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import choose_fan_out
-from c3jax.learner.figures import count_turns, describe_credit, describe_sets, describe_turns, describe_verdicts
+from c3jax.learner.figures import (
+    TurnCounts,
+    count_turns,
+    describe_cost,
+    describe_credit,
+    describe_sets,
+    describe_state,
+    describe_turns,
+    describe_verdicts,
+)
 from c3jax.learner.state import TrainState, pack_state, unpack_state
 from c3jax.models import sharding
 from c3jax.models.policy import Weights
@@ -30,12 +39,12 @@ from c3jax.report.page import save_run_report
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
 from c3jax.rollout.acting import Acting, Start, count_answers, describe_observed, draw_trees
-from c3jax.rollout.branches import PlanDraws, draw_plan, join_credited
+from c3jax.rollout.branches import PlanDraws, collect_verdicts, draw_plan, join_credited
 from c3jax.rollout.collect import fetch_messages
 from c3jax.run import records
-from c3jax.run.alarms import Watch
+from c3jax.run.alarms import Watch, describe_bad
 from c3jax.run.checkpoint import CheckpointStore
-from c3jax.run.directory import open_run_dir, record_start
+from c3jax.run.directory import describe_extension, open_run_dir, record_start
 from c3jax.run.interrupt import catch_signals
 from c3jax.run.metrics import Progress, announce, read_metrics
 from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
@@ -68,6 +77,18 @@ class _Compiled(NamedTuple):
     evaluations: tuple[Callable[..., evaluate.Result], ...]
     evaluator: Evaluator
     acting: Acting | None
+
+
+class _Begun(NamedTuple):
+    """A step of which the device draws the first trees."""
+
+    step: int
+    plan: Plan
+    indices: list[int]  # of its problems
+    draw: Callable[..., tuple[Rollout, tree.RolloutCounts]]  # of trained weights, and then as DrawBranch
+    first: tuple[Rollout, tree.RolloutCounts]
+    answered: int  # calls of environments in it
+    seconds: float
 
 
 class _Open(NamedTuple):
@@ -119,7 +140,7 @@ def train(
         run_dir = stack.enter_context(opening)
         interrupts.is_gentle = True
         if run_dir.extended is not None:
-            console.print(_describe_extension(config, run_dir.extended), soft_wrap=True, highlight=False)
+            console.print(describe_extension(config, run_dir.extended), soft_wrap=True, highlight=False)
         run = run_dir.path
         assert setup.memory is not None  # it is one to train
         print_fit(setup.memory, console)
@@ -157,11 +178,14 @@ def _take_steps(
     """The steps that are left, each written, shown and now and then saved. Gives the last state and an exit code."""
     config, run = setup.config, opened.path
     reference = _find_reference(setup, opened.store, state, first)
+    begun: _Begun | None = None
     with Progress(opened.console, config.steps, first) as progress:
         for step in range(first, config.steps):
-            fan_out = choose_fan_out(config.credit, setup.plans, state.adaptive, step, fan_out)
-            plan = make_plan(config.credit, len(setup.plans), fan_out)
-            state, row = _run_step(setup, compiled, state, plan, reference, step, run)
+            if begun is None:
+                fan_out = choose_fan_out(config.credit, setup.plans, state.adaptive, step, fan_out)
+                plan = make_plan(config.credit, len(setup.plans), fan_out)
+                begun = _begin_step(setup, compiled, state.sampler_params, plan, step)
+            state, row, begun = _run_step(setup, compiled, state, begun, reference, run)
             done = step + 1
             if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
                 row |= _evaluate(setup, compiled, state, run / "eval" / f"step-{done}.json", done)
@@ -169,52 +193,67 @@ def _take_steps(
             opened.write(step, row)
             progress.show(step, row)
             if max(row["bad_in_row"], row.get("critic_bad_in_row", 0)) >= config.learner.max_bad_updates:
-                opened.console.print(_describe_bad(row, done, run), style="red", soft_wrap=True)
+                opened.console.print(describe_bad(row, done, run), style="red", soft_wrap=True)
                 return state, FAILED
             code = opened.ask_to_stop(opened.watch.code)
             if done == config.steps or code or done % config.checkpoint.every == 0:
-                opened.store.save(done, pack_state(state, fan_out), _find_best_value(config, run, row))
+                opened.store.save(done, pack_state(state, fan_out), evaluate.find_best_value(config, run, row))
             if code and done < config.steps:
                 opened.console.print(f"stopped after step {done}; the same command resumes it", highlight=False)
                 return state, code
     return state, DONE
 
 
-def _run_step(
-    setup: Setup,
-    compiled: _Compiled,
-    state: TrainState,
-    plan: Plan,
-    reference: Params | None,
-    step: int,
-    run: Path,
-) -> tuple[TrainState, dict[str, Any]]:
-    """One step: trees, evaluator calls, credit and update. Returns the next state and the metrics row."""
+def _begin_step(setup: Setup, compiled: _Compiled, params: Params, plan: Plan, step: int) -> _Begun:
+    """Choose a step's problems and begin to draw their first trees; what the device does is not waited for."""
     began, config = time.perf_counter(), setup.config
-    sample_tree, update, evaluator = compiled.sample_tree, compiled.update, compiled.evaluator
     indices = choose_problems(setup, step)
+    problems, slots = [setup.train.problems[index] for index in indices], choose_slots(setup, setup.train, indices)
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
-    calls_before, answered_before = evaluator.calls, count_answers(compiled.acting)
-    weights, slots = Weights(state.params, setup.weights.frozen), choose_slots(setup, setup.train, indices)
+    answered_before = count_answers(compiled.acting)
 
-    def draw(numbers: list[int], branch: Branch, given: tuple[Messages, ...]) -> tuple[Rollout, tree.RolloutCounts]:
+    def draw(
+        params: Params, numbers: list[int], branch: Branch, given: tuple[Messages, ...]
+    ) -> tuple[Rollout, tree.RolloutCounts]:
         question, problem_P = make_questions(setup, setup.train, [indices[number] for number in numbers], slots)
         asked = ([problems[number] for number in numbers], question, key, problem_P, branch.fan_out)
-        return draw_trees(sample_tree, compiled.acting, weights, *asked, Start(given, branch.first))
+        weights = Weights(params, setup.weights.frozen)
+        return draw_trees(compiled.sample_tree, compiled.acting, weights, *asked, Start(given, branch.first))
 
-    problems = [setup.train.problems[index] for index in indices]
+    first = draw(params, list(range(config.rollout_problems or config.problems)), list_branches(plan)[0], ())
+    answered = count_answers(compiled.acting) - answered_before
+    return _Begun(step, plan, indices, draw, first, answered, time.perf_counter() - began)
+
+
+def _run_step(
+    setup: Setup, compiled: _Compiled, state: TrainState, begun: _Begun, reference: Params | None, run: Path
+) -> tuple[TrainState, dict[str, Any], _Begun | None]:
+    """One step: trees, evaluator calls, credit and update. Returns the next state, the metrics row and, where trees are
+    drawn a step ahead, the next step's.
+    """
+    began, config, evaluator = time.perf_counter(), setup.config, compiled.evaluator
+    step, plan, mesh = begun.step, begun.plan, setup.mesh
+    calls_before, answered_before = evaluator.calls, count_answers(compiled.acting)
+    problems = [setup.train.problems[index] for index in begun.indices]
+    draw = functools.partial(begun.draw, state.sampler_params)
     decode = functools.partial(decode_messages, setup.tokenizer)
     size = config.rollout_problems or config.problems
-    drawn = draw_plan(draw, plan, problems, size, decode, evaluator, setup.mesh, compiled.null)
+    asked = draw_plan(draw, plan, problems, size, decode, evaluator, mesh, compiled.null, begun.first)
+    answered, ahead = begun.answered + count_answers(compiled.acting) - answered_before, None
+    drawing_s = begun.seconds + time.perf_counter() - began - asked.waited_s
+    if config.async_steps and step + 1 < config.steps:
+        # Before the update gives up these weights: the device draws while the graders are at this step's answers.
+        ahead = _begin_step(setup, compiled, state.params, plan, step + 1)
+    drawn = collect_verdicts(plan, asked, evaluator, mesh)
     return_PL: Any = np.array([verdict.score for verdict in drawn.verdicts], np.float32).reshape(config.problems, -1)
     sampled = time.perf_counter()
-    drawing_s = sampled - began - drawn.waited_s
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
-    rollouts = tree.trim_messages(join_credited(setup.mesh, plan, drawn), config.shapes.lengths)
-    counts = count_turns(rollouts, plan, setup.mesh)
-    placed_PL = sharding.shard_problems(setup.mesh, return_PL)
-    state, credit, figures = update(state, weights.frozen, reference, rollouts, placed_PL, order_key, plan)
+    rollouts = tree.trim_messages(join_credited(mesh, plan, drawn), config.shapes.lengths)
+    counts = count_turns(rollouts, plan, mesh)
+    placed_PL = sharding.shard_problems(mesh, return_PL)
+    update, frozen = compiled.update, setup.weights.frozen
+    state, credit, figures = update(state, frozen, reference, rollouts, placed_PL, order_key, plan)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
 
@@ -222,27 +261,33 @@ def _run_step(
         made = _record_trees(setup, plan, step, problems, drawn, credit)
         if processes.is_first():
             records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
-    row |= describe_verdicts(drawn.verdicts) | _describe_cost(setup, drawn.counts)
-    row |= describe_credit(setup.plans, credit) | describe_turns(setup.plans, counts)
+    row |= _describe_step(setup, drawn, credit, counts, return_PL, begun.indices) | describe_state(state)
     if compiled.acting is not None:
         row |= describe_observed([part for calls in drawn.branches for part in calls])
-        row["environment_calls"] = sum(processes.share(count_answers(compiled.acting) - answered_before))
-    row |= describe_sets(setup.mixture.names, np.array(find_sets(setup, indices)), return_PL)
-    if any(verdict.second is not None for verdict in drawn.verdicts):
-        row["grader_disagreement"] = compute_disagreement(drawn.verdicts)
+        row["environment_calls"] = sum(processes.share(answered))
     row |= {
-        "bad_updates": int(state.bad_updates),
-        "bad_in_row": int(state.bad_in_row),
-        **_describe_critic(state),
-        "traces": sample_tree._cache_size() + update._cache_size(),
+        "traces": compiled.sample_tree._cache_size() + update._cache_size(),
         **({"fan_out": list(plan.fan_out)} if config.credit.fan_out == "auto" else {}),
+        **({"staleness": min(step, config.async_steps)} if config.async_steps else {}),
         "evaluator_calls": sum(processes.share(evaluator.calls - calls_before)),
         "seconds_rollout": drawing_s,
         "seconds_score": drawn.waited_s,
         "seconds_update": updated - sampled,
         "tokens_per_second": row["generated_tokens"] / drawing_s,
     }
-    return state, row
+    return state, row, ahead
+
+
+def _describe_step(
+    setup: Setup, drawn: PlanDraws, credit: Credit, counts: TurnCounts, return_PL: np.ndarray, indices: list[int]
+) -> dict[str, Any]:
+    """Figures of a step's trees and their credit."""
+    row = describe_verdicts(drawn.verdicts) | describe_cost(setup.plans, drawn.counts)
+    row |= describe_credit(setup.plans, credit) | describe_turns(setup.plans, counts)
+    row |= describe_sets(setup.mixture.names, np.array(find_sets(setup, indices)), return_PL)
+    if any(verdict.second is not None for verdict in drawn.verdicts):
+        row["grader_disagreement"] = compute_disagreement(drawn.verdicts)
+    return row
 
 
 def _record_trees(
@@ -259,25 +304,6 @@ def _record_trees(
     best = [best_P[own] for best_P in drawn.best]
     made = records.make_records(setup.config, plan, step, of_own, written, credit, drawn.own_verdicts, best)
     return processes.share_rows(own, made)
-
-
-def _describe_cost(setup: Setup, counts: tree.RolloutCounts) -> dict[str, float]:
-    """What the drawing of a step cost, of all messages that were drawn."""
-    messages, generated = int(counts.messages), int(counts.generated)
-    return {
-        "truncated_share": int(counts.truncated) / messages,
-        **({"hidden_share": int(counts.hidden) / messages} if any(plan.markers for plan in setup.plans) else {}),
-        "message_tokens": generated / messages,
-        "messages": messages,
-        "generated_tokens": generated,
-        "prefilled_tokens": int(counts.prefilled),
-    }
-
-
-def _describe_critic(state: TrainState) -> dict[str, int]:
-    if state.critic is None:
-        return {}
-    return {"critic_bad_updates": int(state.critic.bad_updates), "critic_bad_in_row": int(state.critic.bad_in_row)}
 
 
 def _evaluate(setup: Setup, compiled: _Compiled, state: TrainState, path: Path, step: int) -> dict[str, float]:
@@ -324,7 +350,9 @@ def _start(
     """
 
     def init(weights: Weights) -> TrainState:
-        return state_lib.init_state(setup.policy, weights, setup.plans, setup.config.credit, setup.config.learner)
+        config = setup.config
+        made = (setup.policy, weights, setup.plans, config.credit, config.learner, config.async_steps > 0)
+        return state_lib.init_state(*made)
 
     shapes = jax.eval_shape(lambda weights: pack_state(init(weights), None), setup.weights)
     found = store.restore_newest(sharding.list_shapes(setup.mesh, shapes))
@@ -355,20 +383,6 @@ def _find_reference(setup: Setup, store: CheckpointStore, state: TrainState, fir
     return store.restore_step(0, shapes, part="params")
 
 
-def _find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float | None:
-    """The value of the rule that keeps the best checkpoint: of this step, or of the newest evaluation."""
-    name = config.checkpoint.best
-    if not processes.is_first():
-        return None
-    if name is None or name in row:
-        return row[name] if name else None
-    rows = [past[name] for past in read_metrics(run) if name in past]
-    if rows:
-        return rows[-1]
-    before = evaluate.load_results(run / "eval" / "before.json")["results"]
-    return next(result["accuracy"] for result in before if f"{result['profile']}_accuracy" == name)
-
-
 def _print_problems(setup: Setup, console: Console) -> None:
     """The devices, and what of the problems is not used."""
     count, mesh = jax.device_count(), setup.mesh
@@ -378,21 +392,3 @@ def _print_problems(setup: Setup, console: Console) -> None:
     if count > (used := 1 if mesh is None else mesh.size):
         console.print(f"of the {count} devices here this run uses {used}", highlight=False)
     print_left_out(console, setup.overlap, {"training": setup.train, "held-out": setup.heldout}, setup.config.protocol)
-
-
-def _describe_extension(config: RunConfig, steps: int) -> str:
-    text = f"the run of {steps} steps goes on to step {config.steps}"
-    if config.learner.schedule == "cosine":
-        text += f"; the cosine of its rate, which ended at step {steps}, ends there now, so the rate rises again"
-    return text
-
-
-def _describe_bad(row: dict[str, Any], step: int, run: Path) -> str:
-    count, who, figures, section = row["bad_in_row"], "", "grad_norm, kl and first_ratio_deviation", "learner"
-    if row.get("critic_bad_in_row", 0) > count:
-        count, who, figures, section = row["critic_bad_in_row"], " of the critic", "critic_loss", "credit.critic"
-    return (
-        f"stopped at step {step}: {count} updates{who} in a row had a non-finite loss or gradient and were"
-        f" skipped; look at {figures} in {run / 'metrics.jsonl'}, and try a lower"
-        f" {section}.learning_rate"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -23,17 +24,22 @@ from rich.console import Console
 from c3jax import train
 from c3jax.config import file as config_file
 from c3jax.config.run import RandomModel
+from c3jax.credit.plans import make_tree
 from c3jax.evaluate import load_results
 from c3jax.learner.state import init_state, pack_state, unpack_state
 from c3jax.models.decoder import make_decoder
 from c3jax.models.huggingface import weights as hf_weights
 from c3jax.models.huggingface.families import FAMILIES
 from c3jax.models.load import describe_model, load_params
+from c3jax.models.policy import Weights
+from c3jax.models.sharding import join_problems
 from c3jax.models.spec import QKV, DecoderSpec
 from c3jax.models.tokenizer import make_word_tokenizer
+from c3jax.rollout import address
+from c3jax.rollout.collect import decode_messages
 from c3jax.run.checkpoint import list_steps, restore_step
 from c3jax.run.metrics import drop_times, read_metrics
-from c3jax.setup.team import make_setup
+from c3jax.setup.team import choose_problems, make_questions, make_setup
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 STEPS = 8
@@ -95,7 +101,8 @@ def wait_for_rows(process: subprocess.Popen, run: Path, rows: int) -> None:
 
 def describe_saved(setup):
     """Shapes of what a checkpoint of the team's run holds."""
-    sections = (setup.plans, setup.config.credit, setup.config.learner)
+    config = setup.config
+    sections = (setup.plans, config.credit, config.learner, config.async_steps > 0)
     return jax.eval_shape(lambda weights: pack_state(init_state(setup.policy, weights, *sections), None), setup.weights)
 
 
@@ -385,6 +392,58 @@ def test_roles_with_weights_of_their_own_go_on_as_if_never_stopped(cache, tmp_pa
     assert set(state.params) == {"reasoner", "actor"}
     embeddings = [part["embedding"] for part in state.params.values()]
     assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-4
+
+
+def learn_behind(setup, sample_tree, update):
+    """The last weights, and figures of each step, where trees are drawn by the weights before the update before."""
+    config = setup.config
+    copy = functools.partial(jax.tree.map, lambda leaf: leaf.copy())  # an update gives up what it is given
+    state = init_state(setup.policy, setup.weights, setup.plans, config.credit, config.learner, is_behind=True)
+    held, figures = [copy(state.params)], []
+    for step in range(config.steps):
+        key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
+        order = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
+        indices, older, parts = choose_problems(setup, step), Weights(held[max(0, step - 1)], {}), []
+        for first in range(0, config.problems, config.rollout_problems):
+            question, problem_P = make_questions(setup, setup.train, indices[first : first + config.rollout_problems])
+            parts.append(sample_tree(older, question, key, problem_P, config.credit.fan_out)[0])
+        rollout = join_problems(None, parts)
+        answers = decode_messages(setup.tokenizer, rollout.turns[-1])
+        asked = [setup.train.problems[index] for index in indices for _ in range(config.credit.budget)]
+        scores = [setup.task.grade(*pair).score for pair in zip(asked, answers, strict=True)]
+        return_PL = np.array(scores, np.float32).reshape(config.problems, -1)
+        plan = make_tree(config.credit.fan_out)
+        state, _, found = update(state._replace(behind=copy(held[0])), {}, None, (rollout,), return_PL, order, plan)
+        held.append(copy(state.params))
+        figures.append({name: float(value) for name, value in found.items()})
+    return held[-1], figures
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_trees_a_step_behind_are_that_schedule_and_go_on_as_if_never_stopped(tmp_path, monkeypatch):
+    config = load_short({"async_steps": 1, "rollout_problems": 2, "imitation": None, "learner.kl.coefficient": 0.0})
+    setup = make_setup(config)
+    programs = train.make_step(setup)
+    monkeypatch.setattr(train, "make_step", lambda setup: programs)  # compiled once
+
+    def run(path: Path) -> list[dict]:
+        assert train.train(config, path, ["train"], Console(file=io.StringIO(), width=80)) == train.DONE
+        return [drop_times(row) | {"traces": 0} for row in read_metrics(path)]
+
+    rows = run(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    for step in (4, 5):
+        shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(step))
+    assert run(tmp_path / "stopped") == rows
+    states = [restore_step(tmp_path / name, 5, describe_saved(setup)) for name in ("whole", "stopped")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+    params, figures = learn_behind(setup, *programs[:2])
+    jax.tree.map(np.testing.assert_array_equal, params, states[0]["params"])
+    assert figures == [{name: row[name] for name in figures[0]} for row in rows]
+    assert [row["staleness"] for row in rows] == [0, 1, 1, 1, 1]
+    assert rows[0]["first_ratio_deviation"] < 1e-5 and rows[0]["first_clip_share"] == 0.0
+    assert all(row["first_ratio_deviation"] > 1e-3 and row["evaluator_calls"] == 4 * 8 for row in rows[1:])
 
 
 def test_the_quickstart_learns(cache, tmp_path):

@@ -181,7 +181,10 @@ def _outline_branches(sample_tree: TreeSampler, plan: Plan, asked: tuple[Any, ..
 def _outline_state(setup: Setup) -> TrainState:
     config = setup.config
     return jax.eval_shape(
-        lambda weights: init_state(setup.policy, weights, setup.plans, config.credit, config.learner), setup.weights
+        lambda weights: init_state(
+            setup.policy, weights, setup.plans, config.credit, config.learner, config.async_steps > 0
+        ),
+        setup.weights,
     )
 
 

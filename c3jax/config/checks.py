@@ -109,6 +109,12 @@ def _check_batches(config: RunConfig) -> None:
     problems, size = config.problems, config.rollout_problems
     is_even = size is None or problems % size == 0
     expect(is_even, "rollout_problems", f"a divisor of problems ({problems})", size)
+    if config.async_steps:
+        kind, path = config.learner.loss.kind, "async_steps"
+        why = "0 where credit.fan_out is auto, chosen by the returns of the step before"
+        expect(config.credit.fan_out != "auto", path, why, 1)
+        why = f"0 for the loss {kind}, which has no ratio that corrects for older weights"
+        expect(find_loss(kind).formula != "reinforce", path, why, 1)
     names = ["heldout", *(suite.name for suite in config.evaluation.suites)]
     for index, name in enumerate(names[1:]):
         is_new = name not in names[: index + 1]

@@ -356,6 +356,8 @@ class RunConfig(Section):
     """Checkpoints."""
     alarms: Alarms = Alarms()
     """What the run is watched for."""
+    async_steps: Annotated[Count, pydantic.Field(le=1)] = 0
+    """1: draw a step's trees while the answers of the step before are graded, by the weights before its update."""
     rollout_problems: Positive | None = None
     """Problems in one device call of a step; a call's answers are graded during the next. None takes the whole step."""
     record_every: Count = 10

@@ -15,8 +15,10 @@ import numpy as np
 
 from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.plans import Plan, list_branches, list_credited
+from c3jax.learner.state import TrainState
 from c3jax.models import sharding
 from c3jax.protocol import TurnPlan
+from c3jax.rollout.tree import RolloutCounts
 from c3jax.types import Credit, Rollout, Verdict, VerdictName
 
 
@@ -51,6 +53,37 @@ def count_turns(rollouts: tuple[Rollout, ...], plan: Plan, mesh: sharding.Mesh |
         counts.append((number, messages.sampled_NT.sum(), messages.truncated_N.sum(), number - contexts, duplicates))
     columns = (jnp.stack([jnp.asarray(value, jnp.int32) for value in column]) for column in zip(*counts, strict=True))
     return sharding.replicate(mesh, TurnCounts(*columns))
+
+
+def describe_cost(plans: Sequence[TurnPlan], counts: RolloutCounts) -> dict[str, float]:
+    """What the drawing of a step cost, of all messages that were drawn.
+
+    Args:
+      plans: of the turns.
+      counts: of all calls together.
+    """
+    messages, generated = int(counts.messages), int(counts.generated)
+    return {
+        "truncated_share": int(counts.truncated) / messages,
+        **({"hidden_share": int(counts.hidden) / messages} if any(plan.markers for plan in plans) else {}),
+        "message_tokens": generated / messages,
+        "messages": messages,
+        "generated_tokens": generated,
+        "prefilled_tokens": int(counts.prefilled),
+    }
+
+
+def describe_state(state: TrainState) -> dict[str, int]:
+    """Updates that were skipped, of the policy and of a critic.
+
+    Args:
+      state: after the step.
+    """
+    figures = {"bad_updates": int(state.bad_updates), "bad_in_row": int(state.bad_in_row)}
+    if state.critic is None:
+        return figures
+    critic = {"bad_updates": int(state.critic.bad_updates), "bad_in_row": int(state.critic.bad_in_row)}
+    return figures | {f"critic_{name}": count for name, count in critic.items()}
 
 
 def describe_turns(plans: Sequence[TurnPlan], counts: TurnCounts) -> dict[str, float]:

@@ -31,10 +31,21 @@ class TrainState(NamedTuple):
     bad_in_row: jax.Array  # skipped since the last good one
     critic: critic_lib.CriticState | None  # None for a method without one
     adaptive: AdaptiveState | None  # None where neither baseline nor fan-out follows the returns
+    behind: Params | None = None  # params before the newest step, which draw the next one's trees; None: params do
+
+    @property
+    def sampler_params(self) -> Params:
+        """The trained weights that the next step's trees are drawn by."""
+        return self.params if self.behind is None else self.behind
 
 
 def init_state(
-    policy: Policy, weights: Weights, plans: Sequence[TurnPlan], credit: CreditSection, learner: Learner
+    policy: Policy,
+    weights: Weights,
+    plans: Sequence[TurnPlan],
+    credit: CreditSection,
+    learner: Learner,
+    is_behind: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
@@ -42,6 +53,7 @@ def init_state(
       policy, weights: the starting policy.
       plans: the turns.
       credit, learner: sections of the config.
+      is_behind: whether a step's trees are drawn by the weights before the step before it.
 
     Returns:
       The state; it takes hold of the trained weights.
@@ -57,6 +69,7 @@ def init_state(
         bad_in_row=jnp.int32(0),
         critic=None if section is None else critic_lib.init_critic_state(section, learner, policy, weights),
         adaptive=init_adaptive(credit, plans),
+        behind=jax.tree.map(jnp.copy, weights.trained) if is_behind else None,
     )
 
 

@@ -58,7 +58,8 @@ class Update(Protocol):
           frozen: the weights' frozen tree.
           reference: stands for the trained tree in the policy at the start of the run; None where uses_reference says
             no.
-          rollouts: the plan's branches that hold credited messages, drawn by the state's policy; of a tree it alone.
+          rollouts: the plan's branches that hold credited messages, drawn by the state's policy, or by the one before
+            it where `behind` is kept; of a tree it alone.
           return_PL: terminal return of every leaf, in the plan's order.
           key: of the orders in which the epochs take the problems.
           plan: what was drawn of a problem; static, so that another one is another compilation.
@@ -167,7 +168,9 @@ def make_update(
         critic = critic_lib.make_critic_program(credit, learner, steps, policy, plans, plan.fan_out, used, mesh)
         fixed = (optimiser, schedule, len(return_PL), plan, used, critic, mesh)
         step = _Step(credit, learner, sampling, policy, tuple(plans), objective, *fixed)
+        behind = None if state.behind is None else state.params
         state, given, figures = _take_step(step, state, frozen, reference, rollouts, return_PL, key)
+        state = state._replace(behind=behind)
         return sharding.shard_state(mesh, state), *sharding.replicate(mesh, (given, figures))
 
     return jax.jit(update, donate_argnums=0, static_argnames="plan")  # pyright: ignore[reportReturnType]
@@ -255,6 +258,8 @@ def _train_policy(
     state, figures = jax.lax.scan(lambda s, part: _apply_minibatch(step, s, frozen, batch, part), state, problem_UCB)
     means = {name: jnp.mean(values_U) for name, values_U in figures.items()}
     means["first_ratio_deviation"] = figures["ratio_deviation"][0]
+    if state.behind is not None:
+        means["first_clip_share"] = figures["clip_share"][0]
     means["kl_coefficient"] = state.kl_coefficient
     if batch.has_signal:
         means["skipped_share"] = 1.0 - jnp.mean(batch.has_signal[step.trained[0]], dtype=jnp.float32)

@@ -35,6 +35,16 @@ class DrawBranch(Protocol):
         ...
 
 
+class Ungraded(NamedTuple):
+    """What was drawn of a batch of problems, its answers with the graders."""
+
+    branches: tuple[list[Drawn], ...]  # call by call
+    own: list[int]  # numbers of the problems that this process grades
+    graded: list[list[Verdict]]  # best_branch: of each branch, by this process
+    best: tuple[np.ndarray, ...]  # best_branch: of each branch, the alternative that the next one goes on with, [P]
+    waited_s: float  # for verdicts, before the next branch could be drawn
+
+
 class PlanDraws(NamedTuple):
     """What was drawn of a batch of problems, and what it was worth."""
 
@@ -42,7 +52,7 @@ class PlanDraws(NamedTuple):
     own: list[int]  # numbers of the problems that this process graded
     own_verdicts: list[Verdict]  # of these, problem by problem in the order of the plan's leaves
     verdicts: list[Verdict]  # of all problems
-    best: tuple[np.ndarray, ...]  # best_branch: of each branch, the alternative that the next one goes on with, [P]
+    best: tuple[np.ndarray, ...]  # as Ungraded
     waited_s: float  # for verdicts, when nothing more could be drawn
 
     @property
@@ -60,8 +70,9 @@ def draw_plan(  # noqa: PLR0913
     evaluator: Evaluator,
     mesh: sharding.Mesh | None,
     null: tuple[int, ...] = (),
-) -> PlanDraws:
-    """Draw what a plan asks for of every problem, and grade its leaves.
+    begun: tuple[Rollout, RolloutCounts] | None = None,
+) -> Ungraded:
+    """Draw what a plan asks for of every problem, and give its leaves to be graded.
 
     Args:
       draw: as the step's sampler and policy do.
@@ -69,12 +80,13 @@ def draw_plan(  # noqa: PLR0913
       problems: all of them.
       size: problems of a call.
       decode: gives the texts of messages.
-      evaluator: grades their answers, and nothing else meanwhile.
+      evaluator: grades their answers, and nothing else until `collect_verdicts` has taken them.
       mesh: over which the trees are laid.
       null: tokens of the null message.
+      begun: the first call of the first branch, where it is drawn already.
 
     Returns:
-      The branches and the verdicts.
+      The branches, whose verdicts `collect_verdicts` waits for.
     """
     branches = list_branches(plan)
     parts: list[list[Drawn]] = []
@@ -92,25 +104,36 @@ def draw_plan(  # noqa: PLR0913
     own: list[int] = []
     for branch in branches:
         advance = functools.partial(draw_next, branch)
-        parts.append(list(draw_and_submit(advance, problems, size, decode, evaluator, mesh, branch.calls)))
+        first = None if parts else begun
+        parts.append(list(draw_and_submit(advance, problems, size, decode, evaluator, mesh, branch.calls, first)))
         own = [number for part in parts[-1] for number in part.own]
-        if plan.form == "best_branch" or len(parts) == len(branches):
-            began = time.perf_counter()
-            graded.append(evaluator.collect())
-            if plan.form == "best_branch":
-                graded[-1] = pay_verdicts(mesh, parts[-1], graded[-1], branch.calls)
-            waited_s += time.perf_counter() - began
         if plan.form == "best_branch":
+            began = time.perf_counter()
+            graded.append(pay_verdicts(mesh, parts[-1], evaluator.collect(), branch.calls))
+            waited_s += time.perf_counter() - began
             best.append(_find_best(plan, share_verdicts(own, graded[-1])))
+    return Ungraded(tuple(parts), own, graded, tuple(best), waited_s)
+
+
+def collect_verdicts(plan: Plan, drawn: Ungraded, evaluator: Evaluator, mesh: sharding.Mesh | None) -> PlanDraws:
+    """Wait for the verdicts of what `draw_plan` drew.
+
+    Args:
+      plan, evaluator, mesh: as `draw_plan` was given.
+      drawn: its result.
+    """
+    began, branches, graded = time.perf_counter(), list_branches(plan), drawn.graded
     if plan.form != "best_branch":
-        ends = np.cumsum([len(own) * math.prod(branch.fan_out) * branch.calls for branch in branches]).tolist()
-        cut = [graded[0][first:end] for first, end in zip([0, *ends], ends, strict=False)]
+        verdicts, leaves = evaluator.collect(), [math.prod(branch.fan_out) * branch.calls for branch in branches]
+        ends = np.cumsum([len(drawn.own) * count for count in leaves]).tolist()
+        cut = [verdicts[first:end] for first, end in zip([0, *ends], ends, strict=False)]
         graded = [
             pay_verdicts(mesh, calls, verdicts, branch.calls)
-            for calls, verdicts, branch in zip(parts, cut, branches, strict=True)
+            for calls, verdicts, branch in zip(drawn.branches, cut, branches, strict=True)
         ]
-    own_verdicts = _order_leaves(plan, graded, len(own))
-    return PlanDraws(tuple(parts), own, own_verdicts, share_verdicts(own, own_verdicts), tuple(best), waited_s)
+    waited_s = drawn.waited_s + time.perf_counter() - began
+    own = _order_leaves(plan, graded, len(drawn.own))
+    return PlanDraws(drawn.branches, drawn.own, own, share_verdicts(drawn.own, own), drawn.best, waited_s)
 
 
 def join_credited(mesh: sharding.Mesh | None, plan: Plan, drawn: PlanDraws) -> list[Rollout]:

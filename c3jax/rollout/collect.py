@@ -38,6 +38,7 @@ def draw_and_submit(  # noqa: PLR0913
     evaluator: Evaluator,
     mesh: Mesh | None,
     calls: int = 1,
+    begun: tuple[Rollout, RolloutCounts] | None = None,
 ) -> Iterator[Drawn]:
     """Draw the trees of all problems, and submit their answers.
 
@@ -49,6 +50,7 @@ def draw_and_submit(  # noqa: PLR0913
       evaluator: given the answers; who has taken all trees collects the verdicts of them all.
       mesh: over which the trees are laid.
       calls: evaluator calls an answer.
+      begun: the first call's trees, where the caller has them drawn already.
 
     Yields:
       The trees of each call, in order.
@@ -59,7 +61,7 @@ def draw_and_submit(  # noqa: PLR0913
     def begin(cut: range) -> tuple[Rollout, RolloutCounts]:
         return draw([*cut, *[cut[-1]] * (size - len(cut))])
 
-    begun = begin(cuts[0])
+    begun = begun or begin(cuts[0])
     for call, cut in enumerate(cuts):
         wait_for(begun, evaluator)
         rollout, counts = begun

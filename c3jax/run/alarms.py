@@ -8,6 +8,7 @@ has the alarms of one that never was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -85,6 +86,24 @@ def find_alarms(config: RunConfig, rows: Sequence[Row]) -> dict[str, str]:
         return {}
     found = {name: rule.find(config, learning) for name, rule in ALARMS.items()}
     return {name: text for name, text in found.items() if text is not None}
+
+
+def describe_bad(row: Row, step: int, run: Path) -> str:
+    """The sentence about a run that bad updates have stopped.
+
+    Args:
+      row: figures of the last step.
+      step: of how many steps it has done.
+      run: its directory.
+    """
+    count, who, figures, section = row["bad_in_row"], "", "grad_norm, kl and first_ratio_deviation", "learner"
+    if row.get("critic_bad_in_row", 0) > count:
+        count, who, figures, section = row["critic_bad_in_row"], " of the critic", "critic_loss", "credit.critic"
+    return (
+        f"stopped at step {step}: {count} updates{who} in a row had a non-finite loss or gradient and were"
+        f" skipped; look at {figures} in {run / 'metrics.jsonl'}, and try a lower"
+        f" {section}.learning_rate"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -149,6 +149,19 @@ def record_start(run: RunDir, step: int) -> None:
         raise RunDirError(f"manifest {path}: cannot be used ({error.strerror})") from None
 
 
+def describe_extension(config: RunConfig, steps: int) -> str:
+    """The sentence about a run that goes on.
+
+    Args:
+      config: with its new number of steps.
+      steps: the number it had.
+    """
+    text = f"the run of {steps} steps goes on to step {config.steps}"
+    if config.learner.schedule == "cosine":
+        text += f"; the cosine of its rate, which ended at step {steps}, ends there now, so the rate rises again"
+    return text
+
+
 def check_inputs(path: Path, inputs: Inputs, step: int = 0, accepting: Sequence[str] = ()) -> None:
     """Check what is read again from outside against what a run was last started with.
 

@@ -84,8 +84,12 @@ METRICS: dict[str, Metric] = {
     "first_ratio_deviation": Metric(
         "1",
         "the same in the first update, before any weight has moved: how far learner and sampler differ",
-        "1e-5 in float32, 0.01 in bfloat16",
+        "1e-5 in float32, 0.01 in bfloat16; with async_steps, how far a step moves the policy",
     ),
+    "first_clip_share": Metric(
+        _SHARE, "clip_share of the first update, with async_steps: what older weights alone cost", "0 to 0.1"
+    ),
+    "staleness": Metric("steps", "with async_steps: by how many the weights that drew are older", "1, in step 0 0"),
     "grad_norm": Metric("1", "global norm of the gradient before clipping", "finite, without a trend upwards"),
     "learning_rate": Metric("1", "of the optimiser, mean over the step's updates", "as learner.schedule says"),
     "bad_updates": Metric(_COUNT, "updates skipped so far for a loss or gradient that is not finite", "0"),
@@ -100,9 +104,11 @@ METRICS: dict[str, Metric] = {
     "generated_tokens": Metric(_TOKENS, "tokens drawn, stop tokens included"),
     "prefilled_tokens": Metric(_TOKENS, "tokens of contexts run through the model; a shared prefix counts once"),
     "traces": Metric(_COUNT, "programs compiled so far by this process", "constant after the first steps"),
-    "seconds_rollout": Metric(_SECONDS, "drawing the trees", "most of a step"),
+    "seconds_rollout": Metric(
+        _SECONDS, "drawing the trees; with async_steps what of it is waited for", "most of a step"
+    ),
     "seconds_score": Metric(_SECONDS, "waiting for graders with nothing to draw meanwhile", "a small part of a step"),
-    "seconds_update": Metric(_SECONDS, "credit and update"),
+    "seconds_update": Metric(_SECONDS, "credit and update; with async_steps what is drawn before it on the device too"),
     "tokens_per_second": Metric("tokens a second", "generated_tokens by seconds_rollout", "constant after the first"),
 }
 

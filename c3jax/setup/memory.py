@@ -110,6 +110,7 @@ def estimate_memory(
     batch = f"evaluation.batch below {asked}"
     rows = (
         Row("trained weights", trained, "always", _LIGHTER),
+        Row("older weights, which draw", trained if config.async_steps else 0, "always", "async_steps 0"),
         Row("frozen weights", weights.frozen * weights.frozen_bytes, "always", _LIGHTER),
         Row("optimiser state", kept, "always", _LIGHTER),
         Row(

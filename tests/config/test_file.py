@@ -364,6 +364,7 @@ ANOTHER = {
     "evaluation.suites.N.fields": (FIELDS, SUITED),
     **{f"evaluation.suites.N.{name}": (4, SUITED) for name in ("problems", "samples")},
     **{f"mesh.{name}": (2, {}) for name in ("data", "fsdp", "tensor")},
+    "async_steps": (1, {}),
     "trackers": (["jsonl"], {}),
     "alarms.length": (2.5, {}),
     "alarms.stop": (["kl"], {}),

@@ -99,6 +99,16 @@ WRONG = [
         {"learner.loss.length": 40},
         "learner.loss.length: expected none unless learner.loss.aggregation is constant, got 40",
     ),
+    # Trees of older weights
+    ({"async_steps": 2}, "async_steps: expected less than or equal to 1, got 2"),
+    (
+        {"async_steps": 1, "learner.loss.kind": "reinforce"},
+        "async_steps: expected 0 for the loss reinforce, which has no ratio that corrects for older weights, got 1",
+    ),
+    (
+        {"async_steps": 1, "credit.method": "c3", "credit.fan_out": "auto"},
+        "async_steps: expected 0 where credit.fan_out is auto, chosen by the returns of the step before, got 1",
+    ),
     ({"sampling.temperature": math.inf}, "sampling.temperature: expected a finite number, got Infinity"),
     ({"protocol.turns.0.trained": 1}, "protocol.turns.0.trained: expected true or false, got 1"),
     ({"protocol.turns.0.user": 7}, "protocol.turns.0.user: expected text, got 7"),

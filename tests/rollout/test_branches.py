@@ -25,7 +25,7 @@ from c3jax.credit.methods import METHODS
 from c3jax.lab import games, play, policies
 from c3jax.models.policy import Weights
 from c3jax.protocol import Literal
-from c3jax.rollout.branches import PlanDraws, draw_plan, join_credited
+from c3jax.rollout.branches import PlanDraws, collect_verdicts, draw_plan, join_credited
 from c3jax.rollout.tree import make_tree_sampler, take_problems
 from c3jax.types import Problem, Verdict
 
@@ -86,7 +86,8 @@ def draw(tiny, team, name: str, problems: list[Problem], size: int, null: tuple[
         weights = Weights(tiny.params, {})
         return sampler(weights, question, jax.random.key(7), problem_P, branch.fan_out, given, branch.first)
 
-    drawn = draw_plan(draw_branch, PLANS[name], problems, size, decode, grader, None, null)
+    asked = draw_plan(draw_branch, PLANS[name], problems, size, decode, grader, None, null)
+    drawn = collect_verdicts(PLANS[name], asked, grader, None)
     assert grader.calls == len(problems) * plans.count_calls(PLANS[name])
     return drawn
 
