@@ -52,10 +52,10 @@ def write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages
     is_none = jnp.zeros(len(rows), bool)
     messages = Messages(frame.tokens_NS, frame.keep_NS, jnp.zeros_like(frame.keep_NS), empty, support, is_none)
     if not plan.is_environment:
-        # The null message and one of the user's own are what others read; those alone have no path in the tree.
-        is_recorded_N1 = jnp.array([["index" in node] for node in nodes])
+        # Of what a role wrote its visible part is read, of the null message and one of the user's own all.
+        is_written_N1 = jnp.array([["role" in node and node["text"] is not None] for node in nodes])
         read_NS = visible.narrow_content(plan, messages).content_NT
-        return messages._replace(content_NT=jnp.where(is_recorded_N1, read_NS, frame.keep_NS))
+        return messages._replace(content_NT=jnp.where(is_written_N1, read_NS, frame.keep_NS))
     parts = ([node.get(name, 0) for node in nodes] for name in ("reward", "done", "failed"))
     reward, done, failed = (jnp.array(part) for part in parts)
     return messages._replace(observed=Observed(reward.astype(jnp.float32), done.astype(bool), failed.astype(bool)))
