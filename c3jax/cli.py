@@ -190,6 +190,7 @@ def _add_policy_commands(commands: Any) -> None:
     spoken.add_argument("--say-file", metavar="FILE", help="the same, read from a file")
     replay.add_argument("--continuations", metavar="M", type=int, default=32, help="fresh ones, of each (default: 32)")
     replay.add_argument("--checkpoint", metavar="STEP", help="another policy than the one that drew it: newest, ...")
+    replay.add_argument("--alone", action="store_true", help="draw the message alone, not its sampler's whole call")
     replay.add_argument("--json", action="store_true", help="print JSON")
     _add_unsafe(replay)
     _add_accept(replay)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from c3jax import train
-from c3jax.commands import ask, replay
+from c3jax.commands import ask, redraw, replay
 from c3jax.config import file as config_file
 from c3jax.config.run import ConfigError
 from c3jax.evaluate import load_results
@@ -81,7 +81,7 @@ def test_a_resumed_run_is_the_run(whole, tmp_path):
 def test_replay_reads_of_recorded_messages_what_was_read(whole, capsys):
     path, _ = whole
     problem = load_trees(path)[0].record["problem"]
-    request = replay.Request(problem, 0, "1.0", 0, None, None, 1)
+    request = replay.Request(problem, 0, "1.0", 0, None, None, 1, is_alone=True)
     assert replay.replay_source(path, request, Console(file=io.StringIO()), as_json=True) == 0
     (row,) = json.loads(capsys.readouterr().out)["messages"]
     assert row["same"] and row["drawn"] == row["recorded"] and row["return"] == row["recorded_return"]
@@ -95,6 +95,17 @@ def test_ask_shows_both(whole, capsys):
     assert last["context"].endswith(" ".join(f"plan : {first['visible']} answer : <|assistant|>".split()))
     assert ask.ask_source(str(whole[0]), question, "newest", {}, console, is_sampled=True, as_json=False) == 0
     assert console.file.getvalue().count("read by others:") == 2
+
+
+def test_what_others_read_of_given_messages():
+    """Of what a role wrote, with its path in a tree or without, the part; of the null message and one's own all."""
+    setup = make_setup(load())
+    written = {"role": "reasoner", "text": "1 : 2", "token_ids": setup.tokenizer.encode_text("1 : 2")}
+    own = {"text": "1 : 2", "token_ids": written["token_ids"]}
+    given = redraw.write_messages(setup, 0, [written | {"index": [0]}, written, own])
+    assert given.content_NT.sum(axis=1).tolist() == [1, 1, 3]
+    nothing = redraw.write_messages(setup, 0, [{"role": "reasoner", "text": None}])
+    assert given.tokens_NT[0, 2] == setup.tokenizer.encode_text("2")[0] and not nothing.content_NT.any()
 
 
 def test_a_null_message_has_the_room_of_a_visible_part():

@@ -141,7 +141,8 @@ def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
     from c3jax.commands.runtime import set_up_process
 
     asked = (arguments.problem, arguments.step, arguments.node, arguments.branch, arguments.checkpoint)
-    request, console = replay.Request(*asked, message, arguments.continuations), set_up_process()
+    request = replay.Request(*asked, message, arguments.continuations, arguments.alone)
+    console = set_up_process()
     is_contained = not arguments.unsafe_no_sandbox
     return replay.replay_source(
         Path(arguments.source), request, console, arguments.json, is_contained, _accept(arguments)

@@ -23,7 +23,7 @@ from c3jax.analysis.statistics import Interval
 from c3jax.analysis.tables import format_cell, make_columns, print_table, to_json
 from c3jax.commands import groups
 from c3jax.commands.ask import load_source
-from c3jax.commands.replay import Team, make_sampler
+from c3jax.commands.redraw import Team, make_sampler
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.methods import METHODS, find_method

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from c3jax.commands.replay import Team, write_messages
+from c3jax.commands.redraw import Team, write_messages
 from c3jax.rollout import address
 from c3jax.run.files import save_whole
 from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, parse_tree

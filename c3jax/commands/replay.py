@@ -1,8 +1,9 @@
 """Restarting from a recorded decision: the same messages again, or what becomes of another one.
 
-Every draw is addressed by what is drawn and contexts are token ids, so the policy that drew a message draws it, and all
-that followed, again. With a message of one's own in its place, fresh continuations of it and of the recorded
-alternatives show what each is worth in the same context.
+Every draw is addressed by what is drawn, so the policy that drew a message draws it, and all that followed, again. That
+is token for token where the whole call of the sampler is drawn again: a batch of another shape is rounded otherwise.
+With a message of one's own in its place, fresh continuations of it and of the recorded alternatives show what each is
+worth in the same context.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -21,17 +21,24 @@ from rich.table import Table
 from rich.text import Text
 
 from c3jax.commands.ask import load_source
+from c3jax.commands.redraw import Team, draw_on, find_problem, make_sampler, write_messages
 from c3jax.credit.plans import Branch
 from c3jax.evaluate import compute_interval
-from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator
-from c3jax.rollout import address, context, tree, visible
-from c3jax.rollout.acting import Acting, Start, draw_trees
+from c3jax.rollout import address, tree
+from c3jax.rollout.acting import Start, draw_trees
 from c3jax.rollout.collect import add_rewards
 from c3jax.run.checkpoint import list_steps
-from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, parse_tree
-from c3jax.setup.team import Setup, decode_messages, decode_whole, encode_null, open_environments
-from c3jax.types import Frame, Messages, Observed, Problem, Rollout, UserError, Verdict
+from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, load_trees, parse_tree
+from c3jax.setup.team import (
+    Setup,
+    choose_slots,
+    decode_messages,
+    decode_whole,
+    make_questions,
+    open_environments,
+)
+from c3jax.types import Frame, Messages, Problem, Rollout, UserError, Verdict
 
 _SHOWN = 60  # characters of a message in a table
 
@@ -46,22 +53,14 @@ class Request(NamedTuple):
     checkpoint: str | None  # None: the policy that drew the tree
     message: str | None  # put in the role's mouth; None draws what was drawn
     samples: int  # continuations of a message
-
-
-class Team(NamedTuple):
-    """A run's team as a checkpoint has it."""
-
-    setup: Setup
-    weights: Weights
-    sample_tree: tree.TreeSampler
-    evaluator: Evaluator
-    acting: Acting | None = None  # what answers turns in which no policy speaks
+    is_alone: bool = False  # draw the message by itself, from its recorded context
 
 
 class Decision(NamedTuple):
     """A recorded message with its tree: the branch, all nodes of it turn by turn, and the message's row there."""
 
     recorded: RecordedTree
+    number: int  # of the branch
     branch: Branch
     levels: tuple[list[Record], ...]
     turn: int
@@ -110,16 +109,12 @@ def replay_source(
             rows = compare_messages(team, decision, problem, request.message, request.samples)
             _print_values(rows, decision, drawn_at, request.samples, console, as_json)
             return 0
-        again = repeat_messages(team, decision, problem)
+        # Another policy's messages would be other contexts, too.
+        is_alone = request.is_alone or drawn_at != step
+        again = repeat_messages(team, decision, problem, is_alone)
     is_same = all(line["same"] for line in again)
-    _print_again(again, drawn_at, step, console, as_json)
+    _print_again(again, drawn_at, step, None if is_alone else _count_call(setup), console, as_json)
     return int(not is_same and drawn_at == step)
-
-
-def make_sampler(setup: Setup) -> tree.TreeSampler:
-    """The sampling of the run's own trees, on one device."""
-    config, stop_tokens = setup.config, setup.tokenizer.stop_tokens
-    return tree.make_tree_sampler(setup.policy, setup.plans, config.sampling, stop_tokens, config.shapes.batches)
 
 
 def find_decision(run: Path, request: Request) -> Decision:
@@ -144,7 +139,7 @@ def find_decision(run: Path, request: Request) -> Decision:
     row = int(np.ravel_multi_index(index, branch.fan_out[: turn + 1]))
     if any("token_ids" not in node for level in levels for node in level if node.get("text") is not None):
         raise UserError(f"{found.where}: expected messages recorded with their token ids, got one without")
-    return Decision(found, branch, levels, turn, row)
+    return Decision(found, request.branch, branch, levels, turn, row)
 
 
 def _find_tree(run: Path, request: Request) -> RecordedTree:
@@ -173,34 +168,35 @@ def _choose_checkpoint(run: Path, step: int) -> str:
     return str(step)
 
 
-def find_problem(setup: Setup, name: str) -> tuple[Problem, Frame]:
-    """A training problem of a run, and its question's frame. Raises UserError where there is none of that id."""
-    for number, problem in enumerate(setup.train.problems):
-        if problem.id == name:
-            length = setup.config.protocol.question_tokens
-            return problem, context.make_frame([setup.train.tokens[number]], length)
-    raise UserError(f"--problem: expected a training problem of the run, got {name!r}")
-
-
-def repeat_messages(team: Team, decision: Decision, problem: tuple[Problem, Frame]) -> list[dict[str, Any]]:
+def repeat_messages(
+    team: Team, decision: Decision, problem: tuple[Problem, Frame], is_alone: bool = False
+) -> list[dict[str, Any]]:
     """Draw a message and all below it again, by their own addresses.
 
     Args:
       team: that is to speak.
       decision: the recorded message.
       problem: of the tree, and its question's frame.
+      is_alone: draw these messages alone, from the recorded context, in place of the call that drew them. A batch of
+        another shape is rounded otherwise, and now and then that is another token.
 
     Returns:
       A row a message: its path, what was recorded and what is drawn, and whether they are the same token for token; of
       a leaf also both verdicts.
+
+    Raises:
+      UserError: the trees that were drawn together are not all recorded.
     """
     branch, turn, setup = decision.branch, decision.turn, team.setup
-    ancestors = [[decision.levels[earlier][decision.find_row(earlier)]] for earlier in range(turn)]
-    fan_out = (*(1,) * (turn + 1), *branch.fan_out[turn + 1 :])
     per = [1, *np.cumprod(branch.fan_out[turn + 1 :]).tolist()]
-    firsts = [0] * turn + [branch.first[turn + below] + decision.row * size for below, size in enumerate(per)]
-    key = jax.random.fold_in(address.make_stream(setup.config.seed, address.TRAIN), decision.recorded.record["step"])
-    rollout = _sample(team, problem, ancestors, fan_out, (key, key), tuple(firsts))
+    if is_alone:
+        ancestors = [[decision.levels[earlier][decision.find_row(earlier)]] for earlier in range(turn)]
+        fan_out = (*(1,) * (turn + 1), *branch.fan_out[turn + 1 :])
+        firsts = [0] * turn + [branch.first[turn + below] + decision.row * size for below, size in enumerate(per)]
+        key = _make_key(setup, decision)
+        rollout = draw_on(team, problem, ancestors, fan_out, (key, key), tuple(firsts))
+    else:
+        rollout = draw_call(team, decision)
     rows = []
     for below, messages in enumerate(rollout.turns[turn:]):
         recorded = decision.levels[turn + below][decision.row * per[below] : (decision.row + 1) * per[below]]
@@ -215,6 +211,64 @@ def repeat_messages(team: Team, decision: Decision, problem: tuple[Problem, Fram
     for row, node, verdict in zip(rows[-leaves:], last, verdicts, strict=True):
         row |= {"recorded_return": node["return"], "return": verdict.score, "verdict": verdict.verdict}
     return rows
+
+
+def _count_call(setup: Setup) -> int:
+    """Problems whose trees a call of the run's sampler draws together."""
+    return setup.config.rollout_problems or setup.config.problems
+
+
+def _make_key(setup: Setup, decision: Decision) -> jax.Array:
+    """The key of the step that drew a message."""
+    stream = address.make_stream(setup.config.seed, address.TRAIN)
+    return jax.random.fold_in(stream, decision.recorded.record["step"])
+
+
+def draw_call(team: Team, decision: Decision) -> Rollout:
+    """Draw the whole call of the sampler that drew a message, as the run did.
+
+    Args:
+      team: that drew it.
+      decision: the recorded message.
+
+    Returns:
+      Of its tree the message's ancestors, itself and all below it.
+
+    Raises:
+      UserError: the trees that were drawn together are not all recorded.
+    """
+    setup, step = team.setup, decision.recorded.record["step"]
+    path = Path(decision.recorded.where.rpartition(":")[0])
+    trees = [found for found in load_trees(path) if found.record["step"] == step]
+    number_of = {problem.id: number for number, problem in enumerate(setup.train.problems)}
+    numbers = [number_of[name] for found in trees if (name := found.record["problem"]) in number_of]
+    if len(numbers) != setup.config.problems:
+        raise UserError(
+            f"{path}: expected the {setup.config.problems} trees of step {step}, got {len(numbers)} whose problems are"
+            " there, so that their call cannot be drawn again; --alone draws the message by itself"
+        )
+    size, own = _count_call(setup), numbers.index(number_of[decision.recorded.record["problem"]])
+    call = range(own // size * size, own // size * size + size)
+    question, problem_P = make_questions(
+        setup, setup.train, [numbers[each] for each in call], choose_slots(setup, setup.train, numbers)
+    )
+    levels = [list_trees(trees[each])[decision.number][1] for each in call]
+    given = tuple(
+        write_messages(setup, turn, [node for of_tree in levels for node in of_tree[turn]])
+        for turn in range(len(decision.branch.given))
+    )
+    asked = ([setup.train.problems[numbers[each]] for each in call], question, _make_key(setup, decision), problem_P)
+    start = Start(given, decision.branch.first)
+    drawn, _ = draw_trees(team.sample_tree, team.acting, team.weights, *asked, decision.branch.fan_out, start)
+    rollout = tree.take_problems(jax.device_get(drawn), size, np.array([own - call[0]]))
+    count = len(decision.levels[decision.turn])
+
+    def take(messages: Messages) -> Messages:
+        rows = len(messages.tokens_NT)
+        begin = decision.row * rows // count
+        return jax.tree.map(lambda array: array[begin : begin + max(1, rows // count)], messages)
+
+    return rollout._replace(turns=tuple(map(take, rollout.turns)))
 
 
 def compare_messages(
@@ -247,7 +301,7 @@ def compare_messages(
         jax.random.fold_in(address.make_stream(setup.config.seed, stream), step)
         for stream in (address.ASK, address.TRAIN)  # fresh messages, in the episodes that were recorded
     ]
-    rollout = _sample(team, problem, given, fan_out, (keys[0], keys[1]), (0,) * len(levels))
+    rollout = draw_on(team, problem, given, fan_out, (keys[0], keys[1]), (0,) * len(levels))
     verdicts = _grade(team, problem[0], rollout, since=turn)  # as recorded values are: what is still to come
     return [
         _describe_value(node, verdicts[number * repeats : (number + 1) * repeats]) for number, node in enumerate(spoken)
@@ -260,20 +314,6 @@ def _describe_value(node: Record, verdicts: Sequence[Verdict]) -> dict[str, Any]
     return fields | {"value": interval.estimate, "low": interval.low, "high": interval.high, "samples": len(verdicts)}
 
 
-def _sample(
-    team: Team,
-    problem: tuple[Problem, Frame],
-    given: Sequence[Sequence[Record]],
-    fan_out: tuple[int, ...],
-    keys: tuple[jax.Array, jax.Array],  # of messages, and of environments' episodes
-    first: tuple[int, ...],
-) -> Rollout:
-    messages = tuple(write_messages(team.setup, turn, nodes) for turn, nodes in enumerate(given))
-    problem_P = jnp.array([problem[0].index], jnp.int32)
-    asked = ([problem[0]], problem[1], keys[0], problem_P, fan_out, Start(messages, first), keys[1])
-    return jax.device_get(draw_trees(team.sample_tree, team.acting, team.weights, *asked)[0])
-
-
 def _grade(team: Team, problem: Problem, rollout: Rollout, since: int = 0) -> list[Verdict]:
     """Verdicts of a tree's leaves, with what environments gave from a turn on."""
     answers = decode_messages(team.setup.tokenizer, rollout.turns[-1])
@@ -281,28 +321,12 @@ def _grade(team: Team, problem: Problem, rollout: Rollout, since: int = 0) -> li
     return add_rewards(rollout.turns[since:], verdicts)
 
 
-def write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages:
-    """Recorded messages as the sampler is given them; what it reads of them is their content."""
-    plan, stops = setup.plans[turn], set(setup.tokenizer.stop_tokens)
-    rows = [list(encode_null(setup)) if node["text"] is None else node["token_ids"] for node in nodes]
-    frame = context.make_frame([row[:-1] if row and row[-1] in stops else row for row in rows], plan.max_tokens)
-    empty = jnp.zeros(frame.tokens_NS.shape, jnp.float32)
-    support = jnp.full((*frame.tokens_NS.shape, setup.config.sampling.top_k), -1, jnp.int32)
-    is_none = jnp.zeros(len(rows), bool)
-    messages = Messages(frame.tokens_NS, frame.keep_NS, jnp.zeros_like(frame.keep_NS), empty, support, is_none)
-    if not plan.is_environment:
-        # The null message and one of the user's own are what others read; those alone have no path in the tree.
-        is_recorded_N1 = jnp.array([["index" in node] for node in nodes])
-        read_NS = visible.narrow_content(plan, messages).content_NT
-        return messages._replace(content_NT=jnp.where(is_recorded_N1, read_NS, frame.keep_NS))
-    parts = ([node.get(name, 0) for node in nodes] for name in ("reward", "done", "failed"))
-    reward, done, failed = (jnp.array(part) for part in parts)
-    return messages._replace(observed=Observed(reward.astype(jnp.float32), done.astype(bool), failed.astype(bool)))
-
-
-def _print_again(rows: Sequence[dict[str, Any]], by: int, step: int, console: Console, as_json: bool) -> None:
+def _print_again(
+    rows: Sequence[dict[str, Any]], by: int, step: int, together: int | None, console: Console, as_json: bool
+) -> None:
     if as_json:
-        print(json.dumps({"checkpoint": by, "step": step, "messages": rows}, ensure_ascii=False, indent=2))
+        body = {"checkpoint": by, "step": step, "is_alone": together is None, "messages": rows}
+        print(json.dumps(body, ensure_ascii=False, indent=2))
         return
     for row in rows:
         path = ".".join(map(str, row["index"]))
@@ -315,6 +339,8 @@ def _print_again(rows: Sequence[dict[str, Any]], by: int, step: int, console: Co
     same = sum(row["same"] for row in rows)
     policy = f"the policy of step {by}" + ("" if by == step else f", where step {step}'s drew the recorded ones")
     console.print(f"{same} of {len(rows)} messages are the recorded ones, token for token, by {policy}", soft_wrap=True)
+    drawn = "alone" if together is None else f"with its sampler's whole call, of {together} problems"
+    console.print(f"drawn {drawn}", soft_wrap=True)
 
 
 def _print_values(

@@ -15,7 +15,7 @@ from c3jax.analysis.evaluations import list_turns
 from c3jax.report.embed import embed_json
 from c3jax.report.sources import RunGroup, Source
 from c3jax.run.records import Record, RecordedTree, list_lines, list_trees, parse_tree, read_number
-from c3jax.types import UserError
+from c3jax.types import ENVIRONMENT, UserError
 
 MOST_TREES = 500  # of a page
 MOST_BYTES = 3_400_000  # of a page's trees, as they stand in it
@@ -40,8 +40,8 @@ def make_transcripts(groups: Sequence[RunGroup], scored: Sequence[str]) -> dict[
       scored: files that `c3jax score` wrote of the only run's trees.
 
     Returns:
-      {runs, trees, methods}: for each run its name, prompts and how many trees it has recorded; the trees; and the
-      methods whose credit they hold beside the run's own.
+      {runs, trees, methods}: for each run its name, prompts, kinds of environments and how many trees it has recorded;
+      the trees; and the methods whose credit they hold beside the run's own.
 
     Raises:
       UserError: a tree is damaged, or a file of other credit is not of the run.
@@ -58,8 +58,14 @@ def make_transcripts(groups: Sequence[RunGroup], scored: Sequence[str]) -> dict[
         trees += kept
         steps = len({tree["step"] for tree in kept})
         prompts = {turn["name"]: _cut_prompts(turn) for turn in list_turns(source.run.config)}
+        kinds = {
+            turn["name"]: turn["environment.kind"]
+            for turn in list_turns(source.run.config)
+            if "environment.kind" in turn
+        }
         counts = {"recorded": recorded, "shown": len(kept), "files": len(source.files), "steps": steps}
-        runs.append({"name": source.name, "method": source.run.config["credit.method"], "prompts": prompts, **counts})
+        named = {"name": source.name, "method": source.run.config["credit.method"]}
+        runs.append({**named, "prompts": prompts, "environments": kinds, **counts})
     methods = list(dict.fromkeys(name for tree in trees for name in tree["credits"]))
     return {"runs": runs, "trees": trees, "methods": methods}
 
@@ -161,6 +167,9 @@ def _make_tree(
             turn["visible"] = [part[:_MOST_CHARACTERS] for part in parts]
         turn["truncated"] = [node.get("truncated") is True for node in nodes]
         turn |= {field: [_to_number(node.get(field)) for node in nodes] for field in _NUMBERS}
+        if nodes[0]["role"] == ENVIRONMENT:
+            turn["reward"] = [_to_number(node.get("reward")) for node in nodes]
+            turn |= {field: [node.get(field) is True for node in nodes] for field in ("done", "failed")}
         turns.append(turn)
     leaves = levels[-1]
     turns[-1]["return"] = [_to_number(leaf["return"]) for leaf in leaves]

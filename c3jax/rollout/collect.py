@@ -1,7 +1,7 @@
 """Trees drawn call by call and graded meanwhile: a call's answers go to the graders while the device runs the next.
 
 Messages are drawn by the address of their problem and all from one policy: in how many calls, and on how many devices
-and processes, changes nothing. Each process grades the problems that it is the first to hold.
+and processes, changes nothing but rounding. Each process grades the problems that it is the first to hold.
 """
 
 from __future__ import annotations

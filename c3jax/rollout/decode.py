@@ -2,7 +2,7 @@
 
 A row that has stopped costs as much as one that has not. So the loop may run in rounds: when half of the rows have
 stopped, the others continue by themselves in a batch of half the size, and so on. Draws are addressed, so a row's
-message is the one that it would have in the whole batch.
+message is, but for rounding, the one that it would have in the whole batch.
 
 Dimension key beside types.py: N row of a round    M row of the context's finest frame
 """

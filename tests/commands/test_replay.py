@@ -1,16 +1,19 @@
 """Replay: recorded messages drawn again, token for token, and others put in their place, in runs of one step."""
 
 import io
+import itertools
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from rich.console import Console
 
 from c3jax import train
-from c3jax.commands import replay
+from c3jax.commands import redraw, replay
 from c3jax.commands.ask import load_source
 from c3jax.config import file as config_file
 from c3jax.rewards import Evaluator
@@ -25,7 +28,7 @@ SMALL = {
     **{"model.layers": 1, "model.width": 16, "model.mlp_width": 16, "trackers": ["jsonl"]},
 }
 RUNS = {
-    "c3": ("quickstart", {"credit.fan_out": [2, 2], "credit.budget": 4}),
+    "c3": ("quickstart", {"credit.fan_out": [2, 2], "credit.budget": 4, "problems": 4, "rollout_problems": 2}),
     "shapley": ("quickstart", {"credit.method": "shapley", "credit.budget": 8, "credit.null_message": "0"}),
     "calculator": ("tool_arithmetic", {"credit.fan_out": [2, 1, 2], "credit.budget": 4}),
 }
@@ -58,9 +61,10 @@ def ask(problem: str, node: str = "0", **changes) -> replay.Request:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_recorded_message_is_drawn_again(get_run, name):
-    """All nodes of all branches, from their recorded contexts: the same tokens, and the same verdicts.
+    """All nodes of all branches, alone and with their whole call: the same tokens, and the same verdicts.
 
-    An environment's, too, from the state that the messages before led it to.
+    An environment's, too, from the state that the messages before led it to. Rounding is not what is tested: batches
+    of this size are rounded alike.
     """
     run = get_run(name)
     setup, weights, _ = load_source(str(run), "0", {})
@@ -69,19 +73,57 @@ def test_every_recorded_message_is_drawn_again(get_run, name):
         Evaluator(setup.task.grade, 1, setup.task.timeout_s) as evaluator,
         open_environments(setup) as acting,
     ):
-        team = replay.Team(setup, weights, replay.make_sampler(setup), evaluator, acting)
+        team = redraw.Team(setup, weights, redraw.make_sampler(setup), evaluator, acting)
         for tree in load_trees(run):
-            problem = replay.find_problem(setup, tree.record["problem"])
+            problem = redraw.find_problem(setup, tree.record["problem"])
             for number, (branch, levels) in enumerate(list_trees(tree)):
-                for node in [node for level in levels[len(branch.given) :] for node in level]:
+                nodes = [node for level in levels[len(branch.given) :] for node in level]
+                for node, is_alone in itertools.product(nodes, (True, False)):
                     path = ".".join(map(str, node["index"]))
                     decision = replay.find_decision(run, ask(tree.record["problem"], path, branch=number))
-                    rows = replay.repeat_messages(team, decision, problem)
+                    rows = replay.repeat_messages(team, decision, problem, is_alone)
                     assert all(row["same"] and row["recorded"] == row["drawn"] for row in rows), (number, path)
                     assert rows[0]["index"] == node["index"]
                     assert all(row["return"] == row["recorded_return"] for row in rows if "return" in row)
                     drawn += 1
-    assert drawn == {"c3": 2 * 6, "shapley": 2 * (4 + 2), "calculator": 2 * (2 + 2 + 4)}[name]
+    assert drawn == 2 * {"c3": 4 * 6, "shapley": 2 * (4 + 2), "calculator": 2 * (2 + 2 + 4)}[name]
+
+
+def test_a_call_drawn_again_is_rounded_as_it_was(get_run):
+    """To the last bit: the mean log-probabilities of the second call's messages are those that were recorded."""
+    run = get_run("c3")
+    setup, weights, _ = load_source(str(run), "0", {})
+    with Evaluator(setup.task.grade, 1, setup.task.timeout_s) as evaluator:
+        team = redraw.Team(setup, weights, redraw.make_sampler(setup), evaluator)
+        decision = replay.find_decision(run, ask(load_trees(run)[3].record["problem"], "1"))
+        first, last = replay.draw_call(team, decision).turns
+    for messages, nodes in ((first, decision.levels[0][1:]), (last, decision.levels[1][2:])):
+        logp_N = np.where(messages.sampled_NT, messages.behaviour_logp_NT, 0).sum(axis=1) / messages.sampled_NT.sum(
+            axis=1
+        )
+        assert logp_N.tolist() == [node["logp"] for node in nodes]
+
+
+def test_what_was_drawn_with_it_is_said(get_run):
+    run, console = get_run("c3"), Console(file=io.StringIO(), width=80)
+    name = load_trees(run)[2].record["problem"]
+    assert replay.replay_source(run, ask(name), console, as_json=False) == 0
+    assert "3 of 3 messages are the recorded ones" in console.file.getvalue()
+    assert "drawn with its sampler's whole call, of 2 problems" in console.file.getvalue()
+    console.file.truncate(0)
+    assert replay.replay_source(run, ask(name, is_alone=True), console, as_json=False) == 0
+    assert "drawn alone" in console.file.getvalue()
+
+
+def test_a_call_that_is_not_recorded_whole_is_refused(get_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(get_run("c3"), run)
+    file = run / "rollouts" / "step-000000.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:2]))
+    name = json.loads(lines[0])["problem"]
+    with pytest.raises(UserError, match=r"expected the 4 trees of step 0, got 2 whose problems are there.*--alone"):
+        replay.replay_source(run, ask(name), Console(file=io.StringIO()), as_json=False)
 
 
 def test_a_message_of_ones_own_stands_beside_the_recorded_ones(get_run, capsys):

@@ -132,6 +132,60 @@ def test_filters_and_search(read):
     assert questions(page) == ["4 up 4"]
 
 
+OBSERVED_TURNS = [
+    {"name": "call", "role": "planner", "user": "{question} :", "max_tokens": 4},
+    {"name": "result", "environment": {"kind": "calculator"}, "max_tokens": 2},
+    {
+        "name": "answer",
+        "role": "solver",
+        "user": "{question} {result} =",
+        "max_tokens": 4,
+        "unless_done": True,
+        "trained": False,
+    },
+]
+
+
+def make_observed_tree() -> dict[str, Any]:
+    """Two calls of a calculator: it ends the episode of the first, and fails at the second, whose answer is right."""
+    credit = {"tokens": 1, "logp": -0.5, "truncated": False, "value": 0.5, "baseline": 0.5, "advantage": 0.0}
+    answered = credit | {"turn": "result", "role": "environment", "logp": 0.0}
+    leaf = {"turn": "answer", "role": "solver", "answer": None}
+    nodes = [
+        credit | {"turn": "call", "role": "planner", "index": [0], "text": "1 + 2", "advantage": -1.0},
+        credit | {"turn": "call", "role": "planner", "index": [1], "text": "1 +", "advantage": 1.0},
+        answered | {"index": [0, 0], "text": "3", "reward": 0.25, "done": True, "failed": False, "advantage": 9.0},
+        answered | {"index": [1, 0], "text": HOSTILE[0], "reward": 0.0, "done": False, "failed": True},
+        credit | leaf | {"index": [0, 0, 0], "text": "", "tokens": 0, "return": 0.25, "verdict": "partial"},
+        credit | leaf | {"index": [1, 0, 0], "text": "3", "return": 1.0, "verdict": "correct"},
+    ]
+    head = {"problem": "p0", "question": "1 up 2", "protocol": ["call", "result", "answer"], "step": 0, "method": "c3"}
+    return head | {"trained": [True, False, False], "fan_out": [2, 1, 1], "nodes": nodes}
+
+
+def test_what_an_environment_answered_is_known_as_such(read):
+    """Who answered, with what and what that paid; it has no credit, which the tree's colours are not measured by."""
+    protocol = {"turns": OBSERVED_TURNS, "question_tokens": 32}
+    credit = {"method": "c3", "fan_out": [2, 1, 1], "budget": 2, "normalise": "none"}
+    page = read([make_observed_tree()], "#transcripts/0/0/0/0.0.0", protocol=protocol, credit=credit)
+    result = page.locator("#message-0-0")
+    assert result.locator(".badge").all_text_contents() == ["answered by calculator", "episode ended"]
+    assert result.locator("> .message-box > .message").text_content() == "3"
+    assert result.locator("dl.figures").inner_text().split() == ["value", "0.500", "tokens", "1", "reward", "+0.250"]
+    assert result.locator(".advantage").count() == 0 and result.locator(".uncredited").text_content() == "no credit"
+    assert "observed" in (result.get_attribute("class") or "") and "tone" not in (result.get_attribute("class") or "")
+    assert page.get_by_role("treeitem", name="result 1.1 no credit").count() == 1
+    assert page.locator("#message-0").locator("..").locator("p.context").text_content().startswith("Heard by the env")
+    assert page.locator("#message-0-0-0 .message").text_content() == "(the episode had ended)"
+    assert "tone-down-3" in (page.locator("#message-0").get_attribute("class") or "")  # -1 is the largest that counts
+    page.locator("#message-1").click()
+    page.locator("#message-1-0").click()
+    assert page.locator("#message-1-0 .badge").all_text_contents() == ["answered by calculator", "failed"]
+    assert page.locator("#message-1-0 > .message-box > .message").text_content() == HOSTILE[0]
+    assert page.locator("#message-1-0-0 .badge").all_text_contents() == ["not trained", "\u2713 correct"]
+    assert page.evaluate(CONTRAST) == []
+
+
 def test_a_right_plan_with_a_wrong_answer_is_found(read):
     tree = make_tree(0, "p0", (0, 0, 1, 0))
     tree["nodes"][1]["value"] = 0.75  # of more continuations than are recorded

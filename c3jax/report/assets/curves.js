@@ -128,6 +128,15 @@ function formatTicks(ticks, isShare) {
   return ticks.map((tick) => (isSmall ? formatNumber(tick / unit) : formatFixed(tick / unit, places)) + (tick === 0 && word !== "\u202f%" ? "" : word));
 }
 
+// Steps, calls and tokens are counted: between two of them is nothing.
+const WHOLE = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
+
+// What is zero all along would else be drawn on an axis up to 100.
+function rangeOf(_, low, high) {
+  if (low === null) return [null, null];
+  return low === 0 && high === 0 ? [0, 1] : uPlot.rangeNum(low, high, 0.1, true);
+}
+
 function drawChart(box, name) {
   const figure = CURVES.figures[name];
   const lines = collectLines(name);
@@ -160,11 +169,11 @@ function drawChart(box, name) {
     padding: [8, 12, 0, 0],
     legend: { show: false },
     cursor: { sync: { key: "all" }, y: false, drag: { x: true, y: false } },
-    scales: { x: { time: false } },
+    scales: { x: { time: false }, y: { range: rangeOf } },
     series,
     bands,
     axes: [
-      { ...axis, grid: { show: false }, size: 28, space: 60, values: (_, ticks) => formatTicks(ticks, false) },
+      { ...axis, grid: { show: false }, size: 28, space: 60, incrs: axisName === "seconds" ? null : WHOLE, values: (_, ticks) => formatTicks(ticks, false) },
       { ...axis, grid, size: 52, space: 36, values: (_, ticks) => formatTicks(ticks, figure.form === "share") },
     ],
     hooks: { setCursor: [(plot) => show(plot.cursor.idx ?? null)] },

@@ -55,14 +55,14 @@ function makeAlternative(tree, path, largest) {
   const isLeaf = turn === tree.turns.length - 1;
   const id = `message-${path.join("-")}`;
   const card = make("div", {
-    role: "treeitem", id, class: `card ${toneOf(credit.advantage[row], largest, section.trained)}`, tabindex: "-1",
+    role: "treeitem", id, class: `card ${section.reward ? "observed" : toneOf(credit.advantage[row], largest, section.trained)}`, tabindex: "-1",
     "data-path": path.join("."), "aria-level": path.length, "aria-posinset": path[turn] + 1, "aria-setsize": tree.fan_out[turn],
     "aria-selected": "false", "aria-expanded": isLeaf ? null : "false", "aria-labelledby": `${id}-name ${id}-credit`,
     onclick: (event) => pressCard(event, path, isLeaf),
     onfocus: () => selectMessage(path, false, false),
   },
-    makeCardHead(section, credit, path, row, id),
-    makeMessage(section.text[row], { needle: view.needle, cut: section.cut[row] }),
+    makeCardHead(tree, credit, path, row, id),
+    makeMessage(section.text[row], { needle: view.needle, cut: section.cut[row], ...(hasEnded(tree, path) ? { empty: "(the episode had ended)" } : {}) }),
     ...(section.visible ? [make("p", { class: "quiet" }, "Read by others:"), makeMessage(section.visible[row], { needle: view.needle, empty: "(nothing)" })] : []),
     makeFigures(tree, turn, row, credit, isLeaf),
   );
@@ -71,16 +71,32 @@ function makeAlternative(tree, path, largest) {
   return item;
 }
 
-function makeCardHead(section, credit, path, row, id) {
+// Whether an environment had ended the episode before a message, so that nobody was asked for it.
+function hasEnded(tree, path) {
+  const turn = path.length - 1;
+  return tree.turns[turn].tokens[rowOf(tree, path)] === 0 &&
+    tree.turns.slice(0, turn).some((earlier, level) => earlier.done && earlier.done[rowOf(tree, path.slice(0, level + 1))]);
+}
+
+function nameEnvironment(tree, section) {
+  return RUNS[tree.run].environments[section.name] ?? "environment";
+}
+
+function makeCardHead(tree, credit, path, row, id) {
+  const section = tree.turns[path.length - 1];
   const advantage = credit.advantage[row];
   const badges = [];
-  if (section.truncated[row]) badges.push(make("span", { class: "badge warn" }, "truncated"));
-  if (!section.trained) badges.push(make("span", { class: "badge" }, "not trained"));
+  if (section.reward) badges.push(make("span", { class: "badge", title: "an environment: no policy speaks, and nothing is trained" }, "answered by ", make("bdi", {}, makeTextNodes(nameEnvironment(tree, section)))));
+  else if (!section.trained) badges.push(make("span", { class: "badge" }, "not trained"));
+  if (section.truncated[row]) badges.push(make("span", { class: "badge warn" }, section.reward ? "cut" : "truncated"));
+  if (section.reward && section.failed[row]) badges.push(make("span", { class: "badge bad" }, "failed"));
+  if (section.reward && section.done[row] && !hasEnded(tree, path)) badges.push(make("span", { class: "badge" }, "episode ended"));
   const name = `${section.name} ${path.map((index) => index + 1).join(".")}`;
   return make("div", { class: "card-head" },
     make("span", { class: "card-name", id: `${id}-name` }, name), ...badges,
-    make("span", { class: "advantage", id: `${id}-credit`, title: "advantage" },
-      make("span", { class: "visually-hidden" }, "advantage "), formatSigned(advantage, 3)));
+    section.reward ? make("span", { class: "uncredited quiet", id: `${id}-credit` }, "no credit")
+      : make("span", { class: "advantage", id: `${id}-credit`, title: "advantage" },
+        make("span", { class: "visually-hidden" }, "advantage "), formatSigned(advantage, 3)));
 }
 
 function makeVerdict(section, row) {
@@ -92,21 +108,23 @@ function makeVerdict(section, row) {
 
 function makeFigures(tree, turn, row, credit, isLeaf) {
   const section = tree.turns[turn];
-  const figures = [
-    ["value", formatFixed(credit.value[row])], ["baseline", formatFixed(credit.baseline[row])],
-    ["tokens", formatNumber(section.tokens[row])], ["log p", formatFixed(section.logp[row])],
-  ];
+  const figures = [["value", formatFixed(credit.value[row])], ["tokens", formatNumber(section.tokens[row])]];
+  if (section.reward) figures.push(["reward", formatSigned(section.reward[row])]);
+  else {
+    figures.splice(1, 0, ["baseline", formatFixed(credit.baseline[row])]);
+    figures.push(["log p", formatFixed(section.logp[row])]);
+  }
   const list = make("dl", { class: "figures" }, figures.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
   const parts = [list];
   if (isLeaf) {
     const answer = section.answer[row];
-    const text = answer === null ? make("span", { class: "quiet" }, "none could be read") : make("bdi", {}, makeTextNodes(answer.slice(0, 200), view.needle));
+    const text = !answer ? make("span", { class: "quiet" }, answer === null ? "none could be read" : "(empty)") : make("bdi", {}, makeTextNodes(answer.slice(0, 200), view.needle));
     const score = make("span", {}, make("span", { class: "quiet" }, "return "), formatFixed(section.return[row]));
     parts.unshift(make("p", { class: "answer outcome" }, makeVerdict(section, row), make("span", {}, make("span", { class: "quiet" }, "answer "), text), score));
     if (section.detail[row]) parts.push(make("p", { class: "answer quiet" }, makeTextNodes(section.detail[row].slice(0, 400))));
   }
   const methods = Object.entries(tree.credits);
-  if (methods.length) {
+  if (methods.length && !section.reward) {
     const all = [[RUNS[tree.run].method, tree.turns], ...methods];
     parts.push(make("dl", { class: "credits", "aria-label": "advantage by method" }, all.map(([name, other]) => {
       const x = other[turn].advantage[row];
@@ -157,6 +175,9 @@ function readOf(section, row) {
 // The context that all alternatives after `path` share, as the role's prompts put it together.
 function makeContext(tree, path) {
   const turn = tree.turns[path.length];
+  if (turn.reward) {
+    return make("p", { class: "context quiet" }, "Heard by the environment ", make("b", {}, make("bdi", {}, makeTextNodes(nameEnvironment(tree, turn)))), ": what was written up to here");
+  }
   const prompts = RUNS[tree.run].prompts[turn.name] ?? [];
   const slots = [...new Set(prompts.flatMap(([, pieces]) => pieces.filter(([kind]) => kind === "slot").map(([, name]) => name)))];
   const nameOf = (slot) => {
