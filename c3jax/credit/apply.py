@@ -62,6 +62,21 @@ def apply_credit(matrix: CreditMatrix, return_PL: Array, *, normalise: Normalise
     return compare(value, baseline, matrix.group, size_P1, normalise=normalise)
 
 
+def apply_less_mean(matrix: CreditMatrix, mean: Array, return_PL: Array, *, normalise: Normalise) -> Credit:
+    """Credit of returns less a mean of earlier steps, which thereby has the weight that a baseline's row lacks of 1.
+
+    Args:
+      matrix, return_PL, normalise: as for `apply_credit`.
+      mean: scalar, in units of return.
+
+    Returns:
+      Credit as of `apply_credit`; value and baseline with the mean in them.
+    """
+    credit = apply_credit(matrix, return_PL - mean, normalise=normalise)
+    value, baseline = (tuple(part_PN + mean for part_PN in of_turns) for of_turns in credit[:2])
+    return credit._replace(value=value, baseline=baseline)
+
+
 def sum_past(rewards: Sequence[Array | None], leaves: int) -> tuple[Array, ...]:
     """What was paid before each turn, on the way to each leaf of a tree.
 

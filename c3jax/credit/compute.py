@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from c3jax.credit.apply import RESOLUTION, Array, apply_credit, compare, find_namespace
+from c3jax.credit.apply import RESOLUTION, Array, apply_credit, apply_less_mean, find_namespace
 from c3jax.credit.matrix import CreditMatrix
 from c3jax.credit.method import Method, Normalise
 from c3jax.credit.methods import find_method
@@ -131,17 +131,12 @@ def _list_scores(inputs: CreditInputs) -> tuple[jax.Array, ...]:
 
 
 def _apply_running_mean(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:
-    """The return minus the mean of earlier steps. Source: arXiv:2506.24119."""
+    """Rows on returns less the mean of earlier steps: it has the weight that a baseline's row lacks of 1.
+
+    Source: arXiv:2506.24119, where it has all of it.
+    """
     assert inputs.components is not None
-    xp = find_namespace(return_PL)
-    value, _, _ = apply_credit(inputs.matrix, return_PL, normalise="none")
-    groups = inputs.matrix.group
-    mean = tuple(
-        value_PN if group is None else xp.full_like(value_PN, inputs.components.mean)
-        for value_PN, group in zip(value, groups, strict=True)
-    )
-    size_P1 = xp.maximum(xp.abs(return_PL).max(axis=1, keepdims=True), xp.abs(inputs.components.mean))
-    return compare(value, mean, groups, size_P1, normalise=normalise)
+    return apply_less_mean(inputs.matrix, inputs.components.mean, return_PL, normalise=normalise)
 
 
 def _apply_mean_scaled(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:

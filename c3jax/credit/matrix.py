@@ -31,7 +31,9 @@ class CreditMatrix(NamedTuple):
     group: tuple[np.ndarray | None, ...]  # [N, N]: mean over the message's group; None: the turn is not trained
 
 
-def make_credit_matrix(method: str, plan: Plan, trained: tuple[bool, ...] | None = None) -> CreditMatrix:
+def make_credit_matrix(
+    method: str, plan: Plan, trained: tuple[bool, ...] | None = None, mean: float = 0.0
+) -> CreditMatrix:
     """Build the value and baseline matrices of a method for every turn.
 
     advantage_N = (value_NL - baseline_NL) return_L. The rows of a built-in method's `value` sum to 1; those of its
@@ -44,6 +46,8 @@ def make_credit_matrix(method: str, plan: Plan, trained: tuple[bool, ...] | None
       method: a key of `METHODS`, or a user's own as module:NAME.
       plan: what is sampled for a problem.
       trained: per turn, whether it is trained; None for all turns.
+      mean: share of every baseline that is a mean of earlier steps, and that is left out of its rows: apply them to
+        returns less that mean.
 
     Returns:
       The matrices, float64, to be applied to returns by `apply.apply_credit` or, whatever the method carries, by
@@ -61,7 +65,7 @@ def make_credit_matrix(method: str, plan: Plan, trained: tuple[bool, ...] | None
     return CreditMatrix(
         value=value,
         baseline=tuple(
-            compute_rows(row.baseline, plan, turn, "baseline") if on else value[turn]
+            (1.0 - mean) * compute_rows(row.baseline, plan, turn, "baseline") if on else value[turn]
             for turn, on in enumerate(is_trained)
         ),
         group=tuple(

@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from c3jax.credit.apply import apply_credit, find_namespace
+from c3jax.credit.apply import apply_less_mean, find_namespace
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
 from c3jax.credit.method import Normalise
 from c3jax.credit.methods import find_method
@@ -185,9 +185,7 @@ def apply_shrunk(
       Credit, f32, each [P, N] per turn, in units of return.
     """
     matrix = make_shrunk_matrix(components, fan_out, trained)
-    credit = apply_credit(matrix, return_PL - components.mean, normalise=normalise)
-    value = tuple(value_PN + components.mean for value_PN in credit.value)
-    return credit._replace(value=value, baseline=tuple(b_PN + components.mean for b_PN in credit.baseline))
+    return apply_less_mean(matrix, components.mean, return_PL, normalise=normalise)
 
 
 def list_path_leaves(fan_out: FanOut, turn: int) -> list[np.ndarray]:

@@ -88,6 +88,7 @@ def describe_case(case: Case, measured: Sequence[Measured]) -> list[dict[str, An
                 "plan": describe_plan(found.plan),
                 "turn": turn,
             } | costs
+            row["pilot_calls"] = found.pilot_calls
             row |= _describe_accuracy(of_turn, found.squared_bias[turn], found.spearman[turn])
             noise = analyse.compute_noise(of_turn, LEVEL)
             for unit in UNITS:

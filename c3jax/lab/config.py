@@ -211,7 +211,7 @@ def check_learning(config: LearningStudy) -> None:
     expect(config.updates % config.every == 0, "every", f"a divisor of updates ({config.updates})", config.every)
     _check_rates(config)
     purpose = "a tabular policy" if config.policy == "tabular" else "" if config.episodes else "exact evaluation"
-    _check_cases(config, purpose, "untrained", "discount", "decay")
+    _check_cases(config, purpose, "untrained", "discount", "decay", "mean")
     for number, case in enumerate(config.cases):
         path, is_fresh, most = f"cases.{number}", case.game.kind == "fresh", case.game.problems
         is_known = config.policy == "mlp" or not is_fresh
@@ -228,7 +228,7 @@ def check_bench(config: BenchStudy) -> None:
     """Check a bench of estimators across its fields."""
     is_even = config.samples % config.batches == 0
     expect(is_even, "samples", f"a multiple of batches ({config.batches})", config.samples)
-    _check_cases(config, "the exact truth", "auto", "critic_error", "decay", "share")
+    _check_cases(config, "the exact truth", "auto", "error", "decay", "share", "mean")
     known = {estimator for case in config.cases for estimator in case.estimators}
     for field, chosen in (("ours", config.ours), ("rivals", config.rivals)):
         for number, estimator in enumerate(chosen):

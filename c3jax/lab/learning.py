@@ -58,7 +58,7 @@ def make_blocks(config: LearningStudy, arms: Sequence[Arm]) -> list[Block]:
 
     def make_lane(arm: Arm, seed: int) -> Lane:
         trained = sections.choose_trained(sections.list_trained(games[arm.case]), arm.estimator)
-        matrix = make_credit_matrix(arm.estimator.method, arm.plan, trained)
+        matrix = make_credit_matrix(arm.estimator.method, arm.plan, trained, arm.estimator.mean)
         rates = jnp.float32(arm.learning_rate), jnp.float32(config.critic_learning_rate)
         return Lane(jnp.uint32(seed), *rates, jax.tree.map(np.float32, matrix))
 
@@ -82,8 +82,8 @@ def make_setting(config: LearningStudy, game: sections.Game, arm: Arm) -> Settin
         trained=sections.choose_trained(sections.list_trained(game), estimator),
         normalise=estimator.normalise,
         critic=Critic(estimator.discount, estimator.decay) if method.carries == "critic" else None,
-        carries_components=method.carries == "components",
-        apply=str(method.apply),
+        carries_components=method.carries == "components" or estimator.mean > 0.0,
+        apply=sections.find_program(estimator),
         optimiser=optax.scale_by_adam() if config.optimiser == "adam" else optax.identity(),
         problems=game.problems,
         batch=config.problems,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 import pydantic
 from pydantic_core import PydanticCustomError
 
-from c3jax.credit import plans
+from c3jax.credit import plans, rows
 from c3jax.credit.method import Normalise, Sampling
 from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.pairing import check_auto, check_normalise, check_pairing
@@ -153,18 +153,19 @@ class Estimator(NamedTuple):
     plan: Sizes | Auto
     normalise: Normalise = "none"  # scope of the standard deviation that advantages are divided by
     untrained: tuple[int, ...] = ()  # turns, from 0, that are left untrained beside the game's own
-    critic_error: float = 0.0  # standard deviation of the critic's error in every context, in units of return
+    error: float = 0.0  # in units of return: a critic's in every context, its deviation; what a mean is too low by
     discount: float = 1.0  # mappo: weight of the next turn's value
     decay: float = 1.0  # mappo: weight of the next turn's advantage
     share: float = 1.0  # value_assisted: share of the baseline that the critic gives
+    mean: float = 0.0  # share of the baseline that is the mean of earlier steps
 
 
-_AMOUNTS = {"critic_error": "error", "discount": "discount", "decay": "decay", "share": "share"}  # as they are written
+_AMOUNTS = ("error", "discount", "decay", "share", "mean")
 _COUNT, _AMOUNT = "[1-9][0-9]*", r"[0-9]*\.?[0-9]+(?:e[-+]?[0-9]{1,2})?"
 _ESTIMATOR = re.compile(
     rf"(\S+) (?:(?P<sizes>{_COUNT}(?:[x+]{_COUNT})*)|auto (?P<budget>{_COUNT}) (?P<unit>calls|messages|tokens))"
     r"(?: (?P<normalise>group|turn|batch))?(?P<untrained>(?:, turn [0-9]+ untrained)*)(?P<credit>, credit)?"
-    + "".join(f"(?:, {word} (?P<{field}>{_AMOUNT}))?" for field, word in _AMOUNTS.items())
+    + "".join(f"(?:, {field} (?P<{field}>{_AMOUNT}))?" for field in _AMOUNTS)
 )
 _EXAMPLES = {"tree": "2x4", "flat": "8", "replay": "4+4", "best_branch": "4+4", "auxiliary": "2+2"}
 
@@ -173,7 +174,7 @@ def parse_estimator(text: object) -> Estimator:
     """Read an estimator as tables print it: `c3 2x4`, `rloo 8 group`, `c3_replay 4+4`, `shrunk auto 8 calls, credit`.
 
     After method, sizes and scope may stand, in this order and after commas, `turn 0 untrained`, `credit` (the criterion
-    of `auto`), `error 0.15`, `discount 0.9`, `decay 0` and `share 0.5`.
+    of `auto`), `error 0.15`, `discount 0.9`, `decay 0`, `share 0.5` and `mean 0.5`.
 
     Raises:
       PydanticCustomError: a ValueError that says what was expected.
@@ -196,8 +197,8 @@ def parse_estimator(text: object) -> Estimator:
             raise _expect("credit, a criterion, only where auto chooses the sizes")
     untrained = tuple(int(turn) for turn in re.findall("[0-9]+", part["untrained"]))
     amounts = {field: float(part[field]) for field in _AMOUNTS if part[field]}
-    if any(value > 1.0 for field, value in amounts.items() if field != "critic_error"):
-        raise _expect("at most 1 for discount, decay and share")
+    if any(value > 1.0 for field, value in amounts.items() if field != "error"):
+        raise _expect("at most 1 for discount, decay, share and mean")
     return Estimator(method, plan, part["normalise"] or "none", untrained, **amounts)
 
 
@@ -225,10 +226,10 @@ def describe_estimator(estimator: Estimator) -> str:
     scope = "" if estimator.normalise == "none" else f" {estimator.normalise}"
     parts = [f"{estimator.method} {sizes}{scope}", *(f"turn {turn} untrained" for turn in estimator.untrained)]
     parts += ["credit"] if plan.kind == "auto" and plan.criterion == "credit" else []
-    for field, word in _AMOUNTS.items():
+    for field in _AMOUNTS:
         if values[field] != Estimator._field_defaults[field]:
             short = f"{values[field]:g}"  # where six digits are all of it: a name must not hide what differs
-            parts.append(f"{word} {short if float(short) == values[field] else repr(values[field])}")
+            parts.append(f"{field} {short if float(short) == values[field] else repr(values[field])}")
     return ", ".join(parts)
 
 
@@ -252,6 +253,11 @@ def choose_trained(trained: Sequence[bool], estimator: Estimator) -> tuple[bool,
     return tuple(is_on and turn not in estimator.untrained for turn, is_on in enumerate(trained))
 
 
+def find_program(estimator: Estimator) -> str:
+    """What makes an estimator's credit of its rows, as the column `apply` of methods says it."""
+    return "running_mean" if estimator.mean else str(find_method(estimator.method).apply)
+
+
 def check_estimators(
     path: str, estimators: Sequence[Estimator], trained: Sequence[bool], tokens: tuple[float, ...], *extras: str
 ) -> None:
@@ -267,15 +273,16 @@ def check_estimators(
         where, text, values = f"{path}.{number}", describe_estimator(estimator), estimator._asdict()
         given = {name for name, usual in Estimator._field_defaults.items() if values[name] != usual}
         given |= {"auto"} & {estimator.plan.kind}
-        known = ", ".join(_AMOUNTS.get(name, name) for name in extras)
-        expect(given <= {"normalise", *extras}, where, f"beside sizes and scope only {known}", repr(text))
+        expect(given <= {"normalise", *extras}, where, f"beside sizes and scope only {', '.join(extras)}", repr(text))
         expect(estimator not in estimators[:number], where, "each once", f"{text} twice")
         plan, turns = estimator.plan, len(trained)
         expect(plan.kind != "tree" or len(plan.numbers) == turns, where, f"{turns} sizes, one a turn", repr(text))
         latest, on = max(estimator.untrained, default=0), choose_trained(trained, estimator)
         expect(latest < turns, where, f"untrained turns below {turns}", latest)
-        has_rows = not callable(find_method(estimator.method).apply)
-        expect(has_rows, where, "a method whose credit is made as a built-in one's", repr(text))
+        row, mean = find_method(estimator.method), estimator.mean
+        expect(not callable(row.apply), where, "a method whose credit is made as a built-in one's", repr(text))
+        has_baseline = row.apply == "rows" and row.baseline is not rows.nothing
+        expect(not mean or has_baseline, where, "a mean beside a baseline of returns (rae is all mean)", repr(text))
         try:
             if plan.kind == "auto":
                 check_auto(estimator.method, on, plan.budget, plan.unit, tokens)

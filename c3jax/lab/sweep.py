@@ -19,10 +19,9 @@ from rich.console import Console
 from c3jax.analysis.figures import Axis, plot_curves, save_figure
 from c3jax.analysis.statistics import compute_paired, compute_student_interval, correct_holm
 from c3jax.analysis.tables import make_columns, print_table, save_table
-from c3jax.credit.methods import find_method
 from c3jax.credit.plans import Plan
 from c3jax.lab.chunks import Block, Lanes, Record, Train, run_blocks
-from c3jax.lab.sections import Estimator, count_costs, describe_estimator, make_plan
+from c3jax.lab.sections import Estimator, count_costs, describe_estimator, find_program, make_plan
 from c3jax.processes import is_first
 
 LEVEL = 0.95  # of all intervals, over seeds
@@ -124,7 +123,7 @@ def make_blocks(
 ) -> list[Block]:
     """The study's runs, those that one program can make together in one block.
 
-    Credit by a matrix is one program for all methods; a critic and the shrunk baseline are programs of their own.
+    Credit by a matrix is one program for all methods; what is made of the rows in another way has one of its own.
 
     Args:
       make_train: the training run of an arm, and of all that differ from it in seed, learning rate and matrix alone.
@@ -136,8 +135,15 @@ def make_blocks(
     groups: dict[tuple, list[int]] = {}
     for row, arm in enumerate(arms):
         chosen = arm.estimator
-        program = "matrix" if find_method(chosen.method).carries == "nothing" else chosen.method
-        same = (arm.case, arm.plan, program, chosen.normalise, chosen.untrained, chosen.discount, chosen.decay)
+        same = (
+            arm.case,
+            arm.plan,
+            find_program(chosen),
+            chosen.normalise,
+            chosen.untrained,
+            chosen.discount,
+            chosen.decay,
+        )
         groups.setdefault(same, []).append(row)
     blocks = []
     for rows in groups.values():

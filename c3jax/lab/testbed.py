@@ -26,7 +26,7 @@ from c3jax.lab.config import BenchStudy, Case
 from c3jax.lab.families import make_family
 from c3jax.lab.games import Family, Game, GameShape, make_game
 from c3jax.lab.policies import GamePolicy, Params
-from c3jax.lab.sections import Estimator, list_tokens, list_trained, make_plan
+from c3jax.lab.sections import Estimator, find_program, list_tokens, list_trained, make_plan
 
 BIAS_LEVEL = 0.999
 _CHUNK = 250  # most samples of every problem in memory at once; a batch is a whole number of chunks
@@ -136,23 +136,30 @@ def split_key(key: jax.Array, *counts: int) -> jax.Array:
 
 
 def make_weights(
-    method: str, plan: Plan, trained: tuple[bool, ...], components: shrink.Components | None = None
+    method: str,
+    plan: Plan,
+    trained: tuple[bool, ...],
+    components: shrink.Components | None = None,
+    share: float = 0.0,
+    error: float = 0.0,
 ) -> measure.CreditWeights:
     """The weights of a method on a plan.
 
     Args:
       trained: per turn.
       components: of earlier draws, for a method that carries them.
+      share: of the baseline that is their mean.
+      error: what that mean is too low by, as one of earlier steps is while returns rise, in units of return.
     """
     row, mean = find_method(method), jnp.float32(0.0)
-    if row.carries == "components":
+    if row.carries == "components" or share:
         assert components is not None
-        mean = jnp.asarray(components.mean)
+        mean = jnp.asarray(components.mean - error, jnp.float32)
     if row.apply == "filter":
         assert components is not None
         matrix = shrink.make_shrunk_matrix(components, plan.fan_out, trained)
     else:
-        matrix = make_credit_matrix(method, plan, trained)
+        matrix = make_credit_matrix(method, plan, trained, share)
     return measure.CreditWeights(jax.tree.map(lambda block: jnp.asarray(block, jnp.float32), matrix), mean)
 
 
@@ -258,6 +265,7 @@ class Measured(NamedTuple):
     figures: dict[int, analyse.Figures]  # by trained turn
     squared_bias: dict[int, Interval]
     spearman: dict[int, np.ndarray]  # [G]: rank fidelity of each problem, NaN where no context has one
+    pilot_calls: int = 0  # evaluator calls a problem, made once for all draws, of the pilot that it reads
 
 
 def make_bench_testbed(config: BenchStudy, case: Case, key: jax.Array) -> BenchTestbed:
@@ -274,17 +282,25 @@ def draw_components(testbed: Testbed, steps: int, key: jax.Array) -> shrink.Comp
     Args:
       steps: how many, each a draw of a tree 2x2x... of every problem.
     """
-    fan_out = (2,) * len(testbed.shape.messages)
+    program = compile_quickly(_draw_components, 2)
+    arguments = testbed.params, testbed.games, jax.random.split(key, steps)
+    return jax.device_get(program(testbed.shape, testbed.policy, *arguments))
+
+
+def _draw_components(
+    shape: GameShape, policy: GamePolicy, params: Params, games: Game, key_X: jax.Array
+) -> shrink.Components:
+    fan_out = (2,) * len(shape.messages)
     plan = make_tree(fan_out)
 
     def step(components: shrink.Components, step_key: jax.Array) -> tuple[shrink.Components, None]:
         def draw(game: Game, key: jax.Array) -> jax.Array:
-            return play.sample_plan(testbed.shape, game, testbed.policy, testbed.params, plan, key).return_L
+            return play.sample_plan(shape, game, policy, params, plan, key).return_L
 
-        return_GL = jax.vmap(draw)(testbed.games, jax.random.split(step_key, testbed.count))
+        return_GL = jax.vmap(draw)(games, jax.random.split(step_key, games.bias.shape[0]))
         return shrink.update_components(components, return_GL, fan_out, decay=0.99), None
 
-    return jax.device_get(jax.lax.scan(step, shrink.init_components(len(fan_out)), jax.random.split(key, steps))[0])
+    return jax.lax.scan(step, shrink.init_components(len(fan_out)), key_X)[0]
 
 
 def measure_estimator(config: BenchStudy, case: Case, estimator: Estimator, bench: BenchTestbed) -> Measured:
@@ -292,8 +308,8 @@ def measure_estimator(config: BenchStudy, case: Case, estimator: Estimator, benc
     trained = list_trained(case.game)
     plan = choose_plan(estimator, bench.components, trained, list_tokens(case.game))
     recipe = measure.make_recipe(estimator.method, plan, estimator.normalise, estimator.decay, estimator.share)
-    weights = make_weights(estimator.method, plan, trained, bench.components)
-    testbed = set_critic_error(bench.testbed, estimator.critic_error, jax.random.fold_in(bench.key, _CRITIC))
+    weights = make_weights(estimator.method, plan, trained, bench.components, estimator.mean, estimator.error)
+    testbed = set_critic_error(bench.testbed, estimator.error, jax.random.fold_in(bench.key, _CRITIC))
     samples = config.samples // config.batches
     chunks = next(count for count in range(-(-samples // _CHUNK), samples + 1) if samples % count == 0)
     key_BXG = split_key(jax.random.fold_in(bench.key, _DRAWS), config.batches, chunks, testbed.count)
@@ -306,7 +322,9 @@ def measure_estimator(config: BenchStudy, case: Case, estimator: Estimator, benc
         squared_bias[turn] = analyse.compute_bias(sums, turn, advantage_GCM, BIAS_LEVEL)
         context, message, credit = (np.asarray(x[turn]) for x in (draws.context, draws.message, draws.advantage))
         spearman[turn] = rank_within_contexts(context, message, credit, advantage_GCM)
-    return Measured(plan, figures, squared_bias, spearman)
+    reads_pilot = find_program(estimator) in ("filter", "running_mean") or estimator.plan.kind == "auto"
+    pilot_calls = config.pilot_steps * 2 ** len(trained) if reads_pilot else 0
+    return Measured(plan, figures, squared_bias, spearman, pilot_calls)
 
 
 def choose_plan(

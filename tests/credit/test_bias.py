@@ -375,6 +375,18 @@ def test_grpo_only_scales_a_problem_whose_returns_are_0_and_1(monkeypatch):
         assert find_worst(classify_turns(method, "binary")) == ("offset", "scale")
 
 
+@pytest.mark.parametrize("method", ["rloo", "c3", "c3_replay"])
+def test_a_mean_of_earlier_steps_in_a_baseline_leaves_the_gradient_unbiased(method):
+    """Three tenths of the baseline, of a mean that is wrong; a mean of the same draws is no such thing."""
+    sampling = METHODS[method].sampling
+    outcomes = get_outcomes("duo", sampling)
+    matrix = make_credit_matrix(method, PLANS[sampling](2), mean=0.3)
+    for mean, expected in ((0.8, ("offset", "none")), (outcomes.return_LX.mean(axis=0) ** 2, ("other", "other"))):
+        for turn, (value, baseline) in enumerate(zip(matrix.value, matrix.baseline, strict=True)):
+            estimate_NX = (value - baseline) @ (outcomes.return_LX - mean)
+            assert classify(DUO, outcomes, turn, estimate_NX) == expected
+
+
 @pytest.mark.parametrize(
     ("method", "decay", "expected"),
     [

@@ -115,3 +115,14 @@ def test_rae_by_hand():
     np.testing.assert_allclose(credit.advantage[0], [[0.75, -0.25], [0, 0.25]], atol=1e-7)
     np.testing.assert_allclose(credit.baseline[0], 0.25)
     assert not credit.advantage[1].any()
+
+
+def test_a_mean_has_the_weight_that_a_baseline_lacks():
+    """rloo with a quarter of its baseline the mean .4: .75 of the other episode's return, and .1; value as it is."""
+    components = shrink.init_components(2)._replace(mean=jnp.float32(0.4))
+    matrix = make_credit_matrix("rloo", make_flat(2, 2), (True, False), mean=0.25)
+    credit = APPLY["running_mean"](CreditInputs(matrix, (2, 1), components), jnp.array([[1.0, 0.2]]), "none")
+    np.testing.assert_allclose(credit.value[0], [[1.0, 0.2]], atol=1e-7)
+    np.testing.assert_allclose(credit.baseline[0], [[0.25, 0.85]], atol=1e-7)
+    np.testing.assert_allclose(credit.advantage[0], [[0.75, -0.65]], atol=1e-7)
+    assert not credit.advantage[1].any()

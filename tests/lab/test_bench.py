@@ -160,6 +160,7 @@ def test_a_bench_leaves_its_tables_and_figures(whole):
         *(("one", name, turn) for name in ("rloo 4", "c3 2x2", "shrunk 2x2") for turn in (0, 1)),
         *(("other", name, turn) for name in ("c3 2x2", "shrunk 2x2") for turn in (0, 1)),
     ]
+    assert [row["pilot_calls"] for row in rows] == [0, 0, 0, 0, 16, 16, 0, 0, 16, 16]  # four trees of two by two
     against = json.loads((whole / "against.json").read_text())
     assert [(row["game"], row["rival"]) for row in against] == [
         *(("one", rival) for rival in ("rloo 4", "c3 2x2") for _ in (0, 1)),

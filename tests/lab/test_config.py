@@ -63,9 +63,10 @@ WRITTEN = [
     ("c3 auto 90 tokens batch, credit", Estimator("c3", Auto("auto", 90, "tokens", "credit"), "batch")),
     (
         "mappo 8 batch, error 0.15, discount 0.9, decay 0",
-        Estimator("mappo", Sizes("flat", (8,)), "batch", critic_error=0.15, discount=0.9, decay=0.0),
+        Estimator("mappo", Sizes("flat", (8,)), "batch", error=0.15, discount=0.9, decay=0.0),
     ),
     ("value_assisted 2x2, share 0.25", Estimator("value_assisted", Sizes("tree", (2, 2)), share=0.25)),
+    ("c3 2x4, error 0.1, mean 0.5", Estimator("c3", Sizes("tree", (2, 4)), error=0.1, mean=0.5)),
 ]
 
 
@@ -90,7 +91,14 @@ def list_every_estimator() -> list[Estimator]:
             own += [Auto("auto", 24, unit, what) for unit in ("calls", "tokens") for what in ("gradient", "credit")]
         for plan, scope in itertools.product(own, SCOPES):
             plain = Estimator(method, plan, scope)
-            changed = {"critic_error": 1e-7, "discount": 0.123456789, "decay": 0.0, "share": 0.5, "untrained": (0, 2)}
+            changed = {
+                "error": 1e-7,
+                "discount": 0.123456789,
+                "decay": 0.0,
+                "share": 0.5,
+                "mean": 0.3,
+                "untrained": (0, 2),
+            }
             drawn += [plain, *(plain._replace(**{name: value}) for name, value in changed.items())]
             drawn.append(plain._replace(**changed))
     return drawn
@@ -158,16 +166,21 @@ def test_a_plan_is_what_its_sizes_say(text, turns, plan):
         ("shapley 2x2", ["expected sizes of shapley as in shapley 2, got"]),
         ("vine_ppo 2", ["expected sizes of vine_ppo as in vine_ppo 2+2, got"]),
         ("c3 2x4, credit", ["expected credit, a criterion, only where auto chooses the sizes"]),
-        ("mappo 8, decay 1.5", ["expected at most 1 for discount, decay and share"]),
+        ("mappo 8, decay 1.5", ["expected at most 1 for discount, decay, share and mean"]),
         (8, ["expected an estimator in one line", "got 8"]),
         ({"plan": "c3 2x4"}, ["estimators.0.plan: expected method and sizes in one line, as in c3 2x4"]),
         ("c3 1x8", ["method c3 would give turn 0 zero credit", "at least 2", "(1, 8)"]),
         ("c3 2x2x2", ["expected 2 sizes, one a turn, got 'c3 2x2x2'"]),
         ("grpo 4", ["method grpo: expected normalise group, got 'none'"]),
         ("c3 2x2, turn 2 untrained", ["expected untrained turns below 2, got 2"]),
+        ("reinforce 4, mean 0.5", ["expected a mean beside a baseline of returns (rae is all mean), got 'reinforce"]),
+        ("shrunk 2x2, mean 0.5", ["expected a mean beside a baseline of returns (rae is all mean), got 'shrunk"]),
         ("coma 4", ["expected a method with no critic or one of contexts", "'coma'"]),
-        ("shrunk auto 8 calls", ["expected beside sizes and scope only untrained, discount, decay, got 'shrunk auto"]),
-        ("mappo 8, error 0.1", ["expected beside sizes and scope only untrained, discount, decay, got 'mappo 8, err"]),
+        ("shrunk auto 8 calls", ["expected beside sizes and scope only untrained, discount, decay, mean, got 'shrunk"]),
+        (
+            "mappo 8, error 0.1",
+            ["expected beside sizes and scope only untrained, discount, decay, mean, got 'mappo 8,"],
+        ),
     ],
     ids=str,
 )
@@ -194,7 +207,7 @@ def test_the_learning_study_is_as_large_as_it_says():
     config = load_study(next(path for path in SHIPPED if path.stem == "learning"))
     assert isinstance(config, LearningStudy)
     methods = {estimator.method for case in config.cases for estimator in case.estimators}
-    assert (config.seeds, len(methods), config.updates) == (20, 9, 500)
+    assert (config.seeds, len(methods), config.updates) == (20, 10, 500)
 
 
 def test_overrides_reach_into_lists(tmp_path):
@@ -358,7 +371,7 @@ def test_estimators_differ_by_all_that_their_names_say():
         ),
         (
             {"cases": [make_case(CHAIN, "c3 2x4, turn 0 untrained")]},
-            "cases.0.estimators.0: expected beside sizes and scope only auto, error, decay, share,"
+            "cases.0.estimators.0: expected beside sizes and scope only auto, error, decay, share, mean,"
             " got 'c3 2x4, turn 0 untrained'",
         ),
         (

@@ -40,8 +40,9 @@ def compile_quickly() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-def make_weights(method: str, plan: Plan, mean: float = 0.0) -> measure.CreditWeights:
-    matrix = jax.tree.map(lambda block: jnp.asarray(block, jnp.float32), make_credit_matrix(method, plan))
+def make_weights(method: str, plan: Plan, mean: float = 0.0, share: float = 0.0) -> measure.CreditWeights:
+    matrix = make_credit_matrix(method, plan, mean=share)
+    matrix = jax.tree.map(lambda block: jnp.asarray(block, jnp.float32), matrix)
     return measure.CreditWeights(matrix, jnp.float32(mean))
 
 
@@ -103,8 +104,11 @@ class Enumerated(NamedTuple):
     gradient: tuple[np.ndarray, ...]  # [S, C, M]
 
 
-def enumerate_rloo() -> Enumerated:
-    """Two episodes: each one's credit is its return less the other's. Returns have no noise in this game."""
+def enumerate_rloo(share: float, mean: float) -> Enumerated:
+    """Two episodes: each one's credit is its return less the other's, of which the mean has a share.
+
+    Returns have no noise in this game.
+    """
     transcript_AK = games.list_transcripts(SHAPE)
     return_A = np.asarray(games.compute_mean_return(SHAPE, GAME, jnp.asarray(transcript_AK)), np.float64)
     policy = [np.asarray(policy_CM, np.float64) for policy_CM in TARGET.policy]
@@ -114,7 +118,8 @@ def enumerate_rloo() -> Enumerated:
         chances.append(chance_A[one] * chance_A[other])
         for turn in range(TURNS):
             gradient_CM = np.zeros_like(policy[turn])
-            for mine, advantage in ((one, return_A[one] - return_A[other]), (other, return_A[other] - return_A[one])):
+            for mine, its in ((one, other), (other, one)):
+                advantage = return_A[mine] - (1 - share) * return_A[its] - share * mean
                 first, second = transcript_AK[mine]
                 context, message = (0, first) if turn == 0 else (first, second)
                 gradient_CM[context] += advantage * (np.eye(MESSAGES)[message] - policy[turn][context]) / 2
@@ -122,12 +127,27 @@ def enumerate_rloo() -> Enumerated:
     return Enumerated(np.array(chances), tuple(np.stack(each) for each in gradients))
 
 
-def test_the_noise_of_rloo_is_that_of_all_its_draws():
+def compute_square(turn: int, share: float, mean: float) -> float:
+    """E|g|^2 of two episodes by the formula of docs/bench.md, whose w is 1 - share."""
+    transcript_AK = games.list_transcripts(SHAPE)
+    return_A = np.asarray(games.compute_mean_return(SHAPE, GAME, jnp.asarray(transcript_AK)), np.float64)
+    policy = [np.asarray(policy_CM, np.float64) for policy_CM in TARGET.policy]
+    chance_A = np.array([policy[0][0, first] * policy[1][first, second] for first, second in transcript_AK])
+    at_AM = [policy[turn][row[0] if turn else 0] for row in transcript_AK]
+    score_A = [1 - 2 * p_M[row[turn]] + p_M @ p_M for p_M, row in zip(at_AM, transcript_AK, strict=True)]
+    value, truth_CM = chance_A @ return_A, oracle.compute_policy_gradient(SHAPE, GAME, POLICY, PARAMS)[turn]
+    w, variance = 1 - share, chance_A @ np.square(return_A - value)
+    off_A = np.square(return_A - w * value - share * mean) + w**2 * variance
+    return float(chance_A @ (off_A * score_A) / 2 + (1 + w**2) / 2 * np.square(truth_CM).sum())
+
+
+@pytest.mark.parametrize(("share", "mean"), [(0.0, 0.0), (0.4, 0.7)])
+def test_the_noise_of_rloo_is_that_of_all_its_draws(share, mean):
     """E|g|^2 within 99.9 % of independent batches, and its mean the true gradient within as much in every cell."""
-    exact, batches, samples = enumerate_rloo(), 20, 500
+    exact, batches, samples = enumerate_rloo(share, mean), 20, 500
     truth = oracle.compute_policy_gradient(SHAPE, GAME, POLICY, PARAMS)
     plan = make_flat(2, TURNS)
-    recipe, weights = measure.make_recipe("rloo", plan, "none"), make_weights("rloo", plan)
+    recipe, weights = measure.make_recipe("rloo", plan, "none"), make_weights("rloo", plan, mean, share)
 
     def sum_batch(key):
         drawn = measure.draw_credit(SHAPE, POLICY, recipe, samples, PARAMS, GAME, TARGET, weights, key)
@@ -139,6 +159,7 @@ def test_the_noise_of_rloo_is_that_of_all_its_draws():
         mean_CM = np.tensordot(exact.chance_S, gradient_SCM, axes=1)
         np.testing.assert_allclose(mean_CM, truth[turn], atol=1e-6)
         square = exact.chance_S @ np.square(gradient_SCM).sum(axis=(1, 2))
+        np.testing.assert_allclose(compute_square(turn, share, mean), square, rtol=1e-5)
         bound = compute_student_interval(sums.gradient_square[turn] / samples, 0.999)
         assert bound.low < square < bound.high < 1.2 * bound.low
         for cell in np.ndindex(mean_CM.shape):

@@ -163,9 +163,9 @@ def test_arms_are_compared_with_the_first_of_their_case_at_their_own_rate():
 
 
 def test_runs_are_grouped_by_what_a_program_fixes():
-    """Methods, rates and seeds share a program; cases, plans, scopes, trained turns and critics do not."""
+    """Methods, rates and seeds share a program; cases, plans, scopes, turns, critics and what makes credit do not."""
     estimators = ["c3 2x2", "rloo 4", "no_loo 2x2", "c3 2x2 turn", "shrunk 2x2", "c3 1x4, turn 0 untrained"]
-    estimators += ["mappo 4", "mappo 4, decay 0.5", "magrpo 4x1"]
+    estimators += ["mappo 4", "mappo 4, decay 0.5", "magrpo 4x1", "maxrl 4", "rae 4", "rloo 4, mean 0.5"]
     cases = [CASE | {"estimators": estimators}, CASE | {"name": "other"}]
     config = parse_study(TREE | {"cases": cases, "learning_rates": [1.0, 2.0]})
     assert isinstance(config, LearningStudy)
@@ -174,12 +174,20 @@ def test_runs_are_grouped_by_what_a_program_fixes():
     together = [{arms[number // 3].name.partition(", rate")[0] for number in block.numbers} for block in blocks]
     assert together == [
         *({"c3 2x2", "no_loo 2x2"}, {"rloo 4", "magrpo 4x1"}, {"c3 2x2 turn"}, {"shrunk 2x2"}),
-        *({"c3 1x4, turn 0 untrained"}, {"mappo 4"}, {"mappo 4, decay 0.5"}, {"c3 2x2", "no_loo 2x2"}),
+        *(
+            {"c3 1x4, turn 0 untrained"},
+            {"mappo 4"},
+            {"mappo 4, decay 0.5"},
+            {"maxrl 4"},
+            {"rae 4", "rloo 4, mean 0.5"},
+        ),
+        {"c3 2x2", "no_loo 2x2"},
     ]
     assert sorted(number for block in blocks for number in block.numbers) == list(range(3 * len(arms)))
     lanes = blocks[0].lanes
     np.testing.assert_array_equal(lanes.seed, [0, 1, 2] * 4)
     np.testing.assert_array_equal(lanes.learning_rate, np.repeat([1, 2, 1, 2], 3))
+    np.testing.assert_array_equal(np.unique(blocks[8].lanes.matrix.baseline[1]), np.float32([0, 0.5 / 3]))
     # Two alternatives in each context: c3 weighs the other by 1, no_loo both by a half.
     np.testing.assert_array_equal(lanes.matrix.baseline[0][0], [[0, 0, 0.5, 0.5], [0.5, 0.5, 0, 0]])
     np.testing.assert_array_equal(lanes.matrix.baseline[0][-1], np.full((2, 4), 0.25))

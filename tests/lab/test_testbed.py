@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from c3jax.credit import shrink
-from c3jax.credit.plans import compute_cost, count_calls, make_replay, make_tree
+from c3jax.credit.plans import compute_cost, count_calls, make_flat, make_replay, make_tree
 from c3jax.lab import analyse, oracle, testbed
 from c3jax.lab.config import BenchStudy, parse_study
 from c3jax.lab.sections import parse_estimator
@@ -169,6 +169,18 @@ def test_the_shrunk_baseline_is_of_earlier_draws():
         np.testing.assert_allclose(found, other, atol=1e-7)
     assert weights.mean == components.mean
     assert testbed.make_weights("c3", make_tree((2, 2)), (True, True)).mean == 0.0
+
+
+def test_a_rival_with_the_same_mean_has_that_share_of_it_and_no_more():
+    """All of it is rae; of a half the rows keep a half; an error is what the mean is too low by."""
+    components, flat, on = get_bench().components, make_flat(4, 2), (True, True)
+    rae = testbed.make_weights("rae", flat, on, components)
+    whole = testbed.make_weights("rloo", flat, on, components, 1.0)
+    jax.tree.map(np.testing.assert_array_equal, whole, rae)
+    plain, half = (testbed.make_weights("rloo", flat, on, components, *share) for share in ((), (0.5, 0.2)))
+    np.testing.assert_allclose(half.matrix.baseline[1], 0.5 * plain.matrix.baseline[1])
+    assert (plain.mean, half.mean) == (0.0, pytest.approx(components.mean - 0.2))
+    assert measure("c3").pilot_calls == 0 and measure("shrunk").pilot_calls == 100 * 4
 
 
 def test_turns_that_are_not_trained_have_no_figures():
