@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,20 +17,28 @@ from rich.console import Console
 from c3jax import evaluate, processes
 from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig, uses_reference
-from c3jax.credit.plans import Branch, Plan
+from c3jax.credit.plans import Plan
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
-from c3jax.learner.adapt import choose_fan_out
-from c3jax.learner.figures import count_turns, describe_credit, describe_sets, describe_turns, describe_verdicts
+from c3jax.learner.adapt import Passes, choose_fan_out, init_passes, update_passes
+from c3jax.learner.figures import (
+    count_turns,
+    describe_cost,
+    describe_credit,
+    describe_sets,
+    describe_states,
+    describe_turns,
+    describe_verdicts,
+)
+from c3jax.learner.signal import make_judge
 from c3jax.learner.state import TrainState, pack_state, unpack_state
 from c3jax.models import sharding
 from c3jax.models.policy import Weights
 from c3jax.report.page import save_run_report
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
-from c3jax.rollout.acting import Acting, Start, count_answers, describe_observed, draw_trees
-from c3jax.rollout.branches import PlanDraws, draw_plan, join_credited
-from c3jax.rollout.collect import fetch_messages
+from c3jax.rollout.acting import Acting, count_answers, describe_observed
+from c3jax.rollout.redraw import Batch
 from c3jax.run import records
 from c3jax.run.alarms import Watch
 from c3jax.run.checkpoint import CheckpointStore
@@ -39,22 +46,12 @@ from c3jax.run.directory import open_run_dir, record_start
 from c3jax.run.interrupt import catch_signals
 from c3jax.run.metrics import Progress, announce, read_metrics
 from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
+from c3jax.setup.drawing import Drawing, choose_indices, draw_step, record_step
 from c3jax.setup.imitation import warm_up
 from c3jax.setup.memory import print_fit
 from c3jax.setup.problems import print_left_out
-from c3jax.setup.team import (
-    Setup,
-    choose_problems,
-    choose_slots,
-    decode_messages,
-    encode_null,
-    find_sets,
-    make_questions,
-    make_setup,
-    open_environments,
-    write_turns,
-)
-from c3jax.types import Credit, FanOut, Messages, Params, Problem, Rollout
+from c3jax.setup.team import Setup, encode_null, find_sets, make_setup, open_environments
+from c3jax.types import FanOut, Params
 
 DONE, FAILED = 0, 1  # exit codes; interrupt.py and alarms.py have those of a run that was stopped
 
@@ -62,12 +59,9 @@ DONE, FAILED = 0, 1  # exit codes; interrupt.py and alarms.py have those of a ru
 class _Compiled(NamedTuple):
     """The jitted functions of a run, and the processes that score."""
 
-    sample_tree: tree.TreeSampler
+    drawing: Drawing
     update: update_lib.Update
-    null: tuple[int, ...]  # tokens of the message that stands for one that is taken out
     evaluations: tuple[Callable[..., evaluate.Result], ...]
-    evaluator: Evaluator
-    acting: Acting | None
 
 
 class _Open(NamedTuple):
@@ -126,7 +120,7 @@ def train(
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
         evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, setup.task.timeout_s))
         acting = stack.enter_context(open_environments(setup))
-        compiled = _Compiled(*step, evaluate.make_evaluations(setup, acting), evaluator, acting)
+        compiled = _compile(setup, step, evaluator, acting)
 
         def ask_to_stop(code: int = 0) -> int:
             return max(processes.share(interrupts.code or code))
@@ -190,100 +184,72 @@ def _run_step(
     run: Path,
 ) -> tuple[TrainState, dict[str, Any]]:
     """One step: trees, evaluator calls, credit and update. Returns the next state and the metrics row."""
-    began, config = time.perf_counter(), setup.config
-    sample_tree, update, evaluator = compiled.sample_tree, compiled.update, compiled.evaluator
-    indices = choose_problems(setup, step)
-    key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
-    calls_before, answered_before = evaluator.calls, count_answers(compiled.acting)
-    weights, slots = Weights(state.params, setup.weights.frozen), choose_slots(setup, setup.train, indices)
-
-    def draw(numbers: list[int], branch: Branch, given: tuple[Messages, ...]) -> tuple[Rollout, tree.RolloutCounts]:
-        question, problem_P = make_questions(setup, setup.train, [indices[number] for number in numbers], slots)
-        asked = ([problems[number] for number in numbers], question, key, problem_P, branch.fan_out)
-        return draw_trees(sample_tree, compiled.acting, weights, *asked, Start(given, branch.first))
-
-    problems = [setup.train.problems[index] for index in indices]
-    decode = functools.partial(decode_messages, setup.tokenizer)
-    size = config.rollout_problems or config.problems
-    drawn = draw_plan(draw, plan, problems, size, decode, evaluator, setup.mesh, compiled.null)
-    return_PL: Any = np.array([verdict.score for verdict in drawn.verdicts], np.float32).reshape(config.problems, -1)
+    began, config, drawing = time.perf_counter(), setup.config, compiled.drawing
+    calls_before, answered_before = drawing.evaluator.calls, count_answers(drawing.acting)
+    indices = choose_indices(setup, state.passes, step)
+    batch = draw_step(setup, drawing, state, plan, step, indices)
     sampled = time.perf_counter()
-    drawing_s = sampled - began - drawn.waited_s
+    waited_s = sum(drawn.waited_s for drawn in batch.draws)
+    drawing_s = sampled - began - waited_s
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
-    rollouts = tree.trim_messages(join_credited(setup.mesh, plan, drawn), config.shapes.lengths)
+    rollouts = tree.trim_messages(batch.rollouts, config.shapes.lengths)
     counts = count_turns(rollouts, plan, setup.mesh)
-    placed_PL = sharding.shard_problems(setup.mesh, return_PL)
-    state, credit, figures = update(state, weights.frozen, reference, rollouts, placed_PL, order_key, plan)
+    placed_PL: Any = sharding.shard_problems(setup.mesh, batch.return_PL)
+    passes = _learn_passes(config, state.passes, indices, batch)
+    learning = (state._replace(passes=None), setup.weights.frozen, reference)
+    state, credit, figures = compiled.update(*learning, rollouts, placed_PL, order_key, plan)
+    state = state._replace(passes=passes)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
 
     if config.record_every and step % config.record_every == 0:
-        made = _record_trees(setup, plan, step, problems, drawn, credit)
+        made = record_step(setup, plan, step, indices, batch, credit)
         if processes.is_first():
             records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
-    row |= describe_verdicts(drawn.verdicts) | _describe_cost(setup, drawn.counts)
-    row |= describe_credit(setup.plans, credit) | describe_turns(setup.plans, counts)
-    if compiled.acting is not None:
-        row |= describe_observed([part for calls in drawn.branches for part in calls])
-        row["environment_calls"] = sum(processes.share(count_answers(compiled.acting) - answered_before))
-    row |= describe_sets(setup.mixture.names, np.array(find_sets(setup, indices)), return_PL)
-    if any(verdict.second is not None for verdict in drawn.verdicts):
-        row["grader_disagreement"] = compute_disagreement(drawn.verdicts)
+    row |= _describe_draws(setup, indices, batch) | describe_cost(setup.plans, batch.counts)
+    row |= describe_credit(setup.plans, credit) | describe_turns(setup.plans, counts) | describe_states(state)
+    if drawing.acting is not None:
+        row["environment_calls"] = sum(processes.share(count_answers(drawing.acting) - answered_before))
     row |= {
-        "bad_updates": int(state.bad_updates),
-        "bad_in_row": int(state.bad_in_row),
-        **_describe_critic(state),
-        "traces": sample_tree._cache_size() + update._cache_size(),
+        "traces": drawing.sample_tree._cache_size() + compiled.update._cache_size(),
         **({"fan_out": list(plan.fan_out)} if config.credit.fan_out == "auto" else {}),
-        "evaluator_calls": sum(processes.share(evaluator.calls - calls_before)),
+        "evaluator_calls": sum(processes.share(drawing.evaluator.calls - calls_before)),
         "seconds_rollout": drawing_s,
-        "seconds_score": drawn.waited_s,
+        "seconds_score": waited_s,
         "seconds_update": updated - sampled,
         "tokens_per_second": row["generated_tokens"] / drawing_s,
     }
     return state, row
 
 
-def _record_trees(
-    setup: Setup, plan: Plan, step: int, problems: Sequence[Problem], drawn: PlanDraws, credit: Credit
-) -> list[dict[str, Any]]:
-    """The records of a step's trees, of all processes: each makes those of the problems that it grades."""
-    own, written = drawn.own, []
-    for calls in drawn.branches:
-        parts = [fetch_messages(setup.mesh, part.rollout, part.kept) for part in calls]
-        turns: tuple[Messages, ...] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        written.append(write_turns(setup, turns))
-    credit = jax.tree.map(lambda value_PN: np.asarray(value_PN)[own], credit)
-    of_own = [problems[number] for number in own]
-    best = [best_P[own] for best_P in drawn.best]
-    made = records.make_records(setup.config, plan, step, of_own, written, credit, drawn.own_verdicts, best)
-    return processes.share_rows(own, made)
+def _learn_passes(config: RunConfig, passes: Passes | None, indices: Sequence[int], batch: Batch) -> Passes | None:
+    """The pass rates with a step in them; how many trees a call draws beyond those that were needed changes nothing."""
+    if config.curriculum is None or passes is None:
+        return None
+    return update_passes(passes, config.curriculum.decay, indices[: len(batch.drawn_return_PL)], batch.drawn_return_PL)
 
 
-def _describe_cost(setup: Setup, counts: tree.RolloutCounts) -> dict[str, float]:
-    """What the drawing of a step cost, of all messages that were drawn."""
-    messages, generated = int(counts.messages), int(counts.generated)
-    return {
-        "truncated_share": int(counts.truncated) / messages,
-        **({"hidden_share": int(counts.hidden) / messages} if any(plan.markers for plan in setup.plans) else {}),
-        "message_tokens": generated / messages,
-        "messages": messages,
-        "generated_tokens": generated,
-        "prefilled_tokens": int(counts.prefilled),
-    }
-
-
-def _describe_critic(state: TrainState) -> dict[str, int]:
-    if state.critic is None:
-        return {}
-    return {"critic_bad_updates": int(state.critic.bad_updates), "critic_bad_in_row": int(state.critic.bad_in_row)}
+def _describe_draws(setup: Setup, indices: Sequence[int], batch: Batch) -> dict[str, Any]:
+    """What came of the step's own problems, and how many were drawn beside them."""
+    own, problems = batch.draws[0], setup.config.problems
+    row = describe_verdicts(own.verdicts)
+    row |= describe_sets(setup.mixture.names, np.array(find_sets(setup, indices[:problems])), batch.own_return_PL)
+    if any(verdict.second is not None for verdict in own.verdicts):
+        row["grader_disagreement"] = compute_disagreement(own.verdicts)
+    if any(plan.is_environment for plan in setup.plans):
+        row |= describe_observed([part for calls in own.branches for part in calls])
+    if batch.judged:
+        drawn = sum(len(credit.value[0]) for credit in batch.judged)
+        replaced = sum(number >= problems for number in batch.used)
+        row |= {"further_problems": drawn - problems, "replaced_share": replaced / problems}
+    return row
 
 
 def _evaluate(setup: Setup, compiled: _Compiled, state: TrainState, path: Path, step: int) -> dict[str, float]:
     """Evaluate on the held-out problems, write the file and give the accuracies for the metrics row."""
     heldout, weights = evaluate.make_heldout(setup), Weights(state.params, setup.weights.frozen)
-    results = [run_profile(weights, compiled.evaluator, heldout) for run_profile in compiled.evaluations]
+    results = [run_profile(weights, compiled.drawing.evaluator, heldout) for run_profile in compiled.evaluations]
     if processes.is_first():
         evaluate.save_results(path, step, results)
     return {f"{result.profile}_accuracy": result.accuracy for result in results}
@@ -311,6 +277,20 @@ def make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update, tuple[
     )
 
 
+def _compile(
+    setup: Setup,
+    step: tuple[tree.TreeSampler, update_lib.Update, tuple[int, ...]],
+    evaluator: Evaluator,
+    acting: Acting | None,
+) -> _Compiled:
+    sample_tree, update, null = step
+    is_redrawn = setup.config.learner.zero_signal == "resample"
+    judge = make_judge(setup.config.credit, setup.plans, setup.mesh) if is_redrawn else None
+    return _Compiled(
+        Drawing(sample_tree, judge, null, evaluator, acting), update, evaluate.make_evaluations(setup, acting)
+    )
+
+
 def _start(
     setup: Setup,
     store: CheckpointStore,
@@ -324,7 +304,9 @@ def _start(
     """
 
     def init(weights: Weights) -> TrainState:
-        return state_lib.init_state(setup.policy, weights, setup.plans, setup.config.credit, setup.config.learner)
+        sections = (setup.config.credit, setup.config.learner)
+        passes = None if setup.config.curriculum is None else init_passes(len(setup.train.problems))
+        return state_lib.init_state(setup.policy, weights, setup.plans, *sections)._replace(passes=passes)
 
     shapes = jax.eval_shape(lambda weights: pack_state(init(weights), None), setup.weights)
     found = store.restore_newest(sharding.list_shapes(setup.mesh, shapes))

@@ -195,7 +195,12 @@ def _check_learner(config: RunConfig) -> None:
             f"learner.micro_problems: expected a divisor of the {minibatch} problems of a minibatch,"
             f" got {learner.micro_problems}"
         )
-    _check_loss(learner.loss)
+    if learner.zero_signal == "resample" and methods.needs_critic(config.credit.method):
+        raise ConfigError(
+            f"learner.zero_signal: expected keep or skip for method {config.credit.method}, whose critic has a say in"
+            " which trees have a signal, got 'resample'"
+        )
+    check_loss(learner.loss)
     if learner.kl.target is not None and learner.kl.coefficient == 0.0:
         raise ConfigError(
             "learner.kl.coefficient: expected more than 0 to begin with while learner.kl.target is given (the"
@@ -207,30 +212,33 @@ def _check_learner(config: RunConfig) -> None:
         )
 
 
-def _check_loss(loss: PolicyLoss) -> None:
-    row = find_loss(loss.kind)
+def check_loss(loss: PolicyLoss, path: str = "learner.loss") -> None:
+    """Check what one field of a loss says against another. Raises ConfigError.
+
+    Args:
+      loss: section of the config.
+      path: where it is.
+    """
+    row = find_loss(loss.kind, f"{path}.kind")
     for name, value, own in (
         ("clip_low", loss.clip_low, row.clip_low),
         ("clip_high", loss.clip_high, row.clip_high),
     ):
         if value is not None and own is None:
-            raise ConfigError(f"learner.loss.{name}: expected none for {loss.kind}, which clips nothing, got {value:g}")
+            raise ConfigError(f"{path}.{name}: expected none for {loss.kind}, which clips nothing, got {value:g}")
     if loss.dual_clip is not None:
         if row.formula != "clipped":
             raise ConfigError(
-                f"learner.loss.dual_clip: expected none for {loss.kind}, whose formula is not the clipped one, got"
+                f"{path}.dual_clip: expected none for {loss.kind}, whose formula is not the clipped one, got"
                 f" {loss.dual_clip:g}"
             )
         high = row.clip_high if loss.clip_high is None else loss.clip_high
         if high is not None and loss.dual_clip <= 1.0 + high:
             raise ConfigError(
-                f"learner.loss.dual_clip: expected more than 1 + learner.loss.clip_high ({1.0 + high:g}), got"
-                f" {loss.dual_clip:g}"
+                f"{path}.dual_clip: expected more than 1 + {path}.clip_high ({1.0 + high:g}), got {loss.dual_clip:g}"
             )
     if loss.length is not None and (loss.aggregation or row.aggregation) != "constant":
-        raise ConfigError(
-            f"learner.loss.length: expected none unless learner.loss.aggregation is constant, got {loss.length}"
-        )
+        raise ConfigError(f"{path}.length: expected none unless {path}.aggregation is constant, got {loss.length}")
 
 
 def _check_model(config: RunConfig) -> None:

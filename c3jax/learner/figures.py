@@ -15,8 +15,10 @@ import numpy as np
 
 from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.plans import Plan, list_branches, list_credited
+from c3jax.learner.state import TrainState
 from c3jax.models import sharding
 from c3jax.protocol import TurnPlan
+from c3jax.rollout.tree import RolloutCounts
 from c3jax.types import Credit, Rollout, Verdict, VerdictName
 
 
@@ -97,6 +99,40 @@ def describe_credit(plans: Sequence[TurnPlan], credit: Credit) -> dict[str, floa
     }
     row |= {f"advantage_std_{name}": float(np.std(advantage)) for name, advantage in advantages.items()}
     return row | {f"zero_credit_share_{plan.name}": float(z) for plan, z in zip(plans, zero_share, strict=True)}
+
+
+def describe_cost(plans: Sequence[TurnPlan], counts: RolloutCounts) -> dict[str, float]:
+    """What the drawing of a step cost, of all messages that were drawn.
+
+    Args:
+      plans: of the turns.
+      counts: of the step.
+
+    Returns:
+      Figures by name.
+    """
+    messages, generated = int(counts.messages), int(counts.generated)
+    return {
+        "truncated_share": int(counts.truncated) / messages,
+        **({"hidden_share": int(counts.hidden) / messages} if any(plan.markers for plan in plans) else {}),
+        "message_tokens": generated / messages,
+        "messages": messages,
+        "generated_tokens": generated,
+        "prefilled_tokens": int(counts.prefilled),
+    }
+
+
+def describe_states(state: TrainState) -> dict[str, int]:
+    """How many updates of the policy, and of the critic where there is one, were skipped.
+
+    Args:
+      state: after the step.
+    """
+    row = {"bad_updates": int(state.bad_updates), "bad_in_row": int(state.bad_in_row)}
+    if state.critic is None:
+        return row
+    critic = {"critic_bad_updates": state.critic.bad_updates, "critic_bad_in_row": state.critic.bad_in_row}
+    return row | {name: int(count) for name, count in critic.items()}
 
 
 def describe_verdicts(verdicts: Sequence[Verdict]) -> dict[str, float]:

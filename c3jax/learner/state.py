@@ -13,7 +13,7 @@ import optax
 from c3jax.config.run import Credit as CreditSection
 from c3jax.config.run import Learner
 from c3jax.learner import critic as critic_lib
-from c3jax.learner.adapt import AdaptiveState, init_adaptive
+from c3jax.learner.adapt import AdaptiveState, Passes, init_adaptive
 from c3jax.learner.optimiser import make_optimiser
 from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import TurnPlan
@@ -31,6 +31,7 @@ class TrainState(NamedTuple):
     bad_in_row: jax.Array  # skipped since the last good one
     critic: critic_lib.CriticState | None  # None for a method without one
     adaptive: AdaptiveState | None  # None where neither baseline nor fan-out follows the returns
+    passes: Passes | None = None  # None without a curriculum; read and changed on the host
 
 
 def init_state(
@@ -71,6 +72,8 @@ def pack_state(state: TrainState, fan_out: FanOut | None) -> dict[str, Any]:
       The state's fields by their names.
     """
     saved = state._asdict()
+    if state.passes is None:
+        del saved["passes"]
     if state.adaptive is not None:
         chosen = fan_out or (0,) * len(state.adaptive.tokens_K)
         saved["adaptive"] = {**state.adaptive._asdict(), "fan_out_K": np.asarray(chosen, np.int32)}
