@@ -60,7 +60,9 @@ def has_list(annotation: Any, is_bare: bool = True) -> bool:
 
 
 def _show_default(value: Any) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value)
+    if isinstance(value, str) and value:
+        return value
+    return json.dumps(value, default=lambda section: section.model_dump(exclude_defaults=True))
 
 
 def _describe_type(annotation: Any) -> str:
