@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,12 +17,11 @@ from rich.console import Console
 from c3jax import evaluate, processes
 from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig, uses_reference
-from c3jax.credit.plans import Branch, Plan, list_branches
+from c3jax.credit.plans import Plan
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
-from c3jax.learner.adapt import choose_fan_out
+from c3jax.learner.adapt import Passes, choose_fan_out, init_passes, update_passes
 from c3jax.learner.figures import (
-    TurnCounts,
     count_turns,
     describe_cost,
     describe_credit,
@@ -32,15 +30,15 @@ from c3jax.learner.figures import (
     describe_turns,
     describe_verdicts,
 )
+from c3jax.learner.signal import make_judge
 from c3jax.learner.state import TrainState, pack_state, unpack_state
 from c3jax.models import sharding
 from c3jax.models.policy import Weights
 from c3jax.report.page import save_run_report
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
-from c3jax.rollout.acting import Acting, Start, count_answers, describe_observed, draw_trees
-from c3jax.rollout.branches import PlanDraws, collect_verdicts, draw_plan, join_credited
-from c3jax.rollout.collect import fetch_messages
+from c3jax.rollout.acting import Acting, count_answers, describe_observed
+from c3jax.rollout.redraw import Batch
 from c3jax.run import records
 from c3jax.run.alarms import Watch, describe_bad
 from c3jax.run.checkpoint import CheckpointStore
@@ -48,22 +46,12 @@ from c3jax.run.directory import describe_extension, open_run_dir, record_start
 from c3jax.run.interrupt import catch_signals
 from c3jax.run.metrics import Progress, announce, read_metrics
 from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
+from c3jax.setup.drawing import Begun, Drawing, begin_step, choose_indices, draw_step, grade_step, record_step
 from c3jax.setup.imitation import warm_up
 from c3jax.setup.memory import print_fit
 from c3jax.setup.problems import print_left_out
-from c3jax.setup.team import (
-    Setup,
-    choose_problems,
-    choose_slots,
-    decode_messages,
-    encode_null,
-    find_sets,
-    make_questions,
-    make_setup,
-    open_environments,
-    write_turns,
-)
-from c3jax.types import Credit, FanOut, Messages, Params, Problem, Rollout
+from c3jax.setup.team import Setup, encode_null, find_sets, make_setup, open_environments
+from c3jax.types import FanOut, Params
 
 DONE, FAILED = 0, 1  # exit codes; interrupt.py and alarms.py have those of a run that was stopped
 
@@ -71,24 +59,9 @@ DONE, FAILED = 0, 1  # exit codes; interrupt.py and alarms.py have those of a ru
 class _Compiled(NamedTuple):
     """The jitted functions of a run, and the processes that score."""
 
-    sample_tree: tree.TreeSampler
+    drawing: Drawing
     update: update_lib.Update
-    null: tuple[int, ...]  # tokens of the message that stands for one that is taken out
     evaluations: tuple[Callable[..., evaluate.Result], ...]
-    evaluator: Evaluator
-    acting: Acting | None
-
-
-class _Begun(NamedTuple):
-    """A step of which the device draws the first trees."""
-
-    step: int
-    plan: Plan
-    indices: list[int]  # of its problems
-    draw: Callable[..., tuple[Rollout, tree.RolloutCounts]]  # of trained weights, and then as DrawBranch
-    first: tuple[Rollout, tree.RolloutCounts]
-    answered: int  # calls of environments in it
-    seconds: float
 
 
 class _Open(NamedTuple):
@@ -147,7 +120,7 @@ def train(
         store = stack.enter_context(CheckpointStore(run, config.checkpoint.keep, console.print))
         evaluator = stack.enter_context(Evaluator(setup.task.grade, config.workers, setup.task.timeout_s))
         acting = stack.enter_context(open_environments(setup))
-        compiled = _Compiled(*step, evaluate.make_evaluations(setup, acting), evaluator, acting)
+        compiled = _compile(setup, step, evaluator, acting)
 
         def ask_to_stop(code: int = 0) -> int:
             return max(processes.share(interrupts.code or code))
@@ -178,13 +151,13 @@ def _take_steps(
     """The steps that are left, each written, shown and now and then saved. Gives the last state and an exit code."""
     config, run = setup.config, opened.path
     reference = _find_reference(setup, opened.store, state, first)
-    begun: _Begun | None = None
+    begun: Begun | None = None
     with Progress(opened.console, config.steps, first) as progress:
         for step in range(first, config.steps):
             if begun is None:
                 fan_out = choose_fan_out(config.credit, setup.plans, state.adaptive, step, fan_out)
                 plan = make_plan(config.credit, len(setup.plans), fan_out)
-                begun = _begin_step(setup, compiled, state.sampler_params, plan, step)
+                begun = _begin_step(setup, compiled, state, state.sampler_params, plan, step)
             state, row, begun = _run_step(setup, compiled, state, begun, reference, run)
             done = step + 1
             if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
@@ -204,112 +177,88 @@ def _take_steps(
     return state, DONE
 
 
-def _begin_step(setup: Setup, compiled: _Compiled, params: Params, plan: Plan, step: int) -> _Begun:
-    """Choose a step's problems and begin to draw their first trees; what the device does is not waited for."""
-    began, config = time.perf_counter(), setup.config
-    indices = choose_problems(setup, step)
-    problems, slots = [setup.train.problems[index] for index in indices], choose_slots(setup, setup.train, indices)
-    key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
-    answered_before = count_answers(compiled.acting)
-
-    def draw(
-        params: Params, numbers: list[int], branch: Branch, given: tuple[Messages, ...]
-    ) -> tuple[Rollout, tree.RolloutCounts]:
-        question, problem_P = make_questions(setup, setup.train, [indices[number] for number in numbers], slots)
-        asked = ([problems[number] for number in numbers], question, key, problem_P, branch.fan_out)
-        weights = Weights(params, setup.weights.frozen)
-        return draw_trees(compiled.sample_tree, compiled.acting, weights, *asked, Start(given, branch.first))
-
-    first = draw(params, list(range(config.rollout_problems or config.problems)), list_branches(plan)[0], ())
-    answered = count_answers(compiled.acting) - answered_before
-    return _Begun(step, plan, indices, draw, first, answered, time.perf_counter() - began)
+def _begin_step(setup: Setup, compiled: _Compiled, state: TrainState, params: Params, plan: Plan, step: int) -> Begun:
+    return begin_step(setup, compiled.drawing, params, plan, step, choose_indices(setup, state.passes, step))
 
 
 def _run_step(
-    setup: Setup, compiled: _Compiled, state: TrainState, begun: _Begun, reference: Params | None, run: Path
-) -> tuple[TrainState, dict[str, Any], _Begun | None]:
+    setup: Setup, compiled: _Compiled, state: TrainState, begun: Begun, reference: Params | None, run: Path
+) -> tuple[TrainState, dict[str, Any], Begun | None]:
     """One step: trees, evaluator calls, credit and update. Returns the next state, the metrics row and, where trees are
     drawn a step ahead, the next step's.
     """
-    began, config, evaluator = time.perf_counter(), setup.config, compiled.evaluator
-    step, plan, mesh = begun.step, begun.plan, setup.mesh
-    calls_before, answered_before = evaluator.calls, count_answers(compiled.acting)
-    problems = [setup.train.problems[index] for index in begun.indices]
-    draw = functools.partial(begun.draw, state.sampler_params)
-    decode = functools.partial(decode_messages, setup.tokenizer)
-    size = config.rollout_problems or config.problems
-    asked = draw_plan(draw, plan, problems, size, decode, evaluator, mesh, compiled.null, begun.first)
-    answered, ahead = begun.answered + count_answers(compiled.acting) - answered_before, None
-    drawing_s = begun.seconds + time.perf_counter() - began - asked.waited_s
+    began, config, drawing = time.perf_counter(), setup.config, compiled.drawing
+    step, plan, indices, ahead = begun.step, begun.plan, begun.indices, None
+    calls_before, answered_before = drawing.evaluator.calls, count_answers(drawing.acting)
+    asked = draw_step(setup, drawing, state.sampler_params, begun)
+    answered = begun.answered + count_answers(drawing.acting) - answered_before
     if config.async_steps and step + 1 < config.steps:
         # Before the update gives up these weights: the device draws while the graders are at this step's answers.
-        ahead = _begin_step(setup, compiled, state.params, plan, step + 1)
-    drawn = collect_verdicts(plan, asked, evaluator, mesh)
-    return_PL: Any = np.array([verdict.score for verdict in drawn.verdicts], np.float32).reshape(config.problems, -1)
+        ahead = _begin_step(setup, compiled, state, state.params, plan, step + 1)
+    batch = grade_step(setup, drawing, state, begun, asked)
     sampled = time.perf_counter()
+    waited_s = sum(drawn.waited_s for drawn in batch.draws)
+    drawing_s = begun.seconds + sampled - began - waited_s - (0.0 if ahead is None else ahead.seconds)
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
-    rollouts = tree.trim_messages(join_credited(mesh, plan, drawn), config.shapes.lengths)
-    counts = count_turns(rollouts, plan, mesh)
-    placed_PL = sharding.shard_problems(mesh, return_PL)
-    update, frozen = compiled.update, setup.weights.frozen
-    state, credit, figures = update(state, frozen, reference, rollouts, placed_PL, order_key, plan)
+    rollouts = tree.trim_messages(batch.rollouts, config.shapes.lengths)
+    counts = count_turns(rollouts, plan, setup.mesh)
+    placed_PL: Any = sharding.shard_problems(setup.mesh, batch.return_PL)
+    passes = _learn_passes(config, state.passes, indices, batch)
+    learning = (state._replace(passes=None), setup.weights.frozen, reference)
+    state, credit, figures = compiled.update(*learning, rollouts, placed_PL, order_key, plan)
+    state = state._replace(passes=passes)
     row = {name: float(value) for name, value in sorted(figures.items())}
     updated = time.perf_counter()
 
     if config.record_every and step % config.record_every == 0:
-        made = _record_trees(setup, plan, step, problems, drawn, credit)
+        made = record_step(setup, plan, step, indices, batch, credit)
         if processes.is_first():
             records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
-    row |= _describe_step(setup, drawn, credit, counts, return_PL, begun.indices) | describe_state(state)
-    if compiled.acting is not None:
-        row |= describe_observed([part for calls in drawn.branches for part in calls])
+    row |= _describe_draws(setup, indices, batch) | describe_cost(setup.plans, batch.counts)
+    row |= describe_credit(setup.plans, credit) | describe_turns(setup.plans, counts) | describe_state(state)
+    if drawing.acting is not None:
         row["environment_calls"] = sum(processes.share(answered))
     row |= {
-        "traces": compiled.sample_tree._cache_size() + update._cache_size(),
+        "traces": drawing.sample_tree._cache_size() + compiled.update._cache_size(),
         **({"fan_out": list(plan.fan_out)} if config.credit.fan_out == "auto" else {}),
         **({"staleness": min(step, config.async_steps)} if config.async_steps else {}),
-        "evaluator_calls": sum(processes.share(evaluator.calls - calls_before)),
+        "evaluator_calls": sum(processes.share(drawing.evaluator.calls - calls_before)),
         "seconds_rollout": drawing_s,
-        "seconds_score": drawn.waited_s,
+        "seconds_score": waited_s,
         "seconds_update": updated - sampled,
         "tokens_per_second": row["generated_tokens"] / drawing_s,
     }
     return state, row, ahead
 
 
-def _describe_step(
-    setup: Setup, drawn: PlanDraws, credit: Credit, counts: TurnCounts, return_PL: np.ndarray, indices: list[int]
-) -> dict[str, Any]:
-    """Figures of a step's trees and their credit."""
-    row = describe_verdicts(drawn.verdicts) | describe_cost(setup.plans, drawn.counts)
-    row |= describe_credit(setup.plans, credit) | describe_turns(setup.plans, counts)
-    row |= describe_sets(setup.mixture.names, np.array(find_sets(setup, indices)), return_PL)
-    if any(verdict.second is not None for verdict in drawn.verdicts):
-        row["grader_disagreement"] = compute_disagreement(drawn.verdicts)
+def _learn_passes(config: RunConfig, passes: Passes | None, indices: Sequence[int], batch: Batch) -> Passes | None:
+    """The pass rates with a step in them; how many trees a call draws beyond those that were needed changes nothing."""
+    if config.curriculum is None or passes is None:
+        return None
+    return update_passes(passes, config.curriculum.decay, indices[: len(batch.drawn_return_PL)], batch.drawn_return_PL)
+
+
+def _describe_draws(setup: Setup, indices: Sequence[int], batch: Batch) -> dict[str, Any]:
+    """What came of the step's own problems, and how many were drawn beside them."""
+    own, problems = batch.draws[0], setup.config.problems
+    row = describe_verdicts(own.verdicts)
+    row |= describe_sets(setup.mixture.names, np.array(find_sets(setup, indices[:problems])), batch.own_return_PL)
+    if any(verdict.second is not None for verdict in own.verdicts):
+        row["grader_disagreement"] = compute_disagreement(own.verdicts)
+    if any(plan.is_environment for plan in setup.plans):
+        row |= describe_observed([part for calls in own.branches for part in calls])
+    if batch.judged:
+        drawn = sum(len(credit.value[0]) for credit in batch.judged)
+        replaced = sum(number >= problems for number in batch.used)
+        row |= {"further_problems": drawn - problems, "replaced_share": replaced / problems}
     return row
-
-
-def _record_trees(
-    setup: Setup, plan: Plan, step: int, problems: Sequence[Problem], drawn: PlanDraws, credit: Credit
-) -> list[dict[str, Any]]:
-    """The records of a step's trees, of all processes: each makes those of the problems that it grades."""
-    own, written = drawn.own, []
-    for calls in drawn.branches:
-        parts = [fetch_messages(setup.mesh, part.rollout, part.kept) for part in calls]
-        turns: tuple[Messages, ...] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        written.append(write_turns(setup, turns))
-    credit = jax.tree.map(lambda value_PN: np.asarray(value_PN)[own], credit)
-    of_own = [problems[number] for number in own]
-    best = [best_P[own] for best_P in drawn.best]
-    made = records.make_records(setup.config, plan, step, of_own, written, credit, drawn.own_verdicts, best)
-    return processes.share_rows(own, made)
 
 
 def _evaluate(setup: Setup, compiled: _Compiled, state: TrainState, path: Path, step: int) -> dict[str, float]:
     """Evaluate on the held-out problems, write the file and give the accuracies for the metrics row."""
     heldout, weights = evaluate.make_heldout(setup), Weights(state.params, setup.weights.frozen)
-    results = [run_profile(weights, compiled.evaluator, heldout) for run_profile in compiled.evaluations]
+    results = [run_profile(weights, compiled.drawing.evaluator, heldout) for run_profile in compiled.evaluations]
     if processes.is_first():
         evaluate.save_results(path, step, results)
     return {f"{result.profile}_accuracy": result.accuracy for result in results}
@@ -337,6 +286,20 @@ def make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update, tuple[
     )
 
 
+def _compile(
+    setup: Setup,
+    step: tuple[tree.TreeSampler, update_lib.Update, tuple[int, ...]],
+    evaluator: Evaluator,
+    acting: Acting | None,
+) -> _Compiled:
+    sample_tree, update, null = step
+    is_redrawn = setup.config.learner.zero_signal == "resample"
+    judge = make_judge(setup.config.credit, setup.plans, setup.mesh) if is_redrawn else None
+    return _Compiled(
+        Drawing(sample_tree, judge, null, evaluator, acting), update, evaluate.make_evaluations(setup, acting)
+    )
+
+
 def _start(
     setup: Setup,
     store: CheckpointStore,
@@ -352,7 +315,8 @@ def _start(
     def init(weights: Weights) -> TrainState:
         config = setup.config
         made = (setup.policy, weights, setup.plans, config.credit, config.learner, config.async_steps > 0)
-        return state_lib.init_state(*made)
+        passes = None if config.curriculum is None else init_passes(len(setup.train.problems))
+        return state_lib.init_state(*made)._replace(passes=passes)
 
     shapes = jax.eval_shape(lambda weights: pack_state(init(weights), None), setup.weights)
     found = store.restore_newest(sharding.list_shapes(setup.mesh, shapes))

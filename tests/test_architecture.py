@@ -34,7 +34,7 @@ ENGINE = {
     *("run", "setup", "analysis", "evaluate", "processes"),
 }
 # What a study may stand on; only the study of a small language model reaches further.
-STUDY = {"types", "schema", "config", "credit", "learner.losses", "analysis", "run", "processes"}
+STUDY = {"types", "schema", "config", "credit", "learner.losses", "learner.objective", "analysis", "run", "processes"}
 
 # A row for a room, and one for a file of it where the file's rule differs. The longest name that fits holds.
 RULES = {

@@ -115,6 +115,9 @@ def _check_batches(config: RunConfig) -> None:
         expect(config.credit.fan_out != "auto", path, why, 1)
         why = f"0 for the loss {kind}, which has no ratio that corrects for older weights"
         expect(find_loss(kind).formula != "reinforce", path, why, 1)
+        why = "0 with learner.zero_signal resample or a curriculum, which wait for the returns of the step before"
+        is_waiting = config.learner.zero_signal == "resample" or config.curriculum is not None
+        expect(not is_waiting, path, why, 1)
     names = ["heldout", *(suite.name for suite in config.evaluation.suites)]
     for index, name in enumerate(names[1:]):
         is_new = name not in names[: index + 1]
@@ -182,7 +185,10 @@ def _check_learner(config: RunConfig) -> None:
     minibatch, micro = problems // learner.minibatches, learner.micro_problems
     is_even = micro is None or minibatch % micro == 0
     expect(is_even, "learner.micro_problems", f"a divisor of the {minibatch} problems of a minibatch", micro)
-    _check_loss(learner.loss)
+    critic = f"keep or skip for method {config.credit.method}, whose critic has a say in which trees have a signal"
+    is_told = learner.zero_signal != "resample" or not methods.needs_critic(config.credit.method)
+    expect(is_told, "learner.zero_signal", critic, "'resample'")
+    check_loss(learner.loss)
     expect(
         learner.kl.target is None or learner.kl.coefficient > 0.0,
         "learner.kl.coefficient",
@@ -194,8 +200,14 @@ def _check_learner(config: RunConfig) -> None:
     expect(is_measured, "checkpoint.best", "a metric that is measured", got)
 
 
-def _check_loss(loss: PolicyLoss) -> None:
-    path, row = "learner.loss", find_loss(loss.kind)
+def check_loss(loss: PolicyLoss, path: str = "learner.loss") -> None:
+    """Check what one field of a loss says against another. Raises ConfigError.
+
+    Args:
+      loss: section of the config.
+      path: where it is.
+    """
+    row = find_loss(loss.kind, f"{path}.kind")
     for name, value, own in (("clip_low", loss.clip_low, row.clip_low), ("clip_high", loss.clip_high, row.clip_high)):
         if value is not None:
             expect(own is not None, f"{path}.{name}", f"none for {loss.kind}, which clips nothing", f"{value:g}")
@@ -205,10 +217,10 @@ def _check_loss(loss: PolicyLoss) -> None:
         expect(row.formula == "clipped", f"{path}.dual_clip", wanted, dual)
         high = row.clip_high if loss.clip_high is None else loss.clip_high
         if high is not None:
-            wanted = f"more than 1 + learner.loss.clip_high ({1.0 + high:g})"
+            wanted = f"more than 1 + {path}.clip_high ({1.0 + high:g})"
             expect(loss.dual_clip > 1.0 + high, f"{path}.dual_clip", wanted, dual)
     is_used = loss.length is None or (loss.aggregation or row.aggregation) == "constant"
-    expect(is_used, f"{path}.length", "none unless learner.loss.aggregation is constant", loss.length)
+    expect(is_used, f"{path}.length", f"none unless {path}.aggregation is constant", loss.length)
 
 
 def _check_model(config: RunConfig) -> None:

@@ -31,7 +31,8 @@ def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Fi
             fields += list_kinds(sections, f"{path}.", text)
         elif not sections or has_list(annotation):
             value = "required" if declared.is_required() else declared.default
-            default = value if isinstance(value, str) and value else json.dumps(value)
+            shown = json.dumps(value, default=lambda section: section.model_dump(exclude_defaults=True))
+            default = value if isinstance(value, str) and value else shown
             fields.append(Field(path, _describe_type(annotation), default, text))
         if len(sections) == 1:
             fields += list_fields(sections[0], f"{path}.N." if has_list(annotation) else f"{path}.")

@@ -14,6 +14,8 @@ from c3jax.config.alarms import Alarms as Alarms
 from c3jax.config.credit import Auto as Auto  # the section's parts, with the others
 from c3jax.config.credit import Credit as Credit
 from c3jax.config.credit import Critic as Critic
+from c3jax.config.data import Curriculum as Curriculum
+from c3jax.config.data import Data as Data
 from c3jax.schema import ConfigError as ConfigError  # where most look for it
 from c3jax.schema import Count, Decay, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
 from c3jax.tasks.sections import AnyTask, EnvironmentSection, FieldNames
@@ -224,8 +226,10 @@ class Learner(Section):
     """Decoupled weight decay, of every optimiser."""
     max_grad_norm: PositiveFloat = 1.0
     """Global-norm clip of the gradient."""
-    zero_signal: Literal["keep", "skip"] = "keep"
-    """Trees whose every advantage is zero: kept in the loss's mean (keep), or left out of it (skip)."""
+    zero_signal: Literal["keep", "skip", "resample"] = "keep"
+    """Trees without any advantage: kept in the loss's mean, left out (skip), or first drawn of others (resample)."""
+    resample_rounds: Positive = 3
+    """resample: the other problems drawn in a step are at most so many times `problems`; then trees are left out."""
     kl: KL = KL()
     """Divergence from the starting policy."""
     entropy: NonNegativeFloat = 0.0
@@ -243,15 +247,6 @@ class Imitation(Section):
     """Demonstrated transcripts an update."""
     learning_rate: PositiveFloat
     """Peak learning rate of a cosine to zero."""
-
-
-class Data(Section):
-    """What is done about training problems that are held-out ones too."""
-
-    drop_overlap: bool = False
-    """Train without the problems that are in a held-out set, instead of refusing the run."""
-    ngram_overlap: Literal["say", "refuse"] = "say"
-    """Whether a run of 13 words in common with a held-out problem is only said, or counts as being in the set."""
 
 
 class SuiteSection(Section):
@@ -332,6 +327,8 @@ class RunConfig(Section):
     """Where problems come from and how answers are judged; your own as module:NAME, with the fields of its section."""
     data: Data = Data()
     """How training and held-out problems are kept apart."""
+    curriculum: Curriculum | None = None
+    """Which training problems a step takes; null goes through each set epoch by epoch."""
     protocol: Protocol
     """Who speaks when, and who sees what."""
     model: RandomModel | SmolLM2Model | FolderModel | HubModel = pydantic.Field(discriminator="kind")

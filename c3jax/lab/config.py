@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import pydantic
 
 from c3jax.config import file as config_file
+from c3jax.config.checks import check_loss
 from c3jax.config.fields import Field, list_kinds
-from c3jax.config.run import RunConfig
+from c3jax.config.run import PolicyLoss, RunConfig
 from c3jax.credit.methods import find_method, needs_critic
 from c3jax.lab import sections
 from c3jax.lab.sections import AtLeastTwo, Estimator, Game, describe_estimator
@@ -86,6 +87,14 @@ class LearningStudy(CasesStudy, SweepStudy):
     """The critic's."""
     episodes: Count = 0
     """Episodes a problem that a measurement samples, the same draws every time; 0: the exact expected return."""
+    losses: Annotated[tuple[PolicyLoss, ...], pydantic.Field(min_length=1)] = (PolicyLoss(),)
+    """Policy losses, each run with every estimator and learning rate; the first estimator's first is compared with."""
+    epochs: Positive = 1
+    """Passes over an update's sample; a critic takes one step whatever it is."""
+    minibatches: Positive = 1
+    """Optimiser steps a pass; each takes whole problems."""
+    writing: Literal["word", "unary"] = "word"
+    """How messages are tokens to the loss: one each, or message m as m words and a stop, so that lengths differ."""
 
 
 class BenchStudy(CasesStudy):
@@ -210,6 +219,12 @@ def check_learning(config: LearningStudy) -> None:
     """Check a study of training runs across its fields."""
     expect(config.updates % config.every == 0, "every", f"a divisor of updates ({config.updates})", config.every)
     _check_rates(config)
+    is_even = config.problems % config.minibatches == 0
+    expect(is_even, "minibatches", f"a divisor of problems ({config.problems})", config.minibatches)
+    for number, loss in enumerate(config.losses):
+        check_loss(loss, f"losses.{number}")
+        text = sections.describe_loss(loss)
+        expect(loss not in config.losses[:number], f"losses.{number}", "each once", f"{text} twice")
     purpose = "a tabular policy" if config.policy == "tabular" else "" if config.episodes else "exact evaluation"
     _check_cases(config, purpose, "untrained", "discount", "decay", "mean")
     for number, case in enumerate(config.cases):
@@ -255,6 +270,9 @@ def check_text(config: TextStudy) -> None:
     task, policy, turns = config.run.task.kind, config.run.policy.kind, config.run.protocol.turns
     expect(task == "arithmetic", "run.task.kind", "arithmetic, whose answers a device can read", repr(task))
     expect(policy == "shared", "run.policy.kind", "shared (one network is warmed up for all runs)", repr(policy))
+    signal, has_none = config.run.learner.zero_signal, config.run.curriculum is None
+    expect(signal != "resample", "run.learner.zero_signal", "keep or skip (problems are chosen before)", repr(signal))
+    expect(has_none, "run.curriculum", "none (problems are chosen before)", "a section")
     _check_rates(config)
     for number, estimator in enumerate(config.estimators):
         is_tree, text = estimator.plan.kind in ("tree", "flat"), repr(describe_estimator(estimator))

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from rich.console import Console
 
+from c3jax.config.run import KL
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.methods import find_method
 from c3jax.lab import sections, sweep
@@ -24,6 +25,7 @@ from c3jax.lab.families import make_family
 from c3jax.lab.policies import make_mlp, make_tabular
 from c3jax.lab.sweep import Arm, Findings
 from c3jax.lab.training import Critic, Lane, Setting, make_train
+from c3jax.learner.objective import make_objective
 
 
 def run(config: LearningStudy, run_dir: Path, console: Console) -> int:
@@ -42,12 +44,12 @@ def run(config: LearningStudy, run_dir: Path, console: Console) -> int:
 
 
 def list_arms(config: LearningStudy) -> list[Arm]:
-    """Every case's estimators, each with every learning rate."""
+    """Every case's estimators, each with every loss and learning rate."""
     return [
         arm
         for case in config.cases
         for arm in sweep.list_arms(
-            case.name, case.estimators, config.learning_rates, len(sections.list_messages(case.game))
+            case.name, case.estimators, config.learning_rates, len(sections.list_messages(case.game)), config.losses
         )
     ]
 
@@ -60,7 +62,9 @@ def make_blocks(config: LearningStudy, arms: Sequence[Arm]) -> list[Block]:
         trained = sections.choose_trained(sections.list_trained(games[arm.case]), arm.estimator)
         matrix = make_credit_matrix(arm.estimator.method, arm.plan, trained, arm.estimator.mean)
         rates = jnp.float32(arm.learning_rate), jnp.float32(config.critic_learning_rate)
-        return Lane(jnp.uint32(seed), *rates, jax.tree.map(np.float32, matrix))
+        objective = make_objective(arm.loss, KL())
+        clips = (jnp.float32(objective.clip_low), jnp.float32(objective.clip_high))
+        return Lane(jnp.uint32(seed), *rates, jax.tree.map(np.float32, matrix), clips)
 
     return sweep.make_blocks(
         arms, config.seeds, lambda arm: make_train(make_setting(config, games[arm.case], arm)), make_lane
@@ -90,6 +94,10 @@ def make_setting(config: LearningStudy, game: sections.Game, arm: Arm) -> Settin
         updates=config.updates,
         every=config.every,
         episodes=config.episodes,
+        objective=make_objective(arm.loss, KL()),
+        epochs=config.epochs,
+        minibatches=config.minibatches,
+        is_unary=config.writing == "unary",
     )
 
 

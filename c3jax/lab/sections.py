@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast
 import pydantic
 from pydantic_core import PydanticCustomError
 
+from c3jax.config.run import PolicyLoss
 from c3jax.credit import plans, rows
 from c3jax.credit.method import Normalise, Sampling
 from c3jax.credit.methods import METHODS, find_method
@@ -231,6 +232,12 @@ def describe_estimator(estimator: Estimator) -> str:
             short = f"{values[field]:g}"  # where six digits are all of it: a name must not hide what differs
             parts.append(f"{field} {short if float(short) == values[field] else repr(values[field])}")
     return ", ".join(parts)
+
+
+def describe_loss(loss: PolicyLoss) -> str:
+    """A loss as tables print it: its kind, and what it does not leave to that: `ppo clip_high 0.28`."""
+    given = loss.model_dump(exclude_defaults=True, exclude={"kind"})
+    return " ".join([loss.kind, *(f"{name} {value}" for name, value in given.items())])
 
 
 def make_plan(sizes: Sizes | Auto, turns: int) -> plans.Plan:

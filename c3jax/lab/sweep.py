@@ -8,6 +8,7 @@ Dimension key: A arm    S seed    E entry of a record
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,10 @@ from rich.console import Console
 from c3jax.analysis.figures import Axis, plot_curves, save_figure
 from c3jax.analysis.statistics import compute_paired, compute_student_interval, correct_holm
 from c3jax.analysis.tables import make_columns, print_table, save_table
+from c3jax.config.run import PolicyLoss
 from c3jax.credit.plans import Plan
 from c3jax.lab.chunks import Block, Lanes, Record, Train, run_blocks
-from c3jax.lab.sections import Estimator, count_costs, describe_estimator, find_program, make_plan
+from c3jax.lab.sections import Estimator, count_costs, describe_estimator, describe_loss, find_program, make_plan
 from c3jax.processes import is_first
 
 LEVEL = 0.95  # of all intervals, over seeds
@@ -38,6 +40,7 @@ class Arm(NamedTuple):
     estimator: Estimator
     learning_rate: float
     plan: Plan
+    loss: PolicyLoss = PolicyLoss()
 
 
 class Findings(NamedTuple):
@@ -103,19 +106,21 @@ def run_sweep(sweep: Sweep, seed: int, memory_gb: float, run_dir: Path, console:
     return results
 
 
-def list_arms(case: str, estimators: Sequence[Estimator], rates: Sequence[float], turns: int) -> list[Arm]:
-    """Every estimator with every learning rate, the first estimator's first."""
-    return [
-        Arm(
-            case,
-            describe_estimator(estimator) + (f", rate {rate:g}" if len(rates) > 1 else ""),
-            estimator,
-            rate,
-            make_plan(estimator.plan, turns),
-        )
-        for estimator in estimators
-        for rate in rates
-    ]
+def list_arms(
+    case: str,
+    estimators: Sequence[Estimator],
+    rates: Sequence[float],
+    turns: int,
+    losses: Sequence[PolicyLoss] = (PolicyLoss(),),
+) -> list[Arm]:
+    """Every estimator with every loss and every learning rate, the first estimator's first."""
+    arms = []
+    for estimator, loss, rate in itertools.product(estimators, losses, rates):
+        parts = [describe_estimator(estimator)]
+        parts += [describe_loss(loss)] if len(losses) > 1 else []
+        parts += [f"rate {rate:g}"] if len(rates) > 1 else []
+        arms.append(Arm(case, ", ".join(parts), estimator, rate, make_plan(estimator.plan, turns), loss))
+    return arms
 
 
 def make_blocks(
@@ -123,10 +128,11 @@ def make_blocks(
 ) -> list[Block]:
     """The study's runs, those that one program can make together in one block.
 
-    Credit by a matrix is one program for all methods; what is made of the rows in another way has one of its own.
+    Credit by a matrix is one program for all methods, and a loss one for all its clips; what is made of the rows in
+    another way, and another loss, has one of its own.
 
     Args:
-      make_train: the training run of an arm, and of all that differ from it in seed, learning rate and matrix alone.
+      make_train: the training run of an arm, and of all that differ from it in seed, learning rate, matrix and clips.
       make_lane: the lane of an arm's run, of seeds counted from 0.
 
     Returns:
@@ -135,15 +141,8 @@ def make_blocks(
     groups: dict[tuple, list[int]] = {}
     for row, arm in enumerate(arms):
         chosen = arm.estimator
-        same = (
-            arm.case,
-            arm.plan,
-            find_program(chosen),
-            chosen.normalise,
-            chosen.untrained,
-            chosen.discount,
-            chosen.decay,
-        )
+        credit = (find_program(chosen), chosen.normalise, chosen.untrained, chosen.discount, chosen.decay)
+        same = (arm.case, arm.plan, *credit, arm.loss.model_copy(update={"clip_low": None, "clip_high": None}))
         groups.setdefault(same, []).append(row)
     blocks = []
     for rows in groups.values():

@@ -7,13 +7,18 @@ Randomness is an address: every draw's key is folded from (the study's key, the 
 problem). Lanes of one seed meet the same problems in the same order, whatever their method, and on one plan the same
 uniform numbers. Keys are threefry's, whose draws do not change under vmap; those of the faster rbg do.
 
+A sample may be learnt from more than once, in epochs and minibatches: then the policy leaves the one that drew it, and
+losses differ. They are those of `learner/objective.py`, of the tokens in which messages are written.
+
 Dimension key: P problem of an update    N message of one turn of one problem    L leaf of one problem    K turn
-    M message a turn can choose from    E problem that is measured on
+    M message a turn can choose from    E problem that is measured on    T token of a message    R row of a turn
+    B problem of a minibatch, or token of a turn
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from c3jax.config.run import KL, PolicyLoss
 from c3jax.credit.compute import APPLY, CreditInputs
 from c3jax.credit.learned import compute_episode_credit
 from c3jax.credit.matrix import CreditMatrix
@@ -32,12 +38,12 @@ from c3jax.lab.games import Family, Game, compute_mean_return, make_game
 from c3jax.lab.oracle import compute_oracle
 from c3jax.lab.play import Sample, sample_plan
 from c3jax.lab.policies import GamePolicy, Params
-from c3jax.learner.losses import compute_clipped_loss
+from c3jax.learner.losses import compute_total, compute_weights
+from c3jax.learner.objective import Objective, TokenTerms, compute_message_loss, compute_token_figures, make_objective
 from c3jax.types import Credit
 
 COMPONENTS_DECAY = 0.9  # weight of earlier updates in the running variance components of the shrunk baseline
-CLIP = 0.2  # PPO's bound; an update takes one step on its own draws, where it holds nothing back
-_PROBLEMS, _POLICY, _CRITIC, _UPDATES, _MEASUREMENTS = range(5)  # streams
+_PROBLEMS, _POLICY, _CRITIC, _UPDATES, _MEASUREMENTS, _ORDERS = range(6)  # streams
 
 
 class Critic(NamedTuple):
@@ -64,6 +70,10 @@ class Setting(NamedTuple):
     episodes: int  # sampled for each problem of a measurement; 0: the exact expectation, by enumeration
     carries_components: bool = False  # the baseline follows the returns of earlier updates
     apply: str = "rows"  # of the method; under filter the lane's matrix is not read
+    objective: Objective = make_objective(PolicyLoss(), KL())
+    epochs: int = 1  # passes over an update's sample
+    minibatches: int = 1  # optimiser steps a pass; divides batch
+    is_unary: bool = False  # message m is m words and a stop, and not one token
 
 
 class Lane(NamedTuple):
@@ -73,6 +83,7 @@ class Lane(NamedTuple):
     learning_rate: jax.Array  # scalar
     critic_learning_rate: jax.Array  # scalar; not read without a critic
     matrix: CreditMatrix
+    clips: tuple[jax.Array, ...] = ()  # scalars: how far below and above 1 a ratio goes; empty for the objective's own
 
 
 class Curve(NamedTuple):
@@ -105,7 +116,7 @@ def make_train(setting: Setting) -> Callable[[jax.Array, Lane], Curve]:
     """The training run of a setting.
 
     Each update takes the next `batch` problems, samples them under the plan with the current policy, gives credit, and
-    takes one optimiser step on the sum over trained turns of the mean loss of the turn's messages.
+    takes `epochs` times `minibatches` optimiser steps on the sum over trained turns of the turn's mean loss.
 
     Returns:
       train(key, lane), with the study's key; pure, to be jitted and vmapped over lanes.
@@ -151,9 +162,7 @@ def _update(setting: Setting, world: _World, lane: Lane, state: _State, update: 
     update_key = jax.random.fold_in(jax.random.fold_in(world.key, _UPDATES), update)
     sample = _sample(setting, setting.plan, state.params, games, index_P, update_key)
     credit = _give_credit(setting, lane, state, games, sample)
-    gradient, entropy = jax.grad(_compute_loss, has_aux=True)(state.params, setting, games, sample, credit)
-    params, optimiser = _step(setting, state.params, gradient, state.optimiser, lane.learning_rate)
-    after = state._replace(params=params, optimiser=optimiser)
+    after, entropy = _learn(setting, lane, state, games, sample, credit, jax.random.fold_in(update_key, _ORDERS))
     if setting.carries_components:
         # After the credit: what enters it must be of earlier updates.
         components = update_components(state.components, sample.return_L, setting.plan.fan_out, COMPONENTS_DECAY)
@@ -201,24 +210,87 @@ def _give_credit(setting: Setting, lane: Lane, state: _State, games: Game, sampl
     )
 
 
-def _compute_loss(
-    params: Params, setting: Setting, games: Game, sample: Sample, credit: Credit
+def _learn(
+    setting: Setting, lane: Lane, state: _State, games: Game, sample: Sample, credit: Credit, key: jax.Array
+) -> tuple[_State, jax.Array]:
+    """The policy's steps on a sample, and the mean entropy at its contexts, nats."""
+    objective = setting.objective
+    if lane.clips:
+        objective = objective._replace(clip_low=lane.clips[0], clip_high=lane.clips[1])
+    behaviour = tuple(_speak_again(setting, state.params, games, sample, turn)[0] for turn in range(setting.plan.turns))
+    batch = (games, sample, credit.advantage, behaviour)
+
+    def step(carry: tuple[Params, Any], problem_B: Any) -> tuple[tuple[Params, Any], jax.Array]:
+        part = jax.tree.map(lambda rows: rows[problem_B], batch)
+        gradient, entropy = jax.grad(_compute_loss, has_aux=True)(carry[0], setting, objective, *part)
+        return _step(setting, carry[0], gradient, carry[1], lane.learning_rate), entropy
+
+    carry = (state.params, state.optimiser)
+    if setting.epochs * setting.minibatches == 1:
+        carry, entropy = step(carry, slice(None))
+    else:
+        orders = [
+            jax.random.permutation(jax.random.fold_in(key, epoch), setting.batch) for epoch in range(setting.epochs)
+        ]
+        problem_UB = jnp.stack(orders).reshape(setting.epochs * setting.minibatches, -1)
+        carry, entropy_U = jax.lax.scan(step, carry, problem_UB)
+        entropy = entropy_U.mean()
+    return state._replace(params=carry[0], optimiser=carry[1]), entropy
+
+
+def _compute_loss(  # noqa: PLR0913
+    params: Params,
+    setting: Setting,
+    objective: Objective,
+    games: Game,
+    sample: Sample,
+    advantage: tuple[jax.Array, ...],
+    behaviour: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, jax.Array]:
     """Sum over trained turns of the mean loss of the turn's messages; and the mean entropy at their contexts, nats."""
     loss, entropies = jnp.zeros(()), []
     for turn, is_on in enumerate(setting.trained):
         if not is_on:
             continue
-        logp_PNM = _log_softmax(_run_policy(setting, params, games, sample, turn))
-        # Selected and not indexed: the gradient of a gather is a scatter, which is slow on CPU.
-        is_drawn_PNM = jnp.arange(logp_PNM.shape[-1]) == sample.message[turn][..., None]
-        logp_PN = jnp.where(is_drawn_PNM, logp_PNM, 0.0).sum(axis=-1)
-        # The behaviour policy is this one, and a message a row of one token.
-        rows = (logp_PN, jax.lax.stop_gradient(logp_PN), credit.advantage[turn])
-        loss += compute_clipped_loss(*rows, CLIP, CLIP)[0].mean()
+        logp_PNT, is_drawn_PNT, logp_PNM = _speak_again(setting, params, games, sample, turn)
+        slots = logp_PNT.shape[-1]
+        is_drawn_RT = is_drawn_PNT.reshape(-1, slots)
+        weight_RT = compute_weights(is_drawn_RT, objective.aggregation, objective.length or slots)
+        weight_RT /= compute_total(weight_RT, objective.aggregation)
+        spread_PNT = jnp.broadcast_to(advantage[turn][..., None], logp_PNT.shape)
+        rows = (behaviour[turn].ravel(), spread_PNT.ravel(), None, jnp.zeros(()), weight_RT.ravel())
+        terms, logp_B = TokenTerms(*rows), logp_PNT.ravel()
+        if objective.level == "message":
+            held = (jax.lax.stop_gradient(logp_B), is_drawn_RT.ravel())
+            terms = terms._replace(message=compute_message_loss(objective, *held, terms, len(is_drawn_RT)))
+        loss += compute_token_figures(objective, logp_B, jnp.zeros_like(logp_B), terms)[0].sum()
         chance_PNM = jnp.exp(logp_PNM)
         entropies.append(-jnp.where(chance_PNM > 0, chance_PNM * logp_PNM, 0.0).sum(axis=-1).mean())
     return loss, jax.lax.stop_gradient(jnp.stack(entropies).mean())
+
+
+def _speak_again(
+    setting: Setting, params: Params, games: Game, sample: Sample, turn: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Log-probability of each token of a turn's messages, nats, and which there are, [P, N, T]; and of all messages.
+
+    In unary the token in slot t says whether the message is t, given that it is none before: a message's tokens add up
+    to its own log-probability.
+    """
+    logp_PNM = _log_softmax(_run_policy(setting, params, games, sample, turn))
+    # Selected and not indexed: the gradient of a gather is a scatter, which is slow on CPU.
+    is_message_PNM = jnp.arange(logp_PNM.shape[-1]) == sample.message[turn][..., None]
+    logp_PN1 = jnp.where(is_message_PNM, logp_PNM, 0.0).sum(axis=-1, keepdims=True)
+    if not setting.is_unary:
+        return logp_PN1, jnp.ones_like(logp_PN1, bool), logp_PNM
+    chance_PNM = jnp.exp(logp_PNM)
+    columns = [chance_PNM[..., message] for message in range(chance_PNM.shape[-1])]
+    rest_PNM = jnp.stack([*itertools.accumulate(reversed(columns))][::-1], axis=-1)  # of this message or a later one
+    log_rest_PNM = jnp.log(jnp.where(rest_PNM > 0, rest_PNM, 1.0))
+    after_PNM = jnp.concatenate([log_rest_PNM[..., 1:], log_rest_PNM[..., -1:]], axis=-1)
+    is_drawn_PNM = jnp.arange(logp_PNM.shape[-1]) <= sample.message[turn][..., None]
+    token_PNM = jnp.where(is_message_PNM, logp_PN1, after_PNM) - log_rest_PNM
+    return jnp.where(is_drawn_PNM, token_PNM, 0.0), is_drawn_PNM, logp_PNM
 
 
 def _log_softmax(logits_PNM: jax.Array) -> jax.Array:

@@ -1,8 +1,9 @@
-"""What a run learns of its returns from step to step: variance components, by which baselines and fan-outs are chosen.
+"""What a run learns of its returns from step to step: variance components, by which baselines and fan-outs are chosen,
+and pass rates, by which problems are.
 
 All of it is of earlier steps when it is used, so that within a step baselines and counts are fixed before sampling.
 
-Dimension key: K turn    P problem    L leaf of one problem's tree
+Dimension key: K turn    P problem    L leaf of one problem's tree    N problem of the training set
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from c3jax.config.run import Credit
+from c3jax.config.run import Credit, Curriculum
 from c3jax.credit import shrink
 from c3jax.credit.methods import find_method
 from c3jax.credit.plans import FanOut
@@ -26,6 +28,13 @@ class AdaptiveState(NamedTuple):
 
     components: shrink.Components
     tokens_K: jax.Array  # f32: running mean of the tokens of a turn's message
+
+
+class Passes(NamedTuple):
+    """Of each training problem what its answers were worth, f32; what is older weighs less."""
+
+    passed_N: jax.Array | np.ndarray  # sum of returns
+    tried_N: jax.Array | np.ndarray  # answers
 
 
 def init_adaptive(section: Credit, plans: Sequence[TurnPlan]) -> AdaptiveState | None:
@@ -101,3 +110,48 @@ def choose_fan_out(
         tokens,
         current,
     )
+
+
+def init_passes(problems: int) -> Passes:
+    """The pass rates of so many problems before the first step: of none anything is known."""
+    return Passes(jnp.zeros(problems, jnp.float32), jnp.zeros(problems, jnp.float32))
+
+
+def update_passes(passes: Passes, decay: float, indices: Sequence[int], return_PL: np.ndarray) -> Passes:
+    """Take a step's returns in, on the host.
+
+    Args:
+      passes: of earlier steps.
+      decay: weight of a problem's earlier answers, whenever it is drawn again.
+      indices: the problems, each once.
+      return_PL: their returns; one that is not finite, or beyond [0, 1], counts as the nearest that is, NaN as 0.
+
+    Returns:
+      The pass rates with this step in them.
+    """
+    passed_N, tried_N = (np.array(part_N, np.float32) for part_N in passes)
+    passed_P = np.clip(np.nan_to_num(return_PL, nan=0.0), 0.0, 1.0).sum(axis=1)
+    passed_N[indices] = np.float32(decay) * passed_N[indices] + passed_P
+    tried_N[indices] = np.float32(decay) * tried_N[indices] + return_PL.shape[1]
+    return Passes(passed_N, tried_N)
+
+
+def weigh_problems(section: Curriculum, passes: Passes) -> np.ndarray:
+    """Weights by which problems are drawn: a share for all alike, the rest in proportion to p (1 - p).
+
+    p = (passed + 1) / (tried + 2), a problem's pass rate by Laplace's rule: 1/2 while nothing is known of it.
+
+    Args:
+      section: of the config.
+      passes: of earlier steps.
+
+    Returns:
+      weight_N, f64, with sum 1.
+
+    Source: Rutherford et al., arXiv 2408.15099, section 4 (sampling for learnability); for language models Foster et
+      al., arXiv 2502.12272.
+    """
+    passed_N, tried_N = (np.asarray(part_N, np.float64) for part_N in passes)
+    rate_N = (passed_N + 1.0) / (tried_N + 2.0)
+    learnable_N = rate_N * (1.0 - rate_N)
+    return section.uniform / len(rate_N) + (1.0 - section.uniform) * learnable_N / learnable_N.sum()

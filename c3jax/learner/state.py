@@ -13,7 +13,7 @@ import optax
 from c3jax.config.run import Credit as CreditSection
 from c3jax.config.run import Learner
 from c3jax.learner import critic as critic_lib
-from c3jax.learner.adapt import AdaptiveState, init_adaptive
+from c3jax.learner.adapt import AdaptiveState, Passes, init_adaptive
 from c3jax.learner.optimiser import make_optimiser
 from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import TurnPlan
@@ -32,6 +32,7 @@ class TrainState(NamedTuple):
     critic: critic_lib.CriticState | None  # None for a method without one
     adaptive: AdaptiveState | None  # None where neither baseline nor fan-out follows the returns
     behind: Params | None = None  # params before the newest step, which draw the next one's trees; None: params do
+    passes: Passes | None = None  # None without a curriculum; read and changed on the host
 
     @property
     def sampler_params(self) -> Params:
@@ -84,6 +85,8 @@ def pack_state(state: TrainState, fan_out: FanOut | None) -> dict[str, Any]:
       The state's fields by their names.
     """
     saved = state._asdict()
+    if state.passes is None:
+        del saved["passes"]
     if state.adaptive is not None:
         chosen = fan_out or (0,) * len(state.adaptive.tokens_K)
         saved["adaptive"] = {**state.adaptive._asdict(), "fan_out_K": np.asarray(chosen, np.int32)}

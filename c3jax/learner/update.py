@@ -19,7 +19,6 @@ import optax
 
 from c3jax.config.run import Credit as CreditSection
 from c3jax.config.run import Learner, Sampling, uses_reference
-from c3jax.credit.apply import sum_past
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
 from c3jax.credit.plans import FanOut, Plan, list_branches, list_credited
@@ -28,6 +27,7 @@ from c3jax.learner import forward, losses
 from c3jax.learner.adapt import update_adaptive
 from c3jax.learner.objective import Objective, TokenTerms, compute_turn_loss, make_objective
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
+from c3jax.learner.signal import find_signal, sum_rewards
 from c3jax.learner.state import TrainState
 from c3jax.models import sharding
 from c3jax.models.policy import Policy, Weights, make_model
@@ -210,22 +210,13 @@ def _compute_credit(
     step: _Step, state: TrainState, weights: Weights, rollout: Rollout, return_PL: jax.Array
 ) -> tuple[Credit, critic_lib.CriticBatch | None]:
     """Credit of every message, and what a critic may learn from the step."""
-    past = _sum_past(step.plan, rollout, return_PL)
+    past = sum_rewards(step.plan, rollout, return_PL)
     if step.critic is not None and state.critic is not None:
         params = state.critic.params
         return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.micro, past)
     components = None if state.adaptive is None else state.adaptive.components
     inputs = CreditInputs(step.matrix, step.plan.fan_out, components, past=past)
     return compute_credit(step.credit.method, inputs, return_PL, normalise=step.credit.normalise), None
-
-
-def _sum_past(plan: Plan, rollout: Rollout, return_PL: jax.Array) -> tuple[jax.Array, ...]:
-    """What environments paid before each turn of a tree; another plan's branches go on from the same past."""
-    if plan.form != "tree":
-        return ()
-    observed = [turn.observed for turn in rollout.turns]
-    rewards = [None if one is None else one.reward_N.reshape(len(return_PL), -1) for one in observed]
-    return sum_past(rewards, return_PL.shape[1])
 
 
 def _draw_orders(step: _Step, key: jax.Array, epochs: range) -> jax.Array:
@@ -368,10 +359,10 @@ def _compute_reference(step: _Step, reference: Weights, rollouts: tuple[Rollout,
 
 
 def _find_signal(step: _Step, credit: Credit) -> tuple[jax.Array, ...]:
-    """Whether the tree of each message has an advantage that is not exactly zero, in a trained turn."""
+    """Whether the tree of each message has a signal; empty where trees without one are kept."""
     if step.learner.zero_signal == "keep":
         return ()
-    has_signal_P = jnp.stack([jnp.any(credit.advantage[turn] != 0.0, axis=1) for turn in step.trained]).any(axis=0)
+    has_signal_P = find_signal(credit, step.trained)
     return tuple(jnp.repeat(has_signal_P, advantage_PN.shape[1]) for advantage_PN in credit.advantage)
 
 

@@ -22,7 +22,7 @@ _RETURN, _SHARE, _TOKENS, _SECONDS, _COUNT = "return", "share", "tokens", "secon
 # A name that ends in braces stands for all that begin so: {turn} is a turn of the protocol, {set} a training set.
 METRICS: dict[str, Metric] = {
     # Outcomes
-    "return": Metric(_RETURN, "mean over the leaves of a step", "rises, with noise from step to step"),
+    "return": Metric(_RETURN, "mean over the leaves of a step's own problems", "rises, with noise from step to step"),
     "return_partial": Metric(
         _RETURN, "of that mean, what answers with a verdict of partial add", "no large part of it"
     ),
@@ -68,6 +68,15 @@ METRICS: dict[str, Metric] = {
         "below 0.9; near 1 problems are all solved, or none is",
     ),
     "zero_credit_share_{turn}": Metric(_SHARE, "the same of one turn; 1 where it is not trained", "below 0.9"),
+    "further_problems": Metric(
+        _COUNT, "with zero_signal resample: problems drawn beside the step's own, used or not", "well below the most"
+    ),
+    "replaced_share": Metric(
+        _SHARE, "with zero_signal resample: of the batch's trees, those of further problems", "below 0.5"
+    ),
+    "skipped_share": Metric(
+        _SHARE, "with zero_signal skip or resample: of the batch's trees, those left out of the loss", "below 0.9"
+    ),
     "fan_out": Metric(_COUNT, "alternatives a turn in the step, where credit.fan_out is auto; a list"),
     "explained_variance": Metric(
         "1", "of the critic's targets: the share of variance its values explain; at most 1", "rises from 0 or below"
@@ -99,7 +108,9 @@ METRICS: dict[str, Metric] = {
     "alarms": Metric("", "names of the alarms that are on, a list; no such key where none is", "no such key"),
     # Ledger and time
     "step": Metric(_COUNT, "the step, from 0", "each once, in order, resumed or not"),
-    "evaluator_calls": Metric(_COUNT, "answers graded", "problems times credit.budget, or less with auto"),
+    "evaluator_calls": Metric(
+        _COUNT, "answers graded", "problems, further ones too, times credit.budget, or less with auto"
+    ),
     "messages": Metric(_COUNT, "messages drawn"),
     "generated_tokens": Metric(_TOKENS, "tokens drawn, stop tokens included"),
     "prefilled_tokens": Metric(_TOKENS, "tokens of contexts run through the model; a shared prefix counts once"),

@@ -5,6 +5,7 @@ truncated, logp, value, baseline, advantage}, ...]}; a leaf's node has answer, r
 node's path of alternatives, so its parent is its index without the last number; `trained` says it of every turn of the
 protocol. A node of a turn that others read in part has `visible`, the text of that part; `text` is the whole message.
 What an environment answered has the role `environment`, and reward, done and failed.
+A tree that was drawn and did not train has used: false.
 
 What was drawn by another plan than a tree has `plan` (its form and sizes) and `branches` in place of fan_out: a branch
 has its kind, its fan_out, and of each turn that is given the branch and rows it goes on from (null: the null message).

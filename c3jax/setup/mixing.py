@@ -19,6 +19,7 @@ from c3jax.types import Problem
 # stays the same whatever the sets before it hold, and is that of the row alone in the first set. There is room for
 # 128 sets of 16 million rows.
 _ROW_BITS = 24
+_WEIGHTED, _FURTHER = 1, 2  # the last numbers of seeds that are not those of an epoch's order
 
 
 def name_sets(paths: Sequence[str]) -> list[str]:
@@ -50,8 +51,13 @@ def count_most(weights: Sequence[float], size: int) -> list[int]:
     return [int(size * share + _bound_error(index, len(shares))) for index, share in enumerate(shares)]
 
 
-def choose_indices(
-    counts: Sequence[int], weights: Sequence[float], size: int, entropy: tuple[int, ...], step: int
+def choose_indices(  # noqa: PLR0913
+    counts: Sequence[int],
+    weights: Sequence[float],
+    size: int,
+    entropy: tuple[int, ...],
+    step: int,
+    weight_N: np.ndarray | None = None,
 ) -> list[int]:
     """Indices of a step's problems in the sets behind each other, none twice.
 
@@ -60,19 +66,59 @@ def choose_indices(
       weights: of the sets, above 0; a set's share of all slots is its weight over their sum.
       size: problems a step.
       entropy: what the orders are drawn from, beside the set and the epoch.
+      step: from 0.
+      weight_N: of all problems, by which a set's are drawn from among them all; None goes through the set by epochs.
     """
     shares = _compute_shares(weights)
     begins, ends = _count_slots(shares, step * size), _count_slots(shares, (step + 1) * size)
     indices: list[int] = []
     for index, (count, share) in enumerate(zip(counts, shares, strict=True)):
+        first, wanted = sum(counts[:index]), ends[index] - begins[index]
+        if weight_N is not None:
+            seeds = (*entropy, step, index, _WEIGHTED)
+            indices += [first + row for row in _draw_weighted(weight_N[first : first + count], wanted, seeds)]
+            continue
         steps = max(1, int((count - _bound_error(index, len(shares))) / (size * share)))
         epoch = step // steps
         begin = begins[index] - _count_slots(shares, epoch * steps * size)[index]
         # Trailing zeros do not count in a seed: the first set's orders are those of a run with one set.
         order = np.random.default_rng([*entropy, epoch, index]).permutation(count)
-        taken = order[begin : begin + ends[index] - begins[index]]
-        indices += (sum(counts[:index]) + taken).tolist()
+        indices += (first + order[begin : begin + wanted]).tolist()
     return indices
+
+
+def choose_further(  # noqa: PLR0913
+    counts: Sequence[int],
+    weights: Sequence[float],
+    size: int,
+    entropy: tuple[int, ...],
+    step: int,
+    chosen: Sequence[int],
+    weight_N: np.ndarray | None = None,
+) -> list[int]:
+    """Indices of further problems of a step, in the order in which they are taken, none twice and none that it has.
+
+    They are drawn one after another by weights: a set's weight over its problems, or as `weight_N` cuts it.
+
+    Args:
+      counts, weights, entropy, step, weight_N: as for `choose_indices`.
+      size: of these problems.
+      chosen: the step's own problems.
+    """
+    within = np.split(np.ones(sum(counts)) if weight_N is None else weight_N, np.cumsum(counts)[:-1])
+    further_N = np.concatenate([weight * part / part.sum() for weight, part in zip(weights, within, strict=True)])
+    further_N[list(chosen)] = 0.0
+    return _draw_weighted(further_N, size, (*entropy, step, _FURTHER))
+
+
+def _draw_weighted(weight_N: np.ndarray, size: int, seeds: tuple[int, ...]) -> list[int]:
+    """Indices drawn without replacement, each next one in proportion to the weights of those that are left.
+
+    The largest of log w + Gumbel noise, in falling order. Source: Yellott 1977, J. Math. Psychology 15.
+    """
+    noise_N = np.random.default_rng(seeds).gumbel(size=len(weight_N))
+    score_N = np.where(weight_N > 0.0, np.log(np.where(weight_N > 0.0, weight_N, 1.0)) + noise_N, -np.inf)
+    return np.argsort(-score_N, kind="stable")[:size].tolist()
 
 
 def _compute_shares(weights: Sequence[float]) -> list[Fraction]:

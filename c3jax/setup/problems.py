@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from c3jax.config.run import ConfigError, Data, Protocol, SuiteSection
+from c3jax.config.run import ConfigError, Data, Protocol, RunConfig, SuiteSection
 from c3jax.schema import Section
 from c3jax.setup import contamination, mixing
 from c3jax.tasks.sections import FileTask, list_training_sets
@@ -117,6 +117,16 @@ def mix_sets(sources: Sources, train: ProblemSet, size: int) -> Mixture:
                 f" {count} problems of {mixture.names[index]} can give, got one of up to {needed}"
             )
     return mixture
+
+
+def check_resampling(config: RunConfig, train: ProblemSet) -> None:
+    """Check that a step's further problems can all be others. Raises ConfigError with the numbers."""
+    rounds, most = config.learner.resample_rounds, len(train.problems) // config.problems - 1
+    if config.learner.zero_signal == "resample" and rounds > most:
+        raise ConfigError(
+            f"learner.resample_rounds: expected at most {most}, for no problem is drawn twice in a step and there are"
+            f" {len(train.problems)} training problems for steps of {config.problems}, got {rounds}"
+        )
 
 
 def describe_data(

@@ -37,6 +37,7 @@ from c3jax.setup.problems import (
     Mixture,
     ProblemSet,
     Sources,
+    check_resampling,
     describe_data,
     encode_problems,
     keep_apart,
@@ -106,6 +107,7 @@ def make_setup(
     train = encode_problems(overlap.problems, tokenizer, question_tokens)
     heldout = encode_problems(sources.heldout, tokenizer, question_tokens)
     mixture = mix_sets(sources, train, config.problems)
+    check_resampling(config, train)
     if not heldout.problems:
         raise config_lib.ConfigError(
             f"protocol.question_tokens: expected room for at least one held-out question, got {question_tokens}"
@@ -199,10 +201,30 @@ def _list_own_names(config: config_lib.RunConfig) -> list[str]:
     return [*kinds, *families, config.credit.method, config.learner.loss.kind, *config.trackers]
 
 
-def choose_problems(setup: Setup, step: int) -> list[int]:
-    """Indices of a step's problems in the training set: of each set its share, no problem twice in a step."""
-    entropy = (setup.config.seed, address.ORDER)
-    return mixing.choose_indices(setup.mixture.counts, setup.mixture.weights, setup.config.problems, entropy, step)
+def choose_problems(setup: Setup, step: int, weight_N: np.ndarray | None = None) -> list[int]:
+    """Indices of a step's problems in the training set: of each set its share, no problem twice in a step.
+
+    Args:
+      setup: of the run.
+      step: from 0.
+      weight_N: of all training problems, by which a curriculum draws them; None takes them epoch by epoch.
+    """
+    entropy, mixture = (setup.config.seed, address.ORDER), setup.mixture
+    return mixing.choose_indices(mixture.counts, mixture.weights, setup.config.problems, entropy, step, weight_N)
+
+
+def choose_further(setup: Setup, step: int, chosen: Sequence[int], weight_N: np.ndarray | None = None) -> list[int]:
+    """Indices of the problems that may be drawn in place of a step's own, in order; none where none may.
+
+    Args:
+      setup, step, weight_N: as for `choose_problems`.
+      chosen: what that gave.
+    """
+    learner, mixture = setup.config.learner, setup.mixture
+    if learner.zero_signal != "resample":
+        return []
+    size, entropy = learner.resample_rounds * setup.config.problems, (setup.config.seed, address.ORDER)
+    return mixing.choose_further(mixture.counts, mixture.weights, size, entropy, step, chosen, weight_N)
 
 
 def find_sets(setup: Setup, indices: Sequence[int]) -> list[int]:

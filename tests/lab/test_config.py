@@ -277,6 +277,14 @@ FIELDS = [
     ({"gae": {"decay": 0.5}}, ["gae.decay: expected discount and decay of an estimator, as in mappo 8, decay 0.5"]),
     ({"compare_alone": 2}, ["compare_alone: expected python -m benchmarks sweep"]),
     ({"cases": make_tree()["cases"] * 2}, ["cases.1.name: expected a name no other case has, got 'pair'"]),
+    ({"problems": 3, "minibatches": 2}, ["minibatches: expected a divisor of problems (3), got 2"]),
+    ({"losses": []}, ["losses: expected"]),
+    ({"losses": [{"kind": "pqo"}]}, ["losses.0.kind: expected", "pqo"]),
+    (
+        {"losses": [{"kind": "ppo"}, {"kind": "cispo", "dual_clip": 2.0}]},
+        ["losses.1.dual_clip: expected none for cispo"],
+    ),
+    ({"losses": [{"clip_low": 0.1}, {"clip_low": 0.1}]}, ["losses.1: expected each once, got ppo clip_low 0.1 twice"]),
     (
         {"cases": [make_case(CHAIN, "rloo 4", "rloo  4")]},
         ["cases.0.estimators.1: expected each once, got rloo 4 twice"],

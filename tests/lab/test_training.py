@@ -13,11 +13,13 @@ import numpy as np
 import optax
 import pytest
 
+from c3jax.config.run import KL, PolicyLoss
 from c3jax.credit import plans
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.lab import games, play, policies
 from c3jax.lab.chunks import compile_lowered, take_lanes
-from c3jax.lab.training import Critic, Curve, Lane, Setting, make_train
+from c3jax.lab.training import Critic, Curve, Lane, Setting, _compute_loss, _speak_again, make_train
+from c3jax.learner.objective import make_objective
 
 KEY = jax.random.key(11)
 PROBLEMS, MESSAGES = 6, 3
@@ -105,6 +107,86 @@ def test_a_lane_is_the_run_made_alone():
     setting, lanes, together = run_tree()
     for row, alone in zip((0, 2, 3), run_alone(setting, lanes, 0, 2, 3), strict=True):
         assert_equal_lane(together, row, alone)
+
+
+def test_a_clip_is_an_axis_as_a_seed_is():
+    """Three steps on a sample with three clips: each lane is the run of its own objective, and they differ."""
+    changes = {"updates": 4, "every": 2, "epochs": 3, "minibatches": 2, "is_unary": True}
+    setting, rows = make_setting(**changes), [("c3", 0, 4.0)] * 3
+    clips = (np.float32([0.2, 0.01, 1.0]), np.float32([0.2, 0.01, 9.0]))
+    lanes = make_lanes(setting, *rows)._replace(clips=clips)
+    together = run_together(setting, lanes)
+    for row, alone in enumerate(run_alone(setting, lanes, 0, 1, 2)):
+        assert_equal_lane(together, row, alone)
+    assert len(set(together.value[:, -1].tolist())) == 3
+    [own] = run_alone(
+        make_setting(**changes, objective=make_objective(PolicyLoss(clip_low=0.01, clip_high=0.01), KL())),
+        make_lanes(setting, rows[0]),
+        0,
+    )
+    assert_equal_lane(together, 1, own)
+
+
+LOSSES_OF = {
+    "ppo": PolicyLoss(),
+    "message": PolicyLoss(aggregation="message"),
+    "constant": PolicyLoss(aggregation="constant"),
+    "gspo": PolicyLoss(kind="gspo", clip_low=0.2, clip_high=0.2),
+    "cispo": PolicyLoss(kind="cispo", clip_high=0.1),
+    "reinforce": PolicyLoss(kind="reinforce"),
+}
+
+
+def write_unary(chance_M: np.ndarray, message: int) -> list[float]:
+    """Log-probabilities of a message's tokens by hand: at each slot, that it is this one, or a later one."""
+    goes_on = [math.log(chance_M[slot + 1 :].sum() / chance_M[slot:].sum()) for slot in range(message)]
+    return [*goes_on, math.log(chance_M[message] / chance_M[message:].sum())]
+
+
+def lose_by_hand(name: str, new: list[list[float]], old: list[list[float]], advantage: np.ndarray) -> float:
+    """A turn's loss, written out token by token, or message by message."""
+    sums, lengths = [], [len(tokens) for tokens in new]
+    for after, before, a in zip(new, old, advantage, strict=True):
+        ratios = np.exp(np.subtract(after, before))
+        if name == "gspo":
+            ratio = math.exp(np.mean(np.subtract(after, before)))
+            sums.append(-min(ratio * a, min(max(ratio, 0.8), 1.2) * a) * len(after))
+        elif name in ("cispo", "reinforce"):
+            weights = np.ones(len(after)) if name == "reinforce" else np.minimum(ratios, 1.1)
+            sums.append(-(weights * a * np.array(after)).sum())
+        else:
+            sums.append(-np.minimum(ratios * a, np.clip(ratios, 0.8, 1.2) * a).sum())
+    if name in ("message", "gspo"):
+        return float(np.mean(np.divide(sums, lengths)))
+    return sum(sums) / (MESSAGES * len(sums) if name == "constant" else sum(lengths))
+
+
+@pytest.mark.parametrize("name", LOSSES_OF)
+def test_losses_of_messages_in_unary_by_hand(name):
+    """Off policy: a flat sample of one problem, drawn by one table of logits and learnt from by another."""
+    plan = plans.make_flat(6, 2)
+    setting = make_setting(plan, is_unary=True, objective=make_objective(LOSSES_OF[name], KL()))
+    old, new = (setting.policy.init(jax.random.key(seed)) for seed in (0, 1))
+    scale = np.random.default_rng(0)
+    old, new = ([jnp.float32(scale.normal(size=part.shape)) for part in params] for params in (old, new))
+    game = jax.tree.map(lambda part: part[None], games.make_game(FAMILY, KEY, 0))
+    sample = jax.vmap(lambda game: play.sample_plan(FAMILY.shape, game, setting.policy, old, plan, jax.random.key(3)))(
+        game
+    )
+    advantage = [jnp.float32(scale.normal(size=(1, 6))) for _ in range(2)]
+    behaviour = tuple(_speak_again(setting, old, game, sample, turn)[0] for turn in range(2))
+    loss, _ = _compute_loss(new, setting, setting.objective, game, sample, tuple(advantage), behaviour)
+
+    expected = 0.0
+    for turn in range(2):
+        written = []
+        for params in (new, old):
+            chance_CM = np.asarray(jax.nn.softmax(params[turn][0]), np.float64)
+            context_N = [0] * 6 if turn == 0 else np.asarray(sample.message[0])[0]
+            pairs = zip(context_N, np.asarray(sample.message[turn])[0], strict=True)
+            written.append([write_unary(chance_CM[context], message) for context, message in pairs])
+        expected += lose_by_hand(name, *written, np.asarray(advantage[turn])[0])
+    np.testing.assert_allclose(loss, expected, atol=1e-6)
 
 
 def test_a_policy_that_stands_still_stays_what_it_was():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from c3jax.config.run import Auto, Credit
+from c3jax.config.run import Auto, Credit, Curriculum
 from c3jax.credit import shrink
 from c3jax.credit.plans import compute_cost
 from c3jax.learner import adapt
@@ -128,3 +128,24 @@ def test_a_turn_that_is_not_trained_may_speak_once():
     state = adapt.init_adaptive(section, plans)._replace(components=_spread(1e-6, 0.2))
     first, last = adapt.choose_fan_out(section, plans, state, 0, None)
     assert last >= 2 and first * last <= 8
+
+
+def test_pass_rates_by_hand():
+    """Two of four problems, one of them twice: three and one of four answers, then at half the weight none."""
+    passes = adapt.update_passes(adapt.init_passes(4), 0.5, [2, 0], RETURN_PL)
+    np.testing.assert_allclose(passes.passed_N, [1, 0, 3, 0])
+    np.testing.assert_allclose(passes.tried_N, [4, 0, 4, 0])
+    again = adapt.update_passes(passes, 0.5, [2], np.zeros((1, 4), np.float32))
+    np.testing.assert_allclose(again.passed_N, [1, 0, 1.5, 0])
+    np.testing.assert_allclose(again.tried_N, [4, 0, 6, 0])
+    # p is 2/6, 1/2, 2.5/8 and 1/2; p (1 - p) is 2/9, 1/4, 55/256 and 1/4.
+    learnable = np.array([2 / 9, 1 / 4, 55 / 256, 1 / 4])
+    weight_N = adapt.weigh_problems(Curriculum(uniform=0.2), again)
+    np.testing.assert_allclose(weight_N, 0.2 / 4 + 0.8 * learnable / learnable.sum(), rtol=1e-6)
+    np.testing.assert_allclose(adapt.weigh_problems(Curriculum(uniform=1.0), again), 0.25)
+
+
+def test_a_return_that_is_broken_or_large_is_at_most_an_answer():
+    broken = np.array([[np.nan, np.inf, -np.inf, 7.0]], np.float32)
+    passes = adapt.update_passes(adapt.init_passes(2), 0.9, [1], broken)
+    assert passes.passed_N[1] == 2.0 and passes.tried_N[1] == 4.0

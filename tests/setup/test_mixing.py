@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from c3jax.setup.mixing import choose_indices, count_most, find_set, join_sets, name_sets
+from c3jax.setup.mixing import choose_further, choose_indices, count_most, find_set, join_sets, name_sets
 from c3jax.types import Problem
 
 ENTROPY = (7, 4)
@@ -73,6 +73,34 @@ def test_weights_are_relative_and_sets_are_in_orders_of_their_own():
     first, second = take((40, 40), (1.0, 1.0), 40, 1)[0]
     assert first != second
     assert choose_indices((40, 40), (1.0, 1.0), 40, (8, 4), 0) != choose_indices((40, 40), (1.0, 1.0), 40, ENTROPY, 0)
+
+
+def test_a_curriculum_draws_by_weights_within_each_sets_share():
+    """Of 20 problems two weigh 9 times as much as each other one: 18 of 36 where one is drawn, so half of the time."""
+    weight_N = np.array([9.0, 9.0] + [1.0] * 18)
+    first = [choose_indices((20,), (1.0,), 1, ENTROPY, step, weight_N)[0] for step in range(2000)]
+    assert abs(np.mean(np.array(first) < 2) - 0.5) < 4 * 0.5 / 2000**0.5
+    for step in range(50):
+        mixed = choose_indices((12, 8), (1.0, 3.0), 8, ENTROPY, step, weight_N)
+        assert len(set(mixed)) == 8 and sum(index < 12 for index in mixed) == 2  # as without weights
+        assert mixed == choose_indices((12, 8), (1.0, 3.0), 8, ENTROPY, step, 7.0 * weight_N)
+    assert choose_indices((20,), (1.0,), 8, ENTROPY, 0, weight_N) != choose_indices(
+        (20,), (1.0,), 8, ENTROPY, 1, weight_N
+    )
+
+
+def test_further_problems_are_others_in_an_order_of_their_own():
+    for step in range(200):
+        chosen = choose_indices((12, 8), (1.0, 3.0), 4, ENTROPY, step)
+        further = choose_further((12, 8), (1.0, 3.0), 16, ENTROPY, step, chosen)
+        assert sorted(chosen + further) == list(range(20))  # all the others, each once
+        assert further[:5] == choose_further((12, 8), (1.0, 3.0), 5, ENTROPY, step, chosen)
+    # A set's share of the first of them is its weight over the weights, where none of either is taken yet.
+    first = [choose_further((12, 8), (1.0, 3.0), 1, ENTROPY, step, [])[0] for step in range(2000)]
+    assert abs(np.mean(np.array(first) >= 12) - 0.75) < 4 * (0.75 * 0.25 / 2000) ** 0.5
+    weight_N = np.array([1.0] * 12 + [1.0] * 7 + [21.0])
+    first = [choose_further((12, 8), (1.0, 3.0), 1, ENTROPY, step, [], weight_N)[0] for step in range(2000)]
+    assert abs(np.mean(np.array(first) == 19) - 0.75 * 0.75) < 4 * 0.5 / 2000**0.5  # 21 of 28 of its set
 
 
 def test_problems_keep_their_index_and_get_ids_of_their_own():
