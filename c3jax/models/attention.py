@@ -245,8 +245,9 @@ def _cut_blocks(frame: Keys, query_MGQD: jax.Array, score_floats: int) -> _Block
         split = padded.reshape(*array.shape[:axis], blocks, size, *array.shape[axis + 1 :])
         return jnp.moveaxis(split, axis, 0)
 
-    axes = _Block(2, 2, 1, None if frame.position_MK is None else 1, 0)
-    return jax.tree.map(cut, _take_whole(frame), axes)
+    position = None if frame.position_MK is None else cut(frame.position_MK, 1)
+    slot = cut(jnp.arange(K), 0)
+    return _Block(cut(frame.key_MGKD, 2), cut(frame.value_MGKD, 2), cut(frame.keep_MK, 1), position, slot)
 
 
 def _join_blocks(blocks: jax.Array, slots: int) -> jax.Array:

@@ -121,8 +121,9 @@ class Block(nnx.Module):
         h_NSD = x_NSD if norms == "post" else _normalise(x_NSD, self.attention_norm, spec)
         path, outs = list(past), []
         shapes = [frame.keep_NS.shape for frame in frames]
-        for frame, *projected in zip(frames, *(_split(each, shapes) for each in self._project(h_NSD)), strict=True):
-            query_NGRSD, key_NGSD, value_NGSD = self._turn(*projected, frame.rope)
+        queries, keys, values = (_split(each, shapes) for each in self._project(h_NSD))
+        for frame, query, key, value in zip(frames, queries, keys, values, strict=True):
+            query_NGRSD, key_NGSD, value_NGSD = self._turn(query, key, value, frame.rope)
             own = attention.Keys(key_NGSD, value_NGSD, frame.keep_NS, frame.position_NS)
             out = attention.attend_path(query_NGRSD, path, own, window, spec.attention_softcap, rows)
             N, _, _, S, D = out.shape
@@ -248,7 +249,7 @@ class Decoder(nnx.Module):
         x_NSD, own = _run_layers(run_layer, x_NSD, layers, past, kinds)
         parts = _split(x_NSD, [keep_NS.shape for keep_NS in keeps])
         hidden = tuple(_normalise(part_NSD, self.final_norm, spec).astype(jnp.float32) for part_NSD in parts)
-        return hidden, tuple(KeysValues(*each, keep_NS) for each, keep_NS in zip(own, keeps, strict=True))
+        return hidden, tuple(KeysValues(key, value, keep_NS) for (key, value), keep_NS in zip(own, keeps, strict=True))
 
     def prepare_layers(self) -> Any:
         """The layers' weights for a loop that runs them often, whole and, the matrices, of the products' type.
