@@ -108,11 +108,16 @@ def flatten_tokens(array_NT: jax.Array) -> jax.Array:
 
 def _compute_drawing_hidden(model: Decoder, path: Sequence[Frame], messages: Messages) -> jax.Array:
     """The hidden state [N, T, D] that each token is drawn from: the one a slot before it, or the context's last."""
-    past, hidden_MD = decode.prefill(model, path)
-    # A message's own tokens are all read, whatever part of it others read; after a stop token nothing is drawn.
-    hidden_NTD, _ = model.extend(past, Frame(messages.tokens_NT, messages.sampled_NT))
-    first_N1D = jnp.repeat(hidden_MD, len(hidden_NTD) // len(hidden_MD), axis=0)[:, None]
+    *_, context_MSD, hidden_NTD = _run(model, path, messages)
+    # A context ends in prompt text, so its last slot is kept.
+    first_N1D = jnp.repeat(context_MSD[:, -1:], len(hidden_NTD) // len(context_MSD), axis=0)
     return jnp.concatenate([first_N1D, hidden_NTD[:, :-1]], axis=1)
+
+
+def _run(model: Decoder, path: Sequence[Frame], messages: Messages) -> tuple[jax.Array, ...]:
+    """Hidden states of a context's frames and of the messages after it."""
+    # A message's own tokens are all read, whatever part of it others read; after a stop token nothing is drawn.
+    return model.extend_path((), (*path, Frame(messages.tokens_NT, messages.sampled_NT)))[0]
 
 
 def compute_context_hidden(
@@ -144,8 +149,7 @@ def compute_message_hidden(
       hidden_ND, f32.
     """
     path = context.make_path(plans[turn], rollout.question, rollout.turns, fan_out)
-    past, _ = decode.prefill(model, path)
     messages = rollout.turns[turn]
-    hidden_NTD, _ = model.extend(past, Frame(messages.tokens_NT, messages.sampled_NT))
+    hidden_NTD = _run(model, path, messages)[-1]
     last_N = messages.sampled_NT.sum(axis=1) - 1
     return jnp.take_along_axis(hidden_NTD, last_N[:, None, None], axis=1)[:, 0]

@@ -157,10 +157,12 @@ def _attend_frame(form: _Form, queries: _Queries, frame: Keys, is_own: bool) -> 
         score_MGQW = _compute_scores(query_MGQD, block, form.softcap)
         return _softmax_product(jnp.where(seen, score_MGQW, _MASKED), block.value_MGWD)
 
-    first, rest = _cut_blocks(frame, query_MGQD, form.score_floats)
-    partial = attend_block(first)
-    if rest is not None:
-        partial, _ = jax.lax.scan(lambda sums, block: (_merge([sums, attend_block(block)]), None), partial, rest)
+    blocks = _cut_blocks(frame, query_MGQD, form.score_floats)
+    if blocks is None:
+        partial = attend_block(_take_whole(frame))
+    else:
+        nothing = (jnp.zeros(query_MGQD.shape, jnp.float32), jnp.full(query_MGQD.shape[:-1], -jnp.inf))
+        partial, _ = jax.lax.scan(lambda sums, block: (_merge([sums, attend_block(block)]), None), nothing, blocks)
     return _unfold(partial[0], shape), _unfold(partial[1], shape[:-1])
 
 
@@ -194,16 +196,16 @@ def _attend_frame_backward(
             multiply("mgqw,mgqd->mgwd", weight_MGQW, d_out_MGQD).astype(value_MGWD.dtype),
         )
 
-    first, rest = _cut_blocks(frame, query_MGQD, form.score_floats)
-    d_query, d_key, d_value = differentiate(first)
-    if rest is not None:
+    def advance(d_query: jax.Array, block: _Block):
+        part, *d_block = differentiate(block)
+        return d_query + part, d_block
 
-        def advance(d_query: jax.Array, block: _Block):
-            part, *d_block = differentiate(block)
-            return d_query + part, d_block
-
-        d_query, (later_keys, later_values) = jax.lax.scan(advance, d_query, rest)
-        d_key, d_value = _join_blocks(d_key, later_keys, slots), _join_blocks(d_value, later_values, slots)
+    blocks = _cut_blocks(frame, query_MGQD, form.score_floats)
+    if blocks is None:
+        d_query, d_key, d_value = differentiate(_take_whole(frame))
+    else:
+        d_query, d_blocks = jax.lax.scan(advance, jnp.zeros(query_MGQD.shape, jnp.float32), blocks)
+        d_key, d_value = (_join_blocks(d_block, slots) for d_block in d_blocks)
     d_frame = frame._replace(key_MGKD=d_key, value_MGKD=d_value, keep_MK=None, position_MK=None)
     return _unfold(d_query, queries.query_NGRSD.shape), d_frame
 
@@ -220,17 +222,21 @@ def _unfold(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return array.reshape(rows, G, N // rows, R, S, *rest).swapaxes(1, 2).reshape(shape)
 
 
-def _cut_blocks(frame: Keys, query_MGQD: jax.Array, score_floats: int) -> tuple[_Block, _Block | None]:
-    """The first block of a frame's slots, and the others stacked, or None.
+def _take_whole(frame: Keys) -> _Block:
+    return _Block(*frame, jnp.arange(frame.keep_MK.shape[1]))
 
-    Blocks are of one length; what the last lacks is filled with slots that are not kept.
+
+def _cut_blocks(frame: Keys, query_MGQD: jax.Array, score_floats: int) -> _Block | None:
+    """The blocks of a frame's slots, stacked; None where it is one.
+
+    They are of one length; what the last lacks is filled with slots that are not kept. No block is apart from the
+    others: it would be a second copy of the code, and compilers are slow at it.
     """
     K, (M, G, Q, _) = frame.keep_MK.shape[1], query_MGQD.shape
     most = max(score_floats // (M * G * Q), _LEAST_SLOTS)
     blocks = -(-K // most)
-    slot_K = jnp.arange(K)
     if blocks == 1:
-        return _Block(*frame, slot_K), None
+        return None
     size = -(-K // blocks)
 
     def cut(array: jax.Array, axis: int) -> jax.Array:
@@ -240,12 +246,11 @@ def _cut_blocks(frame: Keys, query_MGQD: jax.Array, score_floats: int) -> tuple[
         return jnp.moveaxis(split, axis, 0)
 
     position = None if frame.position_MK is None else cut(frame.position_MK, 1)
-    cuts = _Block(cut(frame.key_MGKD, 2), cut(frame.value_MGKD, 2), cut(frame.keep_MK, 1), position, cut(slot_K, 0))
-    return jax.tree.map(lambda array: array[0], cuts), jax.tree.map(lambda array: array[1:], cuts)
+    slot = cut(jnp.arange(K), 0)
+    return _Block(cut(frame.key_MGKD, 2), cut(frame.value_MGKD, 2), cut(frame.keep_MK, 1), position, slot)
 
 
-def _join_blocks(first_MGWD: jax.Array, rest: jax.Array, slots: int) -> jax.Array:
-    blocks = jnp.concatenate([first_MGWD[None], rest])
+def _join_blocks(blocks: jax.Array, slots: int) -> jax.Array:
     joined = jnp.moveaxis(blocks, 0, 2)
     return joined.reshape(*joined.shape[:2], -1, joined.shape[-1])[:, :, :slots]
 

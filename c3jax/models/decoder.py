@@ -1,16 +1,21 @@
 """The policy network: one decoder for all families (models/spec.py), that runs over a path of frames.
 
-`Decoder.extend` is the only forward pass: a prompt's frames (prefill), one more token (a frame of one slot, decoding)
-and whole messages (the training loss) all go through it, so sampler and learner cannot disagree.
+`Decoder.extend_path` is the only forward pass: a prompt's frames (prefill), one more token (a frame of one slot,
+decoding) and whole messages (the training loss) all go through it, so sampler and learner cannot disagree.
 Positions count kept tokens along a row's path.
 
-Dimension key beside types.py: F rotary frequency
+Frames that are run together pass through a layer together: its weights are read once, and its program, the largest part
+of what compilers have to do, is there once. Only attention is frame by frame.
+
+Dimension key beside types.py: F rotary frequency. Tokens of several frames stand one after the other in one row: N is
+then 1 and S all their slots.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,14 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from c3jax.models import attention, sharding
+from c3jax.models import attention, positions, sharding
 from c3jax.models.spec import Adapters as Adapters  # where most look for them
-from c3jax.models.spec import DecoderSpec, RopeScaling
+from c3jax.models.spec import DecoderSpec
 from c3jax.types import Frame, KeysValues, Params
 
 # Products of a layer with its weights have no batch axes, those of attention have: these are always computed again.
 _KEPT_BY_REMAT = {"layer": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-_NO_WINDOW = 2**30  # tokens
 
 
 def _gelu(x: jax.Array) -> jax.Array:
@@ -34,14 +38,20 @@ def _gelu(x: jax.Array) -> jax.Array:
 
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_pytorch_tanh": _gelu}
 
-_Rope = tuple[jax.Array, jax.Array]  # cosines and sines [N, 1, S, F]
-
 
 class _Kind(NamedTuple):
     """Where layers differ: a number for a layer, or an array [L] for all; None where all are alike."""
 
     window: Any  # int32, tokens
     rope: Any  # int32, which of the decoder's tables of rotations
+
+
+class _Own(NamedTuple):
+    """What a layer reads of a frame that it runs over, beside the stream."""
+
+    rope: positions.Rope
+    keep_NS: jax.Array
+    position_NS: jax.Array | None  # only a window asks for it
 
 
 class Projection(nnx.Linear):
@@ -99,39 +109,53 @@ class Block(nnx.Module):
     def __call__(
         self,
         x_NSD: jax.Array,
-        rope: _Rope,
-        past: list[attention.Keys],
-        keep_NS: jax.Array,
-        position_NS: jax.Array | None = None,
+        frames: Sequence[_Own],
+        past: Sequence[attention.Keys],
         window: jax.Array | None = None,
         rows: attention.Rows | None = None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """One layer over a frame, whose positions only a window asks for. Gives x, own key and value."""
+    ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], ...]]:
+        """One layer over frames, coarse to fine, each of which sees the past and those before it.
+
+        Gives x, and own key and value of each frame.
+        """
         spec, norms = self.spec, self.spec.family.norms
         h_NSD = x_NSD if norms == "post" else _normalise(x_NSD, self.attention_norm, spec)
-        query, key_NGSD, value_NGSD = self._project(h_NSD, rope)
-        N, _, S, D = query.shape
-        query_NGRSD = (query * (spec.query_scalar or D) ** -0.5).reshape(N, spec.kv_heads, -1, S, D)
-        own = attention.Keys(key_NGSD, value_NGSD, keep_NS, position_NS)
-        out = attention.attend_path(query_NGRSD, past, own, window, spec.attention_softcap, rows)
-        out_NSD = self.output(out.reshape(N, spec.heads, S, D).transpose(0, 2, 1, 3).reshape(N, S, -1))
+        path, outs = list(past), []
+        shapes = [frame.keep_NS.shape for frame in frames]
+        queries, keys, values = (_split(each, shapes) for each in self._project(h_NSD))
+        for frame, query, key, value in zip(frames, queries, keys, values, strict=True):
+            query_NGRSD, key_NGSD, value_NGSD = self._turn(query, key, value, frame.rope)
+            own = attention.Keys(key_NGSD, value_NGSD, frame.keep_NS, frame.position_NS)
+            out = attention.attend_path(query_NGRSD, path, own, window, spec.attention_softcap, rows)
+            N, _, _, S, D = out.shape
+            outs.append(out.reshape(N, spec.heads, S, D).transpose(0, 2, 1, 3).reshape(N, S, -1))
+            path.append(own)
+        out_NSD = self.output(_join(outs))
         x_NSD = x_NSD + (out_NSD if norms == "pre" else _normalise(out_NSD, self.attention_out_norm, spec))
         h_NSD = x_NSD if norms == "post" else _normalise(x_NSD, self.mlp_norm, spec)
         out_NSD = self.down(ACTIVATIONS[spec.activation](self.gate(h_NSD)) * self.up(h_NSD))
         x_NSD = x_NSD + (out_NSD if norms == "pre" else _normalise(out_NSD, self.mlp_out_norm, spec))
-        return x_NSD, (key_NGSD, value_NGSD)
+        return x_NSD, tuple((own.key_MGKD, own.value_MGKD) for own in path[len(past) :])
 
-    def _project(self, h_NSD: jax.Array, rope: _Rope) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Rotated queries [N, H, S, D], rotated keys and values [N, G, S, D]."""
-        spec, qk_norm = self.spec, self.spec.family.qk_norm
-        query = self.query(h_NSD)
-        query = self._split_heads(_normalise(query, self.query_norm, spec) if qk_norm == "whole" else query, spec.heads)
-        key = self.key(h_NSD)
-        key = self._split_heads(_normalise(key, self.key_norm, spec) if qk_norm == "whole" else key, spec.kv_heads)
-        value = self._split_heads(self.value(h_NSD), spec.kv_heads)
-        if qk_norm == "head":
+    def _project(self, h_NSD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values of all heads."""
+        query, key = self.query(h_NSD), self.key(h_NSD)
+        if self.spec.family.qk_norm == "whole":
+            query, key = _normalise(query, self.query_norm, self.spec), _normalise(key, self.key_norm, self.spec)
+        return query, key, self.value(h_NSD)
+
+    def _turn(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, rope: positions.Rope
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Of one frame the rotated and scaled queries [N, G, R, S, D], rotated keys and values [N, G, S, D]."""
+        spec = self.spec
+        query, key = self._split_heads(query, spec.heads), self._split_heads(key, spec.kv_heads)
+        if spec.family.qk_norm == "head":
             query, key = _normalise(query, self.query_norm, spec), _normalise(key, self.key_norm, spec)
-        return _rotate(query, rope), _rotate(key, rope), value
+        N, _, S, D = query.shape
+        query = positions.rotate(query, rope) * (spec.query_scalar or D) ** -0.5
+        query_NGRSD = query.reshape(N, spec.kv_heads, -1, S, D)
+        return query_NGRSD, positions.rotate(key, rope), self._split_heads(value, spec.kv_heads)
 
     def _split_heads(self, x_NSD: jax.Array, heads: int) -> jax.Array:
         N, S, _ = x_NSD.shape
@@ -164,56 +188,69 @@ class Decoder(nnx.Module):
         layers: Any = None,
         rows: attention.Rows | None = None,
     ) -> tuple[jax.Array, KeysValues]:
-        """Run one more frame after the past ones.
+        """Run one more frame after the past ones: `extend_path` of it alone.
 
         Args:
-          past: keys and values of the coarser frames, as this function gave them.
+          past, layers: as there.
           frame: tokens of N rows and S slots.
-          layers: what `prepare_layers` gave; None takes the parameters' own. Layers are scanned or, where they are a
-            tuple, run one after the other; then the past and the returned keys and values are a tuple of layers too.
           rows: those of a batch that the frame has, where it has not all: its last past frame then has the same
             rows, the others the whole batch's.
 
         Returns:
           The final hidden states [N, S, D] (after the norm, f32) and the frame's keys and values.
         """
-        spec, N = self.spec, frame.tokens_NS.shape[0]
-        offset_N1 = jnp.broadcast_to(_count_kept(past, N, rows), (N,))[:, None]
-        position_NS = jnp.maximum(offset_N1 + jnp.cumsum(frame.keep_NS, axis=1) - 1, 0)
-        slots = sum(keep_NS.shape[1] for *_, keep_NS in (*past, frame))
-        ropes, rope_L = _make_ropes(spec, position_NS)
-        kinds, positions = _Kind(_list_windows(spec, slots), rope_L), [None] * (len(past) + 1)
+        (hidden_NSD,), (own,) = self.extend_path(past, (frame,), layers, rows)
+        return hidden_NSD, own
+
+    def extend_path(
+        self,
+        past: tuple[KeysValues, ...],
+        frames: Sequence[Frame],
+        layers: Any = None,
+        rows: attention.Rows | None = None,
+    ) -> tuple[tuple[jax.Array, ...], tuple[KeysValues, ...]]:
+        """Run more frames after the past ones, all at once.
+
+        Args:
+          past: keys and values of the coarser frames, as this function gave them.
+          frames: coarse to fine.
+          layers: what `prepare_layers` gave; None takes the parameters' own. Layers are scanned or, where they are a
+            tuple, run one after the other; then the past and the returned keys and values are a tuple of layers too.
+          rows: as for `extend`, of one frame alone.
+
+        Returns:
+          Of each frame the final hidden states [N, S, D] (after the norm, f32), and its keys and values.
+        """
+        spec, keeps = self.spec, [frame.keep_NS for frame in frames]
+        before = [[each.keep_NS for each in (*past, *frames[:index])] for index in range(len(frames))]
+        position = [positions.count_positions(*each, rows) for each in zip(before, keeps, strict=True)]
+        slots = sum(each.keep_NS.shape[1] for each in (*past, *frames))
+        ropes, rope_L = positions.make_ropes(spec, position)
+        kinds = _Kind(positions.list_windows(spec, slots), rope_L)
+        past_position, own_position = [None] * len(past), [None] * len(frames)
         if kinds.window is not None:
-            positions = [*_find_positions(past, rows), position_NS]
+            past_position, own_position = positions.find_positions([p.keep_NS for p in past], rows), position
         graphdef, stacked = nnx.split(self.blocks)
 
         def run_layer(x_NSD, inputs):
             layer, past_kv, kind = inputs
             coarse = [
                 attention.Keys(key, value, p.keep_NS, position)
-                for (key, value), p, position in zip(past_kv, past, positions[:-1], strict=True)
+                for (key, value), p, position in zip(past_kv, past, past_position, strict=True)
             ]
-            rope = ropes if kind.rope is None else jax.tree.map(lambda table: table[kind.rope], ropes)
+            turned = ropes if kind.rope is None else jax.tree.map(lambda table: table[kind.rope], ropes)
+            own = list(map(_Own, turned, keeps, own_position))
             block = nnx.merge(graphdef, sharding.gather(layer, spec.width))
-            return block(x_NSD, rope, coarse, frame.keep_NS, positions[-1], kind.window, rows)
+            return block(x_NSD, own, coarse, kind.window, rows)
 
         if spec.remat != "none":
             run_layer = jax.checkpoint(run_layer, policy=_KEPT_BY_REMAT[spec.remat])
-        x_NSD = self._embed(frame.tokens_NS)
-        if not isinstance(layers, tuple):
-            past_kv = [(p.key_LNHSD, p.value_LNHSD) for p in past]
-            x_NSD, (key, value) = jax.lax.scan(
-                run_layer, x_NSD, (stacked if layers is None else layers, past_kv, kinds)
-            )
-        else:
-            own = []
-            for index, layer in enumerate(layers):
-                past_kv = [(p.key_LNHSD[index], p.value_LNHSD[index]) for p in past]
-                x_NSD, keys_values = run_layer(x_NSD, (layer, past_kv, _take_layer(kinds, index)))
-                own.append(keys_values)
-            key, value = zip(*own, strict=True)
-        hidden_NSD = _normalise(x_NSD, self.final_norm, spec).astype(jnp.float32)
-        return hidden_NSD, KeysValues(key, value, frame.keep_NS)
+        x_NSD = self._embed(_join([frame.tokens_NS for frame in frames]))
+        layers = stacked if layers is None else layers
+        x_NSD, own = _run_layers(run_layer, x_NSD, layers, past, kinds)
+        parts = _split(x_NSD, [keep_NS.shape for keep_NS in keeps])
+        hidden = tuple(_normalise(part_NSD, self.final_norm, spec).astype(jnp.float32) for part_NSD in parts)
+        return hidden, tuple(KeysValues(key, value, keep_NS) for (key, value), keep_NS in zip(own, keeps, strict=True))
 
     def prepare_layers(self) -> Any:
         """The layers' weights for a loop that runs them often, whole and, the matrices, of the products' type.
@@ -293,50 +330,42 @@ def count_params(params: Params) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Positions, and what differs from layer to layer
+# Frames and layers
 
 
-def _count_kept(past: tuple[KeysValues, ...], N: int, rows: attention.Rows | None) -> Any:
-    """Kept tokens before a frame [N], over its past ones; the number 0 where there are none."""
-    if rows is None:
-        return sum(jnp.repeat(p.keep_NS.sum(1), N // p.keep_NS.shape[0]) for p in past)
-    return past[-1].keep_NS.sum(1) + _count_kept(past[:-1], rows.total, None)[rows.index_N]
+def _join(parts: Sequence[jax.Array]) -> jax.Array:
+    """What frames [N, S, ...] have, one after the other in one row; of one frame alone as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return jnp.concatenate([part.reshape(1, -1, *part.shape[2:]) for part in parts], axis=1)
 
 
-def _find_positions(past: tuple[KeysValues, ...], rows: attention.Rows | None) -> list[jax.Array]:
-    """Positions [M, K] of each past frame's slots; of those that hold no token nobody asks."""
-    positions = []
-    for index, (_, _, keep_MK) in enumerate(past):
-        if rows is not None and index == len(past) - 1:
-            before_M = _count_kept(past[:index], rows.total, None)[rows.index_N]
-        else:
-            before_M = jnp.broadcast_to(_count_kept(past[:index], len(keep_MK), None), len(keep_MK))
-        positions.append(before_M[:, None] + jnp.cumsum(keep_MK, axis=1) - 1)
-    return positions
+def _split(joined: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+    """The frames' own again."""
+    if len(shapes) == 1:
+        return [joined]
+    ends = np.cumsum([rows * slots for rows, slots in shapes])
+    parts = jnp.split(joined, ends[:-1], axis=1)
+    return [part.reshape(*shape, *part.shape[2:]) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _list_windows(spec: DecoderSpec, slots: int) -> np.ndarray | None:
-    """Each layer's window [L]; None where no path of so many slots is longer than any."""
-    if spec.window is None or slots <= spec.window:
-        return None
-    window_L = np.full(spec.layers, _NO_WINDOW, np.int32)
-    window_L[list(spec.windowed_layers)] = spec.window
-    return window_L
-
-
-def _make_ropes(spec: DecoderSpec, position_NS: jax.Array) -> tuple[_Rope, np.ndarray | None]:
-    """The rotations of all layers; or, where layers differ, those of each kind stacked, and each layer's kind [L]."""
-    frequencies, kind_L = [_list_frequencies(spec, spec.rope_theta)], np.zeros(spec.layers, np.int32)
-    if spec.rope_scaling is not None:
-        frequencies[0] = frequencies[0] * _rope_slowdown(frequencies[0], spec.rope_scaling)
-    if spec.local_rope_theta is not None:
-        kind_L[list(spec.windowed_layers)] = len(frequencies)
-        frequencies.append(_list_frequencies(spec, spec.local_rope_theta))
-    if spec.unrotated_layers:
-        kind_L[list(spec.unrotated_layers)] = len(frequencies)
-        frequencies.append(jnp.zeros_like(frequencies[0]))
-    ropes = [_rope_table(position_NS, frequency_F) for frequency_F in frequencies]
-    return (ropes[0], None) if len(ropes) == 1 else (jax.tree.map(lambda *kinds: jnp.stack(kinds), *ropes), kind_L)
+def _run_layers(
+    run_layer: Callable[[jax.Array, Any], tuple[jax.Array, Any]],
+    x_NSD: jax.Array,
+    layers: Any,
+    past: tuple[KeysValues, ...],
+    kinds: _Kind,
+) -> tuple[jax.Array, Sequence[Any]]:
+    """Layers that are stacked, by a scan, or are a tuple, one after the other; x, and what each frame has in all."""
+    if not isinstance(layers, tuple):
+        past_kv = [(p.key_LNHSD, p.value_LNHSD) for p in past]
+        return jax.lax.scan(run_layer, x_NSD, (layers, past_kv, kinds))
+    of_layers = []
+    for index, layer in enumerate(layers):
+        past_kv = [(p.key_LNHSD[index], p.value_LNHSD[index]) for p in past]
+        x_NSD, keys_values = run_layer(x_NSD, (layer, past_kv, _take_layer(kinds, index)))
+        of_layers.append(keys_values)
+    return x_NSD, [tuple(zip(*of_frame, strict=True)) for of_frame in zip(*of_layers, strict=True)]
 
 
 def _take_layer(stacked: Any, index: int) -> Any:
@@ -353,29 +382,3 @@ def _normalise(x: jax.Array, weight: nnx.Param, spec: DecoderSpec) -> jax.Array:
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + spec.norm_eps)
     return (x32 * scale_D).astype(x.dtype)
-
-
-def _list_frequencies(spec: DecoderSpec, theta: float) -> jax.Array:
-    return theta ** (-jnp.arange(0, spec.head_dim, 2, dtype=jnp.float32) / spec.head_dim)
-
-
-def _rope_table(position_NS: jax.Array, frequency_F: jax.Array) -> _Rope:
-    angle_NSF = position_NS[..., None].astype(jnp.float32) * frequency_F
-    return jnp.cos(angle_NSF)[:, None], jnp.sin(angle_NSF)[:, None]
-
-
-def _rope_slowdown(frequency_F: jax.Array, scaling: RopeScaling) -> jax.Array:
-    """What each frequency is multiplied by: 1 / factor for `linear`; for `llama3` it rises from there to 1."""
-    if scaling.kind == "linear":
-        return jnp.full_like(frequency_F, 1.0 / scaling.factor)
-    fits_F = scaling.original_context * frequency_F / (2 * jnp.pi)
-    kept_F = (fits_F - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    kept_F = jnp.clip(kept_F, 0.0, 1.0)
-    return kept_F + (1.0 - kept_F) / scaling.factor
-
-
-def _rotate(x_NHSD: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
-    cos, sin = rope
-    left, right = jnp.split(x_NHSD.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
-    return turned.astype(x_NHSD.dtype)

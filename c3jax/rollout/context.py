@@ -23,10 +23,14 @@ def make_path(
       fan_out: alternatives a turn.
 
     Returns:
-      Frames, each with the rows of its level.
+      Frames, each with the rows of its level; of one question the text that all share is in the next frame, where that
+      too has one row: fewer frames are fewer programs of attention.
     """
-    problems = question.tokens_NS.shape[0]
-    return tuple(_fill_frame(frame, question, turns, problems, fan_out) for frame in plan.frames)
+    problems, plans = question.tokens_NS.shape[0], plan.frames
+    if len(plans) > 1 and plans[0].level == 0 and protocol_lib.rows_of(plans[1].level, problems, fan_out) == 1:
+        first, second, *rest = plans
+        plans = (protocol_lib.FramePlan(second.level, (*first.pieces, *second.pieces)), *rest)
+    return tuple(_fill_frame(frame, question, turns, problems, fan_out) for frame in plans)
 
 
 def _fill_frame(

@@ -54,11 +54,8 @@ def prefill(model: Decoder, path: Sequence[Frame]) -> tuple[tuple[KeysValues, ..
     Returns:
       Their keys and values, and hidden_MD, the last hidden state of the finest, f32.
     """
-    past: tuple[KeysValues, ...] = ()
-    for frame in path:
-        hidden_NSD, keys_values = model.extend(past, frame)
-        past = (*past, keys_values)
-    return past, hidden_NSD[:, -1]  # a context ends in prompt text, so its last slot is kept
+    hidden, past = model.extend_path((), path)
+    return past, hidden[-1][:, -1]  # a context ends in prompt text, so its last slot is kept
 
 
 def sample_messages(

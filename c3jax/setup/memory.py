@@ -261,8 +261,8 @@ def _count_caches(spec: DecoderSpec, path: Sequence[tuple[int, int]]) -> int:
 
 
 def _count_drawing(spec: DecoderSpec, path: Sequence[tuple[int, int]]) -> int:
-    """One layer over the largest frame of a context, or the logits of a decoding step, some four times over."""
-    inside = (2 * spec.mlp_width + 4 * spec.width) * max(rows * slots for rows, slots in path[:-1])
+    """One layer over the frames of a context, or the logits of a decoding step, some four times over."""
+    inside = (2 * spec.mlp_width + 4 * spec.width) * _count_slots(path[:-1])
     return _F32 * max(inside, 4 * path[-1][0] * spec.vocab_size)
 
 
@@ -286,14 +286,14 @@ def _list_activations(  # noqa: PLR0913
     paths = every if has_critic else trained
     product, slots = jnp.dtype(spec.dtype).itemsize, sum(map(_count_slots, paths))
     inner, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    # Numbers of a slot in a layer: keys and values and the stream always, then what the policy keeps.
+    # Numbers of a slot in a layer: the stream always, then what the policy keeps.
     inside = 4 * spec.mlp_width + 5 * spec.width + 3 * inner + 3 * kv
     products = 2 * spec.mlp_width + spec.width + inner + 2 * kv
     kept = {"none": inside, "dots": products, "layer": 0}[spec.remat]
-    widest = max(rows * length for path in paths for rows, length in path)
+    widest = max(map(_count_slots, paths))  # frames go through a layer together
     scores = 3 * max(min(SCORE_FLOATS, rows * spec.heads * length * length) for path in paths for rows, length in path)
     tokens = sum(rows * length for *_, (rows, length) in trained)
-    kept_layers = slots * spec.layers * (2 * kv + spec.width + kept) * product
+    kept_layers = slots * spec.layers * (spec.width + kept) * product
     smaller = f"learner.micro_problems below {micro}"
     lighter = smaller if spec.remat == "layer" else f"model.remat layer, or {smaller}"
     return [

@@ -61,11 +61,8 @@ def spec(request):
 def _run(graphdef, params, frames):
     """Logits of each frame of a path, and the path's keys and values."""
     model = nnx.merge(graphdef, params)
-    past, logits = (), []
-    for frame in frames:
-        hidden, own = model.extend(past, frame)
-        past, logits = (*past, own), [*logits, model.compute_logits(hidden)]
-    return logits, past
+    hidden, past = model.extend_path((), frames)
+    return [model.compute_logits(each) for each in hidden], past
 
 
 def _random_frame(seed, rows, slots, holes=True):
@@ -92,6 +89,22 @@ def test_shared_frames_equal_repeated_prompts(spec):
     kept = frames[-1].keep_NS
     np.testing.assert_allclose(shared[-1][kept], repeated[:, -5:][kept], atol=2e-5)
     assert float(jnp.std(repeated)) > 0.5
+
+
+def test_frames_at_once_are_what_they_are_one_after_the_other(spec):
+    graphdef, params = _make(spec)
+    frames = _shared_path()
+    at_once, past = _run(graphdef, params, frames)
+
+    @jax.jit
+    def run_apart(params, frames):
+        model, before, logits = nnx.merge(graphdef, params), (), []
+        for frame in frames:
+            hidden, own = model.extend(before, frame)
+            before, logits = (*before, own), [*logits, model.compute_logits(hidden)]
+        return logits, before
+
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5), (at_once, past), run_apart(params, frames))
 
 
 @partial(jax.jit, static_argnums=0)

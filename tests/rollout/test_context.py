@@ -55,6 +55,16 @@ def test_the_first_turn_of_a_chain():
     )
 
 
+def test_what_one_question_shares_with_none_is_in_its_frame():
+    plan = make_plan((0, (Literal((4, 5)),)), (1, (QUESTION, Literal((6,)))), (2, (FIRST, Literal((6,)))))
+    one, two = make_frame([[7]], 2), [[100, 0, 6], [110, 1, 6]]
+    messages = make_turn([row[:2] for row in two], [[1, 0], [1, 0]])
+    check(make_path(plan, one, [messages], FAN_OUT), ([[4, 5, 7, 0, 6]], [[1, 1, 1, 0, 1]]), (two, [[1, 0, 1]] * 2))
+    # Where the next frame has more rows the shared text stays apart: it would be repeated.
+    apart = make_plan((0, (Literal((4, 5)),)), (2, (FIRST, Literal((6,)))))
+    check(make_path(apart, one, [messages], FAN_OUT), ([[4, 5]], [[1, 1]]), (two, [[1, 0, 1]] * 2))
+
+
 def test_the_second_turn_of_a_chain():
     plan = make_plan((1, (Literal((4,)), QUESTION)), (2, (FIRST, Literal((6,)))))
     check(

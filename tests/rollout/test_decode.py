@@ -42,9 +42,10 @@ def test_greedy_decoding_equals_a_plain_loop_and_ends_with_its_longest_message(t
     passes: list[tuple[int, int]] = []
 
     class CountingDecoder(decoder.Decoder):
-        def extend(self, past, frame, *rest):
-            jax.debug.callback(lambda shape=frame.tokens_NS.shape: passes.append(shape))
-            return super().extend(past, frame, *rest)
+        def extend_path(self, past, frames, *rest):
+            for frame in frames:
+                jax.debug.callback(lambda shape=frame.tokens_NS.shape: passes.append(shape))
+            return super().extend_path(past, frames, *rest)
 
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: CountingDecoder(tiny.spec, rngs=nnx.Rngs(0))), nnx.Param)
     shared = Frame(jnp.array([[4, 5]]), jnp.ones((1, 2), bool))

@@ -107,10 +107,11 @@ def test_a_batch_of_evaluation_by_hand():
     evaluation = config_lib.Evaluation(problems=6, samples=3, batch=8)
     config = make_config().model_copy(update={"evaluation": evaluation})
     rows = rows_of(estimate_memory(config, SPEC, PLANS, Weights(1000)))
-    # Six problems, three transcripts each: contexts of 6 rows of 32 slots and 18 of 9, 18 messages of 16, and the
-    # logits of a decoding step, which are more than one layer of the longest frame.
+    # Six problems, three transcripts each: contexts of 6 rows of 32 slots and 18 of 9, 18 messages of 16, and one layer
+    # of the context's frames, which is more than the logits of a decoding step, 4 * 18 * 3000.
     caches = (2 * (6 * 32 + 18 * 9) + 18 * 16) * 2 * 2 * 16 * 3 * 4
-    assert rows["the same as drawing trees, for a batch"] == rows["layers taken apart"] + caches + 4 * 4 * 18 * 3000
+    layer = (6 * 32 + 18 * 9) * (2 * 256 + 4 * 64)
+    assert rows["the same as drawing trees, for a batch"] == rows["layers taken apart"] + caches + 4 * layer
 
 
 def test_a_critics_own_network_by_hand():
@@ -121,7 +122,7 @@ def test_a_critics_own_network_by_hand():
     plans = (PLANS[0]._replace(is_trained=False), PLANS[1])
     one, both = (rows_of(estimate_memory(make_config(), SPEC, plans, Weights(10, critic=count))) for count in (0, 700))
     # It reads the planner's turn too: frames of 4 rows of 32 slots, and 8 messages of 8.
-    slot = 3 * (2 * 2 * 16 + 64 + 4 * 256 + 5 * 64 + 3 * 64 + 3 * 32) * 4
+    slot = 3 * (64 + 4 * 256 + 5 * 64 + 3 * 64 + 3 * 32) * 4
     assert both["kept by layers, remat none"] - one["kept by layers, remat none"] == (4 * 32 + 8 * 8) * slot
     assert both["logits, in chunks"] == one["logits, in chunks"]
 
