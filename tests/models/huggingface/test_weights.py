@@ -392,17 +392,9 @@ def test_a_random_policy_has_the_words_for_its_vocabulary():
     assert (params["embedding"] != other["embedding"]).any()
 
 
-@pytest.mark.parametrize(
-    "changes, words, message",
-    [
-        ({}, None, "expected a task with a vocabulary of words"),
-        ({"width": 18, "heads": 6, "key_value_heads": 6}, ["up"], "an even number .* got width 18, heads 6"),
-        ({"key_value_heads": 3}, ["up"], "that divides heads, got width 64, heads 4, key_value_heads 3"),
-    ],
-)
-def test_random_policies_that_cannot_be_made_are_refused(changes, words, message):
-    with pytest.raises(ValueError, match=message):
-        describe_model(config_lib.RandomModel(kind="random", **changes), words)
+def test_a_random_policy_needs_words():
+    with pytest.raises(ValueError, match="expected a task with a vocabulary of words"):
+        describe_model(config_lib.RandomModel(kind="random"), None)
 
 
 # --------------------------------------------------------------------------------------------------------------------
