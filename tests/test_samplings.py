@@ -90,6 +90,7 @@ def grade(problem, answer):
 
 COIN = ARITHMETIC._replace(section=CoinTask, grade=grade)
 """
+CRITIC = {"network": "own", "learning_rate": 1e-3}
 REDRAWN = {
     "steps": STEPS,
     "task": {"kind": "coin:COIN", "moves": 1, "train_problems": 14, "heldout_problems": 1},
@@ -258,7 +259,7 @@ def test_a_run_that_replaces_trees_is_resumed_as_if_never_killed(redrawn):
             " training problems for steps of 2, got 6",
         ),
         (
-            {"credit": {"method": "mappo", "fan_out": [4, 1], "budget": 4, "normalise": "none", "critic": {}}},
+            {"credit": {"method": "mappo", "fan_out": [4, 1], "budget": 4, "normalise": "none", "critic": CRITIC}},
             "learner.zero_signal: expected keep or skip for method mappo, whose critic has a say in which trees have a"
             " signal, got 'resample'",
         ),

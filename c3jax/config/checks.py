@@ -186,8 +186,8 @@ def _check_learner(config: RunConfig) -> None:
     is_even = micro is None or minibatch % micro == 0
     expect(is_even, "learner.micro_problems", f"a divisor of the {minibatch} problems of a minibatch", micro)
     critic = f"keep or skip for method {config.credit.method}, whose critic has a say in which trees have a signal"
-    is_told = learner.zero_signal != "resample" or not methods.needs_critic(config.credit.method)
-    expect(is_told, "learner.zero_signal", critic, "'resample'")
+    is_fit = learner.zero_signal != "resample" or not methods.needs_critic(config.credit.method)
+    expect(is_fit, "learner.zero_signal", critic, "'resample'")
     check_loss(learner.loss)
     expect(
         learner.kl.target is None or learner.kl.coefficient > 0.0,
