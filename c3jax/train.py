@@ -17,7 +17,6 @@ from rich.console import Console
 from c3jax import evaluate, processes
 from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig, uses_reference
-from c3jax.credit.plans import Plan
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import Passes, choose_fan_out, init_passes, update_passes
@@ -38,7 +37,7 @@ from c3jax.report.page import save_run_report
 from c3jax.rewards import Evaluator, compute_disagreement
 from c3jax.rollout import address, tree
 from c3jax.rollout.acting import Acting, count_answers, describe_observed
-from c3jax.rollout.redraw import Batch
+from c3jax.rollout.resampling import Batch
 from c3jax.run import records
 from c3jax.run.alarms import Watch, describe_bad
 from c3jax.run.checkpoint import CheckpointStore
@@ -46,7 +45,7 @@ from c3jax.run.directory import describe_extension, open_run_dir, record_start
 from c3jax.run.interrupt import catch_signals
 from c3jax.run.metrics import Progress, announce, read_metrics
 from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
-from c3jax.setup.drawing import Begun, Drawing, begin_step, choose_indices, draw_step, grade_step, record_step
+from c3jax.setup.drawing import Begun, Drawing, begin_step, draw_step, grade_step, record_step
 from c3jax.setup.imitation import warm_up
 from c3jax.setup.memory import print_fit
 from c3jax.setup.problems import print_left_out
@@ -157,7 +156,7 @@ def _take_steps(
             if begun is None:
                 fan_out = choose_fan_out(config.credit, setup.plans, state.adaptive, step, fan_out)
                 plan = make_plan(config.credit, len(setup.plans), fan_out)
-                begun = _begin_step(setup, compiled, state, state.sampler_params, plan, step)
+                begun = begin_step(setup, compiled.drawing, state.sampler_params, state.passes, plan, step)
             state, row, begun = _run_step(setup, compiled, state, begun, reference, run)
             done = step + 1
             if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
@@ -177,10 +176,6 @@ def _take_steps(
     return state, DONE
 
 
-def _begin_step(setup: Setup, compiled: _Compiled, state: TrainState, params: Params, plan: Plan, step: int) -> Begun:
-    return begin_step(setup, compiled.drawing, params, plan, step, choose_indices(setup, state.passes, step))
-
-
 def _run_step(
     setup: Setup, compiled: _Compiled, state: TrainState, begun: Begun, reference: Params | None, run: Path
 ) -> tuple[TrainState, dict[str, Any], Begun | None]:
@@ -194,7 +189,7 @@ def _run_step(
     answered = begun.answered + count_answers(drawing.acting) - answered_before
     if config.async_steps and step + 1 < config.steps:
         # Before the update gives up these weights: the device draws while the graders are at this step's answers.
-        ahead = _begin_step(setup, compiled, state, state.params, plan, step + 1)
+        ahead = begin_step(setup, drawing, state.params, state.passes, plan, step + 1)
     batch = grade_step(setup, drawing, state, begun, asked)
     sampled = time.perf_counter()
     waited_s = sum(drawn.waited_s for drawn in batch.draws)
@@ -212,7 +207,7 @@ def _run_step(
     updated = time.perf_counter()
 
     if config.record_every and step % config.record_every == 0:
-        made = record_step(setup, plan, step, indices, batch, credit)
+        made = record_step(setup, begun, batch, credit)
         if processes.is_first():
             records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
     row |= _describe_draws(setup, indices, batch) | describe_cost(setup.plans, batch.counts)

@@ -21,30 +21,16 @@ from c3jax.config.fields import list_fields
 from c3jax.config.file import load_config
 from c3jax.config.run import ConfigError
 from c3jax.run.directory import open_run_dir
+from tests import tiny_run
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("train", "evaluate", "compare", "ask", "export", "score", "plan", "prepare", "overlap", "fields")
 QUESTION = "the dial shows 3 . mia up 4 ."
-TREE = {
-    "seed": 0,
+PLAN, ANSWER = tiny_run.TREE["protocol"]["turns"]
+TREE = tiny_run.TREE | {
     "steps": 1,
-    "problems": 2,
-    "task": {"kind": "arithmetic", "moves": 1, "train_problems": 4, "heldout_problems": 3},
-    "protocol": {
-        "question_tokens": 9,
-        "turns": [
-            {"name": "plan", "role": "[red]", "user": "{question} plan :", "max_tokens": 2},
-            {"name": "answer", "role": "answer", "user": "{plan} answer :", "max_tokens": 2},
-        ],
-    },
-    "model": {
-        **{"kind": "random", "layers": 1, "width": 8, "heads": 1, "key_value_heads": 1, "mlp_width": 8},
-        "context": 20,
-    },
-    "credit": {"method": "c3", "fan_out": [2, 2], "budget": 4, "normalise": "none"},
-    "learner": {"learning_rate": 1e-3},
+    "protocol": {"question_tokens": 9, "turns": [PLAN | {"role": "[red]"}, ANSWER | {"role": "answer"}]},
     "evaluation": {"samples": 0},
-    "workers": 1,
 }
 
 

@@ -28,26 +28,14 @@ from c3jax.run.checkpoint import list_steps, restore_step
 from c3jax.run.metrics import drop_times, read_metrics
 from c3jax.setup.team import make_setup
 from c3jax.types import UserError
+from tests import tiny_run
 
 STEPS = 2
-TREE: dict[str, Any] = {
-    **{"seed": 0, "steps": STEPS, "problems": 2, "workers": 1, "record_every": 1, "trackers": ["jsonl"]},
-    "task": {"kind": "arithmetic", "moves": 1, "train_problems": 12, "heldout_problems": 1},
-    "protocol": {
-        "question_tokens": 9,
-        "turns": [
-            {"name": "plan", "role": "planner", "user": "{question} plan :", "max_tokens": 2},
-            {"name": "answer", "role": "solver", "user": "{plan} answer :", "max_tokens": 2},
-        ],
-    },
-    "model": {
-        **{"kind": "random", "layers": 1, "width": 8, "heads": 1, "key_value_heads": 1, "mlp_width": 8},
-        "context": 20,
-    },
-    "credit": {"method": "c3", "fan_out": [2, 2], "budget": 4, "normalise": "none"},
+TREE: dict[str, Any] = tiny_run.TREE | {
+    **{"steps": STEPS, "record_every": 1, "trackers": ["jsonl"], "checkpoint": {"every": 1}},
+    "task": tiny_run.TREE["task"] | {"train_problems": 12, "heldout_problems": 1},
     "learner": {"learning_rate": 1e-2},
     "evaluation": {"problems": 1, "samples": 0, "batch": 1},
-    "checkpoint": {"every": 1},
 }
 # What each draws, and by hand the plan that this is.
 DRAWN: dict[str, tuple[dict[str, Any], Any]] = {

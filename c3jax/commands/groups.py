@@ -233,7 +233,7 @@ def complete_groups(
 def _choose_size(team: Team, sizes: Sizes) -> int:
     """Problems of a call: about as many messages of a turn as a call of the run's training draws."""
     config = team.setup.config
-    rows = (config.rollout_problems or config.problems) * config.credit.budget
+    rows = config.call_problems * config.credit.budget
     return max(1, rows // (sizes.alternatives * sizes.all_continuations))
 
 

@@ -132,7 +132,7 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
     weights, state = lay_state(setup.weights), lay_state(_outline_state(setup))
     reference = None if not uses_reference(config.learner) else {} if setup.policy.kind == "adapters" else state.params
     beside = _count_bytes((state, weights.frozen, reference)) - _count_bytes(weights)
-    drawn = config.rollout_problems or config.problems
+    drawn = config.call_problems
     programs = []
     for number, outline in enumerate(_outline_branches(sample_tree, plan, (weights, *make_questions(drawn)))):
         name = "trees" if plan.form == "tree" else f"branch {number}"

@@ -113,7 +113,7 @@ def replay_source(
         is_alone = request.is_alone or drawn_at != step
         again = repeat_messages(team, decision, problem, is_alone)
     is_same = all(line["same"] for line in again)
-    _print_again(again, drawn_at, step, None if is_alone else _count_call(setup), console, as_json)
+    _print_again(again, drawn_at, step, None if is_alone else setup.config.call_problems, console, as_json)
     return int(not is_same and drawn_at == step)
 
 
@@ -213,11 +213,6 @@ def repeat_messages(
     return rows
 
 
-def _count_call(setup: Setup) -> int:
-    """Problems whose trees a call of the run's sampler draws together."""
-    return setup.config.rollout_problems or setup.config.problems
-
-
 def _make_key(setup: Setup, decision: Decision) -> jax.Array:
     """The key of the step that drew a message."""
     stream = address.make_stream(setup.config.seed, address.TRAIN)
@@ -247,7 +242,7 @@ def draw_call(team: Team, decision: Decision) -> Rollout:
             f"{path}: expected the {setup.config.problems} trees of step {step}, got {len(numbers)} whose problems are"
             " there, so that their call cannot be drawn again; --alone draws the message by itself"
         )
-    size, own = _count_call(setup), numbers.index(number_of[decision.recorded.record["problem"]])
+    size, own = setup.config.call_problems, numbers.index(number_of[decision.recorded.record["problem"]])
     call = range(own // size * size, own // size * size + size)
     question, problem_P = make_questions(
         setup, setup.train, [numbers[each] for each in call], choose_slots(setup, setup.train, numbers)

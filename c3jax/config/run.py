@@ -366,6 +366,11 @@ class RunConfig(Section):
     grade_timeout: PositiveFloat | None = None
     """Seconds one answer may take to score; none takes the task's own: 10, or for programs what task.wall needs."""
 
+    @property
+    def call_problems(self) -> int:
+        """Problems whose trees a call of the sampler draws together."""
+        return self.rollout_problems or self.problems
+
 
 def uses_reference(learner: Learner) -> bool:
     """Whether the loss compares with the policy at the start of the run."""

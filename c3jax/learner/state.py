@@ -85,8 +85,6 @@ def pack_state(state: TrainState, fan_out: FanOut | None) -> dict[str, Any]:
       The state's fields by their names.
     """
     saved = state._asdict()
-    if state.passes is None:
-        del saved["passes"]
     if state.adaptive is not None:
         chosen = fan_out or (0,) * len(state.adaptive.tokens_K)
         saved["adaptive"] = {**state.adaptive._asdict(), "fan_out_K": np.asarray(chosen, np.int32)}

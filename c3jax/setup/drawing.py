@@ -21,7 +21,7 @@ from c3jax.rollout import address, tree
 from c3jax.rollout.acting import Acting, Start, count_answers, draw_trees
 from c3jax.rollout.branches import PlanDraws, Ungraded, collect_verdicts, draw_plan
 from c3jax.rollout.collect import fetch_messages
-from c3jax.rollout.redraw import Batch, draw_batch
+from c3jax.rollout.resampling import Batch, draw_batch
 from c3jax.run import records
 from c3jax.setup.team import (
     Setup,
@@ -51,38 +51,34 @@ class Begun(NamedTuple):
     step: int
     plan: Plan
     indices: list[int]  # of its problems, and behind them of those that may be drawn in their place
-    draw: Callable[..., tuple[Rollout, tree.RolloutCounts]]  # of trained weights, and then as DrawBranch
+    # Of trained weights, for an update since may have given up the buffers that the first were drawn by; and then as
+    # DrawBranch.
+    draw: Callable[..., tuple[Rollout, tree.RolloutCounts]]
     first: tuple[Rollout, tree.RolloutCounts]
     answered: int  # calls of environments in it
     seconds: float
 
 
-def choose_indices(setup: Setup, passes: Passes | None, step: int) -> list[int]:
-    """Indices of a step's problems in the training set, and behind them of those that may be drawn in their place.
-
-    Args:
-      setup: of the run.
-      passes: of earlier steps; None without a curriculum.
-      step: from 0.
-    """
+def _choose_indices(setup: Setup, passes: Passes | None, step: int) -> list[int]:
     section = setup.config.curriculum
     weight_N = None if section is None or passes is None else weigh_problems(section, passes)
     chosen = choose_problems(setup, step, weight_N)
     return [*chosen, *choose_further(setup, step, chosen, weight_N)]
 
 
-def begin_step(setup: Setup, drawing: Drawing, params: Params, plan: Plan, step: int, indices: Sequence[int]) -> Begun:
-    """Begin to draw a step's first trees; what the device does is not waited for.
+def begin_step(setup: Setup, drawing: Drawing, params: Params, passes: Passes | None, plan: Plan, step: int) -> Begun:
+    """Choose a step's problems and begin to draw their first trees; what the device does is not waited for.
 
     Args:
       setup, drawing: of the run.
       params: the trained weights that draw them.
+      passes: of earlier steps, by which problems are chosen; None without a curriculum.
       plan: what is drawn of a problem.
       step: from 0.
-      indices: from `choose_indices`.
     """
     began, config, answered_before = time.perf_counter(), setup.config, count_answers(drawing.acting)
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
+    indices = _choose_indices(setup, passes, step)
     slots, problems = choose_slots(setup, setup.train, indices), [setup.train.problems[index] for index in indices]
 
     def draw(
@@ -93,9 +89,9 @@ def begin_step(setup: Setup, drawing: Drawing, params: Params, plan: Plan, step:
         weights = Weights(params, setup.weights.frozen)
         return draw_trees(drawing.sample_tree, drawing.acting, weights, *asked, Start(given, branch.first))
 
-    first = draw(params, range(config.rollout_problems or config.problems), list_branches(plan)[0], ())
+    first = draw(params, range(config.call_problems), list_branches(plan)[0], ())
     answered = count_answers(drawing.acting) - answered_before
-    return Begun(step, plan, list(indices), draw, first, answered, time.perf_counter() - began)
+    return Begun(step, plan, indices, draw, first, answered, time.perf_counter() - began)
 
 
 def draw_step(setup: Setup, drawing: Drawing, params: Params, begun: Begun) -> Ungraded:
@@ -128,27 +124,26 @@ def grade_step(setup: Setup, drawing: Drawing, state: TrainState, begun: Begun, 
 
     components = None if state.adaptive is None else state.adaptive.components
     judge = None if drawing.judge is None else functools.partial(drawing.judge, plan, components)
-    size, further = config.rollout_problems or config.problems, len(begun.indices) - config.problems
-    return draw_batch(grade, plan, config.problems, further, size, judge, setup.mesh)
+    further = len(begun.indices) - config.problems
+    return draw_batch(grade, plan, config.problems, further, config.call_problems, judge, setup.mesh)
 
 
 def _draw_some(setup: Setup, drawing: Drawing, params: Params, begun: Begun, chosen: range) -> Ungraded:
     def draw(numbers: list[int], branch: Branch, given: tuple[Messages, ...]) -> tuple[Rollout, tree.RolloutCounts]:
         return begun.draw(params, [chosen[number] for number in numbers], branch, given)
 
-    config, first = setup.config, None if chosen.start else begun.first
+    size, first = setup.config.call_problems, None if chosen.start else begun.first
     asked = [setup.train.problems[begun.indices[number]] for number in chosen]
-    size, decode = config.rollout_problems or config.problems, functools.partial(decode_messages, setup.tokenizer)
+    decode = functools.partial(decode_messages, setup.tokenizer)
     return draw_plan(draw, begun.plan, asked, size, decode, drawing.evaluator, setup.mesh, drawing.null, first)
 
 
-def record_step(
-    setup: Setup, plan: Plan, step: int, indices: Sequence[int], batch: Batch, credit: Credit
-) -> list[dict[str, Any]]:
+def record_step(setup: Setup, begun: Begun, batch: Batch, credit: Credit) -> list[dict[str, Any]]:
     """The records of a step's trees, of all processes: each makes those of the problems that it grades.
 
     Args:
-      setup, plan, step, indices: as for `begin_step`.
+      setup: of the run.
+      begun: from `begin_step`.
       batch: from `grade_step`.
       credit: of the trees that train; others are recorded with what they were judged by.
     """
@@ -164,9 +159,9 @@ def record_step(
             rows, of = list(slots), list(slots.values())
             put = functools.partial(_put_rows, rows=rows, of=of)
             given = jax.tree.map(put, batch.judged[number], credit)
-        chosen = indices[first : first + count]
+        chosen = begun.indices[first : first + count]
         is_used = [row in slots and bool(is_used_P[slots[row]]) for row in range(count)]
-        made += _record_trees(setup, plan, step, chosen, drawn, given, is_used)
+        made += _record_trees(setup, begun.plan, begun.step, chosen, drawn, given, is_used)
         first += count
     return made
 

@@ -120,7 +120,7 @@ def estimate_memory(
             "learner.kl.coefficient 0, or policy.kind adapters",
         ),
         Row("critic's network and optimiser state", critic + critic_kept, "always", _LIGHTER),
-        *_list_drawing(config, spec, plans, config.rollout_problems or config.problems, drawn, parts),
+        *_list_drawing(config, spec, plans, config.call_problems, drawn, parts),
         Row("gradients", gradients, "update", _LIGHTER),
         *_list_activations(config, spec, plans, drawn, micro, weights.critic > 0, parts),
         Row("the same as drawing trees, for a batch", sum(row.bytes for row in evaluating), "evaluation", batch),

@@ -319,7 +319,7 @@ def _check_divides(config: config_lib.RunConfig, parts: int) -> None:
     minibatch, imitation = config.problems // config.learner.minibatches, config.imitation
     counts = {
         "problems": config.problems,
-        "rollout_problems": config.rollout_problems or config.problems,
+        "rollout_problems": config.call_problems,
         "learner.minibatches": minibatch,
         "learner.micro_problems": config.learner.micro_problems or minibatch,
         "imitation.problems": imitation.problems if imitation else parts,

@@ -8,7 +8,7 @@ import pytest
 from c3jax.credit.plans import make_tree
 from c3jax.rollout.branches import PlanDraws
 from c3jax.rollout.collect import Drawn
-from c3jax.rollout.redraw import Batch, draw_batch
+from c3jax.rollout.resampling import Batch, draw_batch
 from c3jax.rollout.tree import RolloutCounts
 from c3jax.types import Credit, Frame, Messages, Rollout, Verdict
 
