@@ -155,8 +155,12 @@ def load_source(
     overrides: dict[str, Any],
     is_contained: bool = False,
     accepting: Sequence[str] = (),
+    drawing: int | None = None,
 ) -> tuple[Setup, Weights, int]:
     """A team and its weights: of a run's checkpoint, or as a config's model is before training (step 0).
+
+    Of the checkpoint before step `drawing` they are the weights that drew that step's trees: with async_steps those of
+    the step before.
 
     `is_contained` false lets programs of a code task run without their sandbox. Raises UserError where the source, the
     checkpoint or an override cannot be used, or what the run reads from outside is not what it was: unless that is
@@ -167,7 +171,8 @@ def load_source(
     if opened.run is None:
         return setup, setup.weights, 0
     check_inputs(opened.run, setup.inputs, opened.step, accepting)
-    trained = restore_step(opened.run, opened.step, jax.eval_shape(lambda: setup.weights.trained), part="params")
+    part = "behind" if opened.config.async_steps and opened.step == drawing else "params"
+    trained = restore_step(opened.run, opened.step, jax.eval_shape(lambda: setup.weights.trained), part)
     return setup, setup.weights._replace(trained=trained), opened.step
 
 

@@ -98,7 +98,7 @@ def replay_source(
     decision = find_decision(run, request)
     step = decision.recorded.record["step"]
     checkpoint = _choose_checkpoint(run, step) if request.checkpoint is None else request.checkpoint
-    setup, weights, drawn_at = load_source(str(run), checkpoint, {}, is_contained, accepting)
+    setup, weights, drawn_at = load_source(str(run), checkpoint, {}, is_contained, accepting, step)
     problem = find_problem(setup, request.problem)
     with (
         Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator,

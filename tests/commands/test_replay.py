@@ -104,6 +104,24 @@ def test_a_call_drawn_again_is_rounded_as_it_was(get_run):
         assert logp_N.tolist() == [node["logp"] for node in nodes]
 
 
+def test_trees_a_step_behind_are_drawn_by_the_weights_that_drew_them(tmp_path, quick_compiler):
+    """Of the second step's own checkpoint, the older ones: those after the first update say it otherwise."""
+    few = {"steps": 2, "async_steps": 1, "record_every": 1, "checkpoint.every": 1, "learner.learning_rate": 0.01}
+    config = config_file.load_config(CONFIGS / "quickstart.yaml", SMALL | RUNS["c3"][1] | few)
+    run, console = tmp_path / "run", Console(file=io.StringIO(), width=80)
+    assert train.train(config, run, console=Console(file=io.StringIO())) == 0
+    name, node = (load_trees(run)[4].record[key] for key in ("problem", "nodes"))
+    assert replay.replay_source(run, ask(name, step=1), console, as_json=False) == 0
+    decision, logp = replay.find_decision(run, ask(name, step=1)), {}
+    for drawing in (1, None):
+        setup, weights, _ = load_source(str(run), "1", {}, drawing=drawing)
+        with Evaluator(setup.task.grade, 1, setup.task.timeout_s) as evaluator:
+            team = redraw.Team(setup, weights, redraw.make_sampler(setup), evaluator)
+            first = replay.draw_call(team, decision).turns[0]
+        logp[drawing] = np.where(first.sampled_NT, first.behaviour_logp_NT, 0).sum() / first.sampled_NT.sum()
+    assert logp[1] == node[0]["logp"] != logp[None]
+
+
 def test_what_was_drawn_with_it_is_said(get_run):
     run, console = get_run("c3"), Console(file=io.StringIO(), width=80)
     name = load_trees(run)[2].record["problem"]
