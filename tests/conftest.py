@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 
 from c3jax.config.run import Sampling
 from c3jax.models import decoder
@@ -129,6 +130,16 @@ class Tiny(NamedTuple):
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with whole runs: one that takes minutes, begun last, would keep one worker waiting for the other."""
     items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_examples.py"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One compilation cache for all workers: a program that several starts of a run make is compiled by the first."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compilation_cache.reset_cache()  # what tests compiled at their import was without it
 
 
 @pytest.fixture(scope="module", autouse=True)

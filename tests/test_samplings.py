@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from c3jax import train
@@ -47,19 +46,6 @@ DRAWN: dict[str, tuple[dict[str, Any], Any]] = {
     "difference_masked": ({"draws": {"episodes": 2}}, make_arms("masked", 2, 2, answers_again=True)),
     "shapley": ({"draws": {"episodes": 2}}, make_arms("coalition", 2, 2, answers_again=True)),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """One compilation cache for all starts: of each program the first compiles it."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    for values in ((str(tmp_path_factory.mktemp("cache")), 0.0), before):
-        for name, value in zip(names, values, strict=True):
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()  # where it is was read once
-        if values is not before:
-            yield
 
 
 COIN = """
@@ -134,7 +120,7 @@ def coin(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def redrawn(coin, compiled_once, tmp_path_factory):
+def redrawn(coin, tmp_path_factory):
     """A run in which trees without a signal are replaced, and a copy of it as a kill in its second step leaves it."""
     path, tree = tmp_path_factory.mktemp("redrawn"), make_tree_of("redrawn")
     with pytest.MonkeyPatch.context() as patch:
