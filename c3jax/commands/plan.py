@@ -25,16 +25,17 @@ from c3jax.commands.target import Compiled, Target, compile_for, open_target
 from c3jax.commands.terminal import make_console
 from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig, uses_reference
-from c3jax.credit.plans import Branch, Plan, count_calls, count_generated, list_branches
+from c3jax.credit.plans import Plan, count_calls, count_generated, list_branches
 from c3jax.learner.state import TrainState, init_state
 from c3jax.models import sharding
 from c3jax.rollout import address
+from c3jax.rollout.acting import outline_answers
 from c3jax.rollout.branches import trim_credited
 from c3jax.rollout.context import make_frame
 from c3jax.rollout.tree import TreeSampler
 from c3jax.setup.memory import Estimate, Limit, estimate_memory, find_largest, format_bytes
 from c3jax.setup.team import Setup, count_held, outline_setup, widen_fan_out
-from c3jax.types import Messages, Rollout, UserError
+from c3jax.types import FanOut, Messages, Rollout, UserError
 
 
 class Program(NamedTuple):
@@ -106,7 +107,8 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
       target: that its mesh is of.
 
     Returns:
-      The sampler of trees, the update, and a sampler for each profile of the evaluation.
+      The sampler of trees, the update, and a sampler for each profile of the evaluation; where environments answer
+      turns, a sampler for each stretch between their answers.
     """
     config, mesh = setup.config, setup.mesh
 
@@ -124,8 +126,6 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
         )
         return lay(frame, sharding.CUT), key, lay(index_P, sharding.CUT)
 
-    if setup.environments.environments:
-        raise UserError("protocol.turns: expected policies alone in a plan, got a turn that an environment answers")
     key = lay(jax.eval_shape(lambda: address.make_stream(config.seed, address.TRAIN)), sharding.WHOLE)
     plan = make_plan(widen_fan_out(config.credit, len(setup.plans)), len(setup.plans))
     sample_tree, update, _ = train.make_step(setup)
@@ -134,12 +134,20 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
     beside = _count_bytes((state, weights.frozen, reference)) - _count_bytes(weights)
     drawn = config.call_problems
     programs = []
-    for number, outline in enumerate(_outline_branches(sample_tree, plan, (weights, *make_questions(drawn)))):
+
+    def add_samplers(name: str, when: str, function: Any, outline: _Outline, calls: int) -> None:
+        """Of each stretch between answers of environments."""
+        names = [name] if len(outline.given) == 1 else [f"{name} {number}" for number in range(len(outline.given))]
+        for each, given in zip(names, outline.given, strict=True):
+            questions, start = make_questions(outline.problems), (lay(given, sharding.CUT), outline.first)
+            arguments = (weights, *questions, outline.fan_out, *start)
+            programs.append(Program(each, when, function, arguments, {}, calls, beside))
+
+    outlines = _outline_branches(setup, sample_tree, plan, (weights, *make_questions(drawn)))
+    for number, outline in enumerate(outlines):
         name = "trees" if plan.form == "tree" else f"branch {number}"
-        given, first = lay(outline.given, sharding.CUT), outline.branch.first
-        sampled = (weights, *make_questions(drawn), outline.branch.fan_out, given, first)
-        programs.append(Program(name, "trees", sample_tree, sampled, {}, config.problems // drawn, beside))
-    whole = _outline_branches(sample_tree, plan, (weights, *make_questions(config.problems)))
+        add_samplers(name, "trees", sample_tree, outline, config.problems // drawn)
+    whole = _outline_branches(setup, sample_tree, plan, (weights, *make_questions(config.problems)))
     rollouts = trim_credited(plan, [outline.rollout for outline in whole])
     return_PL = jax.ShapeDtypeStruct((config.problems, count_calls(plan)), jnp.float32)
     learned = (state, weights.frozen, reference, *lay((rollouts, return_PL), sharding.CUT), key)
@@ -149,33 +157,54 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
     for profile in evaluate.list_profiles(setup):
         function, shape = evaluate.make_sampler(setup, profile)
         calls = -(-config.evaluation.problems // batch)
-        static = {"fan_out": shape}
-        programs.append(Program(profile.name, "evaluation", function, asked, static, calls, beside))
+        add_samplers(profile.name, "evaluation", function, _outline_calls(setup, function, asked, shape), calls)
     return programs
 
 
 class _Outline(NamedTuple):
-    """A branch with the shapes of what it goes on from and of what it draws."""
+    """Shapes of what is drawn of some problems, and of what each call that draws it goes on from."""
 
-    branch: Branch
-    given: tuple[Messages, ...]
+    problems: int
+    fan_out: FanOut
+    first: tuple[int, ...]
+    given: list[tuple[Messages, ...]]  # of each call of the sampler, the last of which draws the last turn
     rollout: Rollout
 
 
-def _outline_branches(sample_tree: TreeSampler, plan: Plan, asked: tuple[Any, ...]) -> list[_Outline]:
+def _outline_branches(setup: Setup, sample_tree: TreeSampler, plan: Plan, asked: tuple[Any, ...]) -> list[_Outline]:
     outlines: list[_Outline] = []
-    problems = len(asked[-1])
     for branch in list_branches(plan):
-        rows, given = problems * branch.fan_out[0], []
+        rows, given = len(asked[-1]) * branch.fan_out[0], []
         for turn in range(len(branch.given)):
             like = outlines[0].rollout.turns[turn]
             given.append(
                 jax.tree.map(lambda leaf, n=rows: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), like)
             )
-        draw = functools.partial(sample_tree, fan_out=branch.fan_out)
-        rollout, _ = jax.eval_shape(draw, *asked, given=tuple(given), first=branch.first)
-        outlines.append(_Outline(branch, tuple(given), rollout))
+        outlines.append(_outline_calls(setup, sample_tree, asked, branch.fan_out, tuple(given), branch.first))
     return outlines
+
+
+def _outline_calls(  # noqa: PLR0913
+    setup: Setup,
+    sample_tree: TreeSampler,
+    asked: tuple[Any, ...],
+    fan_out: FanOut,
+    given: tuple[Messages, ...] = (),
+    first: tuple[int, ...] = (),
+) -> _Outline:
+    """What `acting.draw_trees` calls: the sampler, again after every turn that an environment answers."""
+    problems, calls = len(asked[-1]), []
+    draw = functools.partial(sample_tree, fan_out=fan_out)
+    while True:
+        calls.append(given)
+        rollout, _ = jax.eval_shape(draw, *asked, given=given, first=first)
+        given = rollout.turns
+        for turn, plan in list(enumerate(setup.plans))[len(given) :]:
+            if not plan.is_environment:
+                break
+            given = (*given, outline_answers(problems * math.prod(fan_out[: turn + 1]), plan.max_tokens))
+        if len(given) == len(rollout.turns) or len(given) == len(setup.plans):
+            return _Outline(problems, fan_out, first, calls, rollout._replace(turns=given))
 
 
 def _outline_state(setup: Setup) -> TrainState:
@@ -218,7 +247,8 @@ def describe_plan(setup: Setup, target: Target, planned: Sequence[Planned]) -> d
     """A plan as one JSON object: the ledger of a step and of the run, and a row a program, of one device each."""
     config, mesh = setup.config, setup.mesh
     plan = make_plan(widen_fan_out(config.credit, len(setup.plans)), len(setup.plans))
-    rows = [config.problems * messages for messages in count_generated(plan)]
+    rows = list(zip([config.problems * messages for messages in count_generated(plan)], setup.plans, strict=True))
+    spoken = [(count, turn.max_tokens) for count, turn in rows if not turn.is_environment]
     every = config.evaluation.every
     evaluations = 2 + ((config.steps - 1) // every if every else 0)  # before and after training
     a_step = _add_seconds(planned, [one.program.name for one in planned if one.program.when != "evaluation"])
@@ -234,8 +264,9 @@ def describe_plan(setup: Setup, target: Target, planned: Sequence[Planned]) -> d
         "missing": target.missing,
         "step": {
             "evaluator_calls": config.problems * count_calls(plan),
-            "messages": sum(rows),
-            "most_tokens": sum(count * turn.max_tokens for count, turn in zip(rows, setup.plans, strict=True)),
+            "environment_calls": sum(count for count, turn in rows if turn.is_environment),  # at most
+            "messages": sum(count for count, _ in spoken),
+            "most_tokens": sum(count * tokens for count, tokens in spoken),
             "least_seconds": a_step,
         },
         "run": {"steps": config.steps, "evaluations": evaluations, "chip_hours": hours},
@@ -318,8 +349,9 @@ def _print_plan(console: Console, target: Target, facts: dict[str, Any]) -> None
         table.add_row(label, *cells)
     console.print(table)
     step, run = facts["step"], facts["run"]
+    answers = f" {step['environment_calls']:,} of environments at most," if step["environment_calls"] else ""
     console.print(
-        f"A step: {step['evaluator_calls']:,} evaluator calls, {step['messages']:,} messages,"
+        f"A step: {step['evaluator_calls']:,} evaluator calls,{answers} {step['messages']:,} messages,"
         f" {step['most_tokens']:,} tokens at most{_format_least(step['least_seconds'])}.",
         soft_wrap=True,
     )

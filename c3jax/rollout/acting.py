@@ -253,6 +253,20 @@ def _encode(acting: Acting, turn: int, text: str) -> tuple[list[int] | None, boo
     return tokens[:most], len(tokens) > most
 
 
+def outline_answers(rows: int, slots: int) -> Messages:
+    """Shapes of what environments answer in a turn.
+
+    Args:
+      rows: transcripts.
+      slots: of the turn (T).
+
+    Returns:
+      Messages of jax.ShapeDtypeStruct.
+    """
+    answers = _write_messages([_Reply([], False, 0.0, True, False)] * rows, slots)
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), answers)
+
+
 def _write_messages(replies: Sequence[_Reply], slots: int) -> Messages:
     rows = len(replies)
     tokens, content = np.zeros((rows, slots), np.int32), np.zeros((rows, slots), bool)

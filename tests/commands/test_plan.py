@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,7 +21,11 @@ from c3jax.commands.target import open_target
 from c3jax.config.file import load_config
 from c3jax.learner.state import init_state
 from c3jax.protocol import Literal
-from c3jax.setup.team import make_setup, outline_setup
+from c3jax.rollout import address
+from c3jax.rollout.acting import Start, draw_trees
+from c3jax.rollout.context import make_frame
+from c3jax.setup.team import make_setup, open_environments, outline_setup
+from c3jax.train import make_step
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS, WIDTH, MLP, QUESTION, TOKENS = 2, 16, 32, 17, (6, 4)
@@ -77,7 +82,12 @@ def test_a_sampler_is_planned_without_weights_and_its_figures_are_those_of_its_s
 
     assert row["calls"] == 2  # of two problems each
     assert facts["step"] == {
-        **{"evaluator_calls": 32, "messages": 8 + 32, "most_tokens": 8 * TOKENS[0] + 32 * TOKENS[1]},
+        **{
+            "evaluator_calls": 32,
+            "environment_calls": 0,
+            "messages": 8 + 32,
+            "most_tokens": 8 * TOKENS[0] + 32 * TOKENS[1],
+        },
         "least_seconds": None,
     }
     assert facts["run"]["evaluations"] == 4  # before, after, and after steps 2 and 4
@@ -111,7 +121,7 @@ def test_the_shapes_of_all_programs_are_those_that_a_run_calls_them_with():
     shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), part) for part in (after, state)]
     assert shapes[0] == shapes[1] and "critic_loss" in figures
     assert [program.calls for program in (trees, update, greedy, sampled)] == [2, 1, 2, 2]
-    assert greedy.static == sampled.static == {"fan_out": (1, 1)}
+    assert greedy.arguments[4] == sampled.arguments[4] == (1, 1)
     held = sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, reference)))
     weights = sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
     assert trees.beside == held - weights
@@ -175,3 +185,38 @@ def test_a_plan_of_several_trees_has_a_program_for_each(capsys):
     assert rollouts[0].turns[0].tokens_NT.shape == (4 * 4, TOKENS[0])
     assert rollouts[1].turns[1].tokens_NT.shape == (4 * 4, TOKENS[1])
     second.function.trace(*second.arguments, **second.static)
+
+
+def test_where_environments_answer_a_sampler_is_planned_for_each_stretch():
+    """Its calls are those of a run's own draws, with the same shapes."""
+    fields = {name: value for name, value in SMALL.items() if not name.startswith("protocol")}
+    config = load_config("tool_arithmetic", fields)
+    target = open_target("cpu", "")
+    outline = outline_setup(config, target.devices)
+    first, second, update, *evaluated = plan.list_programs(outline, target)
+    assert [first.name, second.name, update.name] == ["trees 0", "trees 1", "update"]
+    assert [program.name for program in evaluated] == ["greedy 0", "greedy 1", "sampled 0", "sampled 1"]
+    step = plan.describe_plan(outline, target, [])["step"]
+    # Of 4 problems 2 expressions each, an answer to each, and 4 messages to that.
+    assert (step["environment_calls"], step["messages"], step["evaluator_calls"]) == (8, 8 + 32, 32)
+    assert step["most_tokens"] == 8 * 16 + 32 * 4
+
+    setup = make_setup(config, is_hashed=False)
+    sample_tree, drawn = make_step(setup)[0], []
+
+    def record(*asked):
+        drawn.append(asked)
+        return sample_tree(*asked)
+
+    problems = setup.train.problems[: config.call_problems]
+    question = make_frame([setup.tokenizer.encode_text(problem.question) for problem in problems], QUESTION)
+    key, index_P = address.make_stream(0, address.TRAIN), np.arange(len(problems), dtype=np.int32)
+    with open_environments(setup) as acting:
+        start = Start((), first.arguments[-1])
+        asked = (setup.weights, problems, question, key, index_P, first.arguments[4], start)
+        rollout, _ = draw_trees(record, acting, *asked)  # pyright: ignore[reportArgumentType]
+    shapes = [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), each) for each in (drawn, rollout)]
+    planned = [program.arguments for program in (first, second)]
+    assert shapes[0] == [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), each) for each in planned]
+    learned = jax.tree.map(lambda leaf: (2 * leaf.shape[0], *leaf.shape[1:]), rollout.turns)
+    assert learned == jax.tree.map(lambda leaf: leaf.shape, update.arguments[3][0].turns)
