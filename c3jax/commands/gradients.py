@@ -72,7 +72,7 @@ def measure_gradients(
     batches = [_draw(team, drawing, plan, each) for each in steps]
     config, parts = setup.config, noise.list_parts(setup.plans)
     measure = noise.make_measure(config.credit, config.learner, config.sampling, setup.policy, setup.plans)
-    spread = noise.measure_spread(measure, len(parts), team.weights, batches, plan)
+    spread = noise.measure_spread(measure, parts, team.weights, batches, plan)
     found = Measured([roles[0] if len(roles) == 1 else "all roles" for roles in parts], spread)
     body = {"problems": key, "parts": found.parts, **{name: rows.tolist() for name, rows in spread._asdict().items()}}
     save_whole(path, json.dumps(body, ensure_ascii=False) + "\n")

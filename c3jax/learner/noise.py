@@ -48,8 +48,9 @@ class Spread(NamedTuple):
     along_RP: np.ndarray  # g . G
 
 
-# (weights, batch, directions, plan) -> sums of g over the batch, and its |g|^2 and g . direction, of each role
-Measure = Callable[[Weights, Drawn, tuple[Params, ...], Plan], tuple[tuple[Params, ...], tuple[jax.Array, jax.Array]]]
+# (weights, batch, direction, plan, roles) -> the sum of g over the batch, and its |g|^2 and g . direction [P], of these
+# roles' messages together; the last two arguments are static
+Measure = Callable[[Weights, Drawn, Params, Plan, tuple[str, ...]], tuple[Params, tuple[jax.Array, jax.Array]]]
 
 
 def list_parts(plans: Sequence[TurnPlan]) -> list[tuple[str, ...]]:
@@ -70,61 +71,63 @@ def make_measure(
       policy, plans: the team's.
 
     Returns:
-      The measure; what it gives has an entry for each of `list_parts`.
+      The measure. It holds three gradients at once: a problem's, the sum and the direction.
     """
     objective = make_objective(learner.loss, learner.kl, learner.entropy)
 
     def measure(
-        weights: Weights, drawn: Drawn, directions: tuple[Params, ...], plan: Plan
-    ) -> tuple[tuple[Params, ...], tuple[jax.Array, jax.Array]]:
+        weights: Weights, drawn: Drawn, direction: Params, plan: Plan, roles: tuple[str, ...]
+    ) -> tuple[Params, tuple[jax.Array, jax.Array]]:
         problems = len(drawn.return_PL)
         setting = LossSetting(learner, sampling, policy, tuple(plans), objective, problems, plan)
         batch = _credit_batch(setting, credit, drawn)
         totals = batch_loss.add_weights(setting, batch)
+        own = tuple(turn._replace(is_trained=turn.is_trained and turn.role in roles) for turn in plans)
 
-        def differentiate(role: str, part: Batch) -> Params:
-            own = tuple(turn._replace(is_trained=turn.is_trained and turn.role == role) for turn in plans)
+        def add(total: Params, problem: jax.Array) -> Any:
+            part = tree.take_problems(batch, problems, problem[None])
 
             def compute_share(trained: Params) -> jax.Array:
                 given = (setting._replace(plans=own), Weights(trained, weights.frozen), part, jnp.zeros(()), totals)
                 return problems * batch_loss.compute_loss(*given)[0]
 
-            return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), jax.grad(compute_share)(weights.trained))
+            gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), jax.grad(compute_share)(weights.trained))
+            found = (_multiply(gradient, gradient), _multiply(gradient, direction))
+            return jax.tree.map(jnp.add, total, gradient), found
 
-        def add(sums: tuple[Params, ...], problem: jax.Array) -> Any:
-            part = tree.take_problems(batch, problems, problem[None])
-            found = [differentiate(roles[0], part) for roles in list_parts(plans) if len(roles) == 1]
-            if len(found) > 1:
-                found.append(jax.tree.map(lambda *leaves: sum(leaves), *found))
-            square_R = jnp.stack([_multiply(one, one) for one in found])
-            along_R = jnp.stack([_multiply(one, other) for one, other in zip(found, directions, strict=True)])
-            return jax.tree.map(jnp.add, sums, tuple(found)), (square_R, along_R)
+        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, direction), jnp.arange(problems))
 
-        zeros = jax.tree.map(jnp.zeros_like, directions)
-        return jax.lax.scan(add, zeros, jnp.arange(problems))
-
-    return jax.jit(measure, static_argnames="plan")  # pyright: ignore[reportReturnType]
+    return jax.jit(measure, static_argnames=("plan", "roles"))  # pyright: ignore[reportReturnType]
 
 
-def measure_spread(measure: Measure, parts: int, weights: Weights, batches: Sequence[Drawn], plan: Plan) -> Spread:
+def measure_spread(
+    measure: Measure, parts: Sequence[tuple[str, ...]], weights: Weights, batches: Sequence[Drawn], plan: Plan
+) -> Spread:
     """What every problem's gradient is beside the mean over all batches.
 
     Args:
       measure: from `make_measure`.
-      parts: roles that it gives.
+      parts: from `list_parts`; one is measured after the other, for a gradient is as large as the weights.
       weights: of the policy that drew the batches.
       batches: of equally many problems.
       plan: what was drawn of a problem.
     """
+    found = [_measure_part(measure, roles, weights, batches, plan) for roles in parts]
+    square_RP, along_RP = (np.stack(rows) for rows in zip(*found, strict=True))
+    return Spread(square_RP, along_RP)
+
+
+def _measure_part(
+    measure: Measure, roles: tuple[str, ...], weights: Weights, batches: Sequence[Drawn], plan: Plan
+) -> tuple[np.ndarray, ...]:
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), weights.trained)
-    total: tuple[Params, ...] = (zeros,) * parts
+    total = zeros
     for drawn in batches:
-        total = jax.tree.map(jnp.add, total, measure(weights, drawn, (zeros,) * parts, plan)[0])
+        total = jax.tree.map(jnp.add, total, measure(weights, drawn, zeros, plan, roles)[0])
     problems = sum(len(drawn.return_PL) for drawn in batches)
     mean = jax.tree.map(lambda leaf: leaf / problems, total)
-    found = [jax.device_get(measure(weights, drawn, mean, plan)[1]) for drawn in batches]
-    square_RP, along_RP = (np.concatenate(part, dtype=np.float64).T for part in zip(*found, strict=True))
-    return Spread(square_RP, along_RP)
+    found = [jax.device_get(measure(weights, drawn, mean, plan, roles)[1]) for drawn in batches]
+    return tuple(np.concatenate(part, dtype=np.float64) for part in zip(*found, strict=True))
 
 
 def _credit_batch(setting: LossSetting, credit: CreditSection, drawn: Drawn) -> Batch:

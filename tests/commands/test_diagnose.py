@@ -237,7 +237,7 @@ def test_where_environments_answer_groups_are_of_what_policies_say(tmp_path, cap
     turns = [
         TREE["protocol"]["turns"][0],
         {"name": "reply", **observed},
-        {**TREE["protocol"]["turns"][1], "user": "{plan} {reply} answer :", "unless_done": True},
+        {**TREE["protocol"]["turns"][1], "user": "{plan} {reply} answer :", "unless_done": True, "trained": False},
         {"name": "end", **observed, "unless_done": True},
     ]
     protocol = TREE["protocol"] | {"turns": turns}
@@ -278,7 +278,7 @@ def test_where_environments_answer_groups_are_of_what_policies_say(tmp_path, cap
             assert np.shape(plan["returns"]) == (3, 4) and np.shape(answer["returns"]) == (3, 1)
     assert 0 < over < len(kept)
     body = json.loads((tmp_path / "figures.json").read_text())
-    assert [row["role"] for row in body["gradients"]] == ["planner", "solver", "all roles"]
-    assert all(row["problems"] == 4 and row["noise"] >= 0 for row in body["gradients"])
+    (row,) = body["gradients"]  # one role is trained
+    assert (row["role"], row["problems"]) == ("planner", 4) and row["noise"] >= 0
     assert "gradients from problem to problem: tr Σ, and ‖G‖²" in shown
     assert {row["turn"] for row in body["messages"]} == {"plan", "answer"}

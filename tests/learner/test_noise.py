@@ -26,6 +26,7 @@ from c3jax.types import Frame
 SAMPLING = config_lib.Sampling(temperature=3.0, top_k=2)
 PROBLEMS, PLAN = 128, make_tree((2, 2))
 CREDIT = config_lib.Credit(method="c3", fan_out=(2, 2), budget=4, normalise="none")
+PARTS = [("planner",), ("actor",), ("planner", "actor")]
 VALUE = np.array([[1.0, 0.0], [0.25, 0.75]])  # of the first and second plan's answers
 
 
@@ -94,10 +95,10 @@ def measure(tiny, drawn):
 
 def test_the_estimates_agree_with_the_enumerated_moments(tiny, drawn, measure):
     plans, weights, picks, whole = drawn
-    assert noise.list_parts(plans) == [("planner",), ("actor",), ("planner", "actor")]
+    assert noise.list_parts(plans) == PARTS
     square_R, signal_R = enumerate_outcomes(tiny, plans, weights, whole)
     batches = [noise.Drawn((one,), VALUE[plan[:, :, None], answer].reshape(-1, 4)) for one, plan, answer in picks]
-    spread = noise.measure_spread(measure, 3, weights, batches, PLAN)
+    spread = noise.measure_spread(measure, PARTS, weights, batches, PLAN)
     for part in range(3):
         found = compute_noise_scale(spread.square_RP[part], spread.along_RP[part], 0.95)
         noise_, signal = square_R[part] - signal_R[part], signal_R[part]
@@ -111,12 +112,12 @@ def test_a_gradient_that_may_be_zero_is_not_resolved(drawn, measure):
     _, weights, picks, _ = drawn
     random = np.random.default_rng(0)
     batches = [noise.Drawn((picks[0][0],), random.permutation(np.tile([0.0, 1.0], 2 * PROBLEMS)).reshape(-1, 4))]
-    spread = noise.measure_spread(measure, 3, weights, batches, PLAN)
+    spread = noise.measure_spread(measure, PARTS, weights, batches, PLAN)
     for part in range(3):
         found = compute_noise_scale(spread.square_RP[part], spread.along_RP[part], 0.95)
         assert found.signal.low < 0 < found.signal.high and found.noise.low > 0
         assert math.isnan(found.scale.low) and found.least > 0
-    spread = noise.measure_spread(measure, 3, weights, [noise.Drawn((picks[0][0],), np.ones((PROBLEMS, 4)))], PLAN)
+    spread = noise.measure_spread(measure, PARTS, weights, [noise.Drawn((picks[0][0],), np.ones((PROBLEMS, 4)))], PLAN)
     assert not spread.square_RP.any()
     found = compute_noise_scale(spread.square_RP[0], spread.along_RP[0], 0.95)
     assert math.isnan(found.scale.estimate) and math.isnan(found.least) and found.noise.estimate == 0
