@@ -329,8 +329,7 @@ def print_tables(console: Console, tables: dict[str, list[Row]]) -> None:
         _print(console, tables[name], title, *columns)
     for row in tables["gradients"]:
         if not row["is_resolved"]:
-            least = "" if row["at_least"] is None else f"; it is {format_cell(row['at_least'], 2)} or more"
-            console.print(f"{row['role']}: the noise scale is not resolved, for ‖G‖² may be 0{least}", soft_wrap=True)
+            console.print(gradients.explain_unresolved(row), soft_wrap=True)
 
 
 def _print(

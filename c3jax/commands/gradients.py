@@ -7,7 +7,7 @@ draws there. What is kept of them in RUN/diagnose is two numbers a problem and r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from c3jax.analysis import diagnostics
 from c3jax.analysis.statistics import Interval
-from c3jax.analysis.tables import make_columns
+from c3jax.analysis.tables import format_cell, make_columns
 from c3jax.commands.redraw import Team
 from c3jax.config.credit import make_plan
 from c3jax.credit.methods import find_method
@@ -107,6 +107,12 @@ def describe_noise(measured: Measured, level: float) -> list[dict[str, Any]]:
         row |= {"is_resolved": _is_bounded(found.scale), "at_least": found.least, "problems": len(square_P)}
         rows.append(row | make_columns("noise", found.noise) | make_columns("signal", found.signal))
     return rows
+
+
+def explain_unresolved(row: Mapping[str, Any]) -> str:
+    """The sentence for a row whose noise scale is not resolved."""
+    least = f"; it is {format_cell(row['at_least'], 2)} problems or more" if row["at_least"] > 0 else ""
+    return f"{row['role']}: the noise scale is not resolved, for ‖G‖² may be 0{least}"
 
 
 def _is_bounded(interval: Interval) -> bool:

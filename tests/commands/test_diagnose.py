@@ -164,6 +164,7 @@ def test_credit_of_a_group_is_the_formulas():
         (["--alternatives", "1"], "--alternatives: expected at least 2, got 1"),
         (["--continuations", "0"], "--continuations: expected at least 1, got 0"),
         (["--held-out", "0"], "--held-out: expected at least 1, got 0"),
+        (["--gradients", "-1"], "--gradients: expected at least 0, got -1"),
     ],
 )
 def test_sizes_that_cannot_be_are_one_sentence(run, words, sentence, capsys):
@@ -225,6 +226,9 @@ def test_gradients_are_measured_once_and_only_where_credit_is_of_the_step_alone(
     (row,) = gradients.describe_noise(kept, 0.95)
     assert (row["signal"], row["noise"], row["noise_scale"]) == pytest.approx((0.0, 2.0, np.nan), nan_ok=True)
     assert not row["is_resolved"]
+    unresolved = "reasoner: the noise scale is not resolved, for ‖G‖² may be 0"
+    assert gradients.explain_unresolved(row | {"at_least": np.nan}) == unresolved
+    assert gradients.explain_unresolved(row | {"at_least": 276.3}) == f"{unresolved}; it is 280 problems or more"
     path.write_text("[]")
     with pytest.raises(UserError, match="gradients-1-1.json: expected kept gradients, got something else"):
         gradients.measure_gradients(team, tmp_path, plan, 1, 2, lambda *told: None)
