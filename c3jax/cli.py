@@ -232,6 +232,9 @@ def _add_diagnose(commands: Any) -> None:
     diagnose.add_argument(
         "--methods", metavar="A,B,...", default="", help="whose credit (default: all that groups hold)"
     )
+    diagnose.add_argument(
+        "--gradients", metavar="P", type=int, default=64, help="problems, for the gradient noise scale (64; 0: none)"
+    )
     diagnose.add_argument("--json", metavar="FILE", help="write the figures to a file too")
     _add_unsafe(diagnose)
     _add_accept(diagnose)

@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,16 @@ def test_names_of_pages_become_links_of_the_site_and_code_does_not():
     assert module.on_page_markdown(text, page=Page, config={"docs_dir": str(ROOT / "docs")}) == text.replace(
         "Read docs/data.md, faq.md,", "Read [data](../data.md), [faq](../faq.md),"
     )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="the extra docs is not installed")
+def test_the_site_is_built_without_a_warning(tmp_path):
+    """Links and anchors as the generator finds them, and the API from the docstrings."""
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = {path.parent.name for path in (tmp_path / "site").rglob("index.html")}
+    assert {"diagnose", "api", "stories_smollm2"} <= pages
 
 
 def test_the_page_of_the_api_has_every_public_name():

@@ -16,6 +16,9 @@ import pytest
 from rich.console import Console
 
 from c3jax import train
+from c3jax.commands import replay
+from c3jax.commands.ask import load_source
+from c3jax.commands.redraw import Team, find_problem, make_sampler
 from c3jax.config.file import parse_config
 from c3jax.credit.methods import METHODS
 from c3jax.credit.plans import count_calls, make_arms, make_auxiliary, make_replay, make_tree
@@ -183,6 +186,31 @@ def test_a_run_that_replaces_trees_keeps_its_books(redrawn):
         )
         replaced.append(row["replaced_share"])
     assert max(replaced) > 0 and sum(further) < STEPS * 12  # some slots were filled, and not after all that there was
+
+
+def test_a_tree_that_was_drawn_in_place_of_another_is_replayed_with_its_call(redrawn, tmp_path):
+    """The last tree of a step, of a later call than the step's own: rounded as it was, to the last bit."""
+    run = redrawn / "whole"
+    step, trees = next((step, trees) for step in range(STEPS) if len(trees := read_trees(run, step)) > 2)
+    name, nodes = trees[-1]["problem"], trees[-1]["nodes"]
+    request = replay.Request(name, step, "1", 0, None, None, 1)
+    setup, weights, _ = load_source(str(run), str(step), {})
+    with Evaluator(setup.task.grade, 1, setup.task.timeout_s) as evaluator:
+        team = Team(setup, weights, make_sampler(setup), evaluator)
+        decision = replay.find_decision(run, request)
+        rows = replay.repeat_messages(team, decision, find_problem(setup, name))
+        drawn = replay.draw_call(team, decision).turns
+    assert len(rows) == 3 and all(row["same"] for row in rows)
+    logp = []
+    for turn in drawn:
+        drawn_NT = np.asarray(turn.sampled_NT)
+        logp += (np.where(drawn_NT, turn.behaviour_logp_NT, 0).sum(axis=1) / drawn_NT.sum(axis=1)).tolist()
+    assert logp == [node["logp"] for node in nodes if node["index"][0] == 1]
+    # Which call it was of follows from all that was drawn before it.
+    path = shutil.copytree(run / "rollouts", tmp_path / "rollouts") / f"step-{step:06d}.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+    with pytest.raises(UserError, match="expected the 2 trees of step"):
+        replay.draw_call(team, replay.find_decision(tmp_path, request))
 
 
 def test_pass_rates_are_of_all_that_was_needed(redrawn):

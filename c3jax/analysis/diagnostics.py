@@ -5,7 +5,7 @@ context a problem, so that a context is what is drawn again. What is undefined i
 counted. Host code in float64.
 
 Dimension key: C context, one a problem    N alternative    M continuation of an alternative    J distinct message
-    Y distinct outcome    R resample    X quantity that is averaged
+    Y distinct outcome    R resample    X quantity that is averaged    P problem
 Source: arXiv:2603.06859, section on diagnostics; Spearman 1904, American Journal of Psychology 15 (attenuation).
 """
 
@@ -52,6 +52,15 @@ class ArmBias(NamedTuple):
 
     mean: Interval
     root_mean_square: Interval  # with the noise taken out by independent halves; its sign is the square's
+
+
+class NoiseScale(NamedTuple):
+    """How much gradients vary from problem to problem beside their mean G; Sigma is their covariance."""
+
+    scale: Interval  # tr Sigma / |G|^2, problems; NaN beyond what resolves it, see `compute_noise_scale`
+    least: float  # problems: a lower bound of the scale that holds where it is not resolved; NaN without one
+    noise: Interval  # tr Sigma
+    signal: Interval  # |G|^2
 
 
 def compute_mean_interval(value_C: np.ndarray, level: float) -> Interval:
@@ -214,6 +223,39 @@ def compute_arm_bias(return_CNM: np.ndarray, null_CM: np.ndarray, level: float) 
     halves = [value_CN[:, half::2].mean(axis=1) - null_CM[:, half::2].mean(axis=1) for half in (0, 1)]
     square = compute_mean_interval(halves[0] * halves[1], level)
     return ArmBias(compute_mean_interval(off_C, level), compute_signed_root(square))
+
+
+def compute_noise_scale(square_P: np.ndarray, along_P: np.ndarray, level: float) -> NoiseScale:
+    """The simple noise scale tr Sigma / |G|^2: the batch from which on more problems a step hardly make it better.
+
+    Of P gradients g, batches of 1 and of P give both parts without bias (arXiv:1812.06162, appendix A.1):
+    |G|^2 is estimated by (P |mean g|^2 - mean |g|^2) / (P - 1), the mean of h_p = g_p . mean of the others, and
+    tr Sigma by mean |g|^2 less that. Resampled are the first-order terms of the U-statistic, 2 mean* h - mean h; where
+    G is 0 these vary twice as much as it does, so that an interval is rather too wide there than too narrow.
+
+    Where more resamples have |G|^2 <= 0 than lie beyond a bound, |G|^2 cannot be told from 0, and a ratio would be
+    noise by noise: the scale's bounds are NaN, and `least` is the lower bound of tr Sigma by the upper one of |G|^2.
+
+    Args:
+      square_P: |g_p|^2 of each problem, two or more.
+      along_P: g_p . mean g, the problem's own gradient in the mean.
+      level: coverage of the intervals.
+    """
+    problems = len(square_P)
+    other_P = (problems * along_P - square_P) / (problems - 1)
+    sum_XP, mean = np.stack([square_P, other_P]), other_P.mean()
+
+    def find_signal(mean_X: np.ndarray) -> np.ndarray:
+        return 2 * mean_X[1] - mean
+
+    def divide(mean_X: np.ndarray) -> np.ndarray:
+        signal = find_signal(mean_X)
+        return np.where(signal > 0, (mean_X[0] - signal) / np.where(signal > 0, signal, 1.0), np.nan)
+
+    signal = bootstrap_means(sum_XP, find_signal, level)
+    noise = bootstrap_means(sum_XP, lambda mean_X: mean_X[0] - find_signal(mean_X), level)
+    least = max(noise.low, 0.0) / signal.high if signal.high > 0 else math.nan
+    return NoiseScale(bootstrap_means(sum_XP, divide, level), least, noise, signal)
 
 
 def _correlate_beyond(credit_CN: np.ndarray, target_CN: np.ndarray, length_CN: np.ndarray) -> np.ndarray:

@@ -151,7 +151,7 @@ def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
 
 def call_diagnose(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Diagnose a run."""
-    for name, least in (("groups", 1), ("alternatives", 2), ("continuations", 1), ("held_out", 1)):
+    for name, least in (("groups", 1), ("alternatives", 2), ("continuations", 1), ("held_out", 1), ("gradients", 0)):
         if getattr(arguments, name) < least:
             option = name.replace("_", "-")
             raise UserError(f"--{option}: expected at least {least}, got {getattr(arguments, name)}")
@@ -163,7 +163,7 @@ def call_diagnose(arguments: argparse.Namespace, overrides: dict[str, Any]) -> i
 
     nulls = () if arguments.placeholder is None else (arguments.placeholder,)
     sizes = groups.Sizes(arguments.alternatives, arguments.continuations, arguments.held_out)
-    request = groups.Request(arguments.contexts, arguments.groups, sizes, nulls)
+    request = groups.Request(arguments.contexts, arguments.groups, sizes, nulls, arguments.gradients)
     methods, out = [*filter(None, arguments.methods.split(","))], arguments.json and Path(arguments.json)
     run, is_contained = Path(arguments.source), not arguments.unsafe_no_sandbox
     asked = (arguments.checkpoint, request, methods, out)

@@ -9,6 +9,7 @@ Dimension key: C context, one a problem    N alternative    M continuation    L 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from rich.console import Console
 from c3jax.analysis import diagnostics
 from c3jax.analysis.statistics import Interval
 from c3jax.analysis.tables import format_cell, make_columns, print_table, to_json
-from c3jax.commands import groups
+from c3jax.commands import contexts, gradients, groups
 from c3jax.commands.ask import load_source
 from c3jax.commands.redraw import Team, make_sampler
 from c3jax.credit.compute import CreditInputs, compute_credit
@@ -30,7 +31,7 @@ from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.plans import Plan, make_arms, make_tree
 from c3jax.rewards import Evaluator
 from c3jax.run.files import save_whole
-from c3jax.setup.team import Setup
+from c3jax.setup.team import Setup, open_environments
 from c3jax.types import UserError
 
 LEVEL = 0.95
@@ -45,7 +46,8 @@ class Drawn(NamedTuple):
     turn: str
     is_last: bool
     continuations: int  # of an alternative that credit is made of; the others are held out
-    return_CNM: np.ndarray
+    return_CNM: np.ndarray  # with all that environments paid on the way
+    past_C: np.ndarray  # what they paid before the context
     null: dict[str, np.ndarray]  # [C, M] of each null message
     length_CN: np.ndarray  # tokens
     message_CN: np.ndarray  # numbers of texts, equal where these are
@@ -83,20 +85,28 @@ def diagnose_run(
     methods = methods or list_held()
     check_methods(methods)
     setup, weights, step = load_source(str(run), checkpoint, {}, is_contained, accepting)
-    if setup.environments.environments:
-        raise UserError("protocol.turns: expected policies alone to diagnose, got a turn that an environment answers")
     request = request._replace(nulls=choose_nulls(setup, request.nulls))
 
     path = groups.name_file(run, step, request.sizes)
-    with Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator:
-        team = Team(setup, weights, make_sampler(setup), evaluator)
-        contexts = groups.list_contexts(team, run, step, request)
+    plan = gradients.find_plan(setup) if request.gradients else "not asked for"
+    with (
+        Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator,
+        open_environments(setup) as acting,
+    ):
+        team = Team(setup, weights, make_sampler(setup), evaluator, acting)
+        asked = contexts.list_contexts(team, run, step, request)
 
-        def announce(calls: int) -> None:
-            console.print(f"{len(contexts)} problems: {calls:,} evaluator calls to make", soft_wrap=True)
+        def announce(what: str, problems: int, calls: int) -> None:
+            console.print(f"{what}{problems} problems: {calls:,} evaluator calls to make", soft_wrap=True)
 
         try:
-            found = groups.complete_groups(team, path, step, contexts, request, announce)
+            found = groups.complete_groups(
+                team, path, step, asked, request, functools.partial(announce, "", len(asked))
+            )
+            measured = None
+            if not isinstance(plan, str):
+                announce_gradients = functools.partial(announce, "gradients of ")
+                measured = gradients.measure_gradients(team, run, plan, step, request.gradients, announce_gradients)
         except OSError as error:
             raise UserError(f"{path}: the groups cannot be kept ({error.strerror})") from None
         calls = evaluator.calls
@@ -106,8 +116,9 @@ def diagnose_run(
         "messages": [describe_messages(part) for part in drawn],
         "influence": [row for part in drawn for row in describe_influence(part)],
         "null_messages": [row for part in drawn for row in describe_arms(part)],
+        "gradients": [] if measured is None else gradients.describe_noise(measured, LEVEL),
     }
-    steps = sorted({context.step for context in contexts})
+    steps = sorted({context.step for context in asked})
     if out is not None:
         facts = {"run": str(run), "checkpoint": step, "contexts": request.origin, "context_steps": steps}
         facts |= {"problems": len(found), **request.sizes._asdict(), "nulls": request.nulls}
@@ -115,6 +126,8 @@ def diagnose_run(
     print_tables(console, tables)
     at = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
     origin = f"contexts recorded at {at}" if request.origin == "recorded" else "fresh contexts"
+    if request.gradients and isinstance(plan, str):
+        console.print(f"no gradient noise scale: {plan}", soft_wrap=True)
     console.print(f"{len(found)} problems, {origin}, policy of step {step}; intervals {LEVEL:.0%}", soft_wrap=True)
     console.print(f"{calls:,} evaluator calls made; groups: {path}", soft_wrap=True)
     return 0
@@ -144,7 +157,7 @@ def choose_nulls(setup: Setup, asked: tuple[str, ...]) -> tuple[str, ...]:
         tokens = setup.tokenizer.encode_text(text)
     except UserError as error:
         raise UserError(f"--placeholder: {error}") from None
-    room = min(plan.max_tokens for plan in setup.plans)
+    room = min(setup.plans[turn].max_tokens for turn in groups.list_decisions(setup))
     if len(tokens) > room:
         most = f"expected at most {room} tokens, as the shortest turn may write"
         raise UserError(f"--placeholder: {most}, got {len(tokens)}")
@@ -152,10 +165,13 @@ def choose_nulls(setup: Setup, asked: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def read_groups(found: Sequence[groups.Group]) -> list[Drawn]:
-    """Groups as arrays, turn by turn."""
+    """Groups as arrays, turn by turn, without the contexts in which an episode is over and nobody speaks."""
     drawn, last = [], len(found[0].alternatives["turns"]) - 1
     for turn in range(last + 1):
-        parts = [group.alternatives["turns"][turn] for group in found]
+        spoken = [group for group in found if not group.alternatives["turns"][turn].get("is_over", False)]
+        if not spoken:
+            continue
+        parts = [group.alternatives["turns"][turn] for group in spoken]
         texts = [[node["text"] for node in part["messages"]] for part in parts]
         outcome = {} if turn == last else {"answer": "answers", "next message": "next"}
         drawn.append(
@@ -164,11 +180,12 @@ def read_groups(found: Sequence[groups.Group]) -> list[Drawn]:
                 is_last=turn == last,
                 continuations=1 if turn == last else found[0].alternatives["continuations"],
                 return_CNM=np.array([part["returns"] for part in parts], float),
+                past_C=np.array([part.get("past", 0.0) for part in parts]),
                 null={
                     "placeholder" if text else "empty": np.array(
-                        [group.nulls[text]["turns"][turn]["returns"] for group in found], float
+                        [group.nulls[text]["turns"][turn]["returns"] for group in spoken], float
                     )
-                    for text in found[0].nulls
+                    for text in spoken[0].nulls
                 },
                 length_CN=np.array([[node["tokens"] for node in part["messages"]] for part in parts], float),
                 message_CN=diagnostics.number_distinct(texts),
@@ -183,7 +200,9 @@ def _number(rows: Sequence[Sequence[Sequence[Any]]]) -> np.ndarray:
     return flat.reshape(len(rows), len(rows[0]), -1)
 
 
-def credit_groups(method: str, return_CNM: np.ndarray, null_CM: np.ndarray) -> np.ndarray:
+def credit_groups(
+    method: str, return_CNM: np.ndarray, null_CM: np.ndarray, past_C: np.ndarray | None = None
+) -> np.ndarray:
     """A method's credit of a group's alternatives, by the code of the training run.
 
     A tree has the alternatives with all their continuations, a flat sampling the first continuation of each; removal
@@ -193,6 +212,7 @@ def credit_groups(method: str, return_CNM: np.ndarray, null_CM: np.ndarray) -> n
       method: one that a group holds.
       return_CNM: of the continuations that credit is made of.
       null_CM: of the null message's, one an alternative, or one where it is the last message.
+      past_C: what environments paid before the context; None where none answers.
 
     Returns:
       advantage_CN, f64.
@@ -206,7 +226,10 @@ def credit_groups(method: str, return_CNM: np.ndarray, null_CM: np.ndarray) -> n
         plan = make_arms("removal", n, 1)
         return_CL = np.concatenate([return_CL, np.broadcast_to(null_CM, return_CL.shape)], axis=1)
     is_trained = (True, False)[: plan.turns]
-    inputs = CreditInputs(make_credit_matrix(method, plan, is_trained), plan.fan_out)
+    past = ()
+    if past_C is not None and plan.form == "tree":  # as in training, other plans are given whole returns
+        past = (jnp.broadcast_to(jnp.asarray(past_C, jnp.float32)[:, None], return_CL.shape),) * plan.turns
+    inputs = CreditInputs(make_credit_matrix(method, plan, is_trained), plan.fan_out, past=past)
     credit = compute_credit(method, inputs, jnp.asarray(return_CL), normalise=row.scopes[0])
     # Equal values must stay tied in rank, and products in float32 round.
     advantage_CN = np.asarray(credit.advantage[0], float)
@@ -224,7 +247,7 @@ def describe_credit(drawn: Drawn, methods: Sequence[str]) -> list[Row]:
     for method in methods:
         arms = drawn.null if find_method(method).sampling == "removal" else {"": np.zeros((len(drawn.return_CNM), 1))}
         for arm, null_CM in arms.items():
-            credit_CN = credit_groups(method, drawn.return_CNM[:, :, :own], null_CM)
+            credit_CN = credit_groups(method, drawn.return_CNM[:, :, :own], null_CM, drawn.past_C)
             row: Row = {"turn": drawn.turn, "method": f"{method} {arm}".strip()}
             if not drawn.is_last:
                 found = diagnostics.compute_group_fidelity(credit_CN, *split_held_out(drawn), drawn.length_CN, LEVEL)
@@ -289,6 +312,8 @@ _SHOWN = (  # title, rows of, text columns, measured columns, plain columns
     ("influence, nats", "influence", ("turn", "of"), ("plugin",), ("null_mean", "p")),
     ("influence corrected, nats", "influence", ("turn", "of"), ("corrected", "excess"), ()),
     ("V(h) - Q(h, null)", "null_messages", ("turn", "null_message"), ("mean", "root_mean_square"), ()),
+    ("gradient noise scale, problems", "gradients", ("role",), ("noise_scale",), ("at_least", "problems")),
+    ("gradients from problem to problem: tr Σ, and ‖G‖²", "gradients", ("role",), ("noise", "signal"), ()),
 )
 
 
@@ -302,6 +327,9 @@ def print_tables(console: Console, tables: dict[str, list[Row]]) -> None:
         _print(console, rows, f"{turn}: spread of credit", ("method",), ("variance", "zero_groups"))
     for title, name, *columns in _SHOWN:
         _print(console, tables[name], title, *columns)
+    for row in tables["gradients"]:
+        if not row["is_resolved"]:
+            console.print(gradients.explain_unresolved(row), soft_wrap=True)
 
 
 def _print(

@@ -1,8 +1,9 @@
 """Groups drawn at a run's contexts, and kept: n alternatives, each continued several times, by one policy.
 
-A context is a problem's transcript up to a turn, recorded while the run trained or drawn afresh. At every turn of it
-the policy of one checkpoint draws alternatives and their continuations, and continues null messages in their stead.
-Every draw is addressed by what is drawn; what is drawn is kept in RUN/diagnose, a problem a line, and not drawn again.
+A context is a problem's transcript up to a turn in which a policy speaks, recorded while the run trained or drawn
+afresh. At every such turn of it the policy of one checkpoint draws alternatives and their continuations, and continues
+null messages in their stead. Every draw is addressed by what is drawn; what is drawn is kept in RUN/diagnose, a problem
+a line, and not drawn again.
 """
 
 from __future__ import annotations
@@ -10,57 +11,28 @@ from __future__ import annotations
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from c3jax.commands.contexts import Context, Request, Sizes
 from c3jax.commands.redraw import Team, write_messages
+from c3jax.protocol import TurnPlan
 from c3jax.rollout import address
+from c3jax.rollout.acting import Start, draw_trees
+from c3jax.rollout.collect import add_rewards
 from c3jax.run.files import save_whole
-from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, parse_tree
-from c3jax.setup.team import choose_problems, decode_messages, make_questions
+from c3jax.run.records import Record
+from c3jax.setup.team import Setup, decode_messages, make_questions
 from c3jax.types import Messages, Rollout, UserError, Verdict
-
-Origin = Literal["recorded", "fresh"]
 
 _STREAM = 0x64696167  # apart from the other draws of the stream ASK
 _FRESH, _ALTERNATIVES, _NULL = range(3)  # what is drawn, as part of its address; of a null message with its hash
-
-
-class Sizes(NamedTuple):
-    """What is drawn at a context."""
-
-    alternatives: int  # n
-    continuations: int  # of an alternative, that credit is made of
-    held_out: int  # more of them in each of two halves, that credit is held against
-
-    @property
-    def all_continuations(self) -> int:
-        """Of an alternative, M."""
-        return self.continuations + 2 * self.held_out
-
-
-class Request(NamedTuple):
-    """Which contexts, and what is drawn there."""
-
-    origin: Origin
-    problems: int
-    sizes: Sizes
-    nulls: tuple[str, ...]  # messages that are continued in the alternatives' stead
-
-
-class Context(NamedTuple):
-    """A problem and the transcript at whose turns groups are drawn."""
-
-    problem: int  # its number in the training set
-    name: str  # its id
-    question: str
-    step: int  # at which the transcript was recorded; of a fresh one the policy's
-    transcript: tuple[Record, ...] | None  # a message a turn but the last; None: still to be drawn
 
 
 class Group(NamedTuple):
@@ -74,75 +46,12 @@ def count_calls(turns: int, sizes: Sizes, is_null: bool) -> int:
     """Evaluator calls a problem: n M at each turn but the last and n there; of a null message n, and 1 there.
 
     Args:
-      turns: of the protocol.
+      turns: in which policies speak.
       sizes: of a group.
       is_null: whether it is a null message that is continued.
     """
     n = sizes.alternatives
     return (turns - 1) * n + 1 if is_null else (turns - 1) * n * sizes.all_continuations + n
-
-
-def list_contexts(team: Team, run: Path, step: int, request: Request) -> list[Context]:
-    """The contexts asked for: of each problem one transcript.
-
-    Recorded ones are those of the steps nearest to the policy's, later ones first; fresh ones are of the problems that
-    the policy's next steps train on.
-
-    Args:
-      team: that draws.
-      run: its directory.
-      step: of its checkpoint.
-      request: what is asked.
-
-    Returns:
-      As many as are asked for, or all there are.
-
-    Raises:
-      UserError: there are none, or a record lacks its token ids.
-    """
-    number_of = {problem.id: number for number, problem in enumerate(team.setup.train.problems)}
-    most = min(request.problems, len(number_of))
-    found: dict[str, Context] = {}
-    if request.origin == "recorded":
-        for tree in _list_nearest(run, step):
-            name = tree.record.get("problem", "")
-            if name in number_of and name not in found:
-                problem = team.setup.train.problems[number_of[name]]
-                spoken = (tree.record["step"], _find_transcript(tree))
-                found[name] = Context(number_of[name], name, problem.question, *spoken)
-            if len(found) == most:
-                break
-    else:
-        for number in itertools.chain.from_iterable(choose_problems(team.setup, step + ahead) for ahead in range(most)):
-            problem = team.setup.train.problems[number]
-            found.setdefault(problem.id, Context(number, problem.id, problem.question, step, None))
-            if len(found) == most:
-                break
-    if not found:
-        raise UserError(
-            f"{run}: expected a recorded tree of a training problem, found none; --contexts fresh needs none"
-        )
-    return list(found.values())[:most]
-
-
-def _list_nearest(run: Path, step: int) -> Iterator[RecordedTree]:
-    files = list_record_files(run)
-    if not files:
-        raise UserError(f"{run}/rollouts: expected recorded trees, found none; --contexts fresh needs none")
-    steps = {path: int(part) for path in files if (part := path.stem.rpartition("-")[2]).isdigit()}
-    for path in sorted(steps, key=lambda path: (abs(steps[path] - step), -steps[path])):
-        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-            if line.strip():
-                yield parse_tree(line, f"{path}:{number}")
-
-
-def _find_transcript(tree: RecordedTree) -> tuple[Record, ...]:
-    """The first path of a record's first branch, without its last message."""
-    _, levels = list_trees(tree)[0]
-    nodes = [level[0] for level in levels[:-1]]
-    if any("token_ids" not in node for node in nodes):
-        raise UserError(f"{tree.where}: expected messages recorded with their token ids, got one without")
-    return tuple({name: node[name] for name in ("turn", "role", "text", "token_ids")} for node in nodes)
 
 
 def name_file(run: Path, step: int, sizes: Sizes) -> Path:
@@ -210,13 +119,12 @@ def complete_groups(
 
     arms = (None, *request.nulls)
     missing = {null: [each for each in contexts if find_key(each, null) not in known] for null in arms}
-    turns = len(team.setup.plans)
+    turns = len(list_decisions(team.setup))
     announce(sum(len(of) * count_calls(turns, request.sizes, null is not None) for null, of in missing.items()))
     path.parent.mkdir(exist_ok=True)
     for null in arms:
         size = min(_choose_size(team, request.sizes), max(len(missing[null]), 1))
-        for first in range(0, len(missing[null]), size):
-            batch = missing[null][first : first + size]
+        for batch in _cut_batches(missing[null], size, by_step=team.acting is not None):
             if null is not None:  # at the transcripts of the alternatives
                 spoken = [known[find_key(each, None)]["transcript"] for each in batch]
                 batch = [each._replace(transcript=tuple(nodes)) for each, nodes in zip(batch, spoken, strict=True)]
@@ -228,6 +136,19 @@ def complete_groups(
         Group(known[find_key(each, None)], {null: known[find_key(each, null)] for null in request.nulls})
         for each in contexts
     ]
+
+
+def list_decisions(setup: Setup) -> list[int]:
+    """The turns in which a policy speaks."""
+    return [turn for turn, plan in enumerate(setup.plans) if not plan.is_environment]
+
+
+def _cut_batches(contexts: Sequence[Context], size: int, by_step: bool) -> Iterator[list[Context]]:
+    """Contexts of a call each. An environment's episodes are addressed by the step, and a call has one."""
+    for _, found in itertools.groupby(contexts, key=lambda context: by_step and context.step):
+        of_step = list(found)
+        for first in range(0, len(of_step), size):
+            yield of_step[first : first + size]
 
 
 def _choose_size(team: Team, sizes: Sizes) -> int:
@@ -245,13 +166,15 @@ class _Batch(NamedTuple):
     contexts: Sequence[Context]
     size: int  # contexts of a call; where there are fewer the last one fills it up
 
-    def sample(self, kind: tuple[int, ...], given: Sequence[Sequence[Record]], fan_out: tuple[int, ...]) -> Rollout:
+    def sample(
+        self, kind: tuple[int, ...], given: Sequence[Sequence[Record]], counts: Mapping[int, int] = MappingProxyType({})
+    ) -> Rollout:
         """Draw trees that go on from given messages, a list a turn with one of each context.
 
         Args:
           kind: what is drawn, the last part of its address.
           given: nodes of the first turns.
-          fan_out: of the first turns; 1 at those after.
+          counts: alternatives of turns; 1 at those that it does not name.
 
         Returns:
           The trees of the batch's own contexts, on the host.
@@ -260,12 +183,17 @@ class _Batch(NamedTuple):
         key = address.make_stream(setup.config.seed, address.ASK)
         for part in (_STREAM, self.step, *kind):
             key = jax.random.fold_in(key, part)
+        # The episodes that were recorded, or would be at a fresh transcript's step.
+        episode_key = address.make_stream(setup.config.seed, address.TRAIN)
+        episode_key = jax.random.fold_in(episode_key, self.contexts[0].step)
         numbers = [context.problem for context in self.contexts]
         question, problem_P = make_questions(setup, setup.train, numbers + numbers[-1:] * owed)
         rows = [[*nodes, *[nodes[-1]] * owed] for nodes in given]
         messages = tuple(write_messages(setup, turn, nodes) for turn, nodes in enumerate(rows))
-        fan_out = (fan_out + (1,) * len(setup.plans))[: len(setup.plans)]
-        rollout, _ = self.team.sample_tree(self.team.weights, question, key, jnp.asarray(problem_P), fan_out, messages)
+        fan_out = tuple(counts.get(turn, 1) for turn in range(len(setup.plans)))
+        problems = [setup.train.problems[number] for number in numbers + numbers[-1:] * owed]
+        asked = (problems, question, key, jnp.asarray(problem_P), fan_out, Start(messages), episode_key)
+        rollout, _ = draw_trees(self.team.sample_tree, self.team.acting, self.team.weights, *asked)
         kept = len(self.contexts)
         return jax.tree.map(lambda array: array[: len(array) // self.size * kept], jax.device_get(rollout))
 
@@ -279,11 +207,14 @@ def draw_lines(batch: _Batch, request: Request, null: str | None) -> list[Record
       null: the message that is continued; None draws alternatives.
 
     Returns:
-      A record a problem: the transcript, and of each turn the address of its draws, the alternatives with the next
-      messages, and answers and returns: a list an alternative, or one list.
+      A record a problem: the transcript, and of each turn in which a policy speaks the address of its draws, the
+      alternatives with the next messages, and answers and returns: a list an alternative, or one list. Where
+      environments answer, returns have all that they paid, and beside them stands what was paid before the turn, and
+      whether the episode was over there, so that nobody spoke.
     """
     setup, transcript = batch.team.setup, _complete_transcripts(batch)
-    parts = [_draw_turn(batch, request.sizes, transcript[:turn], null) for turn in range(len(setup.plans))]
+    decisions = list_decisions(setup)
+    parts = [_draw_turn(batch, request.sizes, transcript[:turn], null) for turn in decisions]
     numbers, answers = [], []
     for part in parts:
         per = len(part.answers) // len(batch.contexts)
@@ -291,14 +222,16 @@ def draw_lines(batch: _Batch, request: Request, null: str | None) -> list[Record
         answers += part.answers
     problems = [setup.train.problems[batch.contexts[number].problem] for number in numbers]
     verdicts = iter(batch.team.evaluator.score(problems, answers, budget=len(answers)))
-    graded = [[next(verdicts) for _ in part.answers] for part in parts]
+    graded = [add_rewards(part.paying, [next(verdicts) for _ in part.answers]) for part in parts]
     shared = {"checkpoint": batch.step, "origin": request.origin, "null": null, **request.sizes._asdict()}
     lines = []
     for number, context in enumerate(batch.contexts):
         turns = []
-        for turn, plan in enumerate(setup.plans):
-            kind = [address.ASK, _STREAM, batch.step, *_address(turn, null)]
-            described = _describe_turn(parts[turn], graded[turn], number, len(batch.contexts))
+        for turn, part, scored in zip(decisions, parts, graded, strict=True):
+            kind, plan = [address.ASK, _STREAM, batch.step, *_address(turn, null)], setup.plans[turn]
+            described = _describe_turn(part, scored, number, len(batch.contexts))
+            if batch.team.acting is not None:
+                described |= _describe_past(plan, [nodes[number] for nodes in transcript[:turn]])
             turns.append({"turn": plan.name, "role": plan.role, "address": kind, **described})
         spoken = [nodes[number] for nodes in transcript]
         named = {"problem": context.name, "question": context.question, "step": context.step}
@@ -315,7 +248,7 @@ def _complete_transcripts(batch: _Batch) -> list[list[Record]]:
     """Messages of all turns but the last, a list a turn with one of each context."""
     plans = batch.team.setup.plans[:-1]
     if any(context.transcript is None for context in batch.contexts):
-        rollout = batch.sample((_FRESH,), (), ())
+        rollout = batch.sample((_FRESH,), ())
         drawn = [_describe_messages(batch.team, messages) for messages in rollout.turns[:-1]]
         return [
             [{"turn": plan.name, "role": plan.role, **node} for node in nodes]
@@ -332,31 +265,47 @@ class _Turn(NamedTuple):
     messages: list[Record]  # the alternatives; none where a null message is continued
     next: list[str]  # of the turn after; none at the last
     answers: list[str]  # the last messages
+    paying: tuple[Messages, ...]  # of all turns, in which environments may have paid
 
 
 def _draw_turn(batch: _Batch, sizes: Sizes, given: Sequence[Sequence[Record]], null: str | None) -> _Turn:
-    turn, tokenizer, n = len(given), batch.team.setup.tokenizer, sizes.alternatives
-    is_last = turn == len(batch.team.setup.plans) - 1
+    setup, turn, n = batch.team.setup, len(given), sizes.alternatives
+    tokenizer = setup.tokenizer
+    # Environments answer one way, so what is continued several times is the next message that a policy writes.
+    following = next((later for later in list_decisions(setup) if later > turn), None)
     if null is None:
-        rollout = batch.sample(_address(turn, null), given, (*(1,) * turn, n, sizes.all_continuations))
-        following = [] if is_last else decode_messages(tokenizer, rollout.turns[turn + 1])
+        counts = {turn: n} | ({} if following is None else {following: sizes.all_continuations})
+        rollout = batch.sample(_address(turn, null), given, counts)
+        after = [] if following is None else decode_messages(tokenizer, rollout.turns[following])
         messages = _describe_messages(batch.team, rollout.turns[turn])
-        return _Turn(messages, following, decode_messages(tokenizer, rollout.turns[-1]))
+        return _Turn(messages, after, decode_messages(tokenizer, rollout.turns[-1]), rollout.turns)
     node = {"text": null, "token_ids": tokenizer.encode_text(null)}
-    if is_last:
-        return _Turn([], [], [tokenizer.decode(node["token_ids"])] * len(batch.contexts))
     begun = [*given, [node] * len(batch.contexts)]
-    rollout = batch.sample(_address(turn, null), begun, (*(1,) * (turn + 1), n))
-    return _Turn([], [], decode_messages(tokenizer, rollout.turns[-1]))
+    if turn == len(setup.plans) - 1:
+        paying = tuple(write_messages(setup, earlier, nodes) for earlier, nodes in enumerate(given))
+        return _Turn([], [], [tokenizer.decode(node["token_ids"])] * len(batch.contexts), paying)
+    rollout = batch.sample(_address(turn, null), begun, {} if following is None else {following: n})
+    return _Turn([], [], decode_messages(tokenizer, rollout.turns[-1]), rollout.turns)
 
 
 def _describe_messages(team: Team, messages: Messages) -> list[Record]:
     texts, nodes = decode_messages(team.setup.tokenizer, messages), []
     for row, text in enumerate(texts):
-        token_ids = np.asarray(messages.tokens_NT[row])[np.asarray(messages.sampled_NT[row])].tolist()
-        truncated = bool(messages.truncated_N[row])
-        nodes.append({"text": text, "token_ids": token_ids, "tokens": len(token_ids), "truncated": truncated})
+        kept_NT, truncated = messages.sampled_NT, bool(messages.truncated_N[row])
+        paid = {}
+        if (observed := messages.observed) is not None:
+            paid = {"reward": float(observed.reward_N[row])}
+            paid |= {"done": bool(observed.done_N[row]), "failed": bool(observed.failed_N[row])}
+            kept_NT = messages.content_NT
+        token_ids = np.asarray(messages.tokens_NT[row])[np.asarray(kept_NT[row])].tolist()
+        nodes.append({"text": text, "token_ids": token_ids, "tokens": len(token_ids), "truncated": truncated} | paid)
     return nodes
+
+
+def _describe_past(plan: TurnPlan, nodes: Sequence[Record]) -> Record:
+    """What environments paid before a turn, and whether one had ended the episode."""
+    is_over = any(nodes[turn].get("done", False) for turn in plan.skipped_by)
+    return {"past": sum(node.get("reward", 0.0) for node in nodes), "is_over": is_over}
 
 
 def _describe_turn(part: _Turn, graded: Sequence[Verdict], number: int, contexts: int) -> Record:

@@ -32,6 +32,7 @@ from c3jax.run.checkpoint import list_steps
 from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, load_trees, parse_tree
 from c3jax.setup.team import (
     Setup,
+    choose_further,
     choose_slots,
     decode_messages,
     decode_whole,
@@ -237,16 +238,20 @@ def draw_call(team: Team, decision: Decision) -> Rollout:
     trees = [found for found in load_trees(path) if found.record["step"] == step]
     number_of = {problem.id: number for number, problem in enumerate(setup.train.problems)}
     numbers = [number_of[name] for found in trees if (name := found.record["problem"]) in number_of]
-    if len(numbers) != setup.config.problems:
+    size, most = setup.config.call_problems, setup.config.problems
+    # The step's own trees, and where some are replaced those drawn in their place: whole calls one after the other.
+    is_whole = len(numbers) == most
+    if setup.config.learner.zero_signal == "resample":
+        is_whole = len(numbers) == len(trees) >= most and len(numbers) % size == 0
+    if not is_whole:
         raise UserError(
-            f"{path}: expected the {setup.config.problems} trees of step {step}, got {len(numbers)} whose problems are"
+            f"{path}: expected the {most} trees of step {step}, got {len(numbers)} whose problems are"
             " there, so that their call cannot be drawn again; --alone draws the message by itself"
         )
-    size, own = setup.config.call_problems, numbers.index(number_of[decision.recorded.record["problem"]])
+    own = numbers.index(number_of[decision.recorded.record["problem"]])
     call = range(own // size * size, own // size * size + size)
-    question, problem_P = make_questions(
-        setup, setup.train, [numbers[each] for each in call], choose_slots(setup, setup.train, numbers)
-    )
+    slots = choose_slots(setup, setup.train, _list_drawable(setup, step, numbers))
+    question, problem_P = make_questions(setup, setup.train, [numbers[each] for each in call], slots)
     levels = [list_trees(trees[each])[decision.number][1] for each in call]
     given = tuple(
         write_messages(setup, turn, [node for of_tree in levels for node in of_tree[turn]])
@@ -264,6 +269,17 @@ def draw_call(team: Team, decision: Decision) -> Rollout:
         return jax.tree.map(lambda array: array[begin : begin + max(1, rows // count)], messages)
 
     return rollout._replace(turns=tuple(map(take, rollout.turns)))
+
+
+def _list_drawable(setup: Setup, step: int, numbers: list[int]) -> list[int]:
+    """The problems whose questions a step's frames have room for: those drawn, and those that might have been.
+
+    Under a curriculum these depend on what was learned by then, and are those drawn alone.
+    """
+    if setup.config.curriculum is not None:
+        return numbers
+    own = numbers[: setup.config.problems]
+    return [*own, *choose_further(setup, step, own)]
 
 
 def compare_messages(

@@ -15,7 +15,7 @@ OPTIONS = (
     *("--method", "--normalise", "--compare", "--out", "--from", "--to", "--dtype", "--adapters"),
     *("--unsafe-no-sandbox", "--accept-changes", "--format", "--configs", "--scored"),
     *("--problem", "--node", "--step", "--branch", "--say", "--say-file", "--continuations"),
-    *("--contexts", "--groups", "--alternatives", "--held-out", "--placeholder", "--methods"),
+    *("--contexts", "--groups", "--alternatives", "--held-out", "--placeholder", "--methods", "--gradients"),
     *("--platform", "--topology", "--target-config", "--only", "--return-of"),
 )
 SWEEP_OPTIONS = (*OPTIONS, "--seeds", "--print")  # of that command alone: a study has a field of seeds

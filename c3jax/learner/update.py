@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,21 +21,20 @@ from c3jax.config.run import Credit as CreditSection
 from c3jax.config.run import Learner, Sampling, uses_reference
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
-from c3jax.credit.plans import FanOut, Plan, list_branches, list_credited
+from c3jax.credit.plans import Plan
+from c3jax.learner import batch_loss, forward, losses
 from c3jax.learner import critic as critic_lib
-from c3jax.learner import forward, losses
 from c3jax.learner.adapt import update_adaptive
-from c3jax.learner.objective import Objective, TokenTerms, compute_turn_loss, make_objective
+from c3jax.learner.batch_loss import Batch, Figures, LossSetting, Totals
+from c3jax.learner.objective import make_objective
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
-from c3jax.learner.signal import find_signal, sum_rewards
+from c3jax.learner.signal import sum_rewards
 from c3jax.learner.state import TrainState
 from c3jax.models import sharding
 from c3jax.models.policy import Policy, Weights, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
 from c3jax.types import Credit, Params, Rollout
-
-Figures = dict[str, jax.Array]
 
 
 class Update(Protocol):
@@ -74,52 +73,16 @@ class Update(Protocol):
     def _cache_size(self) -> int: ...  # programs traced so far
 
 
-class _Batch(NamedTuple):
-    """A step's trees with what the loss needs of each credited message; a tuple entry a turn, rows in path order."""
-
-    rollouts: tuple[Rollout, ...]  # a branch each
-    advantage: tuple[jax.Array, ...]  # [N]
-    reference_logp: tuple[jax.Array, ...]  # [N, T]; empty where the loss has no divergence
-    has_signal: tuple[jax.Array, ...]  # [N], whether the message's tree has any credit; empty where all are kept
-
-
-class _Totals(NamedTuple):
-    """What the weighted sums of a minibatch are divided by."""
-
-    loss: jax.Array
-    share: jax.Array | None  # for figures that are means over all trees' tokens; None where it is the loss's
-
-
 class _Step(NamedTuple):
     """What is fixed for a step; all but the matrix is static."""
 
+    loss: LossSetting
     credit: CreditSection
-    learner: Learner
-    sampling: Sampling
-    policy: Policy
-    plans: tuple[TurnPlan, ...]
-    objective: Objective
     optimiser: optax.GradientTransformation
     schedule: optax.Schedule
-    problems: int
-    plan: Plan
     matrix: CreditMatrix
     critic: critic_lib.CriticProgram | None
     mesh: sharding.Mesh | None
-
-    @property
-    def trained(self) -> tuple[int, ...]:
-        return tuple(turn for turn, plan in enumerate(self.plans) if plan.is_trained)
-
-    def find_tree(self, rollouts: Sequence[Rollout], turn: int) -> tuple[Rollout, FanOut]:
-        """The branch that holds the credited messages of a turn, and its fan-out."""
-        branch = list_credited(self.plan)[turn]
-        return rollouts[branch], list_branches(self.plan)[branch].fan_out
-
-    @property
-    def micro(self) -> int:
-        """Problems in memory at once."""
-        return self.learner.micro_problems or self.problems // self.learner.minibatches
 
 
 def make_update(
@@ -166,8 +129,8 @@ def make_update(
         trained = tuple(turn.is_trained for turn in plans)
         used = make_credit_matrix(credit.method, plan, trained) if matrix is None else matrix
         critic = critic_lib.make_critic_program(credit, learner, steps, policy, plans, plan.fan_out, used, mesh)
-        fixed = (optimiser, schedule, len(return_PL), plan, used, critic, mesh)
-        step = _Step(credit, learner, sampling, policy, tuple(plans), objective, *fixed)
+        setting = LossSetting(learner, sampling, policy, tuple(plans), objective, len(return_PL), plan)
+        step = _Step(setting, credit, optimiser, schedule, used, critic, mesh)
         behind = None if state.behind is None else state.params
         state, given, figures = _take_step(step, state, frozen, reference, rollouts, return_PL, key)
         state = state._replace(behind=behind)
@@ -185,13 +148,13 @@ def _take_step(
     return_PL: jax.Array,
     key: jax.Array,
 ) -> tuple[TrainState, Credit, Figures]:
-    weights, epochs = Weights(state.params, frozen), step.learner.epochs
+    weights, epochs = Weights(state.params, frozen), step.loss.learner.epochs
     credit, critic_batch = _compute_credit(step, state, weights, rollouts[0], return_PL)
     advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in credit.advantage)
-    batch = _Batch(rollouts, advantage, (), _find_signal(step, credit))
+    batch = Batch(rollouts, advantage, (), batch_loss.find_kept(step.loss, credit))
     if state.adaptive is not None:
         # After the credit: what enters it must be of earlier steps.
-        adaptive = update_adaptive(state.adaptive, step.credit.decay, step.plan.fan_out, rollouts[0], return_PL)
+        adaptive = update_adaptive(state.adaptive, step.credit.decay, step.loss.plan.fan_out, rollouts[0], return_PL)
         state = state._replace(adaptive=adaptive)
     problem_UCB = _draw_orders(step, key, range(epochs))
     train_policy = functools.partial(_train_policy, step, frozen, reference, batch, problem_UCB)
@@ -210,19 +173,19 @@ def _compute_credit(
     step: _Step, state: TrainState, weights: Weights, rollout: Rollout, return_PL: jax.Array
 ) -> tuple[Credit, critic_lib.CriticBatch | None]:
     """Credit of every message, and what a critic may learn from the step."""
-    past = sum_rewards(step.plan, rollout, return_PL)
+    past = sum_rewards(step.loss.plan, rollout, return_PL)
     if step.critic is not None and state.critic is not None:
         params = state.critic.params
-        return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.micro, past)
+        return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.loss.micro, past)
     components = None if state.adaptive is None else state.adaptive.components
-    inputs = CreditInputs(step.matrix, step.plan.fan_out, components, past=past)
+    inputs = CreditInputs(step.matrix, step.loss.plan.fan_out, components, past=past)
     return compute_credit(step.credit.method, inputs, return_PL, normalise=step.credit.normalise), None
 
 
 def _draw_orders(step: _Step, key: jax.Array, epochs: range) -> jax.Array:
     """Problems in the order in which the epochs take them, cut into micro-batches: [U, C, B]."""
-    orders = [jax.random.permutation(jax.random.fold_in(key, epoch), step.problems) for epoch in epochs]
-    return jnp.stack(orders).reshape(len(epochs) * step.learner.minibatches, -1, step.micro)
+    orders = [jax.random.permutation(jax.random.fold_in(key, epoch), step.loss.problems) for epoch in epochs]
+    return jnp.stack(orders).reshape(len(epochs) * step.loss.learner.minibatches, -1, step.loss.micro)
 
 
 def _train_unless(
@@ -237,13 +200,13 @@ def _train_policy(
     step: _Step,
     frozen: Params,
     reference: Params | None,
-    batch: _Batch,
+    batch: Batch,
     problem_UCB: jax.Array,
     state: TrainState,
 ) -> tuple[TrainState, Figures]:
     """All the policy's updates of a step, and their figures."""
-    kl = step.learner.kl
-    if uses_reference(step.learner):
+    kl = step.loss.learner.kl
+    if uses_reference(step.loss.learner):
         assert reference is not None  # whoever asks for a divergence has what it is measured from
         batch = batch._replace(reference_logp=_compute_reference(step, Weights(reference, frozen), batch.rollouts))
     state, figures = jax.lax.scan(lambda s, part: _apply_minibatch(step, s, frozen, batch, part), state, problem_UCB)
@@ -253,7 +216,7 @@ def _train_policy(
         means["first_clip_share"] = figures["clip_share"][0]
     means["kl_coefficient"] = state.kl_coefficient
     if batch.has_signal:
-        means["skipped_share"] = 1.0 - jnp.mean(batch.has_signal[step.trained[0]], dtype=jnp.float32)
+        means["skipped_share"] = 1.0 - jnp.mean(batch.has_signal[step.loss.trained[0]], dtype=jnp.float32)
     if kl.target is not None:
         messages = sum(part.size for part in batch.advantage)
         coefficient = losses.update_kl_coefficient(state.kl_coefficient, means["kl"], kl.target, kl.horizon, messages)
@@ -262,7 +225,7 @@ def _train_policy(
 
 
 def _apply_minibatch(
-    step: _Step, state: TrainState, frozen: Params, batch: _Batch, problem_CB: jax.Array
+    step: _Step, state: TrainState, frozen: Params, batch: Batch, problem_CB: jax.Array
 ) -> tuple[TrainState, Figures]:
     gradient, figures = _compute_gradient(step, state, frozen, batch, problem_CB)
     params, opt_state, is_good, norm = apply_gradient(
@@ -281,106 +244,48 @@ def _apply_minibatch(
 
 
 def _compute_gradient(
-    step: _Step, state: TrainState, frozen: Params, batch: _Batch, problem_CB: jax.Array
+    step: _Step, state: TrainState, frozen: Params, batch: Batch, problem_CB: jax.Array
 ) -> tuple[Params, Figures]:
     """Gradient and figures of one minibatch, summed over its micro-batches."""
     needed = batch._replace(advantage=(), reference_logp=())
-    totals = _add_weights(step, tree.take_problems(needed, step.problems, problem_CB.reshape(-1)))
+    totals = batch_loss.add_weights(step.loss, tree.take_problems(needed, step.loss.problems, problem_CB.reshape(-1)))
 
     def compute_loss(
-        params: Params, frozen: Params, part: _Batch, coefficient: jax.Array, totals: _Totals
+        params: Params, frozen: Params, part: Batch, coefficient: jax.Array, totals: Totals
     ) -> tuple[jax.Array, Figures]:
-        return _compute_loss(step, Weights(params, frozen), part, coefficient, totals)
+        return batch_loss.compute_loss(step.loss, Weights(params, frozen), part, coefficient, totals)
 
     arguments = (sharding.cut_weights(frozen), sharding.CUT, sharding.WHOLE, sharding.WHOLE)
     differentiate = sharding.value_and_grad(step.mesh, compute_loss, arguments, has_aux=True)
 
     def compute_gradient(problem_B: jax.Array) -> tuple[Params, Figures]:
-        part = tree.take_problems(batch, step.problems, problem_B)
+        part = tree.take_problems(batch, step.loss.problems, problem_B)
         (_, figures), gradient = differentiate(state.params, frozen, part, state.kl_coefficient, totals)
         return gradient, figures
 
     return add_micro_batches(compute_gradient, problem_CB)
 
 
-def _compute_loss(
-    step: _Step, weights: Weights, batch: _Batch, kl_coefficient: jax.Array, totals: _Totals
-) -> tuple[jax.Array, Figures]:
-    """This micro-batch's share of the minibatch's loss and figures."""
-    parts = []
-    for turn in step.trained:
-        model = make_model(step.policy, weights, step.plans[turn].role)
-        hidden_BD, drawn = forward.compute_drawn_tokens(model, step.plans, turn, *step.find_tree(batch.rollouts, turn))
-        terms = _make_terms(step, batch, turn, kl_coefficient, totals)
-        tokens = (hidden_BD, model.head_weight(), drawn, terms, len(batch.advantage[turn]))
-        how = (step.sampling, model.spec.dtype, model.spec.logit_softcap)
-        parts.append(compute_turn_loss(step.objective, *tokens, *how))
-    return jax.tree.map(lambda *sums: sum(sums), *parts)
-
-
-def _make_terms(step: _Step, batch: _Batch, turn: int, kl_coefficient: jax.Array, totals: _Totals) -> TokenTerms:
-    """What the loss reads of each token of a turn, message after message."""
-    messages = step.find_tree(batch.rollouts, turn)[0].turns[turn]
-    spread = functools.partial(jnp.broadcast_to, shape=messages.tokens_NT.shape)
-    weight_NT = _weigh(step, batch, turn)
-    terms = TokenTerms(
-        messages.behaviour_logp_NT,
-        spread(batch.advantage[turn][:, None]),
-        batch.reference_logp[turn] if batch.reference_logp else None,
-        spread(kl_coefficient),
-        weight_NT / totals.loss,
-        None if totals.share is None else _weigh(step, batch._replace(has_signal=()), turn) / totals.share,
-    )
-    return jax.tree.map(forward.flatten_tokens, terms)
-
-
 def _compute_reference(step: _Step, reference: Weights, rollouts: tuple[Rollout, ...]) -> tuple[jax.Array, ...]:
     """The reference policy's log-probabilities [N, T] of all turns' messages, a micro-batch at a time."""
+    setting = step.loss
 
     def compute(reference: Weights, part: tuple[Rollout, ...]) -> tuple[jax.Array, ...]:
         """Of the trained turns."""
         logp = []
-        for turn in step.trained:
-            model = make_model(step.policy, reference, step.plans[turn].role)
-            found = step.find_tree(part, turn)
-            logp.append(forward.compute_turn_logp(model, step.plans, turn, *found, step.sampling))
+        for turn in setting.trained:
+            model = make_model(setting.policy, reference, setting.plans[turn].role)
+            found = setting.find_tree(part, turn)
+            logp.append(forward.compute_turn_logp(model, setting.plans, turn, *found, setting.sampling))
         return tuple(logp)
 
     arguments = (sharding.cut_weights(reference), sharding.CUT)
     mapped = sharding.map_problems(step.mesh, compute, arguments, sharding.CUT)
 
     def compute_part(problem_B: jax.Array) -> tuple[jax.Array, ...]:
-        return mapped(reference, tree.take_problems(rollouts, step.problems, problem_B))
+        return mapped(reference, tree.take_problems(rollouts, setting.problems, problem_B))
 
-    parts = jax.lax.map(compute_part, jnp.arange(step.problems).reshape(-1, step.micro))
-    filled = dict(zip(step.trained, parts, strict=True))
-    drawn = [step.find_tree(rollouts, turn)[0].turns[turn].behaviour_logp_NT for turn in range(len(step.plans))]
+    parts = jax.lax.map(compute_part, jnp.arange(setting.problems).reshape(-1, setting.micro))
+    filled = dict(zip(setting.trained, parts, strict=True))
+    drawn = [setting.find_tree(rollouts, turn)[0].turns[turn].behaviour_logp_NT for turn in range(len(setting.plans))]
     return tuple(filled[turn].reshape(own.shape) if turn in filled else own for turn, own in enumerate(drawn))
-
-
-def _find_signal(step: _Step, credit: Credit) -> tuple[jax.Array, ...]:
-    """Whether the tree of each message has a signal; empty where trees without one are kept."""
-    if step.learner.zero_signal == "keep":
-        return ()
-    has_signal_P = find_signal(credit, step.trained)
-    return tuple(jnp.repeat(has_signal_P, advantage_PN.shape[1]) for advantage_PN in credit.advantage)
-
-
-def _add_weights(step: _Step, batch: _Batch) -> _Totals:
-    aggregation = step.objective.aggregation
-    weights = [_weigh(step, batch, turn) for turn in step.trained]
-    total: Any = sum(losses.compute_total(weight_NT, aggregation) for weight_NT in weights)
-    if aggregation != "constant" and not batch.has_signal:
-        return _Totals(total, None)
-    share: Any = sum(_weigh(step, batch._replace(has_signal=()), turn).sum() for turn in step.trained)
-    # A minibatch without any signal has a loss and a gradient of zero.
-    return _Totals(jnp.where(total > 0, total, 1.0) if batch.has_signal else total, share)
-
-
-def _weigh(step: _Step, batch: _Batch, turn: int) -> jax.Array:
-    messages, objective = step.find_tree(batch.rollouts, turn)[0].turns[turn], step.objective
-    trained_NT = forward.find_trained(step.plans[turn], messages)
-    if batch.has_signal:
-        trained_NT = trained_NT & batch.has_signal[turn][:, None]
-    length = objective.length or step.plans[turn].max_tokens
-    return losses.compute_weights(trained_NT, objective.aggregation, length)

@@ -249,3 +249,23 @@ def test_a_bootstrap_of_means_is_the_normal_one_and_knows_what_is_undefined():
     assert math.isnan(undefined.low) and math.isnan(undefined.high)
     nothing = diagnostics.compute_mean_interval(np.array([math.nan]), LEVEL)
     assert all(math.isnan(part) for part in nothing)
+
+
+def test_the_parts_of_the_noise_scale_have_no_bias_and_their_intervals_their_coverage():
+    """Gaussian gradients of five dimensions: tr Sigma is 5, and |G|^2 is 1, or 0 and then not resolved."""
+    random, runs, problems = np.random.default_rng(0), 150, 40
+    for size in (1.0, 0.0):
+        found = []
+        for gradient_PD in random.normal(size=(runs, problems, 5)) + size * np.eye(5)[0]:
+            square_P, along_P = (gradient_PD**2).sum(axis=1), gradient_PD @ gradient_PD.mean(axis=0)
+            found.append(diagnostics.compute_noise_scale(square_P, along_P, 0.95))
+        for name, exact in (("signal", size), ("noise", 5.0)):
+            intervals = [getattr(one, name) for one in found]
+            estimates = [one.estimate for one in intervals]
+            assert abs(np.mean(estimates) - exact) < 3 * np.std(estimates) / np.sqrt(runs)
+            assert np.mean([one.low < exact < one.high for one in intervals]) > 0.88  # 0.95 less three of its errors
+        scales = [one.scale for one in found if np.isfinite(one.scale.low)]
+        assert len(scales) > 0.5 * runs if size else len(scales) < 0.05 * runs
+        if size:
+            assert np.mean([one.low < 5.0 < one.high for one in scales]) > 0.88
+        assert np.mean([one.least < 5.0 for one in found]) > 0.88 or not size

@@ -11,13 +11,16 @@ from rich.console import Console
 
 from c3jax import train
 from c3jax.cli import main
-from c3jax.commands import diagnose, groups, replay
+from c3jax.commands import contexts as contexts_of
+from c3jax.commands import diagnose, gradients, groups, replay
 from c3jax.commands.ask import load_source
 from c3jax.config import file as config_file
 from c3jax.credit.methods import METHODS
 from c3jax.rewards import Evaluator
 from c3jax.run.records import load_trees
+from c3jax.setup.team import choose_problems
 from c3jax.types import UserError
+from tests.tiny_run import TREE
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
@@ -25,6 +28,18 @@ SMALL = {
     **{"imitation.updates": 2, "imitation.problems": 4, "evaluation.problems": 2, "evaluation.samples": 0},
     **{"model.layers": 1, "model.width": 16, "model.mlp_width": 16, "trackers": ["jsonl"]},
 }
+HIDDEN = """
+import random
+from c3jax.tasks.environment import Environment, Observation
+
+def begin(problem, seed):
+    return random.Random(seed).randint(1, 8)
+
+def reply(hidden, messages):
+    return Observation(str(hidden), reward=hidden / 16, done=len(messages[-1].text) % 2 == 1)
+
+HIDDEN = Environment(begin, reply)
+"""
 SIZES = groups.Sizes(alternatives=2, continuations=1, held_out=1)
 
 
@@ -46,7 +61,7 @@ def team(run):
         yield replay.Team(setup, weights, replay.make_sampler(setup), evaluator)
 
 
-def complete(team, path, contexts, origin: groups.Origin = "recorded", nulls=("", "0")):
+def complete(team, path, contexts, origin: contexts_of.Origin = "recorded", nulls=("", "0")):
     """Groups of some contexts, the evaluator calls announced, and those made."""
     announced, before = [], team.evaluator.calls
     request = groups.Request(origin, len(contexts), SIZES, nulls)
@@ -56,7 +71,7 @@ def complete(team, path, contexts, origin: groups.Origin = "recorded", nulls=(""
 
 def test_what_is_drawn_is_kept_and_never_drawn_again(run, team, tmp_path):
     path = tmp_path / "groups" / "kept.jsonl"
-    contexts = groups.list_contexts(team, run, 1, groups.Request("recorded", 2, SIZES, ()))
+    contexts = contexts_of.list_contexts(team, run, 1, groups.Request("recorded", 2, SIZES, ()))
     # A problem has 2 alternatives x 3 continuations and 2 alternatives of the last turn; a null message 2 and 1.
     whole, announced, made = complete(team, path, contexts)
     assert announced == made == 2 * (2 * 3 + 2 + 2 * (2 + 1))
@@ -74,7 +89,7 @@ def test_what_is_drawn_is_kept_and_never_drawn_again(run, team, tmp_path):
 
 
 def test_groups_are_drawn_alike_in_any_batch_and_at_the_recorded_contexts(run, team, tmp_path):
-    contexts = groups.list_contexts(team, run, 1, groups.Request("recorded", 2, SIZES, ()))
+    contexts = contexts_of.list_contexts(team, run, 1, groups.Request("recorded", 2, SIZES, ()))
     trees = {tree.record["problem"]: tree for tree in load_trees(run)}
     assert [context.name for context in contexts] == list(trees)
     together, *_ = complete(team, tmp_path / "together.jsonl", contexts)
@@ -93,7 +108,7 @@ def test_groups_are_drawn_alike_in_any_batch_and_at_the_recorded_contexts(run, t
 
 def test_fresh_contexts_are_the_policys_own(run, team, tmp_path):
     request = groups.Request("fresh", 3, SIZES, ())
-    contexts = groups.list_contexts(team, run, 1, request)
+    contexts = contexts_of.list_contexts(team, run, 1, request)
     assert len({context.name for context in contexts}) == 3 and all(each.step == 1 for each in contexts)
     found, announced, made = complete(team, tmp_path / "fresh.jsonl", contexts, "fresh", ("",))
     assert announced == made == 3 * (2 * 3 + 2 + 2 + 1)
@@ -149,6 +164,7 @@ def test_credit_of_a_group_is_the_formulas():
         (["--alternatives", "1"], "--alternatives: expected at least 2, got 1"),
         (["--continuations", "0"], "--continuations: expected at least 1, got 0"),
         (["--held-out", "0"], "--held-out: expected at least 1, got 0"),
+        (["--gradients", "-1"], "--gradients: expected at least 0, got -1"),
     ],
 )
 def test_sizes_that_cannot_be_are_one_sentence(run, words, sentence, capsys):
@@ -184,10 +200,89 @@ def test_a_source_without_groups_is_one_sentence(run, team, tmp_path, capsys):
     assert main(["diagnose", str(tmp_path / "none")]) == 2
     assert "expected a run directory, got none" in capsys.readouterr().err
     with pytest.raises(UserError, match="expected recorded trees, found none; --contexts fresh needs none"):
-        groups.list_contexts(team, tmp_path, 1, groups.Request("recorded", 2, SIZES, ()))
+        contexts_of.list_contexts(team, tmp_path, 1, groups.Request("recorded", 2, SIZES, ()))
     with pytest.raises(UserError, match="^--json /proc/none/x: cannot be written"):
         diagnose.save_figures(Path("/proc/none/x"), {}, {})
     path = tmp_path / "kept.jsonl"
     path.write_text('{"problem": "x"}\n')
     with pytest.raises(UserError, match="kept.jsonl:1: expected a recorded group, got something else"):
         groups.load_lines(path)
+
+
+def test_gradients_are_measured_once_and_only_where_credit_is_of_the_step_alone(team, tmp_path):
+    credit = team.setup.config.credit.model_copy(update={"method": "shrunk"})
+    carrying = team.setup._replace(config=team.setup.config.model_copy(update={"credit": credit}))
+    assert gradients.find_plan(carrying) == "the credit of shrunk carries components from step to step"
+    plan, announced = gradients.find_plan(team.setup), []
+    problems = [team.setup.train.problems[number] for number in choose_problems(team.setup, 1)]
+    body = {"problems": [[one.id, one.question] for one in problems], "parts": ["reasoner"]}
+    body |= {"square_RP": [[1.0, 3.0]], "along_RP": [[1.0, 1.0]]}
+    path = tmp_path / "diagnose" / "gradients-1-1.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(body))
+    kept = gradients.measure_gradients(team, tmp_path, plan, 1, 2, lambda *told: announced.append(told))
+    assert announced == [(2, 0)]
+    # Of the problems' gradients a = 1 and b = (0, sqrt 3) or the like, (1 + 3) / 2 is mean |g|^2 and G . G is 1.
+    (row,) = gradients.describe_noise(kept, 0.95)
+    assert (row["signal"], row["noise"], row["noise_scale"]) == pytest.approx((0.0, 2.0, np.nan), nan_ok=True)
+    assert not row["is_resolved"]
+    unresolved = "reasoner: the noise scale is not resolved, for ‖G‖² may be 0"
+    assert gradients.explain_unresolved(row | {"at_least": np.nan}) == unresolved
+    assert gradients.explain_unresolved(row | {"at_least": 276.3}) == f"{unresolved}; it is 280 problems or more"
+    path.write_text("[]")
+    with pytest.raises(UserError, match="gradients-1-1.json: expected kept gradients, got something else"):
+        gradients.measure_gradients(team, tmp_path, plan, 1, 2, lambda *told: None)
+
+
+def test_where_environments_answer_groups_are_of_what_policies_say(tmp_path, capsys):
+    """A number hidden by the episode's seed: what is drawn meets the one that the recorded transcript met."""
+    (tmp_path / "hidden.py").write_text(HIDDEN)
+    observed = {"environment": {"kind": f"{tmp_path / 'hidden.py'}:HIDDEN"}, "max_tokens": 1}
+    turns = [
+        TREE["protocol"]["turns"][0],
+        {"name": "reply", **observed},
+        {**TREE["protocol"]["turns"][1], "user": "{plan} {reply} answer :", "unless_done": True, "trained": False},
+        {"name": "end", **observed, "unless_done": True},
+    ]
+    protocol = TREE["protocol"] | {"turns": turns}
+    credit = TREE["credit"] | {"fan_out": [2, 1, 2, 1]}
+    model = TREE["model"] | {"context": 32}
+    fields = {"steps": 2, "record_every": 1, "protocol": protocol, "credit": credit, "model": model}
+    run = tmp_path / "run"
+    config = config_file.parse_config(TREE | fields | {"trackers": ["jsonl"], "evaluation": {"samples": 0}})
+    assert train.train(config, run, console=Console(file=io.StringIO())) == 0
+    recorded = {(tree.record["problem"], tree.record["step"]): tree for tree in load_trees(run)}
+    problems = len({name for name, _ in recorded})
+    words = ["--alternatives", "3", "--continuations", "2", "--held-out", "1", "--gradients", "3"]
+    assert main(["diagnose", str(run), *words, "--json", str(tmp_path / "figures.json")]) == 0
+    # Two decisions: of a problem 3 alternatives x 4 continuations and 3 of the last; of the empty message 3 and 1.
+    budget, shown = problems * (3 * 4 + 3 + 3 + 1), capsys.readouterr().out
+    assert f"\n{problems} problems: {budget} evaluator calls to make" in f"\n{shown}"
+    # For the gradients of three problems two steps of two are drawn, with four leaves each.
+    assert "gradients of 4 problems: 16 evaluator calls to make" in shown
+    assert f"{budget + 16} evaluator calls made" in shown
+    kept = [json.loads(line) for line in next((run / "diagnose").glob("*.jsonl")).read_bytes().splitlines()]
+    assert {line["step"] for line in kept} == {0, 1}  # in calls of their own, for episodes are addressed by the step
+    over = 0
+    for line in kept:
+        said = line["transcript"][1]
+        hidden = int(said["text"])
+        assert (said["role"], said["reward"], said["token_ids"] != []) == ("environment", hidden / 16, True)
+        assert hidden == int(recorded[line["problem"], line["step"]].nodes[1][0]["text"])
+        plan, answer = line["turns"]
+        assert (plan["turn"], answer["turn"]) == ("plan", "answer")
+        assert (plan["past"], plan["is_over"]) == (0, False)
+        assert (answer["past"], answer["is_over"]) == (hidden / 16, said["done"])
+        over += answer["is_over"]
+        # The second reply is not given where the first has ended the episode; a verdict is 0 or 1.
+        replies = 1 if answer["is_over"] else 2
+        assert set(np.ravel(answer["returns"]) - replies * hidden / 16) <= {0.0, 1.0}
+        assert set(np.ravel(plan["returns"])) <= {k * hidden / 16 + right for k in (1, 2) for right in (0, 1)}
+        if line["null"] is None:
+            assert np.shape(plan["returns"]) == (3, 4) and np.shape(answer["returns"]) == (3, 1)
+    assert 0 < over < len(kept)
+    body = json.loads((tmp_path / "figures.json").read_text())
+    (row,) = body["gradients"]  # one role is trained
+    assert (row["role"], row["problems"]) == ("planner", 4) and row["noise"] >= 0
+    assert "gradients from problem to problem: tr Σ, and ‖G‖²" in shown
+    assert {row["turn"] for row in body["messages"]} == {"plan", "answer"}

@@ -84,6 +84,11 @@ def chosen(page) -> str:
     return page.locator('[role="treeitem"][aria-selected="true"]').get_attribute("data-path")
 
 
+def wait_chosen(page, path: str) -> None:
+    """A link is followed after the press that follows it."""
+    page.locator(f'[role="treeitem"][aria-selected="true"][data-path="{path}"]').wait_for()
+
+
 def questions(page) -> list[str]:
     return page.locator("#tree-list .item-question").all_text_contents()
 
@@ -119,13 +124,15 @@ def test_filters_and_search(read):
     page.locator("#filter-truncated").click()
     assert questions(page) == ["1 up 2"]
     page.locator("#tree-list a").click()
-    assert chosen(page) == "0.1" and page.locator("#message-0-1 .badge.warn").text_content() == "truncated"
+    wait_chosen(page, "0.1")
+    assert page.locator("#message-0-1 .badge.warn").text_content() == "truncated"
     page.locator("#filter-all").click()
     page.keyboard.press("/")
     page.keyboard.type("PLAN D")
     page.wait_for_selector("#tree-list:not(:has(li + li))")
     page.locator("#tree-list a").click()
-    assert chosen(page) == "1" and page.locator("#message-1 mark").text_content() == "plan d"
+    wait_chosen(page, "1")
+    assert page.locator("#message-1 mark").text_content() == "plan d"
     page.locator("#search").press("Escape")
     assert len(questions(page)) == 3
     page.locator("#choose-step").select_option("10")
@@ -193,7 +200,7 @@ def test_a_right_plan_with_a_wrong_answer_is_found(read):
     page.locator("#filter-lost").click()
     assert page.locator("#tree-list .item-where").all_text_contents() == ["step 0 \u00b7 lost"]
     page.locator("#tree-list a").click()
-    assert chosen(page) == "1.1"
+    wait_chosen(page, "1.1")
 
 
 def test_keys(read):

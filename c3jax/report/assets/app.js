@@ -13,6 +13,7 @@ function showView(name) {
     else link.removeAttribute("aria-current");
   }
   document.body.dataset.view = name;
+  if (name === "transcripts" && !isListed) updateList();
   drawCurves();
 }
 
@@ -71,7 +72,7 @@ function setUpCurves() {
   let timer = 0;
   new ResizeObserver(() => {
     clearTimeout(timer);
-    timer = setTimeout(() => plots.forEach(({ plot, canvas }) => plot.setSize({ width: Math.max(200, canvas.clientWidth), height: 180 })), 60);
+    timer = setTimeout(() => plots.filter(({ plot, canvas }) => plot.width !== widthOf(canvas)).forEach(({ plot, canvas }) => plot.setSize({ width: widthOf(canvas), height: HEIGHT })), 60);
   }).observe(document.body);
 }
 
@@ -116,17 +117,21 @@ function isDark() {
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-function setTheme(theme) {
+function markTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   find("theme").setAttribute("aria-label", isDark() ? "Use the light theme" : "Use the dark theme");
   find("theme").setAttribute("aria-pressed", String(isDark()));
+}
+
+function setTheme(theme) {
+  markTheme(theme);
   drawCurves();
 }
 
 function setUpTheme() {
   let kept = null;
   try { kept = localStorage.getItem("c3jax-theme"); } catch { /* a browser that keeps nothing for files */ }
-  setTheme(kept === "dark" || kept === "light" ? kept : null);
+  markTheme(kept === "dark" || kept === "light" ? kept : null); // the first view draws its curves
   find("theme").addEventListener("click", () => {
     const theme = isDark() ? "light" : "dark";
     try { localStorage.setItem("c3jax-theme", theme); } catch { /* the same */ }

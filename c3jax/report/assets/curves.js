@@ -1,6 +1,7 @@
 // Curves: the mean of each group of runs with a band from its lowest to its highest seed, drawn by uPlot.
 
 const CURVES = DATA.curves;
+const HEIGHT = 180; // of a chart, pixels
 const GRID = 300; // points of a mean over runs whose points lie apart
 const shownGroups = new Set(CURVES.groups.map((_, index) => index));
 let axisName = "step";
@@ -137,6 +138,10 @@ function rangeOf(_, low, high) {
   return low === 0 && high === 0 ? [0, 1] : uPlot.rangeNum(low, high, 0.1, true);
 }
 
+function widthOf(canvas) {
+  return Math.max(200, canvas.clientWidth);
+}
+
 function drawChart(box, name) {
   const figure = CURVES.figures[name];
   const lines = collectLines(name);
@@ -164,8 +169,8 @@ function drawChart(box, name) {
   const axis = { stroke: colorOf("quiet"), font: "12px system-ui, sans-serif", ticks: { show: false } };
   const grid = { stroke: colorOf("line"), width: 1 };
   const options = {
-    width: Math.max(200, canvas.clientWidth),
-    height: 180,
+    width: widthOf(canvas),
+    height: HEIGHT,
     padding: [8, 12, 0, 0],
     legend: { show: false },
     cursor: { sync: { key: "all" }, y: false, drag: { x: true, y: false } },

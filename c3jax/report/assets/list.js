@@ -2,6 +2,7 @@
 
 const view = { filter: "all", needle: "", run: "all", step: "all", order: "recorded", method: null };
 let listed = []; // trees in the order shown
+let isListed = false; // the list is made when it is first looked at
 let current = null; // the tree that is open
 
 const ORDERS = {
@@ -40,6 +41,7 @@ function linkTo(tree, path = []) {
 }
 
 function updateList() {
+  isListed = true;
   const inScope = TREES.filter(isInScope);
   for (const filter of FILTERS) {
     const count = inScope.filter((tree) => filter.find(tree, view.method) !== null).length;
@@ -119,7 +121,6 @@ function setUpList() {
     const needle = event.target.value.trim().toLowerCase();
     timer = setTimeout(() => changeView({ needle }), 120);
   });
-  updateList();
 }
 
 function changeView(changes) {
