@@ -27,7 +27,7 @@ from c3jax.learner import forward, losses
 from c3jax.learner.adapt import update_adaptive
 from c3jax.learner.objective import Objective, TokenTerms, compute_turn_loss, make_objective
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
-from c3jax.learner.signal import find_signal, sum_rewards
+from c3jax.learner.signal import find_signal, list_gradients, sum_rewards
 from c3jax.learner.state import TrainState
 from c3jax.models import sharding
 from c3jax.models.policy import Policy, Weights, make_model
@@ -215,7 +215,8 @@ def _compute_credit(
         params = state.critic.params
         return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.micro, past)
     components = None if state.adaptive is None else state.adaptive.components
-    inputs = CreditInputs(step.matrix, step.plan.fan_out, components, past=past)
+    gradient = list_gradients(rollout, step.problems)
+    inputs = CreditInputs(step.matrix, step.plan.fan_out, components, past=past, gradient=gradient)
     return compute_credit(step.credit.method, inputs, return_PL, normalise=step.credit.normalise), None
 
 
