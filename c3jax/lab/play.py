@@ -142,7 +142,8 @@ def _speak(team: _Team, prefix_NK: jax.Array, turn: int, key: jax.Array) -> _Spo
     message_N = jax.random.categorical(key, logits_NM).astype(jnp.int32)
     logp_NM = jax.nn.log_softmax(logits_NM)
     behaviour_logp_N = jnp.take_along_axis(logp_NM, message_N[:, None], axis=1)[:, 0]
-    gradient_N = 1.0 - 2.0 * jnp.exp(behaviour_logp_N) + jnp.exp(2.0 * logp_NM).sum(axis=1)
+    is_drawn_NM = np.arange(logp_NM.shape[1]) == message_N[:, None]
+    gradient_N = jnp.square(jnp.where(is_drawn_NM, jnp.expm1(logp_NM), jnp.exp(logp_NM))).sum(axis=1)
     return _Spoken(message_N, behaviour_logp_N, gradient_N, _put_message(prefix_NK, turn, message_N[:, None]))
 
 

@@ -98,6 +98,16 @@ def test_frequencies_and_log_probabilities_are_the_exact_ones(sampling):
     np.testing.assert_allclose(gradient_G, np.square(np.eye(30) - expected).sum(axis=1)[token_G], atol=2e-6)
 
 
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=2)], ids=["plain", "top_k"])
+def test_the_gradient_of_a_token_that_is_nearly_sure_is_exact_too(sampling):
+    """Two tokens, the other of chance e = 1e-6: 2 e^2, and 2 (1 - e)^2 for the other one."""
+    logits_NV = jnp.log(jnp.array([[1.0, 1e-6]]))
+    for uniform, token, expected in ((0.5, 0, 2e-12), (LARGEST, 1, 2 * (1 - 1e-6) ** 2)):
+        token_N, _, _, gradient_N = sample_jitted(logits_NV, jnp.array([uniform], jnp.float32), sampling)
+        assert token_N == token
+        np.testing.assert_allclose(gradient_N, [expected], rtol=0.1)  # a float's last digit is 6e-8 of 1
+
+
 @pytest.mark.parametrize("uniform", [0.0, LARGEST])
 @pytest.mark.parametrize("sampling", [Sampling(), TRUNCATED], ids=["plain", "truncated"])
 def test_the_ends_of_the_unit_interval_draw_the_ends_of_the_support(uniform, sampling):
