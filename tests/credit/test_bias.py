@@ -397,8 +397,8 @@ def test_grpo_only_scales_a_problem_whose_returns_are_0_and_1(monkeypatch):
 
 
 def test_ccpo_s_bonus_only_reweighs_problems_whose_returns_are_0_and_1(monkeypatch):
-    """E[bonus | a] = (Q P(s < 1/2) - (1 - Q) P(s > 1/2)) / 10, s the share of right copies, so the slope in Q is
-    1 + P(s != 1/2) / 10. Of two copies, each right with chance p, it is not a half with chance p^2 + (1 - p)^2."""
+    """The bonus is R/10 where the share s of right copies is below 1/2, (R - 1)/10 above it and 0 at it: the slope in R
+    is 1 + P(s != 1/2)/10. Of two copies, each right with chance p, s is not 1/2 with chance p^2 + (1 - p)^2."""
     game = Game(DUO.policy, np.array([1, 0, 0, 0, 1, 1, 1, 0, 1.0]))
     monkeypatch.setitem(GAMES, "binary", game)
     monkeypatch.setitem(PLANS, "first_removal", lambda turns: plans.make_arms("first_removal", 2, turns))
@@ -422,6 +422,21 @@ def test_otb_without_the_own_return_has_an_unbiased_gradient(game_name):
         left_out_NX = return_NX - ((weight_NX * return_NX).sum(axis=0) - weight_NX * return_NX) / others_NX
         np.testing.assert_allclose(estimate_NX, left_out_NX * others_NX / weight_NX.sum(axis=0), atol=TOLERANCE)
         assert classify(game, outcomes, turn, left_out_NX) == ("offset", "none")
+
+
+def test_otb_s_gradient_turns_and_shrinks_as_a_policy_becomes_sure(monkeypatch):
+    """Of the second turn, logits of deviation 1 and 4: what docs/method.md says of the worst of its three games."""
+    found = []
+    for scale in (1, 4):
+        random = np.random.default_rng(2)
+        logits = [scale * random.normal(size=(contexts, 3)) for contexts in (1, 3)]
+        policy = tuple(np.exp(z_HA) / np.exp(z_HA).sum(axis=1, keepdims=True) for z_HA in logits)
+        monkeypatch.setitem(GAMES, f"sure {scale}", game := Game(policy, random.uniform(size=9)))
+        estimate_NX = estimate("otb", f"sure {scale}")[1]
+        gradient = compute_expected_gradient(game, get_outcomes(f"sure {scale}", "flat"), 1, estimate_NX)
+        length, true = np.linalg.norm(gradient), compute_true_gradient(game, 1)
+        found.append((length / np.linalg.norm(true), np.vdot(gradient, true) / length / np.linalg.norm(true)))
+    np.testing.assert_allclose(found, [(0.725, 0.971), (0.090, 0.839)], atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["rloo", "c3", "c3_replay"])
