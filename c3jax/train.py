@@ -17,6 +17,7 @@ from rich.console import Console
 from c3jax import evaluate, processes
 from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig, uses_reference
+from c3jax.credit.methods import reads_gradients
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import Passes, choose_fan_out, init_passes, update_passes
@@ -272,7 +273,13 @@ def make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update, tuple[
     config, policy, plans = setup.config, setup.policy, setup.plans
     return (
         tree.make_tree_sampler(
-            policy, plans, config.sampling, setup.tokenizer.stop_tokens, config.shapes.batches, setup.mesh
+            policy,
+            plans,
+            config.sampling,
+            setup.tokenizer.stop_tokens,
+            config.shapes.batches,
+            setup.mesh,
+            reads_gradients(config.credit.method),
         ),
         update_lib.make_update(
             config.credit, config.learner, config.sampling, config.steps, policy, plans, mesh=setup.mesh

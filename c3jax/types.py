@@ -112,6 +112,8 @@ class Messages(NamedTuple):
     support_NTK: jax.Array  # int32: tokens that truncation left to draw from, -1 where there are fewer than K
     truncated_N: jax.Array  # bool: the token limit came before a stop token
     observed: Observed | None = None  # of an environment
+    # f32: |d log pi / d logits|^2 = 1 - 2 pi + sum pi^2, summed over the drawn tokens; kept where a method reads it
+    gradient_N: jax.Array | None = None
 
 
 class Rollout(NamedTuple):

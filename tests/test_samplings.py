@@ -19,6 +19,7 @@ from c3jax import train
 from c3jax.commands import replay
 from c3jax.commands.ask import load_source
 from c3jax.commands.redraw import Team, find_problem, make_sampler
+from c3jax.commands.score import score_trees
 from c3jax.config.file import parse_config
 from c3jax.credit.methods import METHODS
 from c3jax.credit.plans import count_calls, make_arms, make_auxiliary, make_replay, make_tree
@@ -28,6 +29,7 @@ from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator
 from c3jax.run.checkpoint import list_steps, restore_step
 from c3jax.run.metrics import drop_times, read_metrics
+from c3jax.run.records import load_trees
 from c3jax.setup.team import make_setup
 from c3jax.types import UserError
 from tests import tiny_run
@@ -46,6 +48,7 @@ DRAWN: dict[str, tuple[dict[str, Any], Any]] = {
     "at_grpo": ({"draws": {"alternatives": 2}}, make_replay((1, 1), 2, continues_best=True)),
     "vine_ppo": ({"draws": {"episodes": 2}}, make_auxiliary(2, 1, 2)),
     "difference": ({"draws": {"episodes": 2}}, make_arms("removal", 2, 2, answers_again=True)),
+    "ccpo": ({"draws": {"episodes": 2}}, make_arms("first_removal", 2, 2)),
     "difference_masked": ({"draws": {"episodes": 2}}, make_arms("masked", 2, 2, answers_again=True)),
     "shapley": ({"draws": {"episodes": 2}}, make_arms("coalition", 2, 2, answers_again=True)),
 }
@@ -164,6 +167,22 @@ def assert_resumed_equals(tree: dict[str, Any], whole: Path, broken: Path) -> No
     assert len(files) == STEPS + 2
     for file in files:
         assert (broken / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("method", "drawn", "budget"), [("otb", {"fan_out": [4, 1]}, 4), ("ccpo", {"draws": {"episodes": 4}}, 8)]
+)
+def test_records_hold_all_that_credit_was_made_of(coin, tmp_path, method, drawn, budget):
+    """Scored again, a run's trees have the credit that its update gave, from the returns and what else they hold."""
+    tree = make_tree_of("redrawn") | {"credit": {"method": method, "normalise": "none", "budget": budget, **drawn}}
+    assert start(tree, tmp_path / "run") == train.DONE
+    recorded = load_trees(tmp_path / "run")
+    given = [node for each in recorded for node in each.record["nodes"]]
+    again = [node for record in score_trees(recorded, method, "none") for node in record["nodes"]]
+    for name in ("value", "baseline", "advantage"):
+        got, expected = ([node[name] for node in nodes if name in node] for nodes in (again, given))
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert np.abs(expected).max() > 0.2 and len(expected) > STEPS * 2 * 2 * 4  # trees that were replaced among them
 
 
 def test_a_run_that_replaces_trees_keeps_its_books(redrawn):

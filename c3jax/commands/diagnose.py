@@ -27,6 +27,7 @@ from c3jax.commands.ask import load_source
 from c3jax.commands.redraw import Team, make_sampler
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
+from c3jax.credit.method import Method
 from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.plans import Plan, make_arms, make_tree
 from c3jax.rewards import Evaluator
@@ -135,16 +136,23 @@ def diagnose_run(
 
 def list_held() -> list[str]:
     """The built-in methods whose credit a group holds."""
-    return [name for name, row in METHODS.items() if row.sampling in _HELD and row.carries == "nothing"]
+    return [name for name, row in METHODS.items() if _find_lack(row) is None]
 
 
 def check_methods(methods: Sequence[str]) -> None:
     """Check that a group holds what methods need. Raises UserError naming one that does not."""
     for method in methods:
-        row = find_method(method, "--methods")
-        if row.sampling not in _HELD or row.carries != "nothing":
-            lack = f"needs {row.sampling} sampling" if row.carries == "nothing" else f"carries {row.carries}"
+        lack = _find_lack(find_method(method, "--methods"))
+        if lack is not None:
             raise UserError(f"--methods: {method} {lack}; expected some of {', '.join(list_held())}")
+
+
+def _find_lack(row: Method) -> str | None:
+    if row.carries != "nothing":
+        return f"carries {row.carries}"
+    if row.sampling not in _HELD:
+        return f"needs {row.sampling} sampling"
+    return None if row.reads == "returns" else f"reads {row.reads}"
 
 
 def choose_nulls(setup: Setup, asked: tuple[str, ...]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from c3jax.credit.apply import sum_past
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Normalise
-from c3jax.credit.methods import METHODS, find_method
+from c3jax.credit.methods import METHODS, find_method, reads_gradients
 from c3jax.credit.pairing import check_normalise, check_pairing
 from c3jax.credit.plans import Plan
 from c3jax.run.records import Record, RecordedTree, load_trees, read_number, save_records
@@ -158,7 +158,9 @@ def _compute_credit(trees: Sequence[RecordedTree], method: str, normalise: Norma
     credited = []
     for (_, plan, trained), batch in batches.items():
         past = _sum_past([trees[number] for number in batch])
-        inputs = CreditInputs(make_credit_matrix(method, plan, trained), plan.fan_out, past=past)
+        gradient = _list_gradients([trees[number] for number in batch]) if reads_gradients(method) else ()
+        matrix = make_credit_matrix(method, plan, trained)
+        inputs = CreditInputs(matrix, plan.fan_out, past=past, gradient=gradient)
         return_PL = jnp.asarray(np.stack([trees[number].return_L for number in batch]))
         credited.append((batch, compute_credit(method, inputs, return_PL, normalise=normalise)))
     return credited
@@ -183,7 +185,19 @@ def _find_obstacle(tree: RecordedTree, method: str) -> str | None:
     carried = find_method(method).carries
     if carried != "nothing":
         return f"method {method}: expected {_CARRIED[carried]}, got a recorded tree, which has none"
+    nodes = [node for turn, on in zip(tree.nodes, tree.trained, strict=True) if on for node in turn]
+    if reads_gradients(method) and any(read_number(node.get("gradient")) is None for node in nodes):
+        return f"method {method}: expected the gradient of every message, which its own runs record, got none"
     return None
+
+
+def _list_gradients(trees: Sequence[RecordedTree]) -> tuple[Any, ...]:
+    """The messages' gradients, [P, N] per turn, of trees of one plan; None of turns that are not trained."""
+    levels = zip(*(tree.nodes for tree in trees), strict=True)
+    return tuple(
+        jnp.array([[node["gradient"] for node in nodes] for nodes in level], jnp.float32) if on else None
+        for on, level in zip(trees[0].trained, levels, strict=True)
+    )
 
 
 def _sum_past(trees: Sequence[RecordedTree]) -> tuple[Any, ...]:

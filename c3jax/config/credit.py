@@ -54,7 +54,7 @@ class Draws(Section):
     alternatives: Positive | None = None
     """c3_replay, at_grpo: messages at each decision of the transcript, one of which it goes on with."""
     episodes: Positive | None = None
-    """vine_ppo, difference, difference_masked, shapley: transcripts whose messages are trained on."""
+    """vine_ppo, difference, ccpo, difference_masked, shapley: transcripts whose messages are trained on."""
     continuations: Positive = 1
     """c3_replay, at_grpo: of each alternative; vine_ppo: of each context that an episode reached."""
 
@@ -67,9 +67,9 @@ class Credit(Section):
     fan_out: Annotated[tuple[Positive, ...], pydantic.Field(min_length=1)] | Literal["auto"] | None = None
     """Alternatives a turn draws at each context, a number per turn; or auto, for c3, no_loo and shrunk."""
     draws: Draws | None = None
-    """What is drawn instead by a method that draws no such tree (c3_replay, at_grpo, vine_ppo, difference, shapley)."""
+    """What is drawn instead by a method that draws no such tree (c3_replay, at_grpo, vine_ppo, those with copies)."""
     null_message: str = ""
-    """difference, difference_masked, shapley: what stands for a message that is taken out."""
+    """difference, ccpo, difference_masked, shapley: what stands for a message that is taken out."""
     budget: Positive
     """Evaluator calls a problem, exactly those of the plan; for auto the most a problem may cost in auto.unit."""
     normalise: Literal["none", "group", "turn", "batch"]
@@ -111,7 +111,7 @@ def make_plan(credit: Credit, turns: int, fan_out: plans.FanOut | None = None) -
             f"credit.draws: expected {wanted} alone, and no fan_out, for method {credit.method}, got"
             f" {draws.model_dump(exclude_none=True)} and fan_out {credit.fan_out}"
         )
-    is_fit = form not in ("removal", "masked", "coalition") or draws.continuations == 1
+    is_fit = form not in ("removal", "first_removal", "masked", "coalition") or draws.continuations == 1
     expect(is_fit, "credit.draws.continuations", f"1 for method {credit.method}", draws.continuations)
     return size_plan(form, number, draws.continuations, turns)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from c3jax.credit.apply import RESOLUTION, Array, apply_credit, apply_less_mean, find_namespace
+from c3jax.credit.apply import RESOLUTION, Array, apply_credit, apply_less_mean, compare, find_namespace
 from c3jax.credit.matrix import CreditMatrix
 from c3jax.credit.method import Method, Normalise
 from c3jax.credit.methods import find_method
@@ -36,7 +36,11 @@ class CreditInputs(NamedTuple):
     decay: float = 1.0  # lambda of values
     share: float = 1.0  # of a baseline that scores give
     past: tuple[Array, ...] = ()  # [P, L] per turn, from `apply.sum_past`; read by plain rows and values
+    # [P, N] per turn, of a method that reads them: `types.Messages.gradient_N`, None where an environment answers
+    gradient: tuple[Array | None, ...] = ()
 
+
+REMOVAL_BONUS = 0.1  # of returns of 0 and 1; of the source's -1 and 1 it is the 0.2 that its scripts have
 
 ApplyFunction = Callable[[CreditInputs, Array, Normalise], Credit]
 
@@ -165,10 +169,54 @@ def _apply_tree_and_batch(inputs: CreditInputs, return_PL: Array, normalise: Nor
     return credit._replace(advantage=advantage)
 
 
+def _apply_gradient_weighted(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:
+    """R - sum_i W_i R_i / sum_i W_i over the turn's messages, W the squared norm of a message's gradient.
+
+    Of a sum of messages' gradients the constant baseline E[W R] / E[W] leaves the least variance. Where all weights are
+    zero, so that nothing can be learnt, it is the plain mean.
+    Source: arXiv:2602.07078, where a token's W is the sum up to that token.
+    """
+    turns = len(inputs.matrix.value)
+    assert len(inputs.gradient) == turns, f"expected the gradient of {turns} turns, got {len(inputs.gradient)}"
+    rows = apply_credit(inputs.matrix, return_PL, normalise="none", past=inputs.past)
+    xp, baseline = find_namespace(return_PL), []
+    for turn, (value_PN, mean_PN) in enumerate(zip(rows.value, rows.baseline, strict=True)):
+        weight_PN = inputs.gradient[turn] if inputs.matrix.group[turn] is not None else None
+        if weight_PN is None:
+            baseline.append(mean_PN)
+            continue
+        total_P1 = xp.sum(weight_PN, axis=1, keepdims=True)
+        weighted_P1 = xp.sum(weight_PN * value_PN, axis=1, keepdims=True) / xp.where(total_P1 > 0.0, total_P1, 1.0)
+        baseline.append(xp.where(total_P1 > 0.0, weighted_P1, mean_PN))
+    size_P1 = xp.max(xp.abs(return_PL), axis=1, keepdims=True)
+    return compare(rows.value, tuple(baseline), inputs.matrix.group, size_P1, normalise=normalise)
+
+
+def _apply_removal_bonus(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:
+    """Rows, the first turn's returns with `REMOVAL_BONUS` (helped - hurt) added. Means are taken off after that.
+
+    helped = [right, and most of the problem's copies without the first message wrong], hurt = [wrong, most copies
+    right], right a return above 1/2. Source: code released with arXiv:2603.21563, of June 2026.
+    """
+    rows = apply_credit(inputs.matrix, return_PL, normalise="none")
+    xp, value, baseline = find_namespace(return_PL), rows.value, rows.baseline
+    if inputs.matrix.group[0] is not None:
+        is_right_PE, is_right_alone_PE = xp.split(return_PL > 0.5, 2, axis=1)
+        share_P1 = xp.mean(is_right_alone_PE, axis=1, keepdims=True, dtype=xp.float32)
+        helped_PE, hurt_PE = is_right_PE & (share_P1 < 0.5), ~is_right_PE & (share_P1 > 0.5)
+        bonus_PE = REMOVAL_BONUS * (helped_PE.astype(xp.float32) - hurt_PE.astype(xp.float32))
+        value = (value[0] + bonus_PE, *value[1:])
+        baseline = (baseline[0] + xp.mean(bonus_PE, axis=1, keepdims=True), *baseline[1:])
+    size_P1 = xp.max(xp.abs(return_PL), axis=1, keepdims=True) + REMOVAL_BONUS
+    return compare(value, baseline, inputs.matrix.group, size_P1, normalise=normalise)
+
+
 APPLY: dict[str, ApplyFunction] = {
     "running_mean": _apply_running_mean,
     "mean_scaled": _apply_mean_scaled,
     "tree_and_batch": _apply_tree_and_batch,
+    "gradient_weighted": _apply_gradient_weighted,
+    "removal_bonus": _apply_removal_bonus,
     "rows": _apply_rows,
     "filter": _apply_filter,
     "gae": _apply_gae,

@@ -25,8 +25,19 @@ Critic = Literal["none", "value", "action_value", "oracle"]
 Bias = Literal["none", "scale", "offset", "reweighted", "other"]
 Carries = Literal["nothing", "critic", "components"]
 Apply = Literal[
-    "rows", "filter", "gae", "assisted", "scores", "oracle", "running_mean", "mean_scaled", "tree_and_batch"
+    "rows",
+    "filter",
+    "gae",
+    "assisted",
+    "scores",
+    "oracle",
+    "running_mean",
+    "mean_scaled",
+    "tree_and_batch",
+    "gradient_weighted",
+    "removal_bonus",
 ]
+Reads = Literal["returns", "gradients"]
 Predicts = Literal["nothing", "leave_one_out", "filter"]
 
 SCOPES: tuple[Normalise, ...] = ("none", "group", "turn", "batch")
@@ -63,6 +74,7 @@ class Method(NamedTuple):
     # What makes credit of the rows, the returns and what is carried: a row of `compute.APPLY`, or a function of one's
     # own; oracle: only an enumerable game can.
     apply: Apply | Callable[[CreditInputs, jax.Array, Normalise], Credit] = "rows"
+    reads: Reads = "returns"  # gradients: what the sampler keeps of messages beside, `types.Messages.gradient_N`
     predicts: Predicts = "nothing"  # how variance components foretell its baseline's error, to choose fan-outs by
 
 
@@ -73,6 +85,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "gradient_bias": get_args(Bias),
     "critic": get_args(Critic),
     "carries": get_args(Carries),
+    "reads": get_args(Reads),
     "predicts": get_args(Predicts),
 }
 
@@ -94,4 +107,6 @@ def find_fault(found: Any) -> str | None:
         return "a Method with a positive min_group"
     if (found.carries == "critic") != (found.critic != "none"):
         return "a Method that carries a critic where it names one, and nowhere else"
+    if found.reads == "gradients" and found.sampling not in ("tree", "flat"):
+        return "a Method that reads gradients of a tree"
     return None

@@ -177,6 +177,20 @@ METHODS: dict[str, Method] = {
         source="arXiv:2602.02710",
         doc="magrpo divided by the mean return of the problem's episodes; 0 where that is 0. Returns of at least 0.",
     ),
+    "otb": Method(
+        sampling="flat",
+        value=rows.own_leaves,
+        baseline=rows.mean_of_turn,
+        min_group=2,
+        apply="gradient_weighted",
+        reads="gradients",
+        estimand="E[(1 - w)(R - others' weighted mean) | h, a], w the message's own share of the weights",
+        advantage_bias="other",
+        gradient_bias="other",
+        condition="falls as 1 over the episodes; divided by 1 - w, which leaves the own return out, offset and none",
+        source="arXiv:2602.07078, a baseline a message in place of one a token",
+        doc="The return minus the episodes' mean weighted by |grad log pi|^2 by the logits, summed over drawn tokens.",
+    ),
     "rae": Method(
         sampling="flat",
         value=rows.own_leaves,
@@ -285,6 +299,19 @@ METHODS: dict[str, Method] = {
         source="arXiv:2603.21563",
         doc="The return minus that of a copy whose message is the null message and whose later turns speak again.",
     ),
+    "ccpo": Method(
+        sampling="first_removal",
+        value=rows.own_episode,
+        baseline=rows.mean_of_episodes,
+        min_group=2,
+        apply="removal_bonus",
+        estimand="(n - 1)/n A*(h, a), of returns of 0 and 1 times 1 + P(s != 1/2)/10 at the first turn; then as magrpo",
+        advantage_bias="other",
+        gradient_bias="other",
+        condition="of returns of 0 and 1 magrpo, times 1.1 at the first turn unless half of the copies are right",
+        source="code of June 2026 released with arXiv:2603.21563",
+        doc="magrpo; the first turn's return has a bonus for being right where most copies without it are wrong.",
+    ),
     "difference_masked": Method(
         sampling="masked",
         value=rows.own_episode,
@@ -363,3 +390,8 @@ def find_trainable(name: str, field: str = "credit.method") -> Method:
 def needs_critic(method: str) -> bool:
     """Whether the advantage needs values that no row of weights over returns gives."""
     return find_method(method).carries == "critic"
+
+
+def reads_gradients(method: str) -> bool:
+    """Whether the sampler must keep each message's `gradient_N` for it."""
+    return find_method(method).reads == "gradients"

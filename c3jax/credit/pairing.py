@@ -51,6 +51,7 @@ def check_pairing(method: str, plan: Plan, trained: tuple[bool, ...] | None = No
         if turn_is_trained and size < row.min_group:
             where = "in each context" if row.group == "context" else "for each problem"
             source = f"fan_out {plan.fan_out}" if plan.form == "tree" else f"counts {plan.counts}"
+            source = f"episodes {plan.episodes}" if plan.episodes else source
             raise ValueError(
                 f"method {method} would give turn {turn} zero credit: expected at least {row.min_group} messages "
                 f"{where} of a trained turn, got {size} from {source}"

@@ -19,6 +19,7 @@ Forms, their leaves in order, and the messages they credit, for K turns:
     removal      `episodes` transcripts, and for each turn a copy whose message is the null message and whose later
                  turns speak again. Leaves: the episodes, then turn by turn the copies. Credited: the episodes'
                  messages.
+    first_removal  As removal, of two turns and without the first message alone. Leaves: the episodes, the copies.
     masked       As removal, but the later turns' messages stay as they were: nothing is generated.
     coalition    `episodes` transcripts, each scored with every subset of its messages replaced by the null message.
                  Leaves: episode by episode, subset by subset; bit u of a subset's number says that turn u is kept.
@@ -41,7 +42,7 @@ from typing import Literal, NamedTuple
 from c3jax.types import FanOut
 
 Unit = Literal["calls", "messages", "tokens"]
-Form = Literal["tree", "replay", "best_branch", "auxiliary", "removal", "masked", "coalition"]
+Form = Literal["tree", "replay", "best_branch", "auxiliary", "removal", "first_removal", "masked", "coalition"]
 Kind = Literal["alternative", "factual", "auxiliary", "counterfactual"]
 
 
@@ -52,7 +53,7 @@ class Plan(NamedTuple):
     turns: int  # K
     fan_out: FanOut = ()  # tree: alternatives at a context, per turn
     counts: tuple[int, ...] = ()  # replay, best_branch: continuations of each of the n alternatives
-    episodes: int = 0  # auxiliary, removal, masked, coalition
+    episodes: int = 0  # auxiliary, removal, first_removal, masked, coalition
     repeats: int = 0  # auxiliary: continuations of a context
     answers_again: bool = False  # masked, coalition: the last turn speaks again where an earlier message is removed
 
@@ -116,7 +117,11 @@ def make_auxiliary(episodes: int, repeats: int, turns: int) -> Plan:
 
 
 def make_arms(
-    form: Literal["removal", "masked", "coalition"], episodes: int, turns: int, *, answers_again: bool = False
+    form: Literal["removal", "first_removal", "masked", "coalition"],
+    episodes: int,
+    turns: int,
+    *,
+    answers_again: bool = False,
 ) -> Plan:
     """Episodes, each scored again with messages replaced by the null message.
 
@@ -126,7 +131,7 @@ def make_arms(
       turns: of an episode.
       answers_again: for masked and coalition, whether the last turn speaks again where an earlier message is removed.
     """
-    return Plan(form, turns, episodes=episodes, answers_again=answers_again and form != "removal")
+    return Plan(form, turns, episodes=episodes, answers_again=answers_again and form in ("masked", "coalition"))
 
 
 def check_plan(plan: Plan) -> None:
@@ -137,6 +142,10 @@ def check_plan(plan: Plan) -> None:
         return
     if plan.turns < 1:
         raise ValueError(f"turns: expected at least 1, got {plan.turns}")
+    if plan.form == "first_removal" and plan.turns != 2:
+        raise ValueError(
+            f"turns: expected 2 where the second one's message is drawn without the first, got {plan.turns}"
+        )
     if plan.form in ("replay", "best_branch"):
         if not plan.counts or min(plan.counts) < 1:
             raise ValueError(f"counts: expected a positive entry for every alternative, got {plan.counts}")
@@ -163,7 +172,7 @@ def count_calls(plan: Plan) -> int:
         return plan.episodes + plan.repeats * (1 + plan.episodes * (K - 1))
     if plan.form == "coalition":
         return plan.episodes * 2**K
-    return plan.episodes * (1 + K)
+    return plan.episodes * (2 if plan.form == "first_removal" else 1 + K)
 
 
 def count_credited(plan: Plan) -> tuple[int, ...]:
@@ -182,7 +191,7 @@ def count_generated(plan: Plan) -> tuple[int, ...]:
         return tuple(n + turn * sum(plan.counts) for turn, n in enumerate(credited))
     if plan.form == "auxiliary":
         return tuple(n + plan.repeats * (1 + plan.episodes * turn) for turn, n in enumerate(credited))
-    if plan.form == "removal":
+    if plan.form in ("removal", "first_removal"):  # of two turns removal speaks again at the second alone
         return tuple(n + plan.episodes * turn for turn, n in enumerate(credited))
     if plan.answers_again:
         copies = plan.turns - 1 if plan.form == "masked" else 2 ** (plan.turns - 1) - 1
@@ -233,8 +242,9 @@ def _list_parts(plan: Plan) -> list[_Part]:
         more = [(own,) * turn for turn in turns]
         fan_outs = [(*flat[:turn], plan.repeats, *flat[turn + 1 :]) for turn in turns]
         arms = [("auxiliary", given, fan_out, 1) for given, fan_out in zip(more, fan_outs, strict=True)]
-    elif plan.form == "removal":
-        arms = [("counterfactual", (own,) * turn + (None,), flat, 1) for turn in turns]
+    elif plan.form in ("removal", "first_removal"):
+        removed = turns if plan.form == "removal" else range(1)
+        arms = [("counterfactual", (own,) * turn + (None,), flat, 1) for turn in removed]
     else:
         kept = [[other != turn for other in turns] for turn in turns]
         if plan.form == "coalition":

@@ -126,8 +126,13 @@ def nothing(plan: Plan, turn: int) -> np.ndarray:
 
 
 def own_episode(plan: Plan, turn: int) -> np.ndarray:
-    """Auxiliary, removal, masked: the return of the message's own episode."""
+    """Auxiliary, removal, first_removal, masked: the return of the message's own episode."""
     return _means(plan, np.arange(plan.episodes), 1)
+
+
+def mean_of_episodes(plan: Plan, turn: int) -> np.ndarray:
+    """Auxiliary, removal, first_removal, masked: mean return of the problem's episodes, the message's own included."""
+    return _means(plan, np.zeros(plan.episodes, int), plan.episodes)
 
 
 def removed(plan: Plan, turn: int) -> np.ndarray:

@@ -134,7 +134,7 @@ def draw_credit(  # noqa: PLR0913
         jax.random.split(key, samples)
     )
     context = tuple(jax.vmap(partial(context_index, shape, turn))(prefix) for turn, prefix in enumerate(drawn.prefix))
-    advantage = _credit(recipe, target, weights, context, drawn.message, drawn.return_L - weights.mean)
+    advantage = _credit(recipe, target, weights, context, drawn, drawn.return_L - weights.mean)
     return Draws(context, drawn.message, advantage)
 
 
@@ -143,7 +143,7 @@ def _credit(
     target: Target,
     weights: CreditWeights,
     context: tuple[jax.Array, ...],
-    message: tuple[jax.Array, ...],
+    sample: play.Sample,
     return_SL: jax.Array,
 ) -> tuple[jax.Array, ...]:
     normalise = recipe.normalise
@@ -151,9 +151,11 @@ def _credit(
         return apply_credit(weights.matrix, return_SL, normalise=normalise).advantage
     critic = find_method(recipe.method).critic
     if critic == "none":
-        inputs = CreditInputs(weights.matrix, recipe.plan.fan_out)
+        inputs = CreditInputs(weights.matrix, recipe.plan.fan_out, gradient=sample.gradient)
         return compute_credit(recipe.method, inputs, return_SL, normalise=normalise).advantage
-    drawn = tuple(q_CM[c_SN, m_SN] for q_CM, c_SN, m_SN in zip(target.action_value, context, message, strict=True))
+    drawn = tuple(
+        q_CM[c_SN, m_SN] for q_CM, c_SN, m_SN in zip(target.action_value, context, sample.message, strict=True)
+    )
     if critic == "oracle":
         mean = tuple(
             (p_CM * q_CM).sum(axis=1)[c_SN]

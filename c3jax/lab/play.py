@@ -5,8 +5,8 @@ that credit/plans.py documents. One problem at a time: vmap over games and keys 
 
 Randomness is an address: a draw's key is folded from the problem's key by block * (K + 1) + slot, where slot is the
 turn, or K for evaluator calls. Blocks: 0 for a tree, and for the episodes and all evaluator calls of the forms made of
-episodes; u for all that replay and best_branch draw at turn u; 1 + u for what auxiliary, removal and masked draw again
-for turn u; 1 + the subset's number for coalition.
+episodes; u for all that replay and best_branch draw at turn u; 1 + the subset's number for coalition; 1 + u for what
+the others draw again for turn u.
 
 Dimension key: N row    K turn    M message of a turn    L leaf    E episode    S subset of turns    X leaf of one block
     J alternative
@@ -31,6 +31,7 @@ class Sample(NamedTuple):
     prefix: tuple[jax.Array, ...]  # [N_u, K] int32: messages before the credited one, 0 from turn u on
     message: tuple[jax.Array, ...]  # [N_u] int32
     behaviour_logp: tuple[jax.Array, ...]  # [N_u] f32, nats
+    gradient: tuple[jax.Array, ...]  # [N_u] f32: |d log pi / d logits|^2 of the credited message
     return_L: jax.Array  # f32, in units of return
     transcript_LK: jax.Array  # int32: what each evaluator call judged
 
@@ -45,6 +46,7 @@ class _Team(NamedTuple):
 class _Spoken(NamedTuple):
     message_N: jax.Array
     behaviour_logp_N: jax.Array
+    gradient_N: jax.Array
     transcript_NK: jax.Array  # the prefix with the message at its turn
 
 
@@ -99,10 +101,12 @@ def _add_leaves(team: _Team, plan: Plan, episode_EK: jax.Array, key: jax.Array) 
         starts = [jnp.repeat(episode_EK[: 1 if turn == 0 else None], plan.repeats, axis=0) for turn in turns]
         more = [_speak_from(team, starts[turn], turn, key, 1 + turn) for turn in turns]
     else:
-        more = [_put_message(episode_EK, turn, jnp.zeros((), jnp.int32)) for turn in turns]
-        if plan.form == "removal" or plan.answers_again:
-            first = [turn + 1 if plan.form == "removal" or turn == last else last for turn in turns]
-            more = [_speak_from(team, more[turn], first[turn], key, 1 + turn) for turn in turns]
+        speaks_on = plan.form in ("removal", "first_removal")
+        removed = range(1) if plan.form == "first_removal" else turns
+        more = [_put_message(episode_EK, turn, jnp.zeros((), jnp.int32)) for turn in removed]
+        if speaks_on or plan.answers_again:
+            first = [turn + 1 if speaks_on or turn == last else last for turn in turns]
+            more = [_speak_from(team, more[turn], first[turn], key, 1 + turn) for turn in removed]
     return jnp.concatenate([episode_EK, *more])
 
 
@@ -138,7 +142,9 @@ def _speak(team: _Team, prefix_NK: jax.Array, turn: int, key: jax.Array) -> _Spo
     message_N = jax.random.categorical(key, logits_NM).astype(jnp.int32)
     logp_NM = jax.nn.log_softmax(logits_NM)
     behaviour_logp_N = jnp.take_along_axis(logp_NM, message_N[:, None], axis=1)[:, 0]
-    return _Spoken(message_N, behaviour_logp_N, _put_message(prefix_NK, turn, message_N[:, None]))
+    is_drawn_NM = np.arange(logp_NM.shape[1]) == message_N[:, None]
+    gradient_N = jnp.square(jnp.where(is_drawn_NM, jnp.expm1(logp_NM), jnp.exp(logp_NM))).sum(axis=1)
+    return _Spoken(message_N, behaviour_logp_N, gradient_N, _put_message(prefix_NK, turn, message_N[:, None]))
 
 
 def _put_message(transcript_NK: jax.Array, turn: int, message_N1: jax.Array) -> jax.Array:
@@ -157,6 +163,7 @@ def _make_sample(
         prefix=tuple(prefix),
         message=tuple(each.message_N for each in spoken),
         behaviour_logp=tuple(each.behaviour_logp_N for each in spoken),
+        gradient=tuple(each.gradient_N for each in spoken),
         return_L=return_L,
         transcript_LK=transcript_LK,
     )

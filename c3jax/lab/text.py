@@ -25,6 +25,7 @@ from c3jax.analysis.figures import Axis, plot_points, save_figure
 from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
+from c3jax.credit.methods import reads_gradients
 from c3jax.credit.plans import Plan
 from c3jax.lab import sweep
 from c3jax.lab.chunks import Block, Record, Train
@@ -98,7 +99,8 @@ def make_run(config: RunConfig, plan: Plan, setup: Setup) -> Callable[[Lane], tu
     policy, stop_tokens = setup.policy, setup.tokenizer.stop_tokens
     plans = plan_turns(config.protocol, setup.tokenizer)  # the team's, but for the turns that are trained
     digit_V, fan_out = list_digits(setup.tokenizer), plan.fan_out
-    sample_tree = tree.make_tree_sampler(policy, plans, config.sampling, stop_tokens)
+    keeps_gradients = reads_gradients(config.credit.method)
+    sample_tree = tree.make_tree_sampler(policy, plans, config.sampling, stop_tokens, keeps_gradients=keeps_gradients)
     answer_greedily = tree.make_tree_sampler(policy, plans, sampling.GREEDY, stop_tokens)
 
     def run(lane: Lane) -> tuple[TrainState, Curve]:

@@ -50,6 +50,17 @@ def sum_rewards(plan: Plan, rollout: Rollout, return_PL: jax.Array) -> tuple[jax
     return sum_past(rewards, return_PL.shape[1])
 
 
+def list_gradients(rollout: Rollout, problems: int) -> tuple[jax.Array | None, ...]:
+    """What the sampler kept of messages' gradients, [P, N] per turn; None of a turn of which it kept none.
+
+    Args:
+      rollout: the trees.
+      problems: P of them.
+    """
+    kept = [turn.gradient_N for turn in rollout.turns]
+    return tuple(None if one is None else one.reshape(problems, -1) for one in kept)
+
+
 def make_judge(credit: CreditSection, plans: Sequence[TurnPlan], mesh: sharding.Mesh | None) -> Judge:
     """What tells, before the update, which trees have a signal.
 
@@ -71,12 +82,14 @@ def make_judge(credit: CreditSection, plans: Sequence[TurnPlan], mesh: sharding.
     ) -> tuple[jax.Array, Credit]:
         matrix = make_credit_matrix(credit.method, plan, tuple(turn.is_trained for turn in plans))
 
-        def judge_one(return_L: jax.Array, past: tuple[jax.Array, ...]) -> Credit:
-            inputs = CreditInputs(matrix, plan.fan_out, components, past=tuple(past_L[None] for past_L in past))
+        def judge_one(return_L: jax.Array, read: tuple[tuple[jax.Array | None, ...], ...]) -> Credit:
+            past, gradient = jax.tree.map(lambda part: part[None], read)
+            inputs = CreditInputs(matrix, plan.fan_out, components, past=past, gradient=gradient)
             given = compute_credit(credit.method, inputs, return_L[None], normalise=credit.normalise)
             return jax.tree.map(lambda part_PN: part_PN[0], given)
 
-        given = jax.vmap(judge_one)(return_PL, sum_rewards(plan, rollout, return_PL))
+        read = (sum_rewards(plan, rollout, return_PL), list_gradients(rollout, len(return_PL)))
+        given = jax.vmap(judge_one)(return_PL, read)
         return sharding.replicate(mesh, (find_signal(given, trained), given))
 
     compiled = jax.jit(judge, static_argnums=0)

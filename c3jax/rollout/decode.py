@@ -58,7 +58,7 @@ def prefill(model: Decoder, path: Sequence[Frame]) -> tuple[tuple[KeysValues, ..
     return past, hidden[-1][:, -1]  # a context ends in prompt text, so its last slot is kept
 
 
-def sample_messages(
+def sample_messages(  # noqa: PLR0913
     model: Decoder,
     path: Sequence[Frame],
     key_N: jax.Array,
@@ -67,6 +67,7 @@ def sample_messages(
     stop_tokens: tuple[int, ...],
     batches: int = 1,
     skipped_N: jax.Array | None = None,
+    keeps_gradients: bool = False,
 ) -> Messages:
     """Draw one message a key. The loop ends when every row has stopped.
 
@@ -79,6 +80,7 @@ def sample_messages(
       stop_tokens: what ends a message.
       batches: sizes of the batch that are compiled: all rows, half of them, a quarter, ...
       skipped_N: rows in which nothing is said; None for none.
+      keeps_gradients: whether the messages have their `gradient_N`.
 
     Returns:
       The messages, N rows.
@@ -89,7 +91,7 @@ def sample_messages(
     logits_NV = jnp.repeat(model.compute_logits(hidden_MD), rows // hidden_MD.shape[0], axis=0)
     past = past if model.spec.scans_decoding else _unstack_past(past)
     fixed = _Decoding(model, model.prepare_layers(), past, max_tokens, sampling, stop_tokens)
-    loop = _start(past[-1], rows, max_tokens, sampling)
+    loop = _start(past[-1], rows, max_tokens, sampling, keeps_gradients)
     loop = loop if skipped_N is None else loop._replace(stopped_N=skipped_N)
     loop = _draw(loop, logits_NV, key_N, sampling, stop_tokens)
     sizes = list_sizes(rows, batches)
@@ -156,7 +158,7 @@ def _unstack_past(past: tuple[KeysValues, ...]) -> tuple[KeysValues, ...]:
     return jax.lax.optimization_barrier(cut)
 
 
-def _start(like: KeysValues, rows: int, max_tokens: int, sampling: Sampling) -> _Loop:
+def _start(like: KeysValues, rows: int, max_tokens: int, sampling: Sampling, keeps_gradients: bool) -> _Loop:
     def make_empty(like: jax.Array) -> jax.Array:
         *layers, _, heads, _, size = like.shape
         return jnp.zeros((*layers, rows, heads, max_tokens, size), like.dtype)
@@ -169,6 +171,7 @@ def _start(like: KeysValues, rows: int, max_tokens: int, sampling: Sampling) -> 
         behaviour_logp_NT=jnp.zeros((rows, max_tokens), jnp.float32),
         support_NTK=jnp.full((rows, max_tokens, sampling.top_k), -1, jnp.int32),
         truncated_N=jnp.zeros(rows, bool),
+        gradient_N=jnp.zeros(rows, jnp.float32) if keeps_gradients else None,
     )
     return _Loop(jnp.int32(0), messages, jnp.zeros(rows, bool), empty, empty)
 
@@ -177,7 +180,7 @@ def _draw(
     loop: _Loop, logits_NV: jax.Array, key_N: jax.Array, sampling: Sampling, stop_tokens: tuple[int, ...]
 ) -> _Loop:
     uniform_N = address.draw_uniform(key_N, loop.slot)
-    token_N, logp_N, support_NK = sampling_lib.sample_tokens(logits_NV, uniform_N, sampling)
+    token_N, logp_N, support_NK, gradient_N = sampling_lib.sample_tokens(logits_NV, uniform_N, sampling)
     alive_N = ~loop.stopped_N
     is_stop_N = jnp.isin(token_N, jnp.asarray(stop_tokens, jnp.int32))
     missing = sampling.top_k - support_NK.shape[1]  # a vocabulary smaller than top_k
@@ -194,4 +197,6 @@ def _draw(
         behaviour_logp_NT=write(messages.behaviour_logp_NT, jnp.where(alive_N, logp_N, 0.0)),
         support_NTK=write(messages.support_NTK, jnp.where(alive_N[:, None], support_NK, -1)),
     )
+    if messages.gradient_N is not None:
+        messages = messages._replace(gradient_N=messages.gradient_N + jnp.where(alive_N, gradient_N, 0.0))
     return loop._replace(slot=loop.slot + 1, messages=messages, stopped_N=loop.stopped_N | is_stop_N)

@@ -27,7 +27,7 @@ _OUT = -1e30
 
 def sample_tokens(
     logits_NV: jax.Array, uniform_N: jax.Array, sampling: Sampling
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Draw one token a row by inverting the distribution function at a uniform number.
 
     Args:
@@ -36,13 +36,15 @@ def sample_tokens(
       sampling: the distribution.
 
     Returns:
-      token_N (int32), logp_N (nats) and support_NK (int32, -1 where top-p left fewer; K = 0 without top-k).
+      token_N (int32), logp_N (nats), support_NK (int32, -1 where top-p left fewer; K = 0 without top-k) and
+      gradient_N: |d log pi(token) / d z|^2 = 1 - 2 pi(token) + sum_v pi(v)^2, z the logits over the temperature.
     """
     if sampling.top_k == 0:
         logp_NV = jax.nn.log_softmax(logits_NV / sampling.temperature)
         token_N = _invert(logp_NV, uniform_N)
+        drawn_logp_N = jnp.take_along_axis(logp_NV, token_N[:, None], axis=1)[:, 0]
         support_NK = jnp.zeros((logits_NV.shape[0], 0), jnp.int32)
-        return token_N, jnp.take_along_axis(logp_NV, token_N[:, None], axis=1)[:, 0], support_NK
+        return token_N, drawn_logp_N, support_NK, _square_gradient(logp_NV, token_N)
     top_k = min(sampling.top_k, logits_NV.shape[-1])
     top_NK, id_NK = jax.lax.top_k(logits_NV, top_k)
     scaled_NK = top_NK / sampling.temperature
@@ -51,9 +53,16 @@ def sample_tokens(
     # The first is always in; a token is in while those before it have not reached p.
     is_in_NK = (before_NK < sampling.top_p) | (jnp.arange(top_k) == 0)
     logp_NK = jax.nn.log_softmax(jnp.where(is_in_NK, scaled_NK, _OUT))
-    entry_N1 = _invert(logp_NK, uniform_N)[:, None]
-    token_N = jnp.take_along_axis(id_NK, entry_N1, axis=1)[:, 0]
-    return token_N, jnp.take_along_axis(logp_NK, entry_N1, axis=1)[:, 0], jnp.where(is_in_NK, id_NK, -1)
+    entry_N = _invert(logp_NK, uniform_N)
+    token_N = jnp.take_along_axis(id_NK, entry_N[:, None], axis=1)[:, 0]
+    drawn_logp_N = jnp.take_along_axis(logp_NK, entry_N[:, None], axis=1)[:, 0]
+    return token_N, drawn_logp_N, jnp.where(is_in_NK, id_NK, -1), _square_gradient(logp_NK, entry_N)
+
+
+def _square_gradient(logp_NE: jax.Array, entry_N: jax.Array) -> jax.Array:
+    # (1 - pi(a))^2 + sum_{v != a} pi(v)^2: the terms of 1 - 2 pi + sum pi^2 would cancel where a token is nearly sure.
+    is_drawn_NE = jnp.arange(logp_NE.shape[-1]) == entry_N[:, None]
+    return jnp.sum(jnp.square(jnp.where(is_drawn_NE, jnp.expm1(logp_NE), jnp.exp(logp_NE))), axis=-1)
 
 
 def compute_token_logp(

@@ -74,6 +74,7 @@ def make_tree_sampler(
     stop_tokens: tuple[int, ...],
     batches: int = 1,
     mesh: sharding.Mesh | None = None,
+    keeps_gradients: bool = False,
 ) -> TreeSampler:
     """Make the jitted sample_tree(weights, question, key, problem_P, fan_out).
 
@@ -83,6 +84,7 @@ def make_tree_sampler(
       stop_tokens: what ends a message.
       batches: sizes of the decoding batch that are compiled: all rows, half of them, a quarter, ...
       mesh: over which weights and problems are laid; None for one device.
+      keeps_gradients: whether messages have their `gradient_N`, for a method of credit that reads it.
 
     Returns:
       The sampler.
@@ -108,7 +110,8 @@ def make_tree_sampler(
             model = make_model(policy, weights, plan.role)
             skipped_N = find_skipped(plan, turns, len(problem_P) * alternatives)
             slots = plan.max_tokens
-            drawn = decode.sample_messages(model, path, keys, slots, sampling, stop_tokens, batches, skipped_N)
+            how = (slots, sampling, stop_tokens, batches, skipped_N, keeps_gradients)
+            drawn = decode.sample_messages(model, path, keys, *how)
             turns = (*turns, visible.narrow_content(plan, drawn))
         spoken = turns[len(given) :]
         generated = sum((messages.sampled_NT.sum() for messages in spoken), jnp.int32(0))

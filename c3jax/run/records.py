@@ -199,6 +199,7 @@ def _list_columns(written: Written, credit: Credit, turn: int | None) -> dict[st
         "tokens": counts.tolist(),
         "truncated": np.asarray(messages.truncated_N).tolist(),
         "logp": logp.tolist(),
+        **({} if messages.gradient_N is None else {"gradient": np.asarray(messages.gradient_N).tolist()}),
     }
     given = {} if turn is None else {name: np.asarray(part[turn]) for name, part in credit._asdict().items()}
     return columns | observed | {name: value_PN.reshape(-1).tolist() for name, value_PN in given.items()}

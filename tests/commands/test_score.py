@@ -16,7 +16,7 @@ from rich.console import Console
 from c3jax.cli import main
 from c3jax.commands.score import compare_methods, score_source, score_trees
 from c3jax.config.file import parse_config
-from c3jax.credit.apply import apply_credit
+from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_tree
 from c3jax.run.records import Written, load_trees, make_records, save_records
@@ -53,7 +53,10 @@ def record_step(step, fan_out, method, normalise="none", trained=None, problems=
     """A step's records as a run writes them, of random returns."""
     trained = trained or (True,) * len(fan_out)
     return_PL = np.random.default_rng(step).choice([0.0, 0.3, 1.0], size=(problems, math.prod(fan_out)))
-    credit = apply_credit(make_credit_matrix(method, make_tree(fan_out), trained), return_PL, normalise=normalise)
+    matrix, random = make_credit_matrix(method, make_tree(fan_out), trained), np.random.default_rng(step)
+    gradient = tuple(random.uniform(size=(problems, len(value_NL))) for value_NL in matrix.value)
+    inputs = CreditInputs(matrix, fan_out, gradient=gradient)
+    credit = compute_credit(method, inputs, return_PL, normalise=normalise)
     rows = [problems * math.prod(fan_out[: turn + 1]) for turn in range(len(fan_out))]
     levels = tuple(
         Messages(
@@ -63,8 +66,9 @@ def record_step(step, fan_out, method, normalise="none", trained=None, problems=
             behaviour_logp_NT=np.zeros((n, 1), np.float32),
             support_NTK=np.zeros((n, 1, 0), np.int32),
             truncated_N=np.zeros(n, bool),
+            gradient_N=gradient[turn].reshape(-1) if method == "otb" else None,
         )
-        for n in rows
+        for turn, n in enumerate(rows)
     )
     return make_records(
         make_config(fan_out, method, normalise, trained),
@@ -104,6 +108,7 @@ def list_advantages(record) -> list[float]:
         ((4, 1, 1), "magrpo", "batch", (True, True, False)),
         ((4, 1), "grpo", "group", (True, True)),
         ((4, 1), "reinforce", "none", (True, True)),
+        ((4, 1), "otb", "none", (True, False)),
     ],
 )
 def test_a_run_scored_with_its_own_method_is_what_it_recorded(tmp_path, fan_out, method, normalise, trained):
@@ -177,6 +182,7 @@ HELD = "this tree holds c3, no_loo, no_replay, "
         ("rloo", "none", make_record([1, 0, 0, 0]), rf"expected fan_out \(B, 1, ..., 1\), got \(2, 2\); {HELD}"),
         ("c3", "none", make_record([1, 0], (2, 1)), "method c3 would give turn 1 zero credit: .* holds .*rloo, .*grpo"),
         ("c3", "none", make_record([1], (1,)), "c3 would give turn 0 zero credit: .*; this tree holds reinforce$"),
+        ("otb", "none", make_record([1, 0], (2, 1)), "expected the gradient of every message, which .* got none; this"),
         ("c3", "std", make_record([1, 0, 0, 0]), "^--normalise: method c3: expected normalise none or .*, got 'std'"),
         (
             "grpo",

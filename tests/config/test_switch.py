@@ -37,6 +37,7 @@ def test_a_method_brings_what_it_needs(name, overrides, credit):
         ("vine_ppo", 8, (None, 2, 2)),
         ("difference", 6, (None, 2, 1)),
         ("shapley", 8, (None, 2, 1)),
+        ("ccpo", 8, (None, 4, 1)),
     ],
 )
 def test_a_method_that_draws_no_tree_brings_its_draws_and_leaves_them(tmp_path, method, budget, draws):

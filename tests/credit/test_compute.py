@@ -16,7 +16,7 @@ from c3jax.credit.learned import compute_assisted_credit, compute_episode_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Apply
 from c3jax.credit.methods import METHODS
-from c3jax.credit.plans import make_flat, make_tree
+from c3jax.credit.plans import make_arms, make_flat, make_tree
 
 RETURN_PL = jnp.array([[1.0, 0.0, 0.25, 0.5], [0.0, 0.0, 1.0, 0.75]])
 COMPONENTS = shrink.Components(jnp.float32(0.4), jnp.float32(0.1), jnp.array([0.2, 0.05]), jnp.int32(3))
@@ -46,8 +46,14 @@ EXPECTED = {
             + (value_PN - RETURN_PL.mean()) / RETURN_PL.std()
         ),
     ),
+    # Weights of 1, 2, 0, 1: (1 + 2 * 0 + .5) / 4; of 0, 0, 1, 1; all of 0, which is the mean; 2, 1, 1, 0.
+    "otb": lambda matrix: apply_credit(matrix, RETURN_PL, normalise="none")._replace(
+        baseline=tuple(jnp.broadcast_to(jnp.array(b)[:, None], (2, 4)) for b in ([0.375, 0.875], [0.4375, 0.25])),
+        advantage=(RETURN_PL - jnp.array([[0.375], [0.875]]), RETURN_PL - jnp.array([[0.4375], [0.25]])),
+    ),
     "value_only": lambda matrix: compute_score_credit(matrix, RETURN_PL, TREE, (2, 2), normalise="none"),
 }
+GRADIENT = (jnp.array([[1.0, 2, 0, 1], [0, 0, 1, 1]]), jnp.array([[0.0, 0, 0, 0], [2, 1, 1, 0]]))
 ON_TREES = [name for name, row in METHODS.items() if row.sampling in ("tree", "flat") and row.critic != "oracle"]
 
 
@@ -56,7 +62,8 @@ def test_every_method_is_applied_by_its_row(method):
     is_flat = METHODS[method].sampling == "flat"
     fan_out = (4, 1) if is_flat else (2, 2)
     matrix = make_credit_matrix(method, make_flat(4, 2) if is_flat else make_tree(fan_out))
-    inputs = CreditInputs(matrix, fan_out, COMPONENTS, FLAT if is_flat else TREE, discount=0.9, decay=0.7, share=0.25)
+    carried = (COMPONENTS, FLAT if is_flat else TREE)
+    inputs = CreditInputs(matrix, fan_out, *carried, discount=0.9, decay=0.7, share=0.25, gradient=GRADIENT)
     scope = "none" if "none" in METHODS[method].scopes else METHODS[method].scopes[0]
 
     def compute(return_PL):
@@ -74,7 +81,7 @@ def test_what_a_row_carries_is_what_its_function_reads():
     carried = {
         "critic": {"gae", "assisted", "scores", "oracle"},
         "components": {"filter", "running_mean"},
-        "nothing": {"rows", "mean_scaled", "tree_and_batch"},
+        "nothing": {"rows", "mean_scaled", "tree_and_batch", "gradient_weighted", "removal_bonus"},
     }
     for row in METHODS.values():
         assert row.apply in carried[row.carries]
@@ -105,6 +112,28 @@ def test_tree_grpo_by_hand():
         assert not advantage_PN.any()
     untrained = CreditInputs(make_credit_matrix("tree_grpo", make_tree((2, 2)), (True, False)), (2, 2))
     assert not compute_credit("tree_grpo", untrained, jnp.eye(4), normalise="none").advantage[1].any()
+
+
+def test_ccpo_by_hand():
+    """Four episodes 1 0 1 0. One of four copies is right: a success has 1/10 more. Three are: a failure has 1/10 less.
+    Two are: nothing. Without the first turn's training nothing either."""
+    plan = make_arms("first_removal", 4, 2)
+    inputs = CreditInputs(make_credit_matrix("ccpo", plan), ())
+    return_PL = jnp.array([[1.0, 0, 1, 0, *copies] for copies in ([1.0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 1, 0])])
+    plain, untrained = np.tile([0.5, -0.5], (3, 2)), make_credit_matrix("ccpo", plan, (False, True))
+    credit = compute_credit("ccpo", inputs, return_PL, normalise="none")
+    np.testing.assert_allclose(credit.value[0][:, :2], [[1.1, 0], [1, -0.1], [1, 0]], atol=1e-6)
+    np.testing.assert_allclose(credit.baseline[0][:, 0], [0.55, 0.45, 0.5], atol=1e-6)
+    np.testing.assert_allclose(credit.advantage[0], plain * [[1.1], [1.1], [1.0]], atol=1e-6)
+    np.testing.assert_allclose(credit.advantage[1], plain, atol=1e-6)
+    # Over its group a standard deviation takes the bonus away; all wrong and all copies right is no signal.
+    np.testing.assert_allclose(compute_credit("ccpo", inputs, return_PL, normalise="group").advantage[0], 2 * plain)
+    lost = jnp.array([[0.0] * 4 + [1.0] * 4])
+    for scope in ("none", "group"):
+        assert not compute_credit("ccpo", inputs, lost, normalise=scope).advantage[0].any()
+    first, second = compute_credit("ccpo", inputs._replace(matrix=untrained), return_PL, normalise="none").advantage
+    assert not first.any()
+    np.testing.assert_allclose(second, plain, atol=1e-6)
 
 
 def test_rae_by_hand():

@@ -27,6 +27,7 @@ PLANS = {
     "best_branch": plans.make_replay((1, 2, 2, 3), 3, continues_best=True),
     "auxiliary": plans.make_auxiliary(2, 3, 3),
     "removal": plans.make_arms("removal", 3, 3),
+    "first_removal": plans.make_arms("first_removal", 3, 2),
     "masked": plans.make_arms("masked", 3, 3),
     "coalition": plans.make_arms("coalition", 2, 3),
 }
@@ -79,9 +80,10 @@ def test_row_sums(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_an_untrained_turn_has_no_advantage_and_changes_no_other(method):
     plan = plan_of(method)
-    full, part = make_credit_matrix(method, plan), make_credit_matrix(method, plan, (True, False, True))
+    trained = (True, False, True)[: plan.turns]
+    full, part = make_credit_matrix(method, plan), make_credit_matrix(method, plan, trained)
     assert part.group[1] is None and not (part.value[1] - part.baseline[1]).any()
-    for turn in range(3):
+    for turn in range(plan.turns):
         np.testing.assert_array_equal(part.value[turn], full.value[turn])
         if turn != 1:
             np.testing.assert_array_equal(part.baseline[turn], full.baseline[turn])
@@ -120,17 +122,20 @@ def test_numpy_is_jitted(method, scope):
     """The whole method, what it carries included; of NumPy's arrays NumPy's arrays come."""
     plan, return_PL = plan_of(method), draw_returns(7, method)
     carried = Components(np.float32(0.4), np.float32(0.1), np.array([0.2, 0.1, 0.05], np.float32), np.int32(3))
-    inputs = CreditInputs(make_credit_matrix(method, plan), plan.fan_out, carried)
+    random = np.random.default_rng(8)
+    gradient = tuple(random.uniform(size=(6, n)).astype(np.float32) for n in plans.count_credited(plan))
+    inputs = CreditInputs(make_credit_matrix(method, plan), plan.fan_out, carried, gradient=gradient)
     credit = compute_credit(method, inputs, return_PL.astype(np.float64), normalise=scope)
     assert {(type(x), x.dtype.name) for x in jax.tree.leaves(credit)} == {(np.ndarray, "float32")}
-    assert_close(credit, _jit_compute(method, plan.fan_out, scope)(inputs.matrix, carried, return_PL))
+    assert_close(credit, _jit_compute(method, plan.fan_out, scope)(inputs.matrix, carried, gradient, return_PL))
     assert max(abs(advantage_PN).max() for advantage_PN in credit.advantage) > 0.1
 
 
 @functools.cache
 def _jit_compute(method, fan_out, scope):
-    def compute(matrix, carried, return_PL):
-        return compute_credit(method, CreditInputs(matrix, fan_out, carried), return_PL, normalise=scope)
+    def compute(matrix, carried, gradient, return_PL):
+        inputs = CreditInputs(matrix, fan_out, carried, gradient=gradient)
+        return compute_credit(method, inputs, return_PL, normalise=scope)
 
     return jax.jit(compute)
 
@@ -161,7 +166,7 @@ def test_equal_returns_give_exactly_zero(method, scope):
     expected = np.float32(THIRD) if method in WITHOUT_BASELINE and scope == "none" else 0
     for advantage_PN in credit.advantage:
         np.testing.assert_array_equal(advantage_PN, np.full_like(advantage_PN, expected))
-    np.testing.assert_array_equal(zero_credit_share(credit), [expected == 0] * 3)
+    np.testing.assert_array_equal(zero_credit_share(credit), [expected == 0] * plan_of(method).turns)
 
 
 @pytest.mark.parametrize(("method", "scope"), [pair for pair in PAIRS if pair[0] not in WITHOUT_BASELINE])
@@ -207,7 +212,8 @@ def list_labels(plan: plans.Plan) -> tuple[list[tuple], list[list[tuple]]]:
         leaves = [("episode", e) for e in episodes] + [("problem", c) for c in range(plan.repeats)]
         leaves += [("episode", e, turn, c) for turn in turns[1:] for e in episodes for c in range(plan.repeats)]
     else:
-        leaves = [("episode", e) for e in episodes] + [("episode", e, turn) for turn in turns for e in episodes]
+        removed = range(1) if plan.form == "first_removal" else turns
+        leaves = [("episode", e) for e in episodes] + [("episode", e, turn) for turn in removed for e in episodes]
     return leaves, [[("episode", e) for e in episodes]] * plan.turns
 
 
@@ -223,8 +229,9 @@ def swap(plan: plans.Plan, turn: int, label: tuple) -> tuple:
     return (label[0], 1 - label[1], *label[2:]) if label[0] == "episode" and label[1] < 2 else label
 
 
-@pytest.mark.parametrize("turn", [0, 1, 2])
-@pytest.mark.parametrize(("method", "scope"), PAIRS)
+@pytest.mark.parametrize(
+    ("method", "scope", "turn"), [(*pair, turn) for pair in PAIRS for turn in range(plan_of(pair[0]).turns)]
+)
 def test_permuting_alternatives_permutes_credit(method, scope, turn):
     """Swapping two alternatives, with all that was drawn for them, swaps their credit and no other."""
     plan, matrix = plan_of(method), make_credit_matrix(method, plan_of(method))

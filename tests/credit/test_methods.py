@@ -96,6 +96,7 @@ def test_pairings_that_are_refused(method, fan_out, trained, message):
         ("difference", plans.make_arms("removal", 1, 2)),
         ("difference_masked", plans.make_arms("masked", 1, 2)),
         ("shapley", plans.make_arms("coalition", 1, 5)),
+        ("ccpo", plans.make_arms("first_removal", 2, 2)),
     ],
 )
 def test_forms_beside_the_tree_that_work(method, plan):
@@ -117,6 +118,12 @@ def test_forms_beside_the_tree_that_work(method, plan):
             r"turn 0 zero credit: expected at least 2 .*got 1 from counts \(4,\)",
         ),
         ("vine_ppo", plans.make_auxiliary(2, 0, 2), "repeats: expected at least 1, got 0"),
+        (
+            "ccpo",
+            plans.make_arms("first_removal", 1, 2),
+            "turn 0 zero credit: expected at least 2 .*got 1 from episodes 1",
+        ),
+        ("ccpo", plans.make_arms("first_removal", 2, 3), "turns: expected 2 where the second one's message .*, got 3"),
     ],
 )
 def test_forms_that_are_refused(method, plan, message):

@@ -36,6 +36,7 @@ from c3jax.credit.plans import (
         # Two episodes; three continuations of the problem and of the two contexts of turn 1, and so of turn 2.
         (make_auxiliary(2, 3, 3), 17, (2, 2, 2), (5, 11, 17)),
         (make_arms("removal", 3, 3), 12, (3, 3, 3), (3, 6, 9)),  # the copy without turn 0 speaks at turns 1 and 2
+        (make_arms("first_removal", 3, 2), 6, (3, 3), (3, 6)),
         (make_arms("masked", 3, 3), 12, (3, 3, 3), (3, 3, 3)),
         (make_arms("coalition", 3, 3), 24, (3, 3, 3), (3, 3, 3)),
     ],
@@ -63,6 +64,10 @@ def test_flat_is_a_tree_without_later_branches():
         (make_arms("coalition", 0, 2), "episodes: expected at least 1, got 0"),
         (make_auxiliary(1, 0, 2), "repeats: expected at least 1, got 0"),
         (Plan("removal", 2), "episodes: expected at least 1, got 0"),
+        (
+            make_arms("first_removal", 2, 1),
+            "turns: expected 2 where the second one's message .* without the first, got 1",
+        ),
     ],
 )
 def test_numbers_that_are_refused(plan, message):
@@ -78,6 +83,7 @@ def test_numbers_that_are_refused(plan, message):
         make_replay((1,) * 3, 2, continues_best=True),
         make_auxiliary(2, 3, 3),
         make_arms("removal", 2, 3),
+        make_arms("first_removal", 2, 2),
         *(make_arms(form, 2, 3, answers_again=on) for form in ("masked", "coalition") for on in (False, True)),
     ],
 )

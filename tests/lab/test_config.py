@@ -80,7 +80,7 @@ def list_every_estimator() -> list[Estimator]:
     """Every method on every form of plan that it may stand on, in every scope, with every extra and with none."""
     sizes = {
         "auxiliary": [(2, 3)],
-        **dict.fromkeys(("removal", "masked", "coalition"), [(4,)]),
+        **dict.fromkeys(("removal", "first_removal", "masked", "coalition"), [(4,)]),
         **dict.fromkeys(("replay", "best_branch"), [(2, 1), (3,), (1, 1, 1, 1)]),
     }
     drawn: list[Estimator] = []
@@ -142,6 +142,7 @@ def test_space_is_free():
         ("difference 2", 3, plans.make_arms("removal", 2, 3)),
         ("difference_masked 2", 3, plans.make_arms("masked", 2, 3)),
         ("shapley 2", 3, plans.make_arms("coalition", 2, 3)),
+        ("ccpo 4", 2, plans.make_arms("first_removal", 4, 2)),
         ("rloo 8", 3, plans.make_flat(8, 3)),
         ("rloo 8x1x1", 3, plans.make_flat(8, 3)),
     ],

@@ -96,7 +96,7 @@ def test_a_draw_made_alone_is_the_draw_made_among_many(form):
     """Messages bit for bit; log-probabilities and returns to the last digit, which vector code may round otherwise."""
     drawn = draw(form)
     for name, many, alone in zip(play.Sample._fields, drawn.sample, drawn.alone, strict=True):
-        tolerance = 1e-6 if name in ("behaviour_logp", "return_L") else 0.0
+        tolerance = 1e-6 if name in ("behaviour_logp", "gradient", "return_L") else 0.0
         jax.tree.map(lambda a, b, atol=tolerance: np.testing.assert_allclose(a[3], b, rtol=0, atol=atol), many, alone)
 
 
@@ -228,6 +228,24 @@ def test_removal_speaks_again_after_the_null_message():
     copy = draw("removal").sample.transcript_LK[0::PROBLEMS, 2:4].reshape(-1, 3)
     expected = compute_chance(np.array([[0, each, 0] for each in range(3)]), 1, 0) * len(copy)
     assert stats.chisquare(np.bincount(copy[:, 1], minlength=3), expected).pvalue > 0.001
+
+
+def test_copies_without_the_first_message_are_those_that_removal_draws():
+    family = games.make_team(
+        messages=(2, 3), sees=((), (0,)), effect=1.0, coupling=1.0, spread=1.0, noise="none", features=1
+    )
+    policy = policies.make_tabular(family.shape, 1, 1.0)
+    game, params = games.make_game(family, jax.random.key(0), 0), policy.init(jax.random.key(1))
+
+    def sample(form, key):
+        return play.sample_plan(family.shape, game, policy, params, plans.make_arms(form, 4, 2), key)
+
+    first, removal = (
+        jax.jit(sample, static_argnums=0)(form, jax.random.key(2)) for form in ("first_removal", "removal")
+    )
+    np.testing.assert_array_equal(first.transcript_LK, removal.transcript_LK[:8])
+    np.testing.assert_array_equal(first.return_L, removal.return_L[:8])
+    assert not first.transcript_LK[4:, 0].any() and first.transcript_LK[4:, 1].any()
 
 
 def test_coalitions_keep_the_turns_of_their_bits():

@@ -375,6 +375,8 @@ def test_a_sampled_measurement_is_near_the_exact_one():
         ("vine_ppo", plans.make_auxiliary(2, 2, 2)),
         ("difference", plans.make_arms("removal", 2, 2)),
         ("shapley", plans.make_arms("coalition", 2, 2)),
+        ("ccpo", plans.make_arms("first_removal", 2, 2)),
+        ("otb", plans.make_flat(2, 2)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -58,7 +58,9 @@ def test_greedy_decoding_equals_a_plain_loop_and_ends_with_its_longest_message(t
     @jax.jit
     def run(params, key_N):
         model = nnx.merge(graphdef, params)
-        return decode.sample_messages(model, path, key_N, MAX_TOKENS, GREEDY, stop_tokens, batches)
+        return decode.sample_messages(
+            model, path, key_N, MAX_TOKENS, GREEDY, stop_tokens, batches, keeps_gradients=True
+        )
 
     messages = jax.device_get(run(tiny.params, jax.random.split(jax.random.key(0), 6)))
     jax.effects_barrier()
@@ -76,3 +78,4 @@ def test_greedy_decoding_equals_a_plain_loop_and_ends_with_its_longest_message(t
         np.testing.assert_array_equal(messages.content_NT[row], slot_T < len(message) - 1)
         np.testing.assert_array_equal(messages.support_NTK[row, :, 0], np.where(slot_T < len(message), padded, -1))
     assert not messages.truncated_N.any() and not messages.behaviour_logp_NT.any()
+    assert messages.gradient_N.shape == (6,) and not messages.gradient_N.any()  # nothing can be learnt of what is sure

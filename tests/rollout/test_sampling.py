@@ -38,7 +38,7 @@ def compute_exact(logits_V: np.ndarray, sampling: Sampling) -> np.ndarray:
     return out_V / out_V.sum()
 
 
-def draw_grid(logits_V: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_grid(logits_V: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, ...]:
     uniform_G = (jnp.arange(GRID) + 0.5) / GRID
     return jax.device_get(sample_jitted(jnp.tile(jnp.float32(logits_V), (GRID, 1)), uniform_G, sampling))
 
@@ -68,7 +68,7 @@ def test_distributions_by_hand(sampling, expected):
     order = [2, 0, 3, 1]  # the order of the tokens must not matter
     logits_V, expected = np.log([0.3, 0.1, 0.4, 0.2]), np.array(expected)[[1, 3, 0, 2]]
     np.testing.assert_allclose(compute_exact(logits_V, sampling), expected, atol=1e-12)
-    token_G, logp_G, support_GK = draw_grid(logits_V, sampling)
+    token_G, logp_G, support_GK, _ = draw_grid(logits_V, sampling)
     np.testing.assert_allclose(np.bincount(token_G, minlength=4) / GRID, expected, atol=1.01 / GRID)
     np.testing.assert_allclose(np.exp(logp_G), expected[token_G], atol=1e-6)
     if sampling.top_k:
@@ -82,7 +82,7 @@ def test_distributions_by_hand(sampling, expected):
 def test_equal_logits_go_to_the_lowest_ids():
     logits_NV = jnp.array([[0.0, 5.0, 5.0, 5.0, 1.0]])
     assert sample_tokens(logits_NV, jnp.array([0.99]), GREEDY)[0] == 1
-    token_N, logp_N, support_NK = sample_tokens(logits_NV, jnp.array([0.75]), Sampling(top_k=2))
+    token_N, logp_N, support_NK, _ = sample_tokens(logits_NV, jnp.array([0.75]), Sampling(top_k=2))
     assert token_N == 2 and support_NK.tolist() == [[1, 2]]
     np.testing.assert_allclose(logp_N, -np.log(2), atol=1e-6)
 
@@ -91,9 +91,21 @@ def test_equal_logits_go_to_the_lowest_ids():
 def test_frequencies_and_log_probabilities_are_the_exact_ones(sampling):
     logits_V = 2 * np.random.default_rng(0).normal(size=30)
     expected = compute_exact(logits_V, sampling)
-    token_G, logp_G, _ = draw_grid(logits_V, sampling)
+    token_G, logp_G, _, gradient_G = draw_grid(logits_V, sampling)
     np.testing.assert_allclose(np.bincount(token_G, minlength=30) / GRID, expected, atol=1.01 / GRID)
     np.testing.assert_allclose(logp_G, np.log(expected[token_G]), atol=1e-6)
+    # d log pi(a) / d z = onehot(a) - pi, truncated and at its temperature.
+    np.testing.assert_allclose(gradient_G, np.square(np.eye(30) - expected).sum(axis=1)[token_G], atol=2e-6)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=2)], ids=["plain", "top_k"])
+def test_the_gradient_of_a_token_that_is_nearly_sure_is_exact_too(sampling):
+    """Two tokens, the other of chance e = 1e-6: 2 e^2, and 2 (1 - e)^2 for the other one."""
+    logits_NV = jnp.log(jnp.array([[1.0, 1e-6]]))
+    for uniform, token, expected in ((0.5, 0, 2e-12), (LARGEST, 1, 2 * (1 - 1e-6) ** 2)):
+        token_N, _, _, gradient_N = sample_jitted(logits_NV, jnp.array([uniform], jnp.float32), sampling)
+        assert token_N == token
+        np.testing.assert_allclose(gradient_N, [expected], rtol=0.1)  # a float's last digit is 6e-8 of 1
 
 
 @pytest.mark.parametrize("uniform", [0.0, LARGEST])
@@ -102,7 +114,7 @@ def test_the_ends_of_the_unit_interval_draw_the_ends_of_the_support(uniform, sam
     """A large vocabulary whose first and last tokens have no mass: 0 and what is nearest to 1 must not reach them."""
     logits_NV = 2 * np.random.default_rng(1).normal(size=(2000, 1000)).astype(np.float32)
     logits_NV[:, :5] = logits_NV[:, -300:] = -1e30
-    token_N, logp_N, support_NK = sample_jitted(logits_NV, jnp.full(2000, uniform, jnp.float32), sampling)
+    token_N, logp_N, support_NK, _ = sample_jitted(logits_NV, jnp.full(2000, uniform, jnp.float32), sampling)
     if sampling.top_k:
         kept_N = (support_NK >= 0).sum(axis=1)
         expected_N = support_NK[:, 0] if uniform == 0 else support_NK[np.arange(2000), kept_N - 1]
@@ -123,7 +135,7 @@ def test_the_learner_computes_what_was_drawn(sampling, dtype):
     logits_BV = jnp.einsum(
         "bd,vd->bv", hidden_BD.astype(dtype), head_VD.astype(dtype), preferred_element_type=jnp.float32
     )
-    token_B, drawn_B, support_BK = sample_jitted(logits_BV, random.random(64).astype(np.float32), sampling)
+    token_B, drawn_B, support_BK, _ = sample_jitted(logits_BV, random.random(64).astype(np.float32), sampling)
     for compute in (compute_token_logp, logp_jitted):
         again_B = compute(hidden_BD, token_B, support_BK, head_VD, sampling, dtype)
         assert again_B.dtype == jnp.float32
@@ -164,6 +176,6 @@ def test_capped_logits_are_capped_for_the_learner_too(sampling):
     random = np.random.default_rng(4)
     hidden_BD, head_VD = (random.normal(size=(rows, 16)).astype(np.float32) for rows in (64, 30))
     logits_BV = np.float32(3.0 * np.tanh(hidden_BD @ head_VD.T / 3.0))
-    token_B, drawn_B, support_BK = sample_jitted(logits_BV, random.random(64).astype(np.float32), sampling)
+    token_B, drawn_B, support_BK, _ = sample_jitted(logits_BV, random.random(64).astype(np.float32), sampling)
     again_B = compute_token_logp(hidden_BD, token_B, support_BK, head_VD, sampling, "float32", softcap=3.0)
     np.testing.assert_allclose(again_B, drawn_B, atol=2e-6)
