@@ -245,7 +245,7 @@ def call_overlap(arguments: argparse.Namespace, overrides: dict[str, Any]) -> in
     """List what sets share."""
     from c3jax.setup import contamination
 
-    lines, is_shared = contamination.compare_files(arguments.task, arguments.train, arguments.heldout)
+    lines, is_shared = contamination.compare_files(arguments.task, arguments.train, arguments.heldout, overrides)
     print("\n".join(lines))
     return int(is_shared)
 
