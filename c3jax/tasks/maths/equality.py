@@ -61,6 +61,14 @@ _REMAINDER = re.compile(r"(?:[^,=]*\\equiv)?(?P<rest>[^,=]*?)(?:\\pmod ?|\( ?\\?
 _ASKED_REMAINDER = re.compile(r"(?i)remainder|residue|modulo|\\[pb]?mod|余")
 
 
+def _match_restated(expected: str, answer: str, question: str) -> bool | None:
+    """Read 两地相距 120 千米 as 120 千米, where it is asked 两地相距多少千米."""
+    found = re.fullmatch(r"(?P<lead>[\u4e00-\u9fff]{2,12}) ?(?P<rest>[-0-9\\].*)", answer)
+    if found is None or not re.search(rf"{found['lead']}(?:多少|几)|(?:多少|几).?{found['lead']}", question):
+        return None
+    return is_equal(expected, found["rest"], question)
+
+
 def _match_points(expected: str, answer: str, question: str) -> bool | None:
     """Read P(3, 4) as a point (3, 4) and its name."""
     is_named = re.fullmatch(r"[A-Z]['\d]* ?\([^()=]*,[^()=]*\)", answer) and expected.startswith("(")
@@ -306,6 +314,8 @@ def _match_units(expected: str, answer: str, question: str) -> bool | None:
     if wanted is not None:
         is_angle = r"\circ" in answer and formula.is_equal(expected, answer)  # 30^\circ + 45^\circ
         return is_angle or is_equal(wanted.head, answer, question)
+    if (letters := units.read_letters(answer)) and units.is_asked(letters, question):
+        return is_equal(expected, letters.head, question)  # 48 m^2, where it is asked how many square metres
     return None
 
 
@@ -317,6 +327,7 @@ _RULES = (
     _match_sayings,
     _match_remainders,
     _match_points,
+    _match_restated,
     _match_options,
     _match_named,
     _match_equations,

@@ -40,6 +40,7 @@ _SYMBOLS = {
     **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "θ": r"\theta "},
     **{"∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in "},
     **{"±": r"\pm ", "√": r"\sqrt ", "≈": r"\approx ", "∅": r"\emptyset ", "ℝ": r"\reals ", "℃": r"^\circ C "},
+    "¢": r" \text{cents}",
     **{power: f"^{digit}" for digit, power in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
     **{"½": " 1/2", "¼": " 1/4", "¾": " 3/4"},
     **{"。": ".", "、": ",", "￥": "¥", **dict.fromkeys("\n\t\xa0\u2009\u202f\u3000", " ")},
@@ -74,7 +75,7 @@ _DIGIT_ARGUMENT = re.compile(
 _LEAD = (
     r"(?i:(?:(?:so|thus|hence|then|therefore|finally),? )?(?:(?:the )?(?:final |correct )?answer(?: is)? ?:?"
     r"|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is|(?:the )?(?:final |total )?(?:value|result|solution"
-    r"|center|centre|vertex|focus|area|volume|perimeter|radius|length|width|height|sum|total|product|difference|ratio|probability"
+    r"|(?:mid)?point|coordinates|center|centre|vertex|focus|area|volume|perimeter|radius|length|width|height|sum|total|product|difference|ratio|probability"
     r"|domain|range|slope|maximum|minimum|cost|price|profit|distance|speed|time|age|remainder) ?:)"
     r"|(?:所以|故|因此)?答案?(?:是|为| ?:))"
 )

@@ -248,7 +248,7 @@ def convert_to_asked(measure: Measure, question: str) -> str | None:
     None where the measure is in another unit, which is then no answer, of a thing (metres for trees), or the opposite
     (a decrease for an increase). 5 feet 3 inches are 63 inches, and miles per hour are mph.
     """
-    asking = re.sub(r"\\text|\\mathrm|[${}]", "", question.lower())
+    asking = _plain(question)
     for one, other in (pair for both in _OPPOSITES for pair in (both, both[::-1])):
         if re.search(rf"(?<![a-z]){one}(?![a-z])", measure.unit) and other in asking and one not in asking:
             return None
@@ -273,6 +273,15 @@ def convert_to_asked(measure: Measure, question: str) -> str | None:
 
 
 _ONE = r"(1) \cdot (1) + (0)"
+
+
+def is_asked(measure: Measure, question: str) -> bool:
+    """Whether a question asks for just the unit of a measure."""
+    return _parse(measure.unit) in _find_asked(_plain(question)).units
+
+
+def _plain(question: str) -> str:
+    return re.sub(r"\\text|\\mathrm|[${}]", "", question.lower())
 
 
 def _find_asked(asking: str) -> _Asked:
