@@ -30,6 +30,13 @@ Limits are set as in a config, and so are fields of the problems by other names:
     --task.fields "{question: [Body, Question], answer: Answer}"
 `c3jax fields` lists what there is."""
 
+_FIELDS = """\
+Fields of the files by other names than the task reads, of all files and where
+the held-out ones have others ({} for those that need none):
+    --task.fields "{question: [Body, Question], answer: Answer}"
+    --heldout.fields "{}"
+"""
+
 _SWEPT = """\
 Any field of the config may be given one value, or several with commas between
 them; runs are made of every combination:
@@ -282,9 +289,8 @@ def _add_data_commands(commands: Any) -> None:
     prepare.add_argument("--from", dest="folder", metavar="DIR", help="read copies from here instead of fetching")
     prepare.add_argument("--to", metavar="DIR", default="data", help="folder of the prepared sets (default: data)")
 
-    overlap = _add(
-        commands, "overlap", calls.call_overlap, "list the problems that a training set shares with held-out sets"
-    )
+    about = "list the problems that a training set shares with held-out sets"
+    overlap = _add(commands, "overlap", calls.call_overlap, about, overrides=_FIELDS)
     overlap.add_argument("task", metavar="TASK", help="kind of the task: math, numeric, code, ...")
     overlap.add_argument("train", metavar="TRAIN.jsonl", help="problems in any format that the task reads")
     overlap.add_argument("heldout", metavar="HELDOUT.jsonl", nargs="+", help="the same; exit code 1 where it is shared")

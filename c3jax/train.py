@@ -47,7 +47,7 @@ from c3jax.run.interrupt import catch_signals
 from c3jax.run.metrics import Progress, announce, read_metrics
 from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
 from c3jax.setup.drawing import Begun, Drawing, begin_step, draw_step, grade_step, record_step
-from c3jax.setup.imitation import warm_up
+from c3jax.setup.imitation import check_demonstrations, warm_up
 from c3jax.setup.memory import print_fit
 from c3jax.setup.problems import print_left_out
 from c3jax.setup.team import Setup, encode_null, find_sets, make_setup, open_environments
@@ -106,8 +106,11 @@ def train(
         setup = make_setup(config, is_contained, is_training=True, uses_mesh=True)
         step = make_step(setup)
         _print_problems(setup, console)
-        mesh = None if setup.mesh is None else dict(setup.mesh.shape)
-        facts = {"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained, "mesh": mesh}
+        check_demonstrations(setup)
+        facts = {
+            **{"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained},
+            "mesh": None if setup.mesh is None else dict(setup.mesh.shape),
+        }
         interrupts.check()
         opening = open_run_dir(path, config, list(command), facts=facts, accepts_changes=accepts_changes)
         run_dir = stack.enter_context(opening)

@@ -320,6 +320,18 @@ def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path, monkeypa
         assert capsys.readouterr().err.startswith(f"c3jax: --checkpoint: expected {expected}")
 
 
+def test_a_device_whose_plugin_is_missing_is_one_sentence(capsys, config, monkeypatch):
+    def fail():  # as JAX does for cuda
+        raise AssertionError
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", fail)
+    assert main(["train", config]) == 2
+    assert capsys.readouterr().err == (
+        "c3jax: JAX_PLATFORMS=cuda: expected devices that are here, got none (its plugin is missing)\n"
+    )
+
+
 def test_a_device_that_is_not_there_and_a_disk_that_is_full_are_one_sentence(config):
     command = [sys.executable, "-m", "c3jax.cli"]
     environment = os.environ | {"JAX_PLATFORMS": "abacus", "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ from c3jax.types import UserError
 def call_train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Train, or go on with a run."""
     config, run_dir = config_file.load_config(arguments.config, overrides), _choose_run_dir(arguments)
+    from c3jax.rewards import check_workers
+    from c3jax.run.directory import check_contents
+
+    # Before JAX is imported, which takes seconds; what the disk refuses is told when the directory is opened.
+    check_workers(config.workers)
+    with suppress(OSError):
+        check_contents(run_dir, config)
     from c3jax import processes, train
     from c3jax.commands.runtime import set_up_process
 
@@ -245,7 +253,7 @@ def call_overlap(arguments: argparse.Namespace, overrides: dict[str, Any]) -> in
     """List what sets share."""
     from c3jax.setup import contamination
 
-    lines, is_shared = contamination.compare_files(arguments.task, arguments.train, arguments.heldout)
+    lines, is_shared = contamination.compare_files(arguments.task, arguments.train, arguments.heldout, overrides)
     print("\n".join(lines))
     return int(is_shared)
 

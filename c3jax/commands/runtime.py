@@ -38,8 +38,9 @@ def set_up_process(joins: bool = False) -> Console:
         processes.join_others()
     try:
         jax.devices()
-    except RuntimeError as error:
-        raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError) as error:  # cuda without its plugin: an assertion that says nothing
+        fault = next(iter(str(error).splitlines()), "expected devices that are here, got none (its plugin is missing)")
+        raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {fault}") from None
     return terminal.make_console(is_mute=joins and not processes.is_first())
 
 

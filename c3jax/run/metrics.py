@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -206,6 +207,7 @@ class Progress:
 
     def __init__(self, console: Console, steps: int, first: int) -> None:
         self._console, self._steps, self._first = console, steps, first
+        self._began = time.monotonic()
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.completed}/{task.total}"),
             rich_progress.BarColumn(6),
@@ -231,6 +233,8 @@ class Progress:
         self._bar.update(self._task, completed=step + 1, figures=figures, is_timed=True)
         every = max(1, self._steps // 20)
         is_due = step == self._first or (step + 1) % every == 0 or step + 1 == self._steps
+        if not self._console.is_terminal and step == self._first:
+            self._console.print(f"compiled, and a step taken, in {time.monotonic() - self._began:.0f} s")
         if not self._console.is_terminal and is_due:
             self._console.print(f"{step + 1}/{self._steps} {figures}", soft_wrap=True)
 

@@ -10,10 +10,13 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-from c3jax.tasks.task import Task, TaskError, find_task
-from c3jax.types import Problem
+from c3jax.config.file import parse_section
+from c3jax.schema import Section
+from c3jax.tasks.sections import FieldNames
+from c3jax.tasks.task import Task, TaskError, find_task, load_file
+from c3jax.types import Problem, UserError
 
 _MOST_IDS = 500  # in a complaint
 _COMMONEST_NAME = 3  # problems of a set: a function called solve in all of them tells none from another
@@ -127,13 +130,37 @@ def _make_entries(task: Task, problems: Sequence[Problem]) -> list[Entry]:
 # The command
 
 
-def compare_files(kind: str, train_path: str, heldout_paths: Sequence[str]) -> tuple[list[str], bool]:
+class _Names(Section):
+    task: FieldNames = {}
+    heldout: FieldNames | None = None
+
+
+def compare_files(
+    kind: str, train_path: str, heldout_paths: Sequence[str], fields: Mapping[str, Any] = {}
+) -> tuple[list[str], bool]:
     """Compare files of problems: a line a hit and one that counts, and whether a hit would refuse a run.
 
-    Raises UserError where there is no such task or a file is faulty.
+    Args:
+      kind: a row of `TASKS`, or a task of the user's own as module:NAME.
+      train_path: JSONL file of training problems.
+      heldout_paths: JSONL files of held-out problems.
+      fields: "task.fields", what the fields of all files are called, or one of them as "task.fields.question";
+        "heldout.fields", what those of the held-out files are, where they have others.
+
+    Raises:
+      UserError: there is no such task, a file is faulty, or `fields` holds something else.
     """
     task = find_task(kind, "TASK")
-    train, heldout = task.load(train_path), {path: task.load(path) for path in heldout_paths}
+    names: dict[str, Any] = {}
+    for path, value in fields.items():
+        owner, _, rest = path.partition(".fields")
+        if owner not in ("task", "heldout") or path == owner or (rest and not rest.startswith(".")):
+            raise UserError(f"--{path}: expected --task.fields or --heldout.fields, got another field")
+        names[owner] = {**names.get(owner, {}), rest[1:]: value} if rest else value
+    read = parse_section(names, _Names)
+    train = load_file(task, train_path, read.task)
+    others = read.task if read.heldout is None else read.heldout
+    heldout = {path: load_file(task, path, others) for path in heldout_paths}
     hits = find_hits(task, train, heldout)
     lines = [f"{hit.kind}\t{hit.train}\t{hit.heldout}\t{hit.heldout_set}" for hit in hits]
     found = describe_hits(hits) or "nothing in common"

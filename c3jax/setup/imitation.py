@@ -77,6 +77,12 @@ def warm_up(
     return state.params
 
 
+def check_demonstrations(setup: Setup) -> None:
+    """Check, before a run directory is made, that the first demonstrations fit the turns. Raises UserError."""
+    if setup.config.imitation is not None and not any(plan.is_environment for plan in setup.plans):
+        make_demonstrations(setup, 0)
+
+
 def make_demonstrations(setup: Setup, update: int, acting: Acting | None = None) -> Rollout:
     """An update's demonstrated transcripts, addressed by (seed, update); environments answer what is demonstrated."""
     config, demonstrate = setup.config, setup.task.demonstrate

@@ -10,8 +10,10 @@ from rich.console import Console
 from c3jax.config.file import load_config
 from c3jax.learner import imitate
 from c3jax.run.checkpoint import list_steps
-from c3jax.setup.imitation import warm_up
+from c3jax.setup.imitation import check_demonstrations, warm_up
 from c3jax.setup.team import make_setup
+from c3jax.train import train
+from c3jax.types import UserError
 
 SMALL = {
     **{"task.train_problems": 16, "task.heldout_problems": 8, "problems": 4, "learner.minibatches": 1},
@@ -31,6 +33,7 @@ def test_it_is_taken_up_where_it_was_stopped(tmp_path, monkeypatch, capsys):
         asked = iter(range(100))
         return warm_up(setup, console, lambda: next(asked) >= updates, path)
 
+    check_demonstrations(setup)
     whole = imitate_from(tmp_path / "whole", 100)
     path = tmp_path / "run" / "imitation"
     assert imitate_from(path, 0) is None and list_steps(path) == []  # nothing is lost by that
@@ -41,3 +44,10 @@ def test_it_is_taken_up_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     jax.tree.map(np.testing.assert_array_equal, imitate_from(path, 100), whole)
     with pytest.raises(AssertionError):
         jax.tree.map(np.testing.assert_array_equal, setup.weights.trained, whole)
+
+
+def test_demonstrations_that_do_not_fit_are_refused_before_there_is_a_run(tmp_path):
+    short = load_config("quickstart", SMALL | {"protocol.turns.1.max_tokens": 1})
+    with pytest.raises(UserError, match="^protocol.turns: expected max_tokens of at least 3 for .* got 1"):
+        train(short, tmp_path / "run", ["c3jax"], Console(quiet=True))
+    assert not (tmp_path / "run").exists()

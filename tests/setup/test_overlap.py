@@ -190,3 +190,21 @@ def test_files_are_compared_from_the_command_line(capsys, tmp_path, monkeypatch)
     )
     assert main("overlap math nowhere.jsonl apart.jsonl".split()) == 2
     assert "nowhere.jsonl: the file cannot be read" in capsys.readouterr().err
+    # Files with fields of other names, all of them or the training file alone.
+    words = "overlap math told.jsonl {} --task.fields".split()
+    Path("told.jsonl").write_text('{"Story": "Mia has 7.", "Ask": "Add 7.", "gold": 14}', encoding="utf-8")
+    Path("asked.jsonl").write_text('{"question": "mia has 7. add 7", "answer": 14}', encoding="utf-8")
+    names, shared = (
+        "{question: [Story, Ask], answer: gold}",
+        "normalised\t0\t0\t{0}\n1 training problems: {0}: 1 normalised\n",
+    )
+    assert main([*words[:3], "asked.jsonl", *words[4:], names, "--heldout.fields", "{}"]) == 1
+    assert capsys.readouterr().out == shared.format("asked.jsonl")
+    assert main([*words[:3], "told.jsonl", *words[4:], names]) == 1
+    assert capsys.readouterr().out == shared.format("told.jsonl").replace("normalised", "exact")
+    assert main([*words[:3], "asked.jsonl", *words[4:], names]) == 2
+    assert "asked.jsonl, line 1: " in capsys.readouterr().err
+    assert main([*words[:3], "asked.jsonl", "--task.limit", "3"]) == 2
+    assert capsys.readouterr().err == (
+        "c3jax: --task.limit: expected --task.fields or --heldout.fields, got another field\n"
+    )

@@ -49,6 +49,32 @@ def _plain(text: str) -> str:
 # Rules. Each decides, or gives None where it does not apply.
 
 
+def _match_remainders(expected: str, answer: str, question: str) -> bool | None:
+    r"""Read 2 \pmod 7 and 2^{10} \equiv 2 \pmod 7 as 2, where a remainder is asked for."""
+    found = _REMAINDER.fullmatch(answer)
+    if found is None or r"\pmod" in expected or not _ASKED_REMAINDER.search(question):
+        return None
+    return is_equal(expected, found["rest"].strip(), question)
+
+
+_REMAINDER = re.compile(r"(?:[^,=]*\\equiv)?(?P<rest>[^,=]*?)(?:\\pmod ?|\( ?\\?mod |\\mod |\\bmod )[^,=]*")
+_ASKED_REMAINDER = re.compile(r"(?i)remainder|residue|modulo|\\[pb]?mod|余")
+
+
+def _match_restated(expected: str, answer: str, question: str) -> bool | None:
+    """Read 两地相距 120 千米 as 120 千米, where it is asked 两地相距多少千米."""
+    found = re.fullmatch(r"(?P<lead>[\u4e00-\u9fff]{2,12}) ?(?P<rest>[-0-9\\].*)", answer)
+    if found is None or not re.search(rf"{found['lead']}(?:多少|几)|(?:多少|几).?{found['lead']}", question):
+        return None
+    return is_equal(expected, found["rest"], question)
+
+
+def _match_points(expected: str, answer: str, question: str) -> bool | None:
+    """Read P(3, 4) as a point (3, 4) and its name."""
+    is_named = re.fullmatch(r"[A-Z]['\d]* ?\([^()=]*,[^()=]*\)", answer) and expected.startswith("(")
+    return is_equal(expected, answer[answer.index("(") :], question) if is_named else None
+
+
 def _match_sayings(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = words.name_saying(expected), words.name_saying(answer)
     return wanted == given if wanted and given else None
@@ -96,7 +122,11 @@ def _is_chain_of(value: str, given: equations.Equation, question: str) -> bool:
     return any(
         is_equal(value, chain[-1], question)
         # What stands between a name and the value may be a formula in other names: A = \pi r^2 = 9\pi.
-        and all(is_equal(value, side, question) for side in chain[:-1] if not given.name or equations.is_constant(side))
+        and all(
+            is_equal(value, side, question) or equations.is_percentage(chain[-1], side)
+            for side in chain[:-1]
+            if not given.name or equations.is_constant(side.removesuffix("%"))
+        )
         for chain in given.chains
     )
 
@@ -111,6 +141,8 @@ def _match_numbers(expected: str, answer: str, question: str) -> bool | None:
         return given.value in (wanted.value, wanted.value / 100)
     asked = " ".join(re.split(r"[.?!] ", question)[-2:]).replace("$", "")  # the last two sentences
     asks_percent = re.search(r"(?i)(?<![0-9])(?<![0-9][ \\])(?:percent|\\?%)|百分", asked) is not None  # not 50%
+    if asks_percent and abs(wanted.value) > 1:
+        return given.value == wanted.value  # 2500% is no 25, where it is asked how many percent
     return given.value / 100 == wanted.value or (asks_percent and given.value == wanted.value)
 
 
@@ -243,15 +275,20 @@ def _match_bases(expected: str, answer: str, question: str) -> bool | None:
     return formula.is_equal(expected, str(int(digits[1], int(bases[1]))))  # 101_2 is 5
 
 
-_TIME = re.compile(r"[0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?.*")
+_TIME = re.compile(r"[0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?(?P<half>.*)")
+_HALF_DAY = re.compile(r"(?i) ?[ap]\.? ?m\.?$")
 
 
 def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
+    if ":" in expected or "ratio" in question.lower():
+        answer = re.sub(r"(?<=[0-9a-z}]) (?:\\text\{ ?to ?\} ?|to )(?=[0-9a-z\\])", ":", answer)
     wanted, given = latex.split_top(expected, ":"), latex.split_top(answer, ":")
     if len(wanted) == len(given) == 1:
         return None
-    if _TIME.fullmatch(expected) and _TIME.fullmatch(answer) and "ratio" not in question.lower():
-        return None
+    times = _TIME.fullmatch(expected), _TIME.fullmatch(answer)
+    if times[0] and times[1] and "ratio" not in question.lower():
+        halves = [_HALF_DAY.sub("", re.sub(r"\\text|[{}]", "", text)).strip() for text in (expected, answer)]
+        return True if "" in (times[0]["half"], times[1]["half"]) and halves[0] == halves[1] else None
     if len(wanted) == len(given):  # w : w' is g : g' if w g' = g w'
         pairs = zip(wanted, given, strict=True)
         return all(formula.is_equal(rf"({w}) \cdot ({given[0]})", rf"({g}) \cdot ({wanted[0]})") for w, g in pairs)
@@ -270,10 +307,15 @@ def _match_units(expected: str, answer: str, question: str) -> bool | None:
         head = units.convert(given, wanted.unit)
         return head is not None and is_equal(wanted.head, head, question)
     if given is not None:
-        return not units.contradicts(given, question) and is_equal(expected, given.head, question)
+        head = units.convert_to_asked(given, question)
+        if given.smaller and _squeeze(answer) in _squeeze(latex.tidy(question)):
+            return False  # 2 hours 30 minutes, where it is asked how many minutes they are
+        return head is not None and is_equal(expected, head, question)
     if wanted is not None:
         is_angle = r"\circ" in answer and formula.is_equal(expected, answer)  # 30^\circ + 45^\circ
         return is_angle or is_equal(wanted.head, answer, question)
+    if (letters := units.read_letters(answer)) and units.is_asked(letters, question):
+        return is_equal(expected, letters.head, question)  # 48 m^2, where it is asked how many square metres
     return None
 
 
@@ -283,6 +325,9 @@ def _match_relations(expected: str, answer: str, question: str) -> bool | None:
 
 _RULES = (
     _match_sayings,
+    _match_remainders,
+    _match_points,
+    _match_restated,
     _match_options,
     _match_named,
     _match_equations,

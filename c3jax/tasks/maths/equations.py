@@ -16,7 +16,7 @@ _TUPLE = rf"\( ?{formula.NAME}(?: ?, ?{formula.NAME})+ ?\)"
 _DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}"
 _NAME = re.compile(
     rf"(?:{_WORDS} ?)?(?:{_FUNCTION}|{_POINTS}|{_TUPLE}|{_DERIVATIVE}|[A-Za-z][a-z]{{3,}}(?: [a-z]+)*|{formula.NAME}'*)"
-    rf"|{_WORDS} ?\([A-Z]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
+    rf"|\\Pr|{_WORDS} ?\([A-Z]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
 )
 _MATRIX_NAME = re.compile(r"[A-Z] ?\^ ?(?:\{ ?(?:-1|T) ?\}|T)")  # the inverse, or transposed
 _ASKED = re.compile(
@@ -73,6 +73,15 @@ def is_rounded(exact: str, rounded: str) -> bool:
     if value is None or number is None or not values.is_real(value):
         return False
     return abs(values.to_real(value) - values.to_real(number.value)) < values.to_real(Fraction(1, 10**decimals))
+
+
+def is_percentage(last: str, side: str) -> bool:
+    r"""Whether a side of a chain is the percentage that the chain ends in: 0.25 and \frac14 \cdot 100\% of 25%."""
+    number = latex.parse_number(last)
+    if number is None or not number.is_percent:
+        return False
+    value = number.value if side.endswith("%") else number.value / 100
+    return formula.is_equal(side.removesuffix("%"), f"{value.numerator}/{value.denominator}")
 
 
 def is_same_relation(expected: str, answer: str) -> bool:

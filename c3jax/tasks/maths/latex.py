@@ -40,6 +40,7 @@ _SYMBOLS = {
     **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "θ": r"\theta "},
     **{"∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in "},
     **{"±": r"\pm ", "√": r"\sqrt ", "≈": r"\approx ", "∅": r"\emptyset ", "ℝ": r"\reals ", "℃": r"^\circ C "},
+    "¢": r" \text{cents}",
     **{power: f"^{digit}" for digit, power in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
     **{"½": " 1/2", "¼": " 1/4", "¾": " 3/4"},
     **{"。": ".", "、": ",", "￥": "¥", **dict.fromkeys("\n\t\xa0\u2009\u202f\u3000", " ")},
@@ -70,14 +71,21 @@ _SPACED_THOUSANDS = re.compile(
 _DIGIT_ARGUMENT = re.compile(
     r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt|\\pmod|\\overline)\s*([0-9A-Za-z])"
 )
+# What introduces an answer: "the value of x is", "so the answer is", "center:", 答案是.
 _LEAD = (
-    r"(?i:(?:the )?(?:final |correct )?answer(?: is)? ?:?|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is"
+    r"(?i:(?:(?:so|thus|hence|then|therefore|finally),? )?(?:(?:the )?(?:final |correct )?answer(?: is)? ?:?"
+    r"|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is|(?:the )?(?:final |total )?(?:value|result|solution"
+    r"|(?:mid)?point|coordinates|center|centre|vertex|focus|area|volume|perimeter|radius|length|width|height|sum|total|product|difference|ratio|probability"
+    r"|domain|range|slope|maximum|minimum|cost|price|profit|distance|speed|time|age|remainder) ?:)"
     r"|(?:所以|故|因此)?答案?(?:是|为| ?:))"
 )
-# What says that a number follows: 一共有 6 人, there are 6 people.
+# What says that a number follows: 一共有 6 人, 人数是 6, there are 6 people.
+_NOT_JUST = "不非没未约至超近差负比最多少大小"
 _LEAD_OF_NUMBER = (
-    r"(?:(?:[一总]?共|共?计|合计|还?剩下?|结果|等于|还?有|是|为|得|需?要|花了?)+ ?:?|(?i:(?:there (?:is|are)|equals|is)"
-    r"(?: (?:a|in) total(?: of)?)?|(?:(?:a|the|in) )?total(?: of| is)? ?:?))"
+    r"(?:(?:[一总]?共|共?计|合计|还?剩下?|结果|等于|还?有|是|为|得|需?要|花了?)+ ?:?"
+    rf"|[^\x00-\u4dff{_NOT_JUST}]{{1,10}}(?:等于|[是为得]|共?有|还?剩下?) ?:?"
+    r"|(?i:(?:there (?:is|are)|equals|is)"
+    r"(?: (?:a|in) total(?: of)?)?|(?:(?:a|the|in) )?(?:total|remainder)(?: of| is)? ?:?))"
 )
 _LEADS = re.compile(
     "|".join(
@@ -98,12 +106,23 @@ _BEFORE = (
     (r"\\(?:mathrm|text) ?(?:\{ ?([eixyz]) ?\}|([eixyz])(?![A-Za-z]))", r"\1\2 "),
     (r"\\begin ?\{cases\}(.*)\\end ?\{cases\}", lambda found: re.sub(r" ?,? ?\\\\", ", ", found[1])),
     (r"\\operatorname\*? ?\{ ?([A-Za-z]+) ?\}", r"\\\1 "),
+    (r"\\(?:mathbf|boldsymbol|bm) ?\{ ?([A-Za-z]) ?\}", r"\1 "),
 )
+_ARGUMENT = r"\([^()]*\)|[0-9.]+ ?\^ ?\\circ|\\frac ?\{[^{}]*\} ?\{[^{}]*\}"
+
+
+def _write_half_line(found: re.Match[str]) -> str:
+    sign = (">", "<", r"\ge ", r"\le ")[(found[1].lower() == "less") + 2 * bool(found[2])]
+    return f"x {sign}"
+
+
 _AFTER = (
     (r"(?<=[0-9]) ?(?:\\text\{)? ?and (?:a|one) half(?![a-z]) ?\}?", r"\\frac{1}{2}"),
     (r"(?=.*(?:[<>]|\\[lg]e(?![a-z])))(?:\\text ?\{ ?or ?\}|(?<![A-Za-z\\])or(?![A-Za-z]))", r"\\cup"),
     (r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和)\s*", ", "),
-    (r"\\text\s*\{\s*(?:percent|per cent)\s*\}|(?<=[0-9]) ?(?:percent|per cent)(?![a-z])", "%"),
+    (r"\\text\s*\{\s*(?:percent|per cent|%)\s*\}|(?<=[0-9]) ?(?:percent|per cent)(?![a-z])", "%"),
+    (r"(?<=[0-9]) ?\\text ?\{ ?per ?cent (?=[a-z])", r"%\\text{"),
+    (r"(?<=[0-9])个半(?=小时|月|星期)", r"\\frac{1}{2}"),
     (r"(?<=[.0-9])\\dot ?\{? ?([0-9]) ?\}?(?:([0-9]*) ?\\dot ?\{? ?([0-9]) ?\}?)?", r"\\overline{\1\2\3}"),
     (r"(?<=[0-9]\.)\(([0-9]+)\)", r"\\overline{\1}"),
     (r"\\text ?\{ ?[.,;:]? ?\}", ""),
@@ -111,7 +130,13 @@ _AFTER = (
     # A set by its condition.
     (r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\reals|R))? ?[|:]((?:[^{}]|(?<!\\)\{[^{}]*\})*)\\\}", r"\1"),
     (r"(?i)^(?:\\text\{)?all real[a-z ]* (?:except|other than) ?\}? ?(?:x ?= ?)?(.*)$", r"\\reals \\setminus \\{\1\\}"),
+    (r"(?i)^(?:\\text\{)?all real[a-z ]* (greater|less) than (or equal to )?\}?", _write_half_line),
     (r"[a-z] ?\\in ?\\reals ?, ?", ""),
+    (r"^\]([^\[\],]+,[^\[\],]+)(?=[\[\]]$)", r"(\1"),  # ]1, 2[ is (1, 2)
+    (r"^([(\[][^()\[\],]+,[^()\[\],]+)\[$", r"\1)"),
+    # Where a formula has a value: x + 1, x \ne 1.
+    (r"^((?:(?!\\ne)[^,=<>])+)(?:,|\\text\{ ?(?:for|where|with|if) ?\}) ?[a-z] ?\\ne ?[^,=<>]+$", r"\1"),
+    (rf"\\?(?:\\text ?\{{ ?)?(?<![A-Za-z])cis ?\}}? ?({_ARGUMENT})", r"(\\cos \1 + i \\sin \1)"),
     (r" ?\((?:%|percent)\)", "%"),
     (r" ?; ?", ", "),
     (r"(?<=[0-9])\{(\\frac\{[^{}]*\}\{[^{}]*\})\}", r"\1"),
@@ -137,7 +162,7 @@ def tidy(text: str) -> str:
     rows = text.split(r"\\")  # between the rows of a matrix; a command must not begin with its second stroke
     rows = [_COMMAND.sub(_write_command, _SPACING.sub(_space, row)) for row in rows]
     text = strip_braces(re.sub(r"\s+", " ", _take_off_dollars(r"\\".join(rows))).strip())
-    text = words.to_digits(_LEADS.sub("", text))
+    text = words.to_digits(_LEADS.sub("", _LEADS.sub("", text)))  # 答：一共有 6 人
     for pattern, plain in _AFTER:
         text = re.sub(pattern, plain, text)
     text = _DIGIT_ARGUMENT.sub(lambda found: f"{found[1] or found[3]}{{{found[2] or found[4]}}}", text)

@@ -15,6 +15,7 @@ class Measure(NamedTuple):
 
     head: str  # a formula
     unit: str  # plain text: "km/h", "square feet", "red apples", "cm^2"
+    smaller: str = ""  # the last unit of several: 2 hours 30 minutes
 
 
 # A word of a unit: in \text, in Chinese, or a word of four letters or a known short one, for letters side by side
@@ -40,7 +41,10 @@ _PART = rf"[0-9]+(?:\.[0-9]+)? ?{_WORD}"
 _COMPOUND = re.compile(rf"{_PART}(?: ?,? ?{_PART})+")
 _MONEY = re.compile(r"(?P<before>[-+]?) ?(?:US ?)?(?:\\text\{)?(?P<sign>\\\$|[€£¥₹]|Rs|USD)\.? ?\}? ?(?P<head>.+)")
 _CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan", "₹": "rupee", "Rs": "rupee", "USD": "dollar"}
-_MULTIPLES = {"ten": 10, "dozen": 12, "k": 1000, "lakh": 10**5, "M": 10**6, "crore": 10**7}
+_FEET = re.compile(
+    r"(?P<feet>[0-9]+) ?(?:\^ ?\\prime|['′’]) ?(?P<inches>[0-9.]+) ?(?:\^ ?\{?(?: ?\\prime){2} ?\}?|''|[\"″”])"
+)
+_MULTIPLES = {"pair": 2, "ten": 10, "dozen": 12, "k": 1000, "lakh": 10**5, "M": 10**6, "crore": 10**7}
 _PARTS = "half third quarter fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth millionth".split()
 _PARTS = dict(zip(_PARTS, (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 100, 1000, 10**6), strict=True)) | {"halve": 2, "fourth": 4}
 _MAGNITUDES = {word: Fraction(value) for word, value in (words.SCALES | words.CHINESE_SCALES | _MULTIPLES).items()}
@@ -50,13 +54,18 @@ _STATING = re.compile(
     r"\b(?:and|or|not?|non|but|if|is|are|was|be|than|to|more|less|most|least|fewer|over|under|below|above|about|around"
     r"|plus|minus|negative|positive|times|twice|double|triple|squared?|cubed?|root|power|factorial|mod|modulo|base|point"
     r"|remainder|repeating|recurring|approximately|roughly|almost|nearly|maybe|probably|wrong|false|incorrect|true"
-    r"|infinite|undefined|none|nothing|zero|one|two|three|four|five|six|seven|eight|nine|inverse|reciprocal|pairs?"
+    r"|infinite|undefined|none|nothing|zero|one|two|three|four|five|six|seven|eight|nine|inverse|reciprocal"
     r"|score|gross|so|up|down|except|without|percent|percentage|x|pi"
     r"|too|opposite|fails?|impossible|binary|octal|hexadecimal|per ?mille?|basis|grand|mil|bn|[a-z]*illions?|googol"
     r"|(?:eleven|[a-z]+teen|[a-z]+tie)ths?)\b|[不非负没多余倍约或以]|分之|左右|([a-z])\1\1"
 )
-# The same words, where they are part of what is counted: square feet, times as many, pairs of shoes.
-_COUNTING = re.compile(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$|\bpairs?(?= of)")
+# The same words, where they are part of what is counted: square feet, times as many.
+_COUNTING = re.compile(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$")
+# A pair of these is one thing, and of what a question counts by pairs.
+_SINGLE_PAIR = re.compile(
+    r"(?i)pairs? of (?:[a-z]+ )*(?:(?:eye|sun)?glasses|goggles|binoculars|scissors|pliers|tweezers|tongs|shorts|jeans"
+    r"|trousers|pants|slacks|leggings|tights|overalls|pajamas|pyjamas)"
+)
 
 
 def read_measure(text: str, question: str) -> Measure | None:
@@ -68,6 +77,9 @@ def read_measure(text: str, question: str) -> Measure | None:
     text = _QUOTIENT.sub(r"\\text{\1/\2}", text)
     if _COMPOUND.fullmatch(text):
         return _add_parts([read_measure(part, question) for part in re.findall(_PART, text)])
+    feet = _FEET.fullmatch(text)
+    if feet:
+        return Measure(rf"{feet['feet']} + \frac{{{feet['inches']}}}{{12}}", "feet", "inches")
     money = _MONEY.fullmatch(re.sub(r"^(.*[0-9]) ?\\\$$", r"\\$\1", text))
     if money:
         head = money["before"] + money["head"].replace(r"\$", "")
@@ -92,11 +104,14 @@ def _add_parts(parts: list[Measure | None]) -> Measure | None:
     heads = [convert(part, known[0].unit) for part in known]
     if len(known) < len(parts) or not all(heads) or len({part.unit for part in known}) < len(parts):
         return None
-    return Measure(" + ".join(f"({head})" for head in heads), known[0].unit)
+    return Measure(" + ".join(f"({head})" for head in heads), known[0].unit, known[-1].unit)
 
 
 def _read_words(head: str, unit: str, question: str) -> Measure | None:
     counted = _find_counted(question)
+    pair = re.fullmatch(r"(?i)pairs? of (.+)", unit)
+    if pair and (_SINGLE_PAIR.match(unit) or re.search(rf"(?i)\bpairs? of (?:[a-z]+ )?{pair[1]}", question)):
+        unit = pair[1]
     while (first := _split_magnitude(unit)) and first[0] not in counted:
         head, unit = rf"({head}) \cdot ({_MAGNITUDES[first[0]]})", first[1]
     unit = unit.rstrip(" ,").strip().removeprefix("of ")
@@ -120,7 +135,7 @@ def _split_magnitude(unit: str) -> tuple[str, str] | None:
 def _find_counted(question: str) -> set[str]:
     """The words that a question counts in: "how many more dozen eggs", "how many 'down votes'", 多少元."""
     text = re.sub("[\"'‘’“”]", "", question.lower())
-    counted = re.findall(r"how (?:many|much) ((?:[a-z]+ ?){1,3})", text)
+    counted = re.findall(r"(?:how (?:many|much)|number of) ((?:[a-z]+ ?){1,3})", text)
     counted += re.findall(r"\b[0-9]{2,} (quarters)\b", text)  # coins: nobody writes so many as a fraction
     nouns = {word.removesuffix("s") for phrase in counted for word in phrase.split()}
     return nouns | {
@@ -143,7 +158,16 @@ def read_letters(text: str) -> Measure | None:
 _CHINESE_UNITS: dict[str, str] = {
     **{"千克": "kg", "公斤": "kg", "克": "g", "吨": "tonne", "斤": "jin", "升": "L", "毫升": "mL", "度": "degree"},
     **{"千米": "km", "公里": "km", "米": "m", "分米": "dm", "厘米": "cm", "毫米": "mm", "年": "year", "秒": "second"},
-    **{"元": "yuan", "块": "yuan", "角": "jiao", "美元": "dollar", "天": "day", "日": "day", "周": "week"},
+    **{
+        "元": "yuan",
+        "块": "yuan",
+        "角": "jiao",
+        "美元": "dollar",
+        "天": "day",
+        "日": "day",
+        "周": "week",
+        "岁": "year",
+    },
     **{"小时": "hour", "时": "hour", "分钟": "minute", "分": "minute", "星期": "week", "月": "month", "个月": "month"},
 }
 # What pint has no name for, or another one.
@@ -170,32 +194,127 @@ def convert(measure: Measure, unit: str) -> str | None:
     if not measure.unit or not unit or re.sub(r"[\s.]", "", measure.unit) == re.sub(r"[\s.]", "", unit):
         return measure.head
     source, target = _parse(measure.unit), _parse(unit)
-    if not source and not target:  # things that are counted: red apples are apples
-        nouns = [{word.removesuffix("s") for word in re.split(r"\W+", text.lower())} for text in (measure.unit, unit)]
-        is_same = "^" not in measure.unit + unit and (nouns[0] <= nouns[1] or nouns[1] <= nouns[0])
-        return measure.head if is_same else None
+    if source or target:
+        return _convert_head(measure.head, source, target)
+    # Things that are counted: red apples are apples.
+    nouns = [{word.removesuffix("s") for word in re.split(r"\W+", text.lower())} for text in (measure.unit, unit)]
+    is_same = "^" not in measure.unit + unit and (nouns[0] <= nouns[1] or nouns[1] <= nouns[0])
+    return measure.head if is_same else None
+
+
+def _convert_head(head: str, source: dict[str, int], target: dict[str, int]) -> str | None:
     if (source, target) in (({"degree": 1}, {"radian": 1}), ({"radian": 1}, {"degree": 1})):
-        return rf"({measure.head}) \cdot " + (r"\frac{\pi}{180}" if "radian" in target else r"\frac{180}{\pi}")
+        return rf"({head}) \cdot " + (r"\frac{\pi}{180}" if "radian" in target else r"\frac{180}{\pi}")
     if source == target:
-        return measure.head
+        return head
     registry = _registry()
     start, end = registry.UnitsContainer(source), registry.UnitsContainer(target)
     dimension = registry.get_dimensionality(start)
     if not dimension or dimension != registry.get_dimensionality(end):
         return None  # pint counts bits, turns and degrees alike as numbers
     shift, image = (registry.convert(Fraction(value), start, end) for value in (0, 1))
-    return rf"({measure.head}) \cdot ({image - shift}) + ({shift})"
+    return rf"({head}) \cdot ({image - shift}) + ({shift})"
 
 
-def contradicts(measure: Measure, question: str) -> bool:
-    """Whether a question counts in units, "how many dollars", 几天, and the measure is in none of them."""
-    wanted = [_parse(word) for word in re.findall("how many ([a-z]{4,})", question.lower())]
-    wanted += [
-        next(filter(None, (_parse(found[:end]) for end in (3, 2, 1))), {})
-        for found in re.findall("(?:多少|几)(?!时间|分之)([\u4e00-\u9fff]{1,3})", question)
-    ]
-    given = _parse(measure.unit)
-    return bool(given) and any(wanted) and given not in wanted and "unit" not in given
+# --------------------------------------------------------------------------------------------------------------------
+# What a question asks for
+
+
+class _Asked(NamedTuple):
+    units: list[dict[str, int]]  # "how many square feet", "in miles per hour", 几天
+    is_no_unit: bool  # asked is a part of a whole, or a number of people
+    is_thing: bool  # asked is how many bags, which may be told in kilograms, but not in dollars
+
+
+_PLURAL = r"(?:(?:square|cubic) )?(?:(?!does|was|has)[a-z]{3,}s|feet|inches)(?: per [a-z]+)?"
+_SYMBOL = r"(?:[cmk]m|[km]g|ft|ml|mph|km/h|m/s)(?: ?\^ ?[23])?(?![a-z])"
+_ENGLISH_ASKED = re.compile(
+    rf"how many (?:(?:more|fewer|less|total|extra|additional|full|whole|other) )*(?P<count>{_PLURAL}|{_SYMBOL})"
+    rf"|\bin (?P<scale>degrees(?: [a-z]+)?|{_PLURAL}|{_SYMBOL})"
+)
+_CHINESE_ASKED = re.compile("(?:多少|几)(?!时间|分之)个?([\u4e00-\u9fff]{1,4})")
+_CHINESE_THINGS = re.compile("(?:多少|几)[人个只名位棵株朵本张条辆架艘把头匹支枝件颗粒盒箱袋瓶包筐页]")
+_PART_ASKED = re.compile("what (?:fraction|percent)|[几百]分之几")
+_AREA = re.compile("area|volume|面积|体积")
+_OPPOSITES = (
+    *(("increase", "decrease"), ("profit", "loss"), ("gain", "loss"), ("gained", "lost"), ("both", "neither")),
+    *(("north", "south"), ("east", "west"), ("增加", "减少"), ("盈利", "亏损")),
+)
+
+
+def convert_to_asked(measure: Measure, question: str) -> str | None:
+    """Write the head of a measure for the unit that a question asks for: "how many hours", "in square inches", 几天.
+
+    None where the measure is in another unit, which is then no answer, of a thing (metres for trees), or the opposite
+    (a decrease for an increase). 5 feet 3 inches are 63 inches, and miles per hour are mph.
+    """
+    asking = _plain(question)
+    for one, other in (pair for both in _OPPOSITES for pair in (both, both[::-1])):
+        if re.search(rf"(?<![a-z]){one}(?![a-z])", measure.unit) and other in asking and one not in asking:
+            return None
+    asked, given = _find_asked(asking), _parse(measure.unit)
+    if given in asked.units:
+        return measure.head
+    asked = asked._replace(units=[unit for unit in asked.units if _is_measured(unit)])
+    if not _is_measured(given) or "unit" in given:
+        # Apples, where dollars are asked for; "5 in all" is no such thing.
+        things = re.findall(r"(?<![a-z])[a-z]{3,}s$", measure.unit)
+        is_other = things and (asked.units or _PART_ASKED.search(asking)) and re.search(rf"\b{things[0]}\b", asking)
+        return None if is_other else measure.head
+    if not asked.units:
+        is_money = given.keys() <= {*_CURRENCIES.values(), "cent"}
+        return None if asked.is_no_unit or (asked.is_thing and is_money) else measure.head
+    is_area = _AREA.search(asking) and len(given) == 1 and [{name: 1} for name in given] == asked.units
+    if is_area or _is_rate(given, asked, asking):
+        return measure.head
+    smaller = _parse(measure.smaller)
+    one = next((unit for unit in asked.units if unit == smaller or _convert_head("1", given, unit) == _ONE), None)
+    return None if one is None else _convert_head(measure.head, given, one)
+
+
+_ONE = r"(1) \cdot (1) + (0)"
+
+
+def is_asked(measure: Measure, question: str) -> bool:
+    """Whether a question asks for just the unit of a measure."""
+    return _parse(measure.unit) in _find_asked(_plain(question)).units
+
+
+def _plain(question: str) -> str:
+    return re.sub(r"\\text|\\mathrm|[${}]", "", question.lower())
+
+
+def _find_asked(asking: str) -> _Asked:
+    counted = [found["count"] for found in _ENGLISH_ASKED.finditer(asking) if found["count"]]
+    units = [_parse(unit) for unit in counted]
+    is_thing = not all(units)
+    units += [_parse(unit.partition(" per ")[0]) for unit in counted]  # how many cups per day: 3 cups
+    units += [_parse(found["scale"]) for found in _ENGLISH_ASKED.finditer(asking) if found["scale"]]
+    for found in _CHINESE_ASKED.findall(asking):
+        units.append(next(filter(None, (_parse(found[:end]) for end in (4, 3, 2, 1))), {}))
+    is_no_unit = _PART_ASKED.search(asking) or (_CHINESE_THINGS.search(asking) and not all(units))
+    return _Asked(list(filter(None, units)), bool(is_no_unit), is_thing)
+
+
+# What a question may ask for. Bars, bags, hands and points are units too, and mostly something else.
+_ORDINARY = re.compile(
+    r"(?:(?:kilo|centi|milli|deci|micro|nano)?(?:meter|gram|liter|second)|mile|foot|inch|yard|pound|ounce|ton|tonne|jin"
+    r"|metric_ton|minute|hour|day|week|month|year|gallon|quart|pint|cup|tablespoon|teaspoon|dollar|cent|euro|rupee|yuan"
+    r"|jiao|degree|radian|degree_[A-Z][a-z]+|unit|(?:mile|kilometer)_per_hour)"
+)
+
+
+def _is_measured(unit: dict[str, int]) -> bool:
+    return max(unit.values(), default=0) > 0 and all(map(_ORDINARY.fullmatch, unit))
+
+
+def _is_rate(given: dict[str, int], asked: _Asked, asking: str) -> bool:
+    """Whether a measure is dollars a day, and the question is how many dollars there are every day."""
+    for name in [name for name, power in given.items() if power == -1]:
+        is_each = re.search(rf"\b(?:every|each|per|an?|one) (?:single )?{name}\b|\b(?:{name}|{name[:2]}i)ly\b", asking)
+        if is_each and {other: power for other, power in given.items() if other != name} in asked.units:
+            return True
+    return False
 
 
 _SCALES = re.compile(r"(?i)\b(?:degrees? |deg ?)?(celsius|fahrenheit)\b|\b(?:degrees? |deg )(c|f)\b")
@@ -207,7 +326,8 @@ def _parse(unit: str) -> dict[str, int]:
     unit = unit.replace("平方", "square ").replace("立方", "cubic ")
     powers: dict[str, int] = {}
     sign, power = 1, 1
-    for token in re.findall(r"/|\^ ?-?[1-9]|[A-Za-z_]+|[\u4e00-\u9fff]+", unit):
+    tokens = re.findall(r"/|\^ ?-?[1-9]|[A-Za-z_]+|[\u4e00-\u9fff]+", unit)
+    for index, token in enumerate(tokens):
         word = token.lower()
         if word in ("/", "per"):
             sign = -1
@@ -215,6 +335,8 @@ def _parse(unit: str) -> dict[str, int]:
             power = 2 if word.startswith("sq") else 3
         elif powers and (token[0] == "^" or word in ("squared", "cubed")):
             powers[[*powers][-1]] *= int(token[1:]) if token[0] == "^" else 2 if word == "squared" else 3
+        elif index and power == 1 and word in ("in", "at", "a"):
+            break  # 5 dollars at first, 5 birds in a tree: no atmospheres, inches, years
         elif name := _find_unit(_CHINESE_UNITS.get(token) or token):
             powers[name] = powers.get(name, 0) + sign * power
             power = 1
@@ -223,6 +345,7 @@ def _parse(unit: str) -> dict[str, int]:
     return powers
 
 
+@functools.lru_cache(10_000)
 def _find_unit(word: str) -> str | None:
     """pint's name of a unit: by its symbol as it is, by its name in any case."""
     for spelled in (word, word.lower()) if len(word) <= 30 else ():

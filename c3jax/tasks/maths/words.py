@@ -35,7 +35,7 @@ def to_digits(text: str) -> str:
     if found:
         number = _read_english(re.split(r"-| and | ", found[0].lower()))
     else:
-        found = _CHINESE.match(text)
+        found = None if re.search("[0-9]", text) else _CHINESE.match(text)  # 两地相距120千米 is no 2
         number = _read_chinese(found[0]) if found else None
     return text if found is None or number is None else f"{number}{re.sub('^-', ' ', text[found.end() :])}"
 

@@ -2,14 +2,14 @@ r"""Grades whole benchmarks against themselves, and thousands of broken answers,
 
     python tests/tasks/maths/sweep.py gold FILE.jsonl ...
     python tests/tasks/maths/sweep.py fuzz COUNT [SEED]
-    python tests/tasks/maths/sweep.py kinds (classes | heldout | unseen | later | FOLDER) [SEED] [beside]
+    python tests/tasks/maths/sweep.py kinds (classes | heldout | unseen | later | fresh | FOLDER) [SEED] [beside]
 
 `gold` boxes every problem's own answer in a sentence: once as it is written, and once in other words (a fraction as a
 decimal or expanded, a list turned round, an interval as an inequality, a formula in brackets times one). `fuzz` makes
 answers out of numbers, formulas, LaTeX, Python and noise, and grades each against a number chosen at random. `kinds`
 counts the false verdicts on pairs of which is known what is right, kind by kind: those of classes.py, heldout.py,
-unseen.tsv or later.tsv, or problems.jsonl, answers.jsonl and expect.json of a folder; `beside` adds math-verify's. All
-print one line of JSON a sweep, with every answer that was judged other than it should be.
+unseen.tsv, later.tsv or fresh.tsv, or problems.jsonl, answers.jsonl and expect.json of a folder; `beside` adds
+math-verify's. All print one line of JSON a sweep, with every answer that was judged other than it should be.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ PAIRS = {
     "heldout": heldout.write_pairs,
     "unseen": lambda seed: classes.write_pairs(seed, 1, "unseen.tsv"),
     "later": lambda seed: classes.write_pairs(seed, 1, "later.tsv"),
+    "fresh": lambda seed: classes.write_pairs(seed, 1, "fresh.tsv"),
 }
 
 
