@@ -131,6 +131,19 @@ def compute_group_fidelity(
     return GroupFidelity(observed, reliability, corrected, linear, beyond, ranks_XC.shape[1])
 
 
+def compute_split_noise(left_CN: np.ndarray, right_CN: np.ndarray, continuations: int, level: float) -> Interval:
+    """Variance of one continuation's return at a message, from means of two halves: n E[(left - right)^2] / 2.
+
+    A mean of m continuations has this over m, if they are drawn independently.
+
+    Args:
+      left_CN, right_CN: the halves' mean returns.
+      continuations: n of each half.
+      level: coverage of the interval.
+    """
+    return compute_mean_interval(continuations * np.square(left_CN - right_CN).mean(axis=1) / 2, level)
+
+
 def compute_credit_variance(credit_CN: np.ndarray, level: float) -> Interval:
     """Mean over contexts of the sample variance of the messages' credit, in squared units of the credit."""
     variance_C = compute_within_context_variance(jnp.asarray(credit_CN), jnp.ones(credit_CN.shape, bool))

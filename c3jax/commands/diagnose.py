@@ -279,7 +279,9 @@ def describe_messages(drawn: Drawn) -> Row:
     value_CN = drawn.return_CNM.mean(axis=2)
     row: Row = {"turn": drawn.turn} | make_columns("mean_return", _mean(value_CN.mean(axis=1)))
     if not drawn.is_last:
-        row |= make_columns("reliability", diagnostics.compute_rank_correlation(*split_held_out(drawn), LEVEL))
+        halves, held_out = split_held_out(drawn), drawn.return_CNM.shape[2] - drawn.continuations
+        row |= make_columns("reliability", diagnostics.compute_rank_correlation(*halves, LEVEL))
+        row |= make_columns("noise", diagnostics.compute_split_noise(*halves, held_out // 2, LEVEL))
     row |= make_columns("duplicates", diagnostics.compute_duplicate_share(drawn.message_CN, LEVEL))
     row |= make_columns("tokens", _mean(drawn.length_CN.mean(axis=1)))
     by_length = diagnostics.compute_rank_correlation(drawn.length_CN, value_CN, LEVEL)
@@ -315,8 +317,9 @@ def describe_arms(drawn: Drawn) -> list[Row]:
 
 
 _SHOWN = (  # title, rows of, text columns, measured columns, plain columns
-    ("messages", "messages", ("turn",), ("mean_return", "reliability", "duplicates"), ()),
+    ("messages", "messages", ("turn",), ("mean_return", "reliability", "noise"), ()),
     ("messages and their length", "messages", ("turn",), ("tokens", "length_and_value"), ("length_differs",)),
+    ("messages that repeat another", "messages", ("turn",), ("duplicates",), ()),
     ("influence, nats", "influence", ("turn", "of"), ("plugin",), ("null_mean", "p")),
     ("influence corrected, nats", "influence", ("turn", "of"), ("corrected", "excess"), ()),
     ("V(h) - Q(h, null)", "null_messages", ("turn", "null_message"), ("mean", "root_mean_square"), ()),

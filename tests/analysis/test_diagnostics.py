@@ -128,6 +128,8 @@ def test_the_spread_of_credit_is_that_of_the_variance_law():
     for name, variance in exact.items():
         found = diagnostics.compute_credit_variance(credit[name], LEVEL)
         assert holds(found, variance) and found.high < 1.1 * found.low, name
+    found = diagnostics.compute_split_noise(*split(return_CNM), HALF, LEVEL)
+    assert holds(found, noise) and found.high < 1.2 * found.low
 
 
 def test_groups_without_a_gradient_and_repeated_alternatives_are_as_often_as_enumerated():
