@@ -120,7 +120,10 @@ function makeFigures(tree, turn, row, credit, isLeaf) {
     const answer = section.answer[row];
     const text = !answer ? make("span", { class: "quiet" }, answer === null ? "none could be read" : "(empty)") : make("bdi", {}, makeTextNodes(answer.slice(0, 200), view.needle));
     const score = make("span", {}, make("span", { class: "quiet" }, "return "), formatFixed(section.return[row]));
-    parts.unshift(make("p", { class: "answer outcome" }, makeVerdict(section, row), make("span", {}, make("span", { class: "quiet" }, "answer "), text), score));
+    // A function that grades gives a number and names no answer: nothing is said of one.
+    const isJudgedWhole = answer === null && ["correct", "partial", "wrong"].includes(section.verdict[row]);
+    const shown = isJudgedWhole ? [] : [make("span", {}, make("span", { class: "quiet" }, "answer "), text)];
+    parts.unshift(make("p", { class: "answer outcome" }, [makeVerdict(section, row), ...shown, score]));
     if (section.detail[row]) parts.push(make("p", { class: "answer quiet" }, makeTextNodes(section.detail[row].slice(0, 400))));
   }
   const methods = Object.entries(tree.credits);
