@@ -139,8 +139,7 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
         """Of each stretch between answers of environments."""
         names = [name] if len(outline.given) == 1 else [f"{name} {number}" for number in range(len(outline.given))]
         for each, given in zip(names, outline.given, strict=True):
-            questions, start = make_questions(outline.problems), (lay(given, sharding.CUT), outline.first)
-            arguments = (weights, *questions, outline.fan_out, *start)
+            arguments = (*outline.asked, outline.fan_out, lay(given, sharding.CUT), outline.first)
             programs.append(Program(each, when, function, arguments, {}, calls, beside))
 
     outlines = _outline_branches(setup, sample_tree, plan, (weights, *make_questions(drawn)))
@@ -164,7 +163,7 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
 class _Outline(NamedTuple):
     """Shapes of what is drawn of some problems, and of what each call that draws it goes on from."""
 
-    problems: int
+    asked: tuple[Any, ...]  # weights, question, key and problem_P of every call
     fan_out: FanOut
     first: tuple[int, ...]
     given: list[tuple[Messages, ...]]  # of each call of the sampler, the last of which draws the last turn
@@ -203,8 +202,8 @@ def _outline_calls(  # noqa: PLR0913
             if not plan.is_environment:
                 break
             given = (*given, outline_answers(problems * math.prod(fan_out[: turn + 1]), plan.max_tokens))
-        if len(given) == len(rollout.turns) or len(given) == len(setup.plans):
-            return _Outline(problems, fan_out, first, calls, rollout._replace(turns=given))
+        if len(given) == len(setup.plans):
+            return _Outline(asked, fan_out, first, calls, rollout._replace(turns=given))
 
 
 def _outline_state(setup: Setup) -> TrainState:

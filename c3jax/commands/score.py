@@ -185,9 +185,10 @@ def _find_obstacle(tree: RecordedTree, method: str) -> str | None:
     carried = find_method(method).carries
     if carried != "nothing":
         return f"method {method}: expected {_CARRIED[carried]}, got a recorded tree, which has none"
-    nodes = [node for turn, on in zip(tree.nodes, tree.trained, strict=True) if on for node in turn]
-    if reads_gradients(method) and any(read_number(node.get("gradient")) is None for node in nodes):
-        return f"method {method}: expected the gradient of every message, which its own runs record, got none"
+    if reads_gradients(method):
+        nodes = [node for turn, on in zip(tree.nodes, tree.trained, strict=True) if on for node in turn]
+        if any(read_number(node.get("gradient")) is None for node in nodes):
+            return f"method {method}: expected the gradient of every message, which its own runs record, got none"
     return None
 
 

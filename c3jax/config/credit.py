@@ -111,7 +111,7 @@ def make_plan(credit: Credit, turns: int, fan_out: plans.FanOut | None = None) -
             f"credit.draws: expected {wanted} alone, and no fan_out, for method {credit.method}, got"
             f" {draws.model_dump(exclude_none=True)} and fan_out {credit.fan_out}"
         )
-    is_fit = form not in ("removal", "first_removal", "masked", "coalition") or draws.continuations == 1
+    is_fit = form not in plans.ARMS or draws.continuations == 1
     expect(is_fit, "credit.draws.continuations", f"1 for method {credit.method}", draws.continuations)
     return size_plan(form, number, draws.continuations, turns)
 

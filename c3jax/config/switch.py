@@ -11,7 +11,7 @@ from c3jax.config.run import RunConfig
 from c3jax.credit.method import Sampling
 from c3jax.credit.methods import find_trainable, needs_critic
 from c3jax.credit.pairing import check_pairing
-from c3jax.credit.plans import count_calls, make_tree
+from c3jax.credit.plans import ARMS, count_calls, make_tree
 from c3jax.schema import ConfigError, kinds_of, sections_in
 
 
@@ -84,7 +84,7 @@ def _fit_draws(credit: dict[str, Any], sampling: Sampling, turns: Sequence[dict[
 def _choose_draws(form: Sampling, budget: int, turns: int) -> dict[str, int] | None:
     """The draws of so many calls, or of as many as they can be, with the most credited messages."""
     main = "alternatives" if form in ("replay", "best_branch") else "episodes"
-    most = 1 if form in ("removal", "first_removal", "masked", "coalition") else budget
+    most = 1 if form in ARMS else budget
     sizes = [(number, repeats) for number in range(budget, 0, -1) for repeats in range(1, max(1, most // number) + 1)]
     calls = {pair: count_calls(size_plan(form, *pair, turns)) for pair in sizes}
     usable = [pair for pair in sizes if calls[pair] <= budget]

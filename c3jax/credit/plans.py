@@ -37,12 +37,14 @@ Source: arXiv:2603.06859, section 3 and algorithm 1 (tree, replay); credit/metho
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from c3jax.types import FanOut
 
 Unit = Literal["calls", "messages", "tokens"]
-Form = Literal["tree", "replay", "best_branch", "auxiliary", "removal", "first_removal", "masked", "coalition"]
+ArmsForm = Literal["removal", "first_removal", "masked", "coalition"]  # episodes, and copies without messages
+Form = Literal["tree", "replay", "best_branch", "auxiliary", ArmsForm]
+ARMS: tuple[Form, ...] = get_args(ArmsForm)
 Kind = Literal["alternative", "factual", "auxiliary", "counterfactual"]
 
 
@@ -117,7 +119,7 @@ def make_auxiliary(episodes: int, repeats: int, turns: int) -> Plan:
 
 
 def make_arms(
-    form: Literal["removal", "first_removal", "masked", "coalition"],
+    form: ArmsForm,
     episodes: int,
     turns: int,
     *,

@@ -206,7 +206,7 @@ def parse_estimator(text: object) -> Estimator:
 def _read_sizes(method: str, sampling: Sampling, text: str) -> Sizes:
     mark = "x" if sampling in ("tree", "flat") else "+"
     numbers = text.split(mark)
-    count = {"auxiliary": 2, "removal": 1, "first_removal": 1, "masked": 1, "coalition": 1}.get(sampling, len(numbers))
+    count = {"auxiliary": 2, **dict.fromkeys(plans.ARMS, 1)}.get(sampling, len(numbers))
     if len(numbers) != count or not all(map(str.isdecimal, numbers)):
         raise _expect(f"sizes of {method} as in {method} {_EXAMPLES.get(sampling, '2')}")
     kind = sampling if mark == "+" else "tree" if len(numbers) > 1 else "flat"

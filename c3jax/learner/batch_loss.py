@@ -67,6 +67,22 @@ class Totals(NamedTuple):
     share: jax.Array | None  # for figures that are means over all trees' tokens; None where it is the loss's
 
 
+def make_batch(setting: LossSetting, rollouts: tuple[Rollout, ...], credit: Credit) -> Batch:
+    """A step's trees with their credit; without reference log-probabilities.
+
+    Args:
+      setting: static.
+      rollouts: the plan's branches that hold credited messages.
+      credit: [P, N] per turn.
+    """
+    advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in credit.advantage)
+    if setting.learner.zero_signal == "keep":
+        return Batch(rollouts, advantage, (), ())
+    has_signal_P = find_signal(credit, setting.trained)
+    has_signal = tuple(jnp.repeat(has_signal_P, advantage_PN.shape[1]) for advantage_PN in credit.advantage)
+    return Batch(rollouts, advantage, (), has_signal)
+
+
 def compute_loss(
     setting: LossSetting, weights: Weights, batch: Batch, kl_coefficient: jax.Array, totals: Totals
 ) -> tuple[jax.Array, Figures]:
@@ -106,14 +122,6 @@ def _make_terms(setting: LossSetting, batch: Batch, turn: int, kl_coefficient: j
         None if totals.share is None else _weigh(setting, batch._replace(has_signal=()), turn) / totals.share,
     )
     return jax.tree.map(forward.flatten_tokens, terms)
-
-
-def find_kept(setting: LossSetting, credit: Credit) -> tuple[jax.Array, ...]:
-    """Whether the tree of each message has a signal; empty where trees without one are kept."""
-    if setting.learner.zero_signal == "keep":
-        return ()
-    has_signal_P = find_signal(credit, setting.trained)
-    return tuple(jnp.repeat(has_signal_P, advantage_PN.shape[1]) for advantage_PN in credit.advantage)
 
 
 def add_weights(setting: LossSetting, batch: Batch) -> Totals:

@@ -138,8 +138,7 @@ def _credit_batch(setting: LossSetting, credit: CreditSection, drawn: Drawn) -> 
     gradient = list_gradients(drawn.rollouts[0], len(return_PL))
     inputs = CreditInputs(matrix, setting.plan.fan_out, past=past, gradient=gradient)
     given = compute_credit(credit.method, inputs, return_PL, normalise=credit.normalise)
-    advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in given.advantage)
-    return Batch(drawn.rollouts, advantage, (), batch_loss.find_kept(setting, given))
+    return batch_loss.make_batch(setting, drawn.rollouts, given)
 
 
 def _multiply(one: Params, other: Params) -> jax.Array:

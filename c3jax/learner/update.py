@@ -150,8 +150,7 @@ def _take_step(
 ) -> tuple[TrainState, Credit, Figures]:
     weights, epochs = Weights(state.params, frozen), step.loss.learner.epochs
     credit, critic_batch = _compute_credit(step, state, weights, rollouts[0], return_PL)
-    advantage = tuple(advantage_PN.reshape(-1) for advantage_PN in credit.advantage)
-    batch = Batch(rollouts, advantage, (), batch_loss.find_kept(step.loss, credit))
+    batch = batch_loss.make_batch(step.loss, rollouts, credit)
     if state.adaptive is not None:
         # After the credit: what enters it must be of earlier steps.
         adaptive = update_adaptive(state.adaptive, step.credit.decay, step.loss.plan.fan_out, rollouts[0], return_PL)

@@ -215,8 +215,8 @@ def test_where_environments_answer_a_sampler_is_planned_for_each_stretch():
         start = Start((), first.arguments[-1])
         asked = (setup.weights, problems, question, key, index_P, first.arguments[4], start)
         rollout, _ = draw_trees(record, acting, *asked)  # pyright: ignore[reportArgumentType]
-    shapes = [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), each) for each in (drawn, rollout)]
     planned = [program.arguments for program in (first, second)]
-    assert shapes[0] == [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), each) for each in planned]
+    shapes = [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), asked) for asked in (drawn, planned)]
+    assert shapes[0] == shapes[1]
     learned = jax.tree.map(lambda leaf: (2 * leaf.shape[0], *leaf.shape[1:]), rollout.turns)
     assert learned == jax.tree.map(lambda leaf: leaf.shape, update.arguments[3][0].turns)

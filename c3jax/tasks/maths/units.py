@@ -207,13 +207,19 @@ def _convert_head(head: str, source: dict[str, int], target: dict[str, int]) -> 
         return rf"({head}) \cdot " + (r"\frac{\pi}{180}" if "radian" in target else r"\frac{180}{\pi}")
     if source == target:
         return head
+    scale = _find_scale(source, target)
+    return None if scale is None else rf"({head}) \cdot ({scale[0]}) + ({scale[1]})"
+
+
+def _find_scale(source: dict[str, int], target: dict[str, int]) -> tuple[Fraction, Fraction] | None:
+    """Factor and offset from one unit to another; None where they are not of one quantity."""
     registry = _registry()
     start, end = registry.UnitsContainer(source), registry.UnitsContainer(target)
     dimension = registry.get_dimensionality(start)
     if not dimension or dimension != registry.get_dimensionality(end):
         return None  # pint counts bits, turns and degrees alike as numbers
     shift, image = (registry.convert(Fraction(value), start, end) for value in (0, 1))
-    return rf"({head}) \cdot ({image - shift}) + ({shift})"
+    return image - shift, shift
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -268,11 +274,8 @@ def convert_to_asked(measure: Measure, question: str) -> str | None:
     if is_area or _is_rate(given, asked, asking):
         return measure.head
     smaller = _parse(measure.smaller)
-    one = next((unit for unit in asked.units if unit == smaller or _convert_head("1", given, unit) == _ONE), None)
+    one = next((unit for unit in asked.units if unit == smaller or _find_scale(given, unit) == (1, 0)), None)
     return None if one is None else _convert_head(measure.head, given, one)
-
-
-_ONE = r"(1) \cdot (1) + (0)"
 
 
 def is_asked(measure: Measure, question: str) -> bool:
