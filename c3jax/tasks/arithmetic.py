@@ -14,20 +14,20 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from c3jax.tasks import numeric
-from c3jax.tasks.generated import check_split, draw_problems, draw_uniform, make_splits, search_problem
+from c3jax.tasks.generated import draw_problems, draw_uniform, make_splits
 from c3jax.tasks.jsonl import TaskError
 from c3jax.tasks.sections import ArithmeticTask
 from c3jax.tasks.task import DemonstratedTurn, Task
 from c3jax.types import Problem
 
-DIGITS = tuple("0123456789")
 LARGEST_MOVE = 5  # so few sums that a policy of 0.1 M parameters learns them in seconds
 NAMES = ("mia", "ben", "ada", "leo")  # in turn, so that a question is its moves and nothing else
 VOCABULARY: tuple[str, ...] = (
-    *DIGITS,
+    *"0123456789",
     *(".", "=", ":", "the", "dial", "shows", *NAMES, "up", "down", "question", "plan", "answer"),
 )
 
@@ -42,53 +42,34 @@ class Move(NamedTuple):
 def load_problems(task: ArithmeticTask, seed: int, split: str, count: int) -> list[Problem]:
     """Make the first `count` problems of a split, no question twice.
 
-    Problem i is `make_problem(task, seed, split, i)`, drawn again as long as an earlier one asks the same.
+    Args:
+      task: the specification.
+      seed: of the draws; splits share no question whatever their seeds.
+      split: train, validation or test.
+      count: how many.
 
     Raises:
-      TaskError: the specification, split or count is invalid, or there are too few distinct questions.
+      TaskError: the split or count is invalid, or there are too few distinct questions.
     """
-    check_split("arithmetic", split)
     directions = 1 if task.down_share in (0.0, 1.0) else 2
     distinct = 10 * (LARGEST_MOVE * directions) ** task.moves
     if not 1 <= count <= distinct:
         raise TaskError(
             f"arithmetic: expected a count of 1 to {distinct} ({task.moves} steps allow no more), got {count}"
         )
-    return draw_problems(functools.partial(_search_problem, task, seed, split), count)
-
-
-def make_problem(task: ArithmeticTask, seed: int, split: str, index: int) -> Problem:
-    """Make the problem at an address; the id is the split and the index, as in "train-17".
-
-    Draws are repeated until the hash of the question's text falls to the split, so that splits share no
-    question whatever their seeds.
-
-    Raises:
-      TaskError: the specification or the split is invalid.
-    """
-    check_split("arithmetic", split)
-    return _search_problem(task, seed, split, index, set())
-
-
-def _search_problem(task: ArithmeticTask, seed: int, split: str, index: int, asked: set[str]) -> Problem:
-    def write(attempt: int) -> tuple[str, str]:
-        address = ("problem", seed, split, index, attempt)
-        start = int(10 * draw_uniform(*address, "start"))
-        moves = tuple(_draw_move(task, *address, step) for step in range(task.moves))
-        return _write_question(start, moves), str(compute_shown(start, moves)[-1])
-
     advice = f"; ask for fewer problems or more than {task.moves} steps"
-    return search_problem(write, split, index, asked, "arithmetic: no new question", advice)
+    return draw_problems("arithmetic", functools.partial(_write_problem, task, seed), split, count, advice)
 
 
-def _draw_move(task: ArithmeticTask, *address: object) -> Move:
-    is_down = draw_uniform(*address, "direction") < task.down_share
-    return Move("down" if is_down else "up", 1 + int(LARGEST_MOVE * draw_uniform(*address, "amount")))
-
-
-def _write_question(start: int, moves: tuple[Move, ...]) -> str:
-    sentences = [f"{NAMES[step % len(NAMES)]} {move.direction} {move.amount} ." for step, move in enumerate(moves)]
-    return " ".join([f"the dial shows {start} .", *sentences])
+def _write_problem(task: ArithmeticTask, seed: int, split: str, index: int, attempt: int) -> tuple[str, str]:
+    address = ("problem", seed, split, index, attempt)
+    start = int(10 * draw_uniform(*address, "start"))
+    sentences, moves = [f"the dial shows {start} ."], []
+    for step in range(task.moves):
+        direction = "down" if draw_uniform(*address, step, "direction") < task.down_share else "up"
+        moves.append(Move(direction, 1 + int(LARGEST_MOVE * draw_uniform(*address, step, "amount"))))
+        sentences.append(f"{NAMES[step % len(NAMES)]} {direction} {moves[-1].amount} .")
+    return " ".join(sentences), str(compute_shown(start, moves)[-1])
 
 
 _QUESTION = re.compile(r"the dial shows ([0-9]) \.((?: [a-z]+ (?:up|down) [1-9] \.)+)")
@@ -107,7 +88,7 @@ def parse_moves(question: str) -> tuple[int, tuple[Move, ...]]:
     return int(match[1]), tuple(Move(direction, int(amount)) for direction, amount in moves)
 
 
-def compute_shown(start: int, moves: tuple[Move, ...]) -> list[int]:
+def compute_shown(start: int, moves: Sequence[Move]) -> list[int]:
     """Compute what the dial shows at the start and after each move."""
     shown = [start]
     for move in moves:

@@ -17,13 +17,7 @@ from c3jax.types import Problem
 SPLITS = {"train": range(0, 8), "validation": range(8, 9), "test": range(9, 10)}
 LONGEST_SEARCH = 2_000  # draws for one problem; a tenth of them fit the smallest split
 
-Search = Callable[[int, set[str]], Problem]  # (index, questions that are taken) -> the problem
-
-
-def check_split(task: str, split: str) -> None:
-    """Refuse a split that there is not. Raises TaskError."""
-    if split not in SPLITS:
-        raise TaskError(f"{task}: expected a split of {', '.join(SPLITS)}, got {split!r}")
+Write = Callable[[str, int, int], tuple[str, str]]  # (split, index, attempt) -> question and answer
 
 
 def make_splits(load: Callable[..., list[Problem]], task: Any, seed: int) -> tuple[list[Problem], list[Problem]]:
@@ -37,36 +31,38 @@ def make_splits(load: Callable[..., list[Problem]], task: Any, seed: int) -> tup
     return load(task, seed, "train", task.train_problems), load(task, seed, "test", task.heldout_problems)
 
 
-def draw_problems(search: Search, count: int) -> list[Problem]:
-    """The first `count` problems, no question twice."""
+def draw_problems(name: str, write: Write, split: str, count: int, advice: str = "") -> list[Problem]:
+    """The first problems of a split, each the first attempt whose question is of the split and new.
+
+    Args:
+      name: of the task, for complaints.
+      write: an attempt at the problem of an index.
+      split: of SPLITS.
+      count: how many.
+      advice: what is said where none is found.
+
+    Returns:
+      Problems whose id is the split and the index, as in "train-17".
+
+    Raises:
+      TaskError: there is no such split, or LONGEST_SEARCH attempts bring no new question.
+    """
+    if split not in SPLITS:
+        raise TaskError(f"{name}: expected a split of {', '.join(SPLITS)}, got {split!r}")
     problems: list[Problem] = []
     asked: set[str] = set()
     for index in range(count):
-        problems.append(search(index, asked))
-        asked.add(problems[-1].question)
+        for attempt in range(LONGEST_SEARCH):
+            question, answer = write(split, index, attempt)
+            if hash_address("question", question) % 10 in SPLITS[split] and question not in asked:
+                break
+        else:
+            raise TaskError(
+                f"{name}: no new question for problem {index} of split {split!r} in {LONGEST_SEARCH} draws{advice}"
+            )
+        asked.add(question)
+        problems.append(Problem(index=index, id=f"{split}-{index}", question=question, answer=answer))
     return problems
-
-
-def search_problem(
-    write: Callable[[int], tuple[str, str]], split: str, index: int, asked: set[str], lack: str, advice: str = ""
-) -> Problem:
-    """The problem at an index: the first attempt whose question is of the split and new.
-
-    Args:
-      write: gives question and answer of an attempt.
-      split: of SPLITS.
-      index: in the split.
-      asked: questions that are taken.
-      lack, advice: what is said to be missing where none is found, and what to do about it.
-
-    Raises:
-      TaskError: none is, in LONGEST_SEARCH attempts.
-    """
-    for attempt in range(LONGEST_SEARCH):
-        question, answer = write(attempt)
-        if hash_address("question", question) % 10 in SPLITS[split] and question not in asked:
-            return Problem(index=index, id=f"{split}-{index}", question=question, answer=answer)
-    raise TaskError(f"{lack} for problem {index} of split {split!r} in {LONGEST_SEARCH} draws{advice}")
 
 
 def draw_uniform(*address: object) -> float:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from c3jax.tasks.environment import Environment, Message, Observation
-from c3jax.tasks.generated import draw_problems, draw_uniform, search_problem
+from c3jax.tasks.generated import draw_problems, draw_uniform, make_splits
 from c3jax.tasks.jsonl import TaskError
 from c3jax.tasks.sections import NumberTask
 from c3jax.tasks.task import DemonstratedTurn, Task
@@ -41,20 +41,18 @@ def make_problems(task: NumberTask, seed: int) -> tuple[list[Problem], list[Prob
     """The games to train on and the held-out ones. Raises TaskError where there are not so many."""
     if task.span > task.highest + 1:
         raise TaskError(f"task.span: expected at most task.highest + 1 = {task.highest + 1} numbers, got {task.span}")
-    return tuple(  # pyright: ignore[reportReturnType]
-        draw_problems(functools.partial(_search_problem, task, seed, split), count)
-        for split, count in (("train", task.train_problems), ("test", task.heldout_problems))
-    )
+    return make_splits(_load_problems, task, seed)
 
 
-def _search_problem(task: NumberTask, seed: int, split: str, index: int, asked: set[str]) -> Problem:
-    def write(attempt: int) -> tuple[str, str]:
-        address = ("number", seed, split, index, attempt)
-        name = [str(int(10 * draw_uniform(*address, digit))) for digit in range(3)]
-        low = int((task.highest + 2 - task.span) * draw_uniform(*address, "low"))
-        return f"game {' '.join(name)} : from {low} to {low + task.span - 1}", ""
+def _load_problems(task: NumberTask, seed: int, split: str, count: int) -> list[Problem]:
+    return draw_problems("number", functools.partial(_write_problem, task, seed), split, count)
 
-    return search_problem(write, split, index, asked, "number: no new game")
+
+def _write_problem(task: NumberTask, seed: int, split: str, index: int, attempt: int) -> tuple[str, str]:
+    address = ("number", seed, split, index, attempt)
+    name = [str(int(10 * draw_uniform(*address, digit))) for digit in range(3)]
+    low = int((task.highest + 2 - task.span) * draw_uniform(*address, "low"))
+    return f"game {' '.join(name)} : from {low} to {low + task.span - 1}", ""
 
 
 def read_range(question: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 
 from c3jax.tasks import numeric
-from c3jax.tasks.generated import check_split, draw_problems, draw_uniform, make_splits, search_problem
+from c3jax.tasks.generated import draw_problems, draw_uniform, make_splits
 from c3jax.tasks.sections import StoryTask
 from c3jax.tasks.task import Task
 from c3jax.types import Problem
@@ -31,24 +31,24 @@ LOSSES = (
 
 
 def load_problems(task: StoryTask, seed: int, split: str, count: int) -> list[Problem]:
-    """Make the first `count` problems of a split, no question twice; the id is the split and the index.
+    """Make the first `count` problems of a split, no question twice.
+
+    Args:
+      task: the specification.
+      seed: of the draws; splits share no question whatever their seeds.
+      split: train, validation or test.
+      count: how many.
 
     Raises:
       TaskError: the split is unknown, or so many distinct questions are not found.
     """
-    check_split("stories", split)
-    return draw_problems(functools.partial(_search_problem, task, seed, split), count)
-
-
-def _search_problem(task: StoryTask, seed: int, split: str, index: int, asked: set[str]) -> Problem:
-    def write(attempt: int) -> tuple[str, str]:
-        return _write_problem(task, ("story", seed, split, index, attempt))
-
     advice = "; ask for fewer problems, more changes or larger numbers"
-    return search_problem(write, split, index, asked, "stories: no new question", advice)
+    return draw_problems("stories", functools.partial(_write_problem, task, seed), split, count, advice)
 
 
-def _write_problem(task: StoryTask, address: tuple[object, ...]) -> tuple[str, str]:
+def _write_problem(task: StoryTask, seed: int, split: str, index: int, attempt: int) -> tuple[str, str]:
+    address = ("story", seed, split, index, attempt)
+
     def choose(what: str, count: int) -> int:
         return int(count * draw_uniform(*address, what))
 
