@@ -60,7 +60,6 @@ def load_problems(path: str, fields: Fields = AS_THEY_ARE) -> list[Problem]:
 def read_problems(
     path: str,
     read: Callable[[Row], Problem],
-    limit: int | None = None,
     fields: Fields = AS_THEY_ARE,
     known: Sequence[str] | None = None,
 ) -> list[Problem]:
@@ -69,17 +68,14 @@ def read_problems(
     Args:
       path: of the file.
       read: makes a problem of a row.
-      limit: keep at most this many problems, from the top. The whole file is checked all the same.
       fields, known: as for `read_rows`.
 
     Raises:
-      TaskError: as `read_rows` and `read`, and where two ids agree or the limit leaves no problem.
+      TaskError: as `read_rows` and `read`, and where two ids agree.
     """
-    if limit is not None and limit < 1:
-        raise TaskError(f"{path}: the limit must be at least 1 problem, got {limit}")
     problems = [read(row) for row in read_rows(path, fields, known)]
     check_distinct(path, [problem.id for problem in problems])
-    return problems[:limit]
+    return problems
 
 
 def _read_problem(row: Row) -> Problem:

@@ -29,13 +29,12 @@ LONGEST_NUMBER = 400  # characters: turning digits into an integer takes time qu
 LONGEST_MESSAGE = 100_000  # characters, counted from the end, where the answer stands
 
 
-def load_problems(path: str, limit: int | None = None, fields: Fields = AS_THEY_ARE) -> list[Problem]:
+def load_problems(path: str, fields: Fields = AS_THEY_ARE) -> list[Problem]:
     """Load a JSONL set: rows {"id"?, "question", "answer"} with a plain number as answer, GSM8K's or SVAMP's own rows.
 
     Args:
       path: UTF-8 file, one JSON object a line. GSM8K's answers are solutions that end in "#### 18". Names in capitals
         count too, and a "body" stands before its question.
-      limit: keep at most this many problems, from the top. The whole file is checked all the same.
       fields: the file's fields by the names above, where it has others.
 
     Returns:
@@ -45,7 +44,7 @@ def load_problems(path: str, limit: int | None = None, fields: Fields = AS_THEY_
     Raises:
       TaskError: the file cannot be read, a line is not as above, two ids agree, or the set is empty.
     """
-    return read_problems(path, _read_problem, limit, fields, ("id", "question", "answer"))
+    return read_problems(path, _read_problem, fields, ("id", "question", "answer"))
 
 
 def _read_problem(row: Row) -> Problem:

@@ -46,13 +46,13 @@ def make_problems(task: ReasoningTask, seed: int) -> tuple[list[Problem], list[P
     raise TaskError(f"task: expected {wanted} different questions of {task.generator}, got {len(problems)}")
 
 
-def load_problems(path: str, limit: int | None = None) -> list[Problem]:
+def load_problems(path: str) -> list[Problem]:
     """Load a JSONL set of addresses: {"id"?, "generator", "size", "seed", "index", "settings"?, "threshold"?} a line.
 
     Raises:
       TaskError: as make_problems, or the file cannot be read, a line is not as above, or two ids agree.
     """
-    return read_problems(path, _read_problem, limit)
+    return read_problems(path, _read_problem)
 
 
 def _read_problem(row: Row) -> Problem:

@@ -198,8 +198,6 @@ def test_load_reads_both_formats(tmp_path):
         Problem(4, "4", "Q", "0.5"),
         Problem(5, "5", "Q", "3/4"),
     ]
-    assert load_problems(path, limit=2) == problems[:2]
-    assert load_problems(path, limit=99) == problems
     with open(path, "rb") as file:
         content = file.read()
     with open(path, "wb") as file:
@@ -235,10 +233,9 @@ def test_load_reads_both_formats(tmp_path):
     ],
 )
 def test_a_faulty_line_is_named_with_its_reason(tmp_path, line, reason):
-    # Beyond the limit too: a set is sound as a whole or refused.
     path = write(tmp_path, ROW, line, ROW)
     with pytest.raises(TaskError) as caught:
-        load_problems(path, limit=1)
+        load_problems(path)
     assert str(caught.value).startswith(f"{path}, line 2: ")
     assert reason in str(caught.value)
 
@@ -250,8 +247,6 @@ def test_a_faulty_file_is_named_with_its_reason(tmp_path):
         load_problems(str(tmp_path))
     with pytest.raises(TaskError, match="the set is empty"):
         load_problems(write(tmp_path, b"\n \n"))
-    with pytest.raises(TaskError, match="limit must be at least 1"):
-        load_problems(write(tmp_path, ROW), limit=0)
     # Line 3 has no id, so its row number 2 is its id, which line 2 has taken.
     with pytest.raises(TaskError, match=r"set\.jsonl, line 3: the id '2' is already that of line 2"):
         load_problems(write(tmp_path, ROW, ROW | {"id": "2"}, ROW))

@@ -35,9 +35,7 @@ _PLAIN = CodeSpec()
 _OWN = ("id", "question", "tests", "setup", "entry_point", "preamble")
 
 
-def load_problems(
-    path: str, limit: int | None = None, spec: CodeSpec = _PLAIN, fields: Fields = AS_THEY_ARE
-) -> list[Problem]:
+def load_problems(path: str, spec: CodeSpec = _PLAIN, fields: Fields = AS_THEY_ARE) -> list[Problem]:
     """Load a JSONL set of programming problems.
 
     Records, told apart by their fields:
@@ -49,14 +47,13 @@ def load_problems(
     "entry_point" is a name or a list of them, and "preamble" a head that a message may continue.
 
     Args:
-      limit: keep at most this many problems, from the top. The whole file is checked all the same.
       spec: how programs are run.
       fields: the file's fields by the names of a record of ours, where it has others.
 
     Raises:
       TaskError: the file cannot be read, a line is none of these records, two ids agree, or the set is empty.
     """
-    return read_problems(path, lambda row: read_problem(row, spec), limit, fields, _OWN)
+    return read_problems(path, lambda row: read_problem(row, spec), fields, _OWN)
 
 
 def write_record(problem: Problem) -> dict[str, object]:
@@ -229,13 +226,8 @@ def bind(section: CodeTask | None, grade_timeout: float | None, is_contained: bo
     """
     spec = CodeSpec(is_contained=is_contained)
     if section is not None:
-        spec = spec._replace(
-            reward=section.reward,
-            timeout_s=section.timeout,
-            memory_mb=section.memory,
-            output_mb=section.output,
-            wall_s=section.wall,
-        )
+        limits = (section.timeout, section.memory, section.output)
+        spec = CodeSpec(section.reward, *limits, is_contained, section.wall)
     if spec.wall_s < spec.timeout_s:
         raise ConfigError(f"task.wall: expected at least task.timeout ({spec.timeout_s:g}), got {spec.wall_s:g}")
     if grade_timeout is not None and spec.timeout_s + _JUDGING_S > grade_timeout:

@@ -33,7 +33,7 @@ _ANSWERS = ("answer", "golden", "solution")
 _IDS = ("id", "unique_id")
 
 
-def load_problems(path: str, limit: int | None = None, fields: Fields = AS_THEY_ARE) -> list[Problem]:
+def load_problems(path: str, fields: Fields = AS_THEY_ARE) -> list[Problem]:
     r"""Load a JSONL set: rows with a question and an answer, or a benchmark's own rows.
 
     Read as they are: {"id"?, "question", "answer"}, MATH ({"problem", "solution"}), MATH500 (also "answer" and
@@ -43,7 +43,6 @@ def load_problems(path: str, limit: int | None = None, fields: Fields = AS_THEY_
 
     Args:
       path: UTF-8 file, one JSON object a line.
-      limit: keep at most this many problems, from the top. The whole file is checked all the same.
       fields: the file's fields by the names "id", "question" and "answer", where it has others.
 
     Returns:
@@ -56,7 +55,7 @@ def load_problems(path: str, limit: int | None = None, fields: Fields = AS_THEY_
     for package in ("mpmath", "pint"):  # here, and not in every worker at its first formula
         if importlib.util.find_spec(package) is None:
             raise TaskError(f"task.kind: math needs the package {package} (pip install 'c3jax[maths]'), found none")
-    return read_problems(path, read_problem, limit, fields, ("id", "question", "answer"))
+    return read_problems(path, read_problem, fields, ("id", "question", "answer"))
 
 
 def read_problem(row: Row) -> Problem:

@@ -435,7 +435,6 @@ def test_records_of_our_own(tmp_path):
     assert grade(first, "```\ndef add(a, b): return len(re.findall('1', '11'))\n```").score == 1.0
     assert grade(first, "```\ndef add(a, b): return ONE + ONE\n```").score == 1.0
     assert grade(second, "```\ndef sum(a, b): return a + b\n```").score == 1.0
-    assert len(load_problems(str(tmp_path / "set"), limit=1)) == 1
     keeps = {"question": "Define f.", "tests": ["x = [2, 1]\nf(x)\nassert x == [1, 2]", "assert f([]) is None"]}
     (third,) = load_problems(write_rows(tmp_path / "set", keeps))
     assert read_check(third.answer).keeps == (True, False)
