@@ -6,6 +6,7 @@ is shown. `random` is seeded by the episode; what depends on the time, or on any
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +27,14 @@ _NAMES = ("SyntaxError", "NameError", "TypeError", "ValueError", "ZeroDivisionEr
 
 
 class Settings(NamedTuple):
-    """Of a session."""
+    """What `begin` is given."""
 
-    timeout: float = 5.0  # seconds that all programs of an episode may compute
-    memory: int = 512  # MB
-    setup: str = ""  # runs before the first program
-    errors: str = "whole"  # an exception is shown with its message; name: its name alone
-    characters: int = 2000  # of an answer
-    is_contained: bool = True
+    timeout: float
+    memory: int
+    setup: str
+    errors: str
+    characters: int
+    is_contained: bool
 
 
 @dataclass(eq=False)
@@ -47,9 +48,19 @@ class Session:
 
 
 def bind(settings: Mapping[str, Any], is_contained: bool) -> Environment:
-    """The environment with a sandbox that was tried. Raises UserError where it does not hold here."""
-    chosen = Settings(**{name: value for name, value in settings.items() if name in Settings._fields})
+    """The environment with a sandbox that was tried.
+
+    Args:
+      settings: of `begin`.
+      is_contained: False runs programs without the isolation.
+
+    Raises:
+      UserError: a setting is none, or the sandbox does not hold here.
+    """
+    reset = functools.partial(begin, is_contained)
     kinds = {"timeout": (int, float), "memory": int, "setup": str, "errors": str, "characters": int}
+    # Whoever opens it complains of other names.
+    chosen = reset(None, 0, **{name: value for name, value in settings.items() if name in kinds}).settings
     is_sound = all(isinstance(getattr(chosen, name), kind) for name, kind in kinds.items())
     if not is_sound or chosen.errors not in ("whole", "name") or min(chosen.timeout, chosen.memory) <= 0:
         raise ConfigError(
@@ -58,12 +69,12 @@ def bind(settings: Mapping[str, Any], is_contained: bool) -> Environment:
         )
     if is_contained:
         check_isolation()
-    reset = begin if is_contained else begin_uncontained
     return PYTHON._replace(reset=reset, timeout_s=chosen.timeout * _WALL + 60.0)
 
 
 def begin(
-    problem: Problem,
+    is_contained: bool,
+    problem: Problem | None,
     seed: int,
     timeout: float = 5.0,
     memory: int = 512,
@@ -74,6 +85,7 @@ def begin(
     """A session without a sandbox yet.
 
     Args:
+      is_contained: False: programs run without the isolation.
       problem: not read.
       seed: of `random`.
       timeout: seconds that all programs of an episode may compute.
@@ -82,12 +94,7 @@ def begin(
       errors: whole, or name for an exception's name without its message.
       characters: of an answer, counted from its end, where an error stands.
     """
-    return Session(Settings(timeout, memory, setup, errors, characters), seed)
-
-
-def begin_uncontained(problem: Problem, seed: int, **settings: Any) -> Session:
-    """As `begin`, without the isolation."""
-    return Session(Settings(**settings, is_contained=False), seed)
+    return Session(Settings(timeout, memory, setup, errors, characters, is_contained), seed)
 
 
 def run(session: Session, messages: Sequence[Message]) -> Observation:
@@ -132,7 +139,7 @@ def close(session: Session) -> None:
 
 
 PYTHON = Environment(
-    reset=begin,
+    reset=functools.partial(begin, True),
     step=run,
     close=close,
     vocabulary=(*"0123456789", "+", "-", "*", "/", "%", "(", ")", *_NAMES),

@@ -5,8 +5,9 @@ import functools
 import pytest
 
 from c3jax.schema import ConfigError
-from c3jax.tasks.environment import Call, Message, run_call
+from c3jax.tasks.environment import Call, Message, open_environments, run_call
 from c3jax.tasks.environments import python
+from c3jax.tasks.sections import EnvironmentSection
 from c3jax.types import Problem
 
 SETTINGS = {"timeout": 1.0, "characters": 200}
@@ -72,3 +73,9 @@ def test_names_alone_and_a_setup():
 def test_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(ConfigError, match="environment.settings: expected numbers above 0"):
         python.bind(settings, True)
+
+
+@pytest.mark.parametrize("name", ["colour", "is_contained", "seed"])
+def test_settings_that_there_are_not_are_refused_without_a_sandbox_too(name):
+    with pytest.raises(ConfigError, match=r"^protocol.turns.0.environment.settings: expected what the reset of python"):
+        open_environments([EnvironmentSection(kind="python", settings={name: True})], None, False)
