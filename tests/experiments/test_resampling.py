@@ -16,7 +16,7 @@ from c3jax.lab.games import make_game, make_team, see_all
 from c3jax.lab.oracle import compute_policy_gradient
 from c3jax.lab.play import sample_plan
 from c3jax.lab.policies import make_tabular
-from c3jax.lab.resampling import TreeTruth, compare_gradients, compute_counts, enumerate_tree
+from experiments.resampling import TreeTruth, compare_gradients, compute_counts, enumerate_tree
 
 PROBLEMS = 12
 FAMILY = make_team(messages=(3, 3), sees=see_all(2), effect=1.0, coupling=1.5, spread=3.0, noise="bernoulli")
