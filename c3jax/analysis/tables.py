@@ -101,28 +101,28 @@ def load_table(path: Path) -> list[dict[str, Any]]:
     return [{name: math.nan if cell is None else cell for name, cell in row.items()} for row in rows]
 
 
-def to_csv(rows: Sequence[Row], digits: int = SAVED_DIGITS) -> str:
-    """Rows as CSV with a heading; numbers to so many significant digits."""
+def to_csv(rows: Sequence[Row]) -> str:
+    """Rows as CSV with a heading; numbers to SAVED_DIGITS significant digits."""
     columns = list_columns(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([_round(row.get(name), digits) for name in columns] for row in rows)
+    writer.writerows([_round(row.get(name)) for name in columns] for row in rows)
     return text.getvalue()
 
 
-def to_json(rows: Sequence[Row], digits: int = SAVED_DIGITS) -> str:
-    """Rows as a JSON list, a row a line; every row has every column."""
+def to_json(rows: Sequence[Row]) -> str:
+    """Rows as a JSON list, a row a line; every row has every column, numbers SAVED_DIGITS significant digits."""
     columns = list_columns(rows)
-    lines = [json.dumps({name: _round(row.get(name), digits) for name in columns}, ensure_ascii=False) for row in rows]
+    lines = [json.dumps({name: _round(row.get(name)) for name in columns}, ensure_ascii=False) for row in rows]
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-def to_markdown(rows: Sequence[Row], digits: int = SHOWN_DIGITS) -> str:
+def to_markdown(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table, numbers to the right."""
     columns = list_columns(rows)
     lines = [columns, ["---" if _is_text(rows, name) else "---:" for name in columns]]
-    lines += [[format_cell(row.get(name), digits) for name in columns] for row in rows]
+    lines += [[format_cell(row.get(name)) for name in columns] for row in rows]
     escaped = ([" ".join(cell.replace("|", "\\|").splitlines()) for cell in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
@@ -130,11 +130,11 @@ def to_markdown(rows: Sequence[Row], digits: int = SHOWN_DIGITS) -> str:
 _LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"} | {"~": "\\textasciitilde{}"})
 
 
-def to_latex(rows: Sequence[Row], digits: int = SHOWN_DIGITS) -> str:
+def to_latex(rows: Sequence[Row]) -> str:
     """Rows as a LaTeX tabular, for the package booktabs; numbers to the right."""
     columns = list_columns(rows)
     lines = [[name.replace("_", " ") for name in columns]]
-    lines += [[format_cell(row.get(name), digits) for name in columns] for row in rows]
+    lines += [[format_cell(row.get(name)) for name in columns] for row in rows]
     heading, *body = [" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in lines]
     sides = "".join("l" if _is_text(rows, name) else "r" for name in columns)
     begin, end = rf"\begin{{tabular}}{{{sides}}}", r"\end{tabular}"
@@ -187,9 +187,9 @@ def _split_columns(
     return parts
 
 
-def _round(value: Any, digits: int) -> Any:
+def _round(value: Any) -> Any:
     value = _to_plain(value)
-    return float(f"{value:.{digits - 1}e}") if isinstance(value, float) else value
+    return float(f"{value:.{SAVED_DIGITS - 1}e}") if isinstance(value, float) else value
 
 
 def _to_plain(value: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import select
 import socket
 import tempfile
+from collections.abc import Iterator
 
 from c3jax.tasks.code import channel as code_channel
 from c3jax.tasks.sandbox import probe as sandbox_probe
@@ -29,26 +31,27 @@ def check_isolation() -> None:
     Raises:
       UserError: a sandbox cannot be made, or something gets through; it names what.
     """
-    spinning = _order("spin")  # its processor time runs while the others are tried
-    try:
+    with _order("spin") as spinning:  # its processor time runs while the others are tried
         breaches = _try_from_inside()
-        breaches += [name for name, holds in (("output", _ends_flood()), ("wall time", _ends_all())) if not holds]
-        if not _is_lost(spinning, "end", _PATIENCE_S):
-            breaches.append("processor time")
-    finally:
-        sandbox.stop(spinning)
+        with _order("flood") as flooding:
+            breaches += [] if _is_lost(flooding, "output", _PATIENCE_S) else ["output"]
+        breaches += [] if _ends_all() else ["wall time"]
+        breaches += [] if _is_lost(spinning, "end", _PATIENCE_S) else ["processor time"]
     if breaches:
         raise UserError(f"the sandbox: expected it to hold on this machine, got through: {', '.join(breaches)}")
 
 
-def _order(order: str, facts: object = None) -> Child:
+@contextlib.contextmanager
+def _order(order: str, facts: object = None) -> Iterator[Child]:
     child = sandbox.start(sandbox_probe.__name__, [code_channel.__name__], _LIMITS)
     try:
-        sandbox.send(child, json.dumps({order: facts}).encode(), sandbox.within(_PATIENCE_S))
-    except Lost as lost:
+        try:
+            sandbox.send(child, json.dumps({order: facts}).encode(), sandbox.within(_PATIENCE_S))
+        except Lost as lost:
+            raise UserError("the sandbox: expected a program to run in it, but it ended at once") from lost
+        yield child
+    finally:
         sandbox.stop(child)
-        raise UserError("the sandbox: expected a program to run in it, but it ended at once") from lost
-    return child
 
 
 def _try_from_inside() -> list[str]:
@@ -67,35 +70,22 @@ def _try_from_inside() -> list[str]:
             "pid": os.getpid(),
             **_LIMITS._asdict(),
         }
-        child = _order("try", facts)
-        try:
-            return json.loads(sandbox.receive(child, sandbox.within(_PATIENCE_S)))
-        except Lost as lost:
-            raise UserError(f"the sandbox: expected its probe to conclude, but it was lost ({lost.reason})") from lost
-        finally:
-            sandbox.stop(child)
-
-
-def _ends_flood() -> bool:
-    child = _order("flood")
-    try:
-        return _is_lost(child, "output", _PATIENCE_S)
-    finally:
-        sandbox.stop(child)
+        with _order("try", facts) as child:
+            try:
+                return json.loads(sandbox.receive(child, sandbox.within(_PATIENCE_S)))
+            except Lost as lost:
+                reason = f"the sandbox: expected its probe to conclude, but it was lost ({lost.reason})"
+                raise UserError(reason) from lost
 
 
 def _ends_all() -> bool:
     """Whether a program's time ends, and with it all that it started: each process holds the pipe's other end open."""
-    child = _order("stay")
-    pipe = os.dup(child.replies)
-    try:
-        has_begun = sandbox.receive(child, sandbox.within(_PATIENCE_S)) == b"!"
-        return has_begun and _is_lost(child, "time", 0.1) and _is_over(child, pipe)
-    except Lost:
-        return False
-    finally:
-        sandbox.stop(child)
-        os.close(pipe)
+    with _order("stay") as child, os.fdopen(os.dup(child.replies), "rb", buffering=0) as pipe:
+        try:
+            has_begun = sandbox.receive(child, sandbox.within(_PATIENCE_S)) == b"!"
+        except Lost:
+            return False
+        return has_begun and _is_lost(child, "time", 0.1) and _is_over(child, pipe.fileno())
 
 
 def _is_over(child: Child, pipe: int) -> bool:
