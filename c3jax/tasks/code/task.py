@@ -7,7 +7,6 @@ the two, keeps the time and ends the program with all that it started. It parses
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import re
@@ -229,14 +228,12 @@ def _run_tests(check: Check, program: Program) -> list[tuple[str, str]]:
     judge = _judges[check.is_contained]
     child = sandbox.start(code_candidate.__name__, [code_channel.__name__], limits, check.is_contained)
     try:
-        with contextlib.ExitStack() as cleanup:
-            # In the middle of a case, it is of no further use.
-            cleanup.callback(lambda: sandbox.stop(_judges.pop(check.is_contained)))
-            outcomes = _carry(judge, child, json.dumps(case).encode(), check)
-            cleanup.pop_all()
-        return outcomes
-    except Lost as lost:
-        reason = ("timeout", "the tests took too long") if lost.reason == "time" else ("error", "the tests died")
+        return _carry(judge, child, json.dumps(case).encode(), check)
+    except BaseException as error:
+        sandbox.stop(_judges.pop(check.is_contained))  # in the middle of a case, it is of no further use
+        if not isinstance(error, Lost):
+            raise
+        reason = ("timeout", "the tests took too long") if error.reason == "time" else ("error", "the tests died")
         return [reason] * len(check.tests)
     finally:
         sandbox.stop(child)

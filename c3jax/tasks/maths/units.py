@@ -158,16 +158,8 @@ def read_letters(text: str) -> Measure | None:
 _CHINESE_UNITS: dict[str, str] = {
     **{"千克": "kg", "公斤": "kg", "克": "g", "吨": "tonne", "斤": "jin", "升": "L", "毫升": "mL", "度": "degree"},
     **{"千米": "km", "公里": "km", "米": "m", "分米": "dm", "厘米": "cm", "毫米": "mm", "年": "year", "秒": "second"},
-    **{
-        "元": "yuan",
-        "块": "yuan",
-        "角": "jiao",
-        "美元": "dollar",
-        "天": "day",
-        "日": "day",
-        "周": "week",
-        "岁": "year",
-    },
+    **{"元": "yuan", "块": "yuan", "角": "jiao", "美元": "dollar"},
+    **{"天": "day", "日": "day", "周": "week", "岁": "year"},
     **{"小时": "hour", "时": "hour", "分钟": "minute", "分": "minute", "星期": "week", "月": "month", "个月": "month"},
 }
 # What pint has no name for, or another one.
