@@ -31,7 +31,6 @@ class Paired(NamedTuple):
     difference: Interval
     p_student: float
     p_signs: float  # sign-flip permutation test: exact up to 20 pairs
-    pairs: int
 
 
 def compute_student_interval(value_N: Sequence[float] | np.ndarray, level: float) -> Interval:
@@ -215,7 +214,7 @@ def compute_paired(
         p_student = 1.0 if interval.estimate == 0.0 else 0.0
     else:
         p_student = float(2 * scipy.stats.t.sf(abs(interval.estimate) / error, len(difference_N) - 1))
-    return Paired(interval, p_student, _permute_signs(difference_N), len(difference_N))
+    return Paired(interval, p_student, _permute_signs(difference_N))
 
 
 def _permute_signs(difference_N: np.ndarray) -> float:

@@ -30,7 +30,6 @@ class Sample(NamedTuple):
 
     prefix: tuple[jax.Array, ...]  # [N_u, K] int32: messages before the credited one, 0 from turn u on
     message: tuple[jax.Array, ...]  # [N_u] int32
-    behaviour_logp: tuple[jax.Array, ...]  # [N_u] f32, nats
     gradient: tuple[jax.Array, ...]  # [N_u] f32: |d log pi / d logits|^2 of the credited message
     return_L: jax.Array  # f32, in units of return
     transcript_LK: jax.Array  # int32: what each evaluator call judged
@@ -45,7 +44,6 @@ class _Team(NamedTuple):
 
 class _Spoken(NamedTuple):
     message_N: jax.Array
-    behaviour_logp_N: jax.Array
     gradient_N: jax.Array
     transcript_NK: jax.Array  # the prefix with the message at its turn
 
@@ -141,10 +139,9 @@ def _speak(team: _Team, prefix_NK: jax.Array, turn: int, key: jax.Array) -> _Spo
     logits_NM = team.policy.logits(team.params, team.game, turn, prefix_NK)
     message_N = jax.random.categorical(key, logits_NM).astype(jnp.int32)
     logp_NM = jax.nn.log_softmax(logits_NM)
-    behaviour_logp_N = jnp.take_along_axis(logp_NM, message_N[:, None], axis=1)[:, 0]
     is_drawn_NM = np.arange(logp_NM.shape[1]) == message_N[:, None]
     gradient_N = jnp.square(jnp.where(is_drawn_NM, jnp.expm1(logp_NM), jnp.exp(logp_NM))).sum(axis=1)
-    return _Spoken(message_N, behaviour_logp_N, gradient_N, _put_message(prefix_NK, turn, message_N[:, None]))
+    return _Spoken(message_N, gradient_N, _put_message(prefix_NK, turn, message_N[:, None]))
 
 
 def _put_message(transcript_NK: jax.Array, turn: int, message_N1: jax.Array) -> jax.Array:
@@ -162,7 +159,6 @@ def _make_sample(
     return Sample(
         prefix=tuple(prefix),
         message=tuple(each.message_N for each in spoken),
-        behaviour_logp=tuple(each.behaviour_logp_N for each in spoken),
         gradient=tuple(each.gradient_N for each in spoken),
         return_L=return_L,
         transcript_LK=transcript_LK,

@@ -93,22 +93,26 @@ def test_returns_are_those_of_the_transcripts_and_counts_those_of_the_plan(form)
 
 @pytest.mark.parametrize("form", ALONE)
 def test_a_draw_made_alone_is_the_draw_made_among_many(form):
-    """Messages bit for bit; log-probabilities and returns to the last digit, which vector code may round otherwise."""
+    """Messages bit for bit; gradients and returns to the last digit, which vector code may round otherwise."""
     drawn = draw(form)
     for name, many, alone in zip(play.Sample._fields, drawn.sample, drawn.alone, strict=True):
-        tolerance = 1e-6 if name in ("behaviour_logp", "gradient", "return_L") else 0.0
+        tolerance = 1e-6 if name in ("gradient", "return_L") else 0.0
         jax.tree.map(lambda a, b, atol=tolerance: np.testing.assert_allclose(a[3], b, rtol=0, atol=atol), many, alone)
 
 
 @pytest.mark.parametrize("form", PLANS)
-def test_behaviour_logp_is_that_of_the_message_in_its_context(form):
+def test_the_gradient_is_that_of_the_message_in_its_context(form):
+    """|d log pi / d logits|^2 of message m is (1 - p_m)^2 and the others' p^2, by all chances of its context."""
     sample = draw(form).sample
     for turn, problem in itertools.product(range(3), range(PROBLEMS)):
         transcript = sample.prefix[turn][problem::PROBLEMS].reshape(-1, 3).copy()
         assert not transcript[:, turn:].any()
-        transcript[:, turn] = sample.message[turn][problem::PROBLEMS].reshape(-1)
-        logp = sample.behaviour_logp[turn][problem::PROBLEMS].reshape(-1)
-        np.testing.assert_allclose(logp, np.log(compute_chance(transcript, turn, problem)), atol=1e-5)
+        message = sample.message[turn][problem::PROBLEMS].reshape(-1)
+        square = np.zeros(len(message))
+        for other in range(SHAPE.messages[turn]):
+            transcript[:, turn] = other
+            square += ((message == other) - compute_chance(transcript, turn, problem)) ** 2
+        np.testing.assert_allclose(sample.gradient[turn][problem::PROBLEMS].reshape(-1), square, atol=1e-5)
 
 
 EPISODES = {
