@@ -182,17 +182,17 @@ def plot_points(
     return figure
 
 
-def plot_scatter(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: str) -> Figure:
+def plot_scatter(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: str, panel: str | None = None) -> Figure:
     """Measured (y) against predicted (x), in the same units, with the line on which they agree.
 
     Args:
       rows: one for each point.
-      group: column.
+      group, panel: columns.
 
     Raises:
       UserError: without rows, or where a row lacks a column.
     """
-    _check_rows(rows, (x, y), (group,))
+    _check_rows(rows, (x, y), (group, panel))
     groups = _list_values(rows, group)
 
     def draw(axes: Axes, index: int, part: Sequence[Row]) -> None:
@@ -201,12 +201,12 @@ def plot_scatter(rows: Sequence[Row], *, x: Axis, y: Axis, group: str, title: st
         axes.plot(x_N, y_N, _pick(_MARKERS, index), color=_pick(PALETTE, index), markersize=4.5)
 
     with matplotlib.rc_context(_STYLE):
-        figure, shown = _make_panels(rows, group, None, title, draw, width=3.8, height=3.8)
-        ((axes, _),) = shown
-        _label_axes(axes, x, y)
-        low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
-        axes.plot([low, high], [low, high], color="#999999", linewidth=0.8, zorder=0.9)
-        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+        figure, shown = _make_panels(rows, group, panel, title, draw, width=3.8, height=3.8)
+        for axes, _ in shown:
+            _label_axes(axes, x, y)
+            low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
+            axes.plot([low, high], [low, high], color="#999999", linewidth=0.8, zorder=0.9)
+            axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         if len(groups) > 1:
             _name_groups(figure, groups, "point")
     return figure

@@ -20,9 +20,10 @@ from c3jax.credit.matrix import CreditMatrix
 from c3jax.credit.method import Normalise
 from c3jax.credit.methods import find_method
 from c3jax.credit.plans import Plan
-from c3jax.lab import oracle, play
+from c3jax.lab import play
 from c3jax.lab.games import Game, GameShape
-from c3jax.lab.policies import GamePolicy, Params, context_index, list_contexts
+from c3jax.lab.oracle import Oracle
+from c3jax.lab.policies import GamePolicy, Params, context_index
 
 
 class Recipe(NamedTuple):
@@ -82,33 +83,26 @@ def make_recipe(method: str, plan: Plan, normalise: Normalise, decay: float = 1.
     return Recipe("matrix" if is_linear else method, plan, normalise, decay, share)
 
 
-def make_target(
-    shape: GameShape, policy: GamePolicy, params: Params, game: Game, critic_error: float | jax.Array, key: jax.Array
-) -> Target:
-    """Exact advantages of a problem, and a critic that is wrong by an independent normal amount in every cell.
+def make_target(exact: Oracle) -> Target:
+    """The truth of a problem, or of many, and a critic that knows it."""
+    return Target(exact.advantage, exact.policy, exact.v, exact.q)
+
+
+def add_critic_error(target: Target, error: float | jax.Array, key: jax.Array) -> Target:
+    """The target of one problem with a critic that is wrong by an independent normal amount in every cell.
 
     Args:
-      shape, policy: static; the game must be enumerable.
-      params: of the policy.
-      critic_error: standard deviation of the critic's error, in units of return; 0 for an exact critic.
+      target: whose critic is exact.
+      error: its standard deviation, in units of return.
       key: of the error.
     """
-    exact = oracle.compute_oracle(shape, game, policy, params)
-    turns = range(len(shape.messages))
     value_key, action_key = jax.random.split(key)
 
-    def add_error(exact_of: tuple[jax.Array, ...], key: jax.Array) -> tuple[jax.Array, ...]:
-        keys = jax.random.split(key, len(exact_of))
-        return tuple(x + critic_error * jax.random.normal(k, x.shape) for x, k in zip(exact_of, keys, strict=True))
+    def add(exact: tuple[jax.Array, ...], key: jax.Array) -> tuple[jax.Array, ...]:
+        keys = jax.random.split(key, len(exact))
+        return tuple(x + error * jax.random.normal(k, x.shape) for x, k in zip(exact, keys, strict=True))
 
-    return Target(
-        advantage=exact.advantage,
-        policy=tuple(
-            jax.nn.softmax(policy.logits(params, game, turn, jnp.asarray(list_contexts(shape, turn)))) for turn in turns
-        ),
-        value=add_error(exact.v, value_key),
-        action_value=add_error(exact.q, action_key),
-    )
+    return target._replace(value=add(target.value, value_key), action_value=add(target.action_value, action_key))
 
 
 def draw_credit(  # noqa: PLR0913

@@ -35,6 +35,7 @@ class Oracle(NamedTuple):
     v: tuple[jax.Array, ...]  # [C_u]: E[R | h]
     advantage: tuple[jax.Array, ...]  # [C_u, M]: q - v
     visit: tuple[jax.Array, ...]  # [C_u]: probability of the context
+    policy: tuple[jax.Array, ...]  # [C_u, M]: pi(a | h)
 
 
 class Variance(NamedTuple):
@@ -64,7 +65,7 @@ class Influence(NamedTuple):
 def compute_oracle(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> Oracle:
     """Exact Q, V, A* and visit probabilities of every turn.
 
-    The other functions here take the same arguments.
+    `compute_variance`, `compute_removal` and `compute_influence` take the same arguments.
 
     Args:
       shape, policy: static.
@@ -78,27 +79,25 @@ def compute_oracle(shape: GameShape, game: Game, policy: GamePolicy, params: Par
     chance = _tabulate_policy(shape, game, policy, params)
     joint = math.prod(chance, start=jnp.ones(()))
     turns = range(len(shape.messages))
+    pi = tuple(_pad(shape, chance[turn].reshape(-1, shape.messages[turn])) for turn in turns)
     q = tuple(_average_at(shape, turn, chance, mean) for turn in turns)
-    v = tuple(_fold_policy(shape, turn, chance, q[turn]) for turn in turns)
+    v = tuple((pi[turn] * q[turn]).sum(axis=1) for turn in turns)
     advantage = tuple(_keep_sayable(shape, turn, q[turn] - v[turn][:, None]) for turn in turns)
     visit = tuple(_sum_onto(joint, shape.sees[turn]).reshape(-1) for turn in turns)
-    return Oracle((joint * mean).sum(), q, v, advantage, visit)
+    return Oracle((joint * mean).sum(), q, v, advantage, visit, pi)
 
 
-def compute_policy_gradient(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> tuple[jax.Array, ...]:
+def compute_policy_gradient(oracle: Oracle) -> tuple[jax.Array, ...]:
     """Gradient of the expected return with respect to the logits at each context: visit(h) pi(a | h) A*(h, a).
+
+    Args:
+      oracle: of one problem, or of many with their axis in front.
 
     Returns:
       An entry a turn, [C_u, M], f32, in units of return.
-
-    Raises as `compute_oracle`.
     """
-    oracle = compute_oracle(shape, game, policy, params)
-    chance = _tabulate_policy(shape, game, policy, params)
-    return tuple(
-        oracle.visit[turn][:, None] * _get_policy(shape, turn, chance) * oracle.advantage[turn]
-        for turn in range(len(shape.messages))
-    )
+    parts = zip(oracle.visit, oracle.policy, oracle.advantage, strict=True)
+    return tuple(visit[..., None] * pi * advantage for visit, pi, advantage in parts)
 
 
 def compute_variance(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> Variance:
@@ -113,8 +112,8 @@ def compute_variance(shape: GameShape, game: Game, policy: GamePolicy, params: P
     chance = _tabulate_policy(shape, game, policy, params)
     turns = range(len(shape.messages))
     noise_at = [_average_at(shape, turn, chance, square) - oracle.q[turn] ** 2 for turn in turns]
-    spread_at = [_fold_policy(shape, turn, chance, oracle.advantage[turn] ** 2) for turn in turns]
-    noise_C = [_fold_policy(shape, turn, chance, noise_at[turn]) for turn in turns]
+    spread_at = [(oracle.policy[turn] * oracle.advantage[turn] ** 2).sum(axis=1) for turn in turns]
+    noise_C = [(oracle.policy[turn] * noise_at[turn]).sum(axis=1) for turn in turns]
     return Variance(
         noise_K=jnp.stack([oracle.visit[turn] @ noise_C[turn] for turn in turns]),
         spread_K=jnp.stack([oracle.visit[turn] @ spread_at[turn] for turn in turns]),
@@ -206,10 +205,6 @@ def _tabulate_policy(shape: GameShape, game: Game, policy: GamePolicy, params: P
     return chance
 
 
-def _get_policy(shape: GameShape, turn: int, chance: list[jax.Array]) -> jax.Array:
-    return _pad(shape, chance[turn].reshape(-1, shape.messages[turn]))
-
-
 def _average_at(shape: GameShape, turn: int, chance: list[jax.Array], worth: jax.Array) -> jax.Array:
     """E[worth | h, a] at every context and message of a turn, [C, M]."""
     # Without the turn's own factor, so that a message the policy never says still has its value.
@@ -217,10 +212,6 @@ def _average_at(shape: GameShape, turn: int, chance: list[jax.Array], worth: jax
     own = (*shape.sees[turn], turn)
     average = _divide(_sum_onto(others * worth, own), _sum_onto(others, own))
     return _pad(shape, average.reshape(-1, shape.messages[turn]))
-
-
-def _fold_policy(shape: GameShape, turn: int, chance: list[jax.Array], worth_CM: jax.Array) -> jax.Array:
-    return (_get_policy(shape, turn, chance) * worth_CM).sum(axis=1)
 
 
 def _sum_onto(tensor: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -84,34 +84,25 @@ def make_testbed(shape: GameShape, policy: GamePolicy, params: Params, games: Ga
     Raises:
       ValueError: if the games have too many transcripts to enumerate.
     """
-    exact, target, gradient = compile_quickly(_compute_truth, 2)(shape, policy, params, games)
-    return Testbed(shape, policy, params, games, exact, target, tuple(np.asarray(x, np.float64) for x in gradient))
+    exact = compile_quickly(_compute_oracles, 2)(shape, policy, params, games)
+    gradient = tuple(np.asarray(x, np.float64) for x in oracle.compute_policy_gradient(exact))
+    return Testbed(shape, policy, params, games, exact, measure.make_target(exact), gradient)
 
 
-def _compute_truth(
-    shape: GameShape, policy: GamePolicy, params: Params, games: Game
-) -> tuple[oracle.Oracle, measure.Target, tuple[jax.Array, ...]]:
-    def of_one(game: Game) -> tuple[oracle.Oracle, measure.Target, tuple[jax.Array, ...]]:
-        exact = oracle.compute_oracle(shape, game, policy, params)
-        target = measure.make_target(shape, policy, params, game, 0.0, jax.random.key(0))
-        return exact, target, oracle.compute_policy_gradient(shape, game, policy, params)
-
-    return jax.vmap(of_one)(games)
+def _compute_oracles(shape: GameShape, policy: GamePolicy, params: Params, games: Game) -> oracle.Oracle:
+    return jax.vmap(lambda game: oracle.compute_oracle(shape, game, policy, params))(games)
 
 
 def set_critic_error(testbed: Testbed, error: float, key: jax.Array) -> Testbed:
-    """The same testbed with a critic that is wrong in every cell, by `error` units of return in root mean square."""
+    """The same testbed with a critic that is wrong in every cell.
+
+    Args:
+      testbed: whose critic is exact.
+      error: root mean square of the critic's error, in units of return.
+      key: of the error.
+    """
     keys = jax.random.split(key, testbed.count)
-    target = compile_quickly(_make_targets, 2)(
-        testbed.shape, testbed.policy, testbed.params, testbed.games, error, keys
-    )
-    return testbed._replace(target=target)
-
-
-def _make_targets(
-    shape: GameShape, policy: GamePolicy, params: Params, games: Game, error: jax.Array, keys: jax.Array
-) -> measure.Target:
-    return jax.vmap(lambda game, key: measure.make_target(shape, policy, params, game, error, key))(games, keys)
+    return testbed._replace(target=jax.vmap(measure.add_critic_error, (0, None, 0))(testbed.target, error, keys))
 
 
 @functools.cache

@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from c3jax.tasks.environment import Environment, Message, Observation
 from c3jax.tasks.generated import draw_problems, draw_uniform, make_splits
@@ -29,12 +28,6 @@ VOCABULARY: tuple[str, ...] = (
     *(":", "game", "from", "to", "guess", "higher", "lower", "found", "error"),
 )
 _QUESTION = re.compile(r"game [0-9] [0-9] [0-9] : from ([0-9]+) to ([0-9]+)")
-
-
-class Hidden(NamedTuple):
-    """The state of a game."""
-
-    number: int
 
 
 def make_problems(task: NumberTask, seed: int) -> tuple[list[Problem], list[Problem]]:
@@ -70,20 +63,20 @@ def demonstrate(task: NumberTask, problem: Problem, turn: DemonstratedTurn, addr
     return str(low + int((high - low + 1) * draw_uniform("guess", seed, problem.index, draw, turn.name)))
 
 
-def hide(problem: Problem, seed: int) -> Hidden:
-    """A game: its number is drawn from the episode's seed."""
+def hide(problem: Problem, seed: int) -> int:
+    """Begin a game: its number, which is all of its state, is drawn from the episode's seed."""
     low, high = read_range(problem.question)
-    return Hidden(low + int((high - low + 1) * draw_uniform("hidden", seed, problem.index)))
+    return low + int((high - low + 1) * draw_uniform("hidden", seed, problem.index))
 
 
-def answer(state: Hidden, messages: Sequence[Message]) -> Observation:
+def answer(hidden: int, messages: Sequence[Message]) -> Observation:
     """Higher, lower, found (1, and the end), or error where the last message is no number."""
     text = messages[-1].text.strip()
     if not text.isdecimal():
         return Observation("error")
-    if int(text) == state.number:
+    if int(text) == hidden:
         return Observation("found", reward=1.0, done=True)
-    return Observation("higher" if int(text) < state.number else "lower")
+    return Observation("higher" if int(text) < hidden else "lower")
 
 
 def grade(problem: Problem, text: str) -> Verdict:

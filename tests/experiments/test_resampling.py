@@ -13,7 +13,7 @@ from c3jax.credit.apply import apply_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import make_flat, make_tree
 from c3jax.lab.games import make_game, make_team, see_all
-from c3jax.lab.oracle import compute_policy_gradient
+from c3jax.lab.oracle import compute_oracle, compute_policy_gradient
 from c3jax.lab.play import sample_plan
 from c3jax.lab.policies import make_tabular
 from experiments.resampling import TreeTruth, compare_gradients, compute_counts, enumerate_tree
@@ -60,7 +60,7 @@ def test_enumerated_trees_are_those_that_are_drawn():
     has_signal_S = np.any(np.concatenate([np.asarray(part_SN) != 0 for part_SN in credit.advantage], axis=1), axis=1)
     assert 0.1 < truth.signal < 0.9
     assert abs(has_signal_S.mean() - truth.signal) < 4 * np.sqrt(0.25 / 20_000)
-    exact = compute_policy_gradient(FAMILY.shape, game, POLICY, params)
+    exact = compute_policy_gradient(compute_oracle(FAMILY.shape, game, POLICY, params))
     for got_CM, expected_CM in zip(truth.gradient, exact, strict=True):
         np.testing.assert_allclose(got_CM, expected_CM, atol=1e-6)
 

@@ -25,8 +25,8 @@ SHAPE = FAMILY.shape
 GAME = games.make_game(FAMILY, jax.random.key(1), 0)
 POLICY = policies.make_tabular(SHAPE, problems=1, scale=0.8)
 PARAMS = POLICY.init(jax.random.key(2))
-TARGET = measure.make_target(SHAPE, POLICY, PARAMS, GAME, 0.0, jax.random.key(3))
 ORACLE = oracle.compute_oracle(SHAPE, GAME, POLICY, PARAMS)
+TARGET = measure.make_target(ORACLE)
 KEY = jax.random.key(4)
 SAMPLES = 40
 
@@ -135,7 +135,7 @@ def compute_square(turn: int, share: float, mean: float) -> float:
     chance_A = np.array([policy[0][0, first] * policy[1][first, second] for first, second in transcript_AK])
     at_AM = [policy[turn][row[0] if turn else 0] for row in transcript_AK]
     score_A = [1 - 2 * p_M[row[turn]] + p_M @ p_M for p_M, row in zip(at_AM, transcript_AK, strict=True)]
-    value, truth_CM = chance_A @ return_A, oracle.compute_policy_gradient(SHAPE, GAME, POLICY, PARAMS)[turn]
+    value, truth_CM = chance_A @ return_A, oracle.compute_policy_gradient(ORACLE)[turn]
     w, variance = 1 - share, chance_A @ np.square(return_A - value)
     off_A = np.square(return_A - w * value - share * mean) + w**2 * variance
     return float(chance_A @ (off_A * score_A) / 2 + (1 + w**2) / 2 * np.square(truth_CM).sum())
@@ -145,7 +145,7 @@ def compute_square(turn: int, share: float, mean: float) -> float:
 def test_the_noise_of_rloo_is_that_of_all_its_draws(share, mean):
     """E|g|^2 within 99.9 % of independent batches, and its mean the true gradient within as much in every cell."""
     exact, batches, samples = enumerate_rloo(share, mean), 20, 500
-    truth = oracle.compute_policy_gradient(SHAPE, GAME, POLICY, PARAMS)
+    truth = oracle.compute_policy_gradient(ORACLE)
     plan = make_flat(2, TURNS)
     recipe, weights = measure.make_recipe("rloo", plan, "none"), make_weights("rloo", plan, mean, share)
 
@@ -223,7 +223,7 @@ def test_estimators_without_a_critic_share_a_recipe():
 def test_a_critics_error_is_in_its_values_alone():
     """The root mean square of n normal errors of .3 is within .3 (1 +- 3.29 / sqrt(2 n)) in 99.9 % of draws."""
     keys = jax.random.split(jax.random.key(9), 100)
-    wrong = jax.jit(jax.vmap(lambda key: measure.make_target(SHAPE, POLICY, PARAMS, GAME, 0.3, key)))(keys)
+    wrong = jax.jit(jax.vmap(lambda key: measure.add_critic_error(TARGET, 0.3, key)))(keys)
     wrong = jax.device_get(wrong)
     for turn in range(TURNS):
         np.testing.assert_allclose(wrong.advantage[turn] - TARGET.advantage[turn], 0.0, atol=1e-6)

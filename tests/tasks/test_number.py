@@ -46,7 +46,7 @@ def test_a_range_that_does_not_fit_is_refused():
 
 def test_the_number_is_the_episode_s():
     problem = make_problems(SECTION, 0)[0][0]
-    hidden = {NUMBER.environment.reset(problem, seed).number for seed in range(200)}
+    hidden = {NUMBER.environment.reset(problem, seed) for seed in range(200)}
     low, high = read_range(problem.question)
     assert hidden == set(range(low, high + 1))
 
