@@ -31,18 +31,18 @@ class Published(NamedTuple):
     source: str
 
 
-def _list_greedy(method: str, values: tuple[float, float, float], source: str) -> list[Published]:
+def _list_greedy(method: str, values: tuple[float, float, float]) -> list[Published]:
     return [
-        Published(_DUO, method, suite, "greedy", value, source)
+        Published(_DUO, method, suite, "greedy", value, "main results")
         for suite, value in zip(("math500", "cmath", "gsm8k"), values, strict=True)
     ]
 
 
 PUBLISHED = (
-    *_list_greedy("untuned", (47.5, 92.8, 91.1), "main results"),
-    *_list_greedy("mappo", (69.3, 95.3, 92.9), "main results"),
-    *_list_greedy("magrpo", (74.5, 96.1, 93.4), "main results"),
-    *_list_greedy("c3", (82.8, 96.3, 93.6), "main results"),
+    *_list_greedy("untuned", (47.5, 92.8, 91.1)),
+    *_list_greedy("mappo", (69.3, 95.3, 92.9)),
+    *_list_greedy("magrpo", (74.5, 96.1, 93.4)),
+    *_list_greedy("c3", (82.8, 96.3, 93.6)),
     Published(_DUO, "c3", "math500", "pass@10", 91.4, "main results"),
     Published(_DUO, "no_replay", "math500", "greedy", 71.0, "ablation: without fixed context"),
     Published(_DUO, "no_loo", "math500", "greedy", 79.0, "ablation: without leave-one-out"),

@@ -16,6 +16,7 @@ whose episode went otherwise the second time is a failed one.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 import json
 import math
@@ -163,6 +164,23 @@ def _open(
     except (pickle.PicklingError, AttributeError) as error:
         raise ConfigError(f"{field}.kind: expected functions at the top level of a module ({error})") from None
     return found._replace(reset=functools.partial(found.reset, **section.settings))
+
+
+def check_package(kind: str, package: str, extra: str) -> None:
+    """Check, where a run is set up, that the package of an environment is installed.
+
+    Args:
+      kind: the environment's.
+      package: its name; that of its module has underscores for hyphens.
+      extra: of c3jax, which brings it.
+
+    Raises:
+      ConfigError: it is not.
+    """
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
+        raise ConfigError(
+            f"environment.kind: {kind} needs the package {package} (pip install 'c3jax[{extra}]'), found none"
+        )
 
 
 def _find_fault(found: Any) -> str | None:

@@ -110,17 +110,22 @@ def read_rows(path: str, fields: Fields = AS_THEY_ARE, known: Sequence[str] | No
     for name in fields:
         if known is not None and name not in known:
             raise TaskError(f"fields of {path}: expected fields for {', '.join(known)}, got some for {name!r}")
+    return [_rename(row, fields) for row in parse_rows(path, read_content(path))]
+
+
+def read_content(path: str) -> bytes:
+    """Read a file, which may be gzipped. Raises TaskError where it cannot be read."""
     try:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
         raise TaskError(f"{path}: the file cannot be read ({error.strerror})") from error
-    if content.startswith(_GZIP):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise TaskError(f"{path}: this is no whole gzip file ({error})") from error
-    return [_rename(row, fields) for row in parse_rows(path, content)]
+    if not content.startswith(_GZIP):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise TaskError(f"{path}: this is no whole gzip file ({error})") from error
 
 
 def _rename(row: Row, fields: Fields) -> Row:

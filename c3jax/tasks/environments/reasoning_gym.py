@@ -6,13 +6,12 @@ given are given nothing but lists, plain words and small expressions.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from c3jax.schema import ConfigError
 from c3jax.tasks import reasoning
-from c3jax.tasks.environment import Environment, Message, Observation
+from c3jax.tasks.environment import Environment, Message, Observation, check_package
 from c3jax.types import Problem
 
 
@@ -56,11 +55,7 @@ def bind(settings: Mapping[str, Any], is_contained: bool) -> Environment:
     Raises:
       ConfigError: it is not, or the reward is no number.
     """
-    if importlib.util.find_spec("reasoning_gym") is None:
-        raise ConfigError(
-            "environment.kind: reasoning_gym needs the package reasoning-gym (pip install 'c3jax[reasoning]'),"
-            " found none"
-        )
+    check_package("reasoning_gym", "reasoning-gym", "reasoning")
     reward = settings.get("reward", 1.0)
     if not isinstance(reward, (int, float)):
         raise ConfigError(f"environment.settings.reward: expected a number, got {reward!r}")

@@ -8,7 +8,6 @@ same query always has the same answer.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import re
 import sys
@@ -16,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from c3jax.schema import ConfigError
-from c3jax.tasks.environment import Environment, Message, Observation
-from c3jax.tasks.jsonl import Row, TaskError, check_text, read_rows
+from c3jax.tasks.environment import Environment, Message, Observation, check_package
+from c3jax.tasks.jsonl import Row, TaskError, check_text, read_content, read_rows
 from c3jax.types import Problem
 
 _WORD = re.compile(r"\w+")
@@ -75,8 +74,7 @@ def bind(settings: Mapping[str, Any], is_contained: bool) -> Environment:
     Raises:
       UserError: the package is not installed, a number is none, or the file holds no passages.
     """
-    if importlib.util.find_spec("bm25s") is None:
-        raise ConfigError("environment.kind: search needs the package bm25s (pip install 'c3jax[search]'), found none")
+    check_package("search", "bm25s", "search")
     for name in ("results", "characters"):
         number = settings.get(name, 1)
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
@@ -92,7 +90,7 @@ def read_passages(path: str) -> tuple[str, ...]:
     """Read a collection's passages, their titles before them.
 
     Args:
-      path: of JSON lines, where it ends like their files (.jsonl, .jsonl.gz), or else of paragraphs.
+      path: of JSON lines, where it ends like their files (.jsonl, .jsonl.gz), or else of paragraphs; gzipped or not.
 
     Raises:
       TaskError: the file cannot be read, a line is not as above, or no passage has a word.
@@ -113,10 +111,7 @@ def _read_passage(row: Row) -> str:
 
 def _read_paragraphs(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            content = file.read()
-    except OSError as error:
-        raise TaskError(f"{path}: the file cannot be read ({error.strerror})") from error
+        content = read_content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise TaskError(f"{path}: expected text in UTF-8 ({error})") from error
     paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", content))

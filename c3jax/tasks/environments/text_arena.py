@@ -9,7 +9,6 @@ leads one episode at a time, so a game is a function of its seed and the moves.
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -17,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from c3jax.schema import ConfigError, expect
-from c3jax.tasks.environment import Environment, Message, Observation
+from c3jax.tasks.environment import Environment, Message, Observation, check_package
 from c3jax.types import Problem
 
 _NO_WORDS = "it downloads word lists of nltk as it begins"
@@ -107,8 +106,7 @@ def bind(settings: Mapping[str, Any], is_contained: bool) -> Environment:
       ConfigError: the package is not installed, or has no such game; the game needs what is not here, or another
         number of players; or of several players none is named whose reward is the team's.
     """
-    if importlib.util.find_spec("textarena") is None:
-        raise ConfigError("environment.kind: textarena needs the package (pip install 'c3jax[textarena]'), found none")
+    check_package("textarena", "textarena", "textarena")
     if "game" not in settings or set(settings) - {"game", "players", "reward_of"}:
         return TEXTARENA  # whoever opens it complains
     _check_players(settings.get("players", ()), settings.get("reward_of"))

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import inspect
 import json
 import random
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from c3jax.schema import ConfigError
-from c3jax.tasks.environment import Environment, Message, Observation
+from c3jax.tasks.environment import Environment, Message, Observation, check_package
 from c3jax.tasks.jsonl import TaskError
 from c3jax.types import Problem
 
@@ -324,8 +323,7 @@ def bind(settings: Mapping[str, Any], is_contained: bool) -> Environment:
       ConfigError: the package is not installed, the Env cannot be loaded, it or its first task needs what is not
         here, or its seats are not those of the settings.
     """
-    if importlib.util.find_spec("verifiers") is None:
-        raise ConfigError("environment.kind: verifiers needs the package (pip install 'c3jax[verifiers]'), found none")
+    check_package("verifiers", "verifiers", "verifiers")
     if "env" not in settings or set(settings) - {"env", "roles", "reward_of"}:
         return VERIFIERS  # whoever opens it complains
     try:

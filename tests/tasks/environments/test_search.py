@@ -85,6 +85,7 @@ def test_paragraphs_of_a_text_are_passages_and_a_changed_file_is_read_again(tmp_
         ("c.jsonl", b"", {}, "c.jsonl: "),
         ("c.txt", b" \n\n ", {}, "c.txt: expected passages to search, found no word"),
         ("c.txt", b"\xff\xfe", {}, "c.txt: expected text in UTF-8"),
+        ("c.txt", b"\x1f\x8b", {}, "c.txt: this is no whole gzip file"),
         ("c.jsonl", b'{"title": "A"}', {}, "c.jsonl, line 1: the field 'text' is missing"),
         ("c.jsonl", b'{"text": "a", "title": 3}', {}, "c.jsonl, line 1: the field 'title' must be text"),
         ("c.txt", b"a", {"results": 0}, "environment.settings.results: expected a number of at least 1, got 0"),

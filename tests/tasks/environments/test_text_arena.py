@@ -127,7 +127,9 @@ def test_set_up_draws_nothing_from_the_process():
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs the package \(pip install 'c3jax\[textarena\]'\), found none"):
+    with pytest.raises(
+        UserError, match=r"needs the package textarena \(pip install 'c3jax\[textarena\]'\), found none"
+    ):
         open_game(**GUESS)
 
 

@@ -206,5 +206,7 @@ def test_the_packages_own_game_of_hangman(tmp_path, monkeypatch):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs the package \(pip install 'c3jax\[verifiers\]'\), found none"):
+    with pytest.raises(
+        UserError, match=r"needs the package verifiers \(pip install 'c3jax\[verifiers\]'\), found none"
+    ):
         open_env({"taskset": {"id": "sums"}})
