@@ -145,13 +145,23 @@ def compute_split_noise(left_CN: np.ndarray, right_CN: np.ndarray, continuations
 
 
 def compute_credit_variance(credit_CN: np.ndarray, level: float) -> Interval:
-    """Mean over contexts of the sample variance of the messages' credit, in squared units of the credit."""
+    """Mean over contexts of the sample variance of the messages' credit, in squared units of the credit.
+
+    Args:
+      credit_CN: a method's, two alternatives or more.
+      level: coverage of the interval.
+    """
     variance_C = compute_within_context_variance(jnp.asarray(credit_CN), jnp.ones(credit_CN.shape, bool))
     return compute_mean_interval(np.asarray(variance_C), level)
 
 
 def compute_zero_share(credit_CN: np.ndarray, level: float) -> Interval:
-    """Share of groups in which no message has credit, and which therefore have no gradient; Wilson's interval."""
+    """Share of groups in which no message has credit, and which therefore have no gradient; Wilson's interval.
+
+    Args:
+      credit_CN: a method's, in a row a group.
+      level: coverage of the interval.
+    """
     return compute_wilson_interval(int((credit_CN == 0).all(axis=1).sum()), len(credit_CN), level)
 
 
@@ -167,7 +177,12 @@ def compute_duplicate_share(message_CN: np.ndarray, level: float) -> Interval:
 
 
 def compute_rank_correlation(left_CN: np.ndarray, right_CN: np.ndarray, level: float) -> Interval:
-    """Mean over contexts of Spearman's correlation: of length and value, or of two halves, whose reliability it is."""
+    """Mean over contexts of Spearman's correlation: of length and value, or of two halves, whose reliability it is.
+
+    Args:
+      left_CN, right_CN: what is ranked in each context; one that is constant on a side is left out.
+      level: coverage of the interval.
+    """
     return compute_mean_interval(_rank(left_CN, right_CN), level)
 
 

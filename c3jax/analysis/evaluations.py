@@ -151,7 +151,13 @@ def _choose_telling(runs: Sequence[Run], different: list[str]) -> list[str]:
 
 
 def describe_field(run: Run, path: str, beside: Sequence[str]) -> str:
-    """A field and its value in words: "method c3", "learning rate 0.004", "turn 2 max tokens 64"."""
+    """A field and its value in words: "method c3", "learning rate 0.004", "turn 2 max tokens 64".
+
+    Args:
+      run: whose config has it.
+      path: the field's, dotted.
+      beside: paths of what else is described; where one ends alike, the name of the section is said too.
+    """
     *parents, last = path.split(".")
     if last in _NAMING and parents:  # loss.kind says which loss
         last = parents.pop()

@@ -95,6 +95,10 @@ def _square_batches(x_GBCM: np.ndarray) -> np.ndarray:
 def compute_noise(figures: Figures, level: float) -> Interval:
     """Noise over signal of the gradient of one problem's draw: trace of its variance over its mean's squared norm.
 
+    Args:
+      figures: of one turn.
+      level: coverage of the interval.
+
     Returns:
       The jackknife's interval of a coverage of `level`; NaN where the draws show no signal.
     """
@@ -102,7 +106,12 @@ def compute_noise(figures: Figures, level: float) -> Interval:
 
 
 def compare_noise(figures: Figures, other: Figures, level: float) -> Interval:
-    """Ratio of two estimators' noise over signal on the same problems; NaN where the draws show no signal."""
+    """Ratio of two estimators' noise over signal; NaN where the draws show no signal.
+
+    Args:
+      figures, other: of one turn, of the two on the same problems in the same order.
+      level: coverage of the interval.
+    """
     return compute_jackknife_interval(
         lambda kept: _divide_noise(figures, kept) / _divide_noise(other, kept), len(figures.noise_G), level
     )
@@ -114,7 +123,12 @@ def _divide_noise(figures: Figures, kept: np.ndarray) -> float:
 
 
 def compute_cosine(figures: Figures, level: float) -> Interval:
-    """Cosine of the mean gradient of all problems, laid end to end, with the true one; NaN without a signal."""
+    """Cosine of the mean gradient of all problems, laid end to end, with the true one; NaN without a signal.
+
+    Args:
+      figures: of one turn.
+      level: coverage of the interval.
+    """
 
     def cosine(kept: np.ndarray) -> float:
         signal = figures.signal_G[kept].sum()

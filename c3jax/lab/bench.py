@@ -64,7 +64,17 @@ def run(config: BenchStudy, run_dir: Path, console: Console) -> int:
 
 
 def measure_case(config: BenchStudy, case: Case, key: jax.Array, console: Console) -> list[Measured]:
-    """All estimators of a case on the same problems and policy."""
+    """All estimators of a case on the same problems and policy.
+
+    Args:
+      config: the study's.
+      case: of it.
+      key: the case's: of problems, policy, pilot and draws.
+      console: where it is said which estimator is measured.
+
+    Returns:
+      What was found of each estimator, in the case's order.
+    """
     testbed = make_bench_testbed(config, case, key)
     measured = []
     with console.status("") as status:
@@ -112,7 +122,13 @@ def _describe_accuracy(of_turn: analyse.Figures, squared_bias: Interval, spearma
 
 
 def compare_case(config: BenchStudy, case: Case, measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Noise over signal of each of ours as a ratio to each rival's, for each turn and unit of budget."""
+    """Noise over signal of each of ours as a ratio to each rival's, for each turn and unit of budget.
+
+    Args:
+      config: says whose ratios to whom.
+      case: of it.
+      measured: from `measure_case`.
+    """
     tokens = list_tokens(case.game)
     rows = []
     for mine, found in zip(case.estimators, measured, strict=True):

@@ -114,6 +114,11 @@ def compile_block(block: Block, key: jax.Array, memory_gb: float) -> CompiledBlo
 
     A call is of the same number of runs on every device, and there is a chunk for every process where runs suffice.
 
+    Args:
+      block: one run or more.
+      key: the study's.
+      memory_gb: what the program may take of each device, in 10^9 bytes.
+
     Raises:
       UserError: a single run does not fit; it says what would do.
     """

@@ -159,7 +159,15 @@ _RENAMED = {
 
 
 def load_study(path: str | Path, overrides: dict[str, Any] | None = None) -> StudyConfig:
-    """Read a study's YAML, apply dotted overrides and check it. Raises ConfigError."""
+    """Read a study's YAML and check it.
+
+    Args:
+      path: of the file.
+      overrides: values by their fields' dotted paths, which replace the file's.
+
+    Raises:
+      ConfigError: it cannot be read, is that of a run, or has a field that is not as it should be.
+    """
     tree = config_file.read_tree(path, overrides)
     if "task" in tree and "kind" not in tree:
         raise ConfigError(f"config {path}: expected that of a study, got that of a run (c3jax train {path})")
@@ -287,7 +295,14 @@ def check_text(config: TextStudy) -> None:
 
 
 def make_run_config(run: RunConfig, estimator: Estimator, learning_rate: float, seed: int) -> RunConfig:
-    """The config by which `c3jax train` makes one run of a text study."""
+    """The config by which `c3jax train` makes one run of a text study.
+
+    Args:
+      run: the study's.
+      estimator: gives method, sizes, scope and what is trained.
+      learning_rate: the policy's, of a schedule the peak.
+      seed: of the run.
+    """
     old, credit = run.protocol.turns, run.credit
     trained = sections.choose_trained([turn.trained for turn in old], estimator)
     turns = tuple(turn.model_copy(update={"trained": on}) for turn, on in zip(old, trained, strict=True))

@@ -102,7 +102,13 @@ def make_setting(config: LearningStudy, game: sections.Game, arm: Arm) -> Settin
 
 
 def read_findings(config: LearningStudy, arms: Sequence[Arm], recorded: Record) -> Findings:
-    """Final expected return and its mean over the run, and the curves, from the fields of `training.Curve`."""
+    """Final expected return and its mean over the run, and the curves.
+
+    Args:
+      config: the study's.
+      arms: from `list_arms`.
+      recorded: fields of `training.Curve`, [A, S, E] each.
+    """
     value_ASE = recorded["value"]
     step_E = config.every * np.arange(value_ASE.shape[-1])
     tokens = {case.name: sections.list_tokens(case.game) for case in config.cases}

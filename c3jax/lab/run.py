@@ -21,5 +21,17 @@ RUNNERS: dict[str, Runner] = {
 
 
 def run_study(config: StudyConfig, run_dir: Path, console: Console) -> int:
-    """Run a study in its directory, or resume it; returns the exit code. Raises UserError where it cannot be made."""
+    """Run a study in its directory, or resume it.
+
+    Args:
+      config: of any kind.
+      run_dir: where tables, figures and finished parts are, and new ones are written.
+      console: where progress and tables are shown.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      UserError: it cannot be made, or what is in the directory cannot be read.
+    """
     return RUNNERS[config.kind](config, run_dir, console)

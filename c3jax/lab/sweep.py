@@ -113,7 +113,15 @@ def list_arms(
     turns: int,
     losses: Sequence[PolicyLoss] = (PolicyLoss(),),
 ) -> list[Arm]:
-    """Every estimator with every loss and every learning rate, the first estimator's first."""
+    """Every estimator with every loss and every learning rate, the first estimator's first.
+
+    Args:
+      case: what they are compared within; empty where there is one for all.
+      estimators: whose plans are of given sizes.
+      rates: learning rates.
+      turns: of the game or the team.
+      losses: of the policy.
+    """
     arms = []
     for estimator, loss, rate in itertools.product(estimators, losses, rates):
         parts = [describe_estimator(estimator)]
@@ -201,6 +209,11 @@ def compare_with_first(name: str, value_AS: np.ndarray, rates: int) -> list[Tabl
     """The columns of one figure, a row an arm; the first `rates` arms are what the others are compared with.
 
     Gains are paired over seeds, on the first estimator at the same rate; their p-values are of sign flips, after Holm.
+
+    Args:
+      name: of the figure.
+      value_AS: of one case's arms, two seeds or more.
+      rates: how many learning rates there are.
     """
     rows = [make_columns(name, compute_student_interval(value_S, LEVEL)) for value_S in value_AS]
     paired = [compute_paired(value_AS[row], value_AS[row % rates], LEVEL) for row in range(rates, len(value_AS))]

@@ -111,6 +111,10 @@ def compile_quickly(function: Callable[..., Any], statics: int) -> Callable[...,
 
     On CPU most of the time goes into LLVM's optimisation; at its first level a program compiles three times as fast
     and runs as fast.
+
+    Args:
+      function: of a module's top level, so that its programs are kept from call to call.
+      statics: how many of its arguments.
     """
     return jax.jit(function, static_argnums=tuple(range(statics)), compiler_options=list_quick_options())
 
@@ -260,7 +264,13 @@ class Measured(NamedTuple):
 
 
 def make_bench_testbed(config: BenchStudy, case: Case, key: jax.Array) -> BenchTestbed:
-    """Problems and policy of a case, and the variance components of an independent pilot on them."""
+    """Problems and policy of a case, and the variance components of an independent pilot on them.
+
+    Args:
+      config: the study's.
+      case: of it.
+      key: the case's, from which streams for problems, policy, pilot and draws are folded.
+    """
     keys = (jax.random.fold_in(key, stream) for stream in (_PROBLEMS, _POLICY))
     testbed = draw_testbed(make_family(case.game), config.problems, config.policy_scale, *keys)
     components = draw_components(testbed, config.pilot_steps, jax.random.fold_in(key, _PILOT))
@@ -295,7 +305,14 @@ def _draw_components(
 
 
 def measure_estimator(config: BenchStudy, case: Case, estimator: Estimator, bench: BenchTestbed) -> Measured:
-    """One estimator: sums over samples, then figures for each turn it trains."""
+    """One estimator: sums over samples, then figures for each turn it trains.
+
+    Args:
+      config: says how many samples, in how many batches.
+      case: whose game it is.
+      estimator: of the case.
+      bench: from `make_bench_testbed`; all estimators of a plan meet the same draws.
+    """
     trained = list_trained(case.game)
     plan = choose_plan(estimator, bench.components, trained, list_tokens(case.game))
     recipe = measure.make_recipe(estimator.method, plan, estimator.normalise, estimator.decay, estimator.share)

@@ -143,7 +143,13 @@ def make_run(config: RunConfig, plan: Plan, setup: Setup) -> Callable[[Lane], tu
 
 
 def make_lane(config: RunConfig, plan: Plan, start: Start) -> Lane:
-    """The lane of a config's run with the seed of a start, for the program that `make_run` makes of config and plan."""
+    """The lane of a config's run, for the program that `make_run` makes of config and plan.
+
+    Args:
+      config: whose learning rate, method and trained turns the lane has; its seed is not read.
+      plan: what a step samples for a problem.
+      start: of the lane's seed.
+    """
     trained = tuple(turn.trained for turn in config.protocol.turns)
     matrix = make_credit_matrix(config.credit.method, plan, trained)
     return Lane(
@@ -231,9 +237,14 @@ def start_runs(config: RunConfig, seed: int, console: Console) -> Start:
 
 
 def read_findings(config: TextStudy, arms: Sequence[Arm], recorded: Record) -> Findings:
-    """Accuracy before and after, the mean sampled return, and the curves, from the fields of `Curve`.
+    """Accuracy before and after, the mean sampled return, and the curves.
 
     Tokens are the mean over seeds of what was drawn.
+
+    Args:
+      config: the study's.
+      arms: from `list_arms`.
+      recorded: fields of `Curve`, with [A, S] in front.
     """
     accuracy_ASE, return_ASE = recorded["accuracy"], recorded["sampled_return"]
     step_E = np.arange(config.run.steps + 1)

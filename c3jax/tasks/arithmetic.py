@@ -109,6 +109,12 @@ def demonstrate(task: ArithmeticTask, problem: Problem, turn: DemonstratedTurn, 
     The answer, for the last turn, is "answer" and the plan's last number. Only for a problem with a down move, and
     there with probability `distrust`, it is the digit the dial showed at first, whatever the plan says.
 
+    Args:
+      task: the specification.
+      problem: of this task.
+      turn: whose message it is.
+      address: seed and number of the draw.
+
     Raises:
       TaskError: the problem is not of this task.
     """

@@ -155,7 +155,11 @@ def _list_texts(row: Row, name: str, value: object) -> list[str]:
 
 
 def parse_rows(path: str, content: bytes) -> list[Row]:
-    """Read what a file of JSON objects, one a line, holds; `path` is its name in messages.
+    """Read what a file of JSON objects, one a line, holds.
+
+    Args:
+      path: its name in messages.
+      content: UTF-8.
 
     Raises:
       TaskError: there is nothing in it, or a line is no JSON object.
@@ -297,7 +301,19 @@ def read_id(row: Row, *names: str) -> str:
 
 
 def check_text(where: str, name: str, value: object) -> str:
-    """Check that a field is text that is not blank and that a tokenizer can encode. Raises TaskError."""
+    """Check that a field is text that is not blank and that a tokenizer can encode.
+
+    Args:
+      where: file and line, for messages.
+      name: of the field.
+      value: None where the row lacks it.
+
+    Returns:
+      The value.
+
+    Raises:
+      TaskError: it is anything else.
+    """
     if value is None:
         raise TaskError(f"{where}: the field {name!r} is missing")
     if not isinstance(value, str):

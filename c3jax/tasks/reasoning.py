@@ -30,6 +30,10 @@ LONGEST_ANSWER = 10_000  # characters
 def make_problems(task: ReasoningTask, seed: int) -> tuple[list[Problem], list[Problem]]:
     """Make problems to train on and held-out ones, all with different questions.
 
+    Args:
+      task: generator, its settings, and how many.
+      seed: the generator's.
+
     Raises:
       TaskError: reasoning-gym is not installed, it has no such generator, the generator refuses the settings, or it
         has too few different questions.

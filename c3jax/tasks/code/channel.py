@@ -59,7 +59,9 @@ class Channel:
 def encode(value: Any, wrap: Wrap) -> Any:
     """Encode a value as JSON: lists as arrays, all other compounds as {tag: content}.
 
-    What is of no plain type, a subclass of one included, is given to `wrap`.
+    Args:
+      value: what crosses.
+      wrap: encodes what is of no plain type, a subclass of one included.
     """
     kind = type(value)
     if value is None or kind is bool or kind is str or kind is float:
@@ -133,7 +135,11 @@ _ENCODERS_BY_NAME: dict[str, dict[str, tuple[str, Callable[[Any, Wrap], Any]]]] 
 
 
 def decode(encoded: Any, unwrap: Unwrap) -> Any:
-    """Build a value from JSON; tags that are not of plain data are given to `unwrap`.
+    """Build a value from JSON.
+
+    Args:
+      encoded: what `encode` gave, or what the other side says it is.
+      unwrap: builds from tags that are not of plain data, and their content.
 
     Raises:
       ValueError, TypeError, OverflowError, RecursionError: this encodes no value.

@@ -106,12 +106,28 @@ class Link:
             self.fail("unsafe", "the program sent something that is no value")
 
     def fail(self, outcome: str, detail: str) -> NoReturn:
-        """End the case: the running test and all after it have this outcome."""
+        """End the case: the running test and all after it have this outcome.
+
+        Args:
+          outcome: error, unsafe, or the host's reason.
+          detail: why.
+
+        Raises:
+          ProgramLost: always.
+        """
         self.lost = (outcome, detail)
         raise ProgramLost
 
     def call(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a function of the program, and do to the test's arguments what it did, where that counts."""
+        """Call a function of the program, and do to the test's arguments what it did, where that counts.
+
+        Args:
+          target: what the program's side finds the function by.
+          args, kwargs: the test's.
+
+        Returns:
+          Plain data, an instance of a class of the test's, or a stand-in for what stays in the program.
+        """
         self.calls += 1
         values, pairs = self.encode([list(args), [[key, value] for key, value in kwargs.items()]])
         encoded, kept = self.request("call", target, values, pairs, self.keeps)

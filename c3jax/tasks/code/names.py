@@ -75,6 +75,10 @@ def looks_at_arguments(test: str, names: Sequence[str]) -> bool:
     """Whether a test calls the program for what it does to its arguments: a call whose result goes nowhere.
 
     In all other tests a program cannot change what it was given, so it cannot change what it is compared with.
+
+    Args:
+      test: Python.
+      names: what the program defines.
     """
     if not re.search(rf"^[ \t]*(?:{'|'.join(map(re.escape, names))})\(", test, re.MULTILINE):
         return False

@@ -82,7 +82,15 @@ class _Record(NamedTuple):
 
 
 def read_problem(row: Row, spec: CodeSpec = _PLAIN) -> Problem:
-    """Read one row, as load_problems does; it does not see whether an id is given twice. Raises TaskError."""
+    """Read one row, as load_problems does; it does not see whether an id is given twice.
+
+    Args:
+      row: one of the records that load_problems reads.
+      spec: how programs are run.
+
+    Raises:
+      TaskError: it is none of them.
+    """
     fields = row.fields
     if "tests" in fields:
         record = _read_own(row)
@@ -220,6 +228,11 @@ _STARTING_S = 60.0  # what may come before it on a busy machine: a judge and two
 
 def bind(section: CodeTask | None, grade_timeout: float | None, is_contained: bool) -> Task:
     """The task with the limits of a section, or the usual ones, and with a sandbox that was tried.
+
+    Args:
+      section: None for the usual limits.
+      grade_timeout: seconds that one evaluator call may take; None leaves it to the limits.
+      is_contained: False runs programs without a sandbox.
 
     Raises:
       UserError: the limits do not fit each other or grade_timeout, or the sandbox does not hold here.

@@ -15,7 +15,12 @@ from c3jax.tasks.maths import equations, formula, latex, regions, units, words
 
 
 def is_equal(expected: str, answer: str, question: str) -> bool:
-    """Decide whether an answer says what is expected; both are tidy (`latex.tidy`)."""
+    """Decide whether an answer says what is expected.
+
+    Args:
+      expected, answer: tidy (`latex.tidy`).
+      question: says what may be left out: units, options, the order of names, a base, percent.
+    """
     if _squeeze(latex.join_thousands(expected)) == _squeeze(latex.join_thousands(answer)):
         return True
     for rule in _RULES:

@@ -37,6 +37,10 @@ def read_equation(text: str, question: str) -> Equation | None:
 
     A name is a letter, a function's value, a segment, an angle, words, or what the question asks for ("find $a+b$").
     2x, x^2 and |x| are none.
+
+    Args:
+      text: tidy.
+      question: that it answers.
     """
     if text.count("=") > 1 and len(latex.split_top(text, ",")) > 1:
         return None

@@ -145,7 +145,11 @@ def find_names(text: str) -> set[str]:
 
 
 def compute(text: str, point: Point) -> Value:
-    """Work a formula out at a point that has a value for each of its variables.
+    """Work a formula out at a point.
+
+    Args:
+      text: tidy LaTeX.
+      point: a value for each of its variables.
 
     Raises:
       NoFormula: it is none, or too large.

@@ -73,6 +73,10 @@ def read_measure(text: str, question: str) -> Measure | None:
 
     A magnitude word multiplies ("5 lakh"), unless the question counts in it ("how many lakh ..."); 2 hours 30 minutes
     are 2 + 1/2 hours.
+
+    Args:
+      text: tidy.
+      question: that it answers.
     """
     text = _QUOTIENT.sub(r"\\text{\1/\2}", text)
     if _COMPOUND.fullmatch(text):
@@ -182,7 +186,15 @@ def _registry() -> Any:
 
 
 def convert(measure: Measure, unit: str) -> str | None:
-    """Write the head of a measure for another unit; None where the units are not of one quantity."""
+    """Write the head of a measure for another unit.
+
+    Args:
+      measure: in its own unit, or in none.
+      unit: plain text, as a measure has it; empty where the other side has none.
+
+    Returns:
+      A formula; None where the units are not of one quantity.
+    """
     if not measure.unit or not unit or re.sub(r"[\s.]", "", measure.unit) == re.sub(r"[\s.]", "", unit):
         return measure.head
     source, target = _parse(measure.unit), _parse(unit)
