@@ -140,18 +140,14 @@ def _rename(row: Row, fields: Fields) -> Row:
                 f"{row.where}: expected the field {missing!r}, which is to be in the {name}, got {has:.200}"
             )
         values = [row.fields[source] for source in given]
-        if len(given) > 1:
-            parts = [_list_texts(row, *pair) for pair in zip(given, values, strict=True)]
-            values = ["\n".join(text.strip() for texts in parts for text in texts)]
+        if len(given) > 1:  # a part is a text, or the options that it lists
+            lists = [value if isinstance(value, list) and value else [value] for value in values]
+            pairs = [(source, text) for source, texts in zip(given, lists, strict=True) for text in texts]
+            values = ["\n".join(check_text(row.where, *pair).strip() for pair in pairs)]
         renamed[name] = values[0]
     taken = {source for given in sources.values() for source in given}
     rest = {name: value for name, value in row.fields.items() if name not in taken and name.lower() not in renamed}
     return row._replace(fields=rest | renamed, is_question_given="question" in renamed)
-
-
-def _list_texts(row: Row, name: str, value: object) -> list[str]:
-    """The texts of one part of a question: itself, or the options that it lists."""
-    return [check_text(row.where, name, text) for text in (value if isinstance(value, list) and value else [value])]
 
 
 def parse_rows(path: str, content: bytes) -> list[Row]:

@@ -135,13 +135,9 @@ def _write_repeating(found: re.Match[str]) -> str:
     return rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}" if number else found[0]
 
 
-def _is_name(token: str) -> bool:
-    return re.fullmatch(NAME, token) is not None
-
-
 def find_names(text: str) -> set[str]:
     """The variables of a formula. Raises NoFormula."""
-    return {token for token in _tokenize(text) if _is_name(token)} - values.CONSTANTS.keys()
+    return {token for token in _tokenize(text) if re.fullmatch(NAME, token)} - values.CONSTANTS.keys()
 
 
 def compute(text: str, point: Point) -> Value:
