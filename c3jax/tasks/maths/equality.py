@@ -59,17 +59,23 @@ def _match_remainders(expected: str, answer: str, question: str) -> bool | None:
     found = _REMAINDER.fullmatch(answer)
     if found is None or r"\pmod" in expected or not _ASKED_REMAINDER.search(question):
         return None
+    asked = {number for numbers in _ASKED_MODULUS.findall(question) for number in numbers}
+    if asked and not set(re.findall("[0-9]+", found["modulus"])) <= asked:
+        return False
     return is_equal(expected, found["rest"].strip(), question)
 
 
-_REMAINDER = re.compile(r"(?:[^,=]*\\equiv)?(?P<rest>[^,=]*?)(?:\\pmod ?|\( ?\\?mod |\\mod |\\bmod )[^,=]*")
-_ASKED_REMAINDER = re.compile(r"(?i)remainder|residue|modulo|\\[pb]?mod|余")
+_REMAINDER = re.compile(
+    r"(?:[^,=]*\\equiv)?(?P<rest>[^,=]*?)(?:\\pmod ?|\( ?\\?mod |\\mod |\\bmod )(?P<modulus>[^,=]*)"
+)
+_ASKED_MODULUS = re.compile(r"(?i)(?:divided by|modulo|\\?[pb]?mod) ?[${]*([0-9]+)|除以([0-9]+)")
+_ASKED_REMAINDER = re.compile(r"(?i)remainder|residue|modulo|\\[pb]?mod|units digit|last (?:[a-z]+ )?digits?|余|个位")
 
 
 def _match_restated(expected: str, answer: str, question: str) -> bool | None:
     """Read 两地相距 120 千米 as 120 千米, where it is asked 两地相距多少千米."""
     found = re.fullmatch(r"(?P<lead>[\u4e00-\u9fff]{2,12}) ?(?P<rest>[-0-9\\].*)", answer)
-    if found is None or not re.search(rf"{found['lead']}(?:多少|几)|(?:多少|几).?{found['lead']}", question):
+    if found is None or not re.search(rf"{found['lead']}.?(?:多少|几)|(?:多少|几).?{found['lead']}", question):
         return None
     return is_equal(expected, found["rest"], question)
 
@@ -111,7 +117,7 @@ def _match_equations(expected: str, answer: str, question: str) -> bool | None:
     if given is None:
         return is_equal(wanted.chains[-1][-1], answer, question) if wanted and wanted.name else None
     if wanted is None:
-        return _is_chain_of(expected, given, question)
+        return not given.is_part and _is_chain_of(expected, given, question)
     if equations.is_same_relation(expected, answer):
         return True
     if wanted.name is None or (wanted.name != given.name and len(wanted.name) == len(given.name or "") == 1):
@@ -128,7 +134,9 @@ def _is_chain_of(value: str, given: equations.Equation, question: str) -> bool:
         is_equal(value, chain[-1], question)
         # What stands between a name and the value may be a formula in other names: A = \pi r^2 = 9\pi.
         and all(
-            is_equal(value, side, question) or equations.is_percentage(chain[-1], side)
+            is_equal(value, side, question)
+            or equations.is_percentage(chain[-1], side)
+            or equations.is_begun(chain[-1], side)
             for side in chain[:-1]
             if not given.name or equations.is_constant(side.removesuffix("%"))
         )
@@ -280,7 +288,7 @@ def _match_bases(expected: str, answer: str, question: str) -> bool | None:
     return formula.is_equal(expected, str(int(digits[1], int(bases[1]))))  # 101_2 is 5
 
 
-_TIME = re.compile(r"[0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?(?P<half>.*)")
+_TIME = re.compile(r"(?P<hour>[0-9]{1,2}):[0-5][0-9](?::[0-5][0-9])?(?P<half>.*)")
 _HALF_DAY = re.compile(r"(?i) ?[ap]\.? ?m\.?$")
 
 
@@ -292,6 +300,10 @@ def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
         return None
     times = _TIME.fullmatch(expected), _TIME.fullmatch(answer)
     if times[0] and times[1] and "ratio" not in question.lower():
+        hour = int(times[1]["hour"])
+        if not times[1]["half"] and 12 < hour < 24:  # 15:45 is 3:45 in the afternoon
+            answer = f"{hour - 12}{answer[2:]} pm"
+            return not re.search(r"(?i)a\.? ?m", times[0]["half"]) and is_equal(expected, answer, question)
         halves = [_HALF_DAY.sub("", re.sub(r"\\text|[{}]", "", text)).strip() for text in (expected, answer)]
         return True if "" in (times[0]["half"], times[1]["half"]) and halves[0] == halves[1] else None
     if len(wanted) == len(given):  # w : w' is g : g' if w g' = g w'
@@ -300,6 +312,14 @@ def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
     fractions = [rf"\frac{{{parts[0]}}}{{{parts[1]}}}" if len(parts) == 2 else parts[0] for parts in (wanted, given)]
     is_fraction = re.search(r"\\frac|/", expected + answer) is not None
     return is_fraction and max(len(wanted), len(given)) == 2 and formula.is_equal(*fractions)
+
+
+def _match_shares(expected: str, answer: str, question: str) -> bool | None:
+    """Read 3 out of 8 as 3/8."""
+    found = re.fullmatch(r"([0-9]+) ?(?:\\text\{ ?)?out of ?\}? ?([0-9]+)", answer)
+    if found is None or expected.isdigit():
+        return None
+    return is_equal(expected, rf"\frac{{{found[1]}}}{{{found[2]}}}", question)
 
 
 def _match_units(expected: str, answer: str, question: str) -> bool | None:
@@ -337,6 +357,7 @@ _RULES = (
     _match_named,
     _match_equations,
     _match_numbers,
+    _match_shares,
     _match_units,
     _match_regions,
     _match_lists,

@@ -9,19 +9,31 @@ from typing import NamedTuple
 
 from c3jax.tasks.maths import formula, latex, values, words
 
-_WORDS = r"\\(?:text|overline|overrightarrow|vec|hat|mathcal|mathbb)(?: ?\{[^{}]*\}| ?[A-Za-z])"
+_WORDS = r"\\(?:text|overline|overrightarrow|vec|hat|tilde|mathcal|mathbb)(?: ?\{[^{}]*\}| ?[A-Za-z])"
 _POINTS = r"(?:m ?)?\\(?:measuredangle|angle|triangle) ?\{? ?[A-Z]{0,3} ?\}?|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,5}\]"
-_FUNCTION = r"[fghpqFGHPQEVSTNLRA](?: ?_ ?[0-9a-z])?'*(?: ?\^ ?\{-1\})? ?[(\[][^()]*[)\]]|[A-Za-z] ?\([A-Za-z, ]+\)"
+_FUNCTION = r"(?:[dfghpqsvCFGHPQEVSTNLRA]|\\(?:tau|sigma|(?:var)?phi|mu))(?: ?_ ?[0-9a-z])?'*(?: ?\^ ?\{-1\})?"
+_FUNCTION += r" ?[(\[][^()]*[)\]]|[A-Za-z] ?\([A-Za-z, ]+\)"
+_SETS = r"[A-Z](?: ?\\cap ?[A-Z])*"
+_COUNT = rf"\|{_SETS}\||n ?\({_SETS}\)|\\begin ?{{vmatrix}}.*\\end ?{{vmatrix}}"
+_COUNT += r"|[_^] ?\{?[0-9n]+\}? ?[CP] ?_ ?\{?[0-9kr]+\}?|\\?(?:gcd|lcm|max|min|deg|dim|det) ?(?:\([^()]*\)|[A-Za-z])"
 _TUPLE = rf"\( ?{formula.NAME}(?: ?, ?{formula.NAME})+ ?\)"
-_DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}"
+_DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}(?: ?[(\[][^=]*[)\]])?"
 _NAME = re.compile(
-    rf"(?:{_WORDS} ?)?(?:{_FUNCTION}|{_POINTS}|{_TUPLE}|{_DERIVATIVE}|[A-Za-z][a-z]{{3,}}(?: [a-z]+)*|{formula.NAME}'*)"
-    rf"|\\Pr|{_WORDS} ?\([A-Z]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
+    rf"(?:{_WORDS} ?)?(?:{_FUNCTION}|{_COUNT}|{_POINTS}|{_TUPLE}|{_DERIVATIVE}|[A-Za-z][a-z]{{3,}}(?: [a-z]+)*"
+    rf"|{formula.NAME}'*|[A-Za-z] ?_ ?\{{? ?\\infty ?\}}?)"
+    rf"|\\Pr|{_WORDS} ?\([^()=]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
 )
 _MATRIX_NAME = re.compile(r"[A-Z] ?\^ ?(?:\{ ?(?:-1|T) ?\}|T)")  # the inverse, or transposed
 _ASKED = re.compile(
-    r"(?i)(?:find|compute|evaluate|determine|calculate|what is|value of)(?: the)?(?: [a-z]+ of)? ?\$([^$]+)\$"
+    r"(?i)(?:find|compute|evaluate|determine|calculate|convert|express|write|simplify|what is|value of)(?: the)?"
+    r"(?: [a-z]+ of)? ?\$([^$]+)\$"
 )
+# The sum or the product of names, where a question asks for one in words.
+_JOINED = {
+    "sum": re.compile(rf"{formula.NAME}(?: ?\+ ?{formula.NAME})+"),
+    "product": re.compile(rf"{formula.NAME}(?:(?: ?\\cdot)? ?{formula.NAME})+"),
+}
+_ARROW = re.compile(r"\\(?:vec|overrightarrow)\{?([A-Za-z]+)\}?")
 _RELATION = re.compile(r"(=|\\le(?![a-z])|\\ge(?![a-z])|<|>)")
 
 
@@ -30,6 +42,7 @@ class Equation(NamedTuple):
 
     name: str | None  # of the value, before or behind it
     chains: tuple[tuple[str, ...], ...]  # the other sides, equal in a chain; the next chain rounds the one before
+    is_part: bool = False  # the name is one of several in what is asked for: x, where x + y is
 
 
 def read_equation(text: str, question: str) -> Equation | None:
@@ -56,13 +69,19 @@ def read_equation(text: str, question: str) -> Equation | None:
         for chain, index in ((chains[0], 0), (chains[-1], -1)):
             is_name = _NAME.fullmatch(chain[index]) or (r"\begin" in text and _MATRIX_NAME.fullmatch(chain[index]))
             is_name = is_name and not words.DENIAL.search(chain[index])
-            if name is None and (is_name or _squeeze(chain[index]) in asked):
+            is_asked = _squeeze(chain[index]) in asked or any(
+                word in question.lower() and joined.fullmatch(chain[index]) for word, joined in _JOINED.items()
+            )
+            if name is None and (is_name or is_asked):
                 name = _squeeze(chain.pop(index))
-    return Equation(name, tuple(tuple(chain) for chain in chains if chain))
+    is_part = name not in asked and any(
+        formula.is_formula(wanted) and formula.find_names(wanted) > {name} for wanted in asked
+    )
+    return Equation(name, tuple(tuple(chain) for chain in chains if chain), is_part)
 
 
 def _squeeze(text: str) -> str:
-    return re.sub(r"\s+", "", text)
+    return re.sub(r"(?<!cdot)(?<!times)\s+", "", _ARROW.sub(r" \1 ", text))
 
 
 def is_constant(text: str) -> bool:
@@ -77,6 +96,12 @@ def is_rounded(exact: str, rounded: str) -> bool:
     if value is None or number is None or not values.is_real(value):
         return False
     return abs(values.to_real(value) - values.to_real(number.value)) < values.to_real(Fraction(1, 10**decimals))
+
+
+def is_begun(exact: str, begun: str) -> bool:
+    r"""Whether digits that go on, 0.4545\ldots, are the first ones of a number."""
+    found = re.fullmatch(r"([0-9]*\.[0-9]+) ?(?:\\(?:l|c)?dots|\.{2,3}|…)", begun)
+    return found is not None and is_rounded(exact, found[1])
 
 
 def is_percentage(last: str, side: str) -> bool:

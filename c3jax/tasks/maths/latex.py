@@ -40,7 +40,7 @@ _SYMBOLS = {
     **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "θ": r"\theta "},
     **{"∞": r"\infty ", "°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in "},
     **{"±": r"\pm ", "√": r"\sqrt ", "≈": r"\approx ", "∅": r"\emptyset ", "ℝ": r"\reals ", "℃": r"^\circ C "},
-    "¢": r" \text{cents}",
+    **{"¢": r" \text{cents}", "㎡": "m^2 ", "㎥": "m^3 ", "㎝": "cm ", "㎞": "km ", "㎏": "kg "},
     **{power: f"^{digit}" for digit, power in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
     **{"½": " 1/2", "¼": " 1/4", "¾": " 3/4"},
     **{"。": ".", "、": ",", "￥": "¥", **dict.fromkeys("\n\t\xa0\u2009\u202f\u3000", " ")},
@@ -69,28 +69,38 @@ _SPACED_THOUSANDS = re.compile(
     r"(?<![0-9.,_^])[0-9]{1,3}(?:(?:,\\!|\{,\}|\{?\\[,;: ]\}?|\\thinspace ?|[~ ])[0-9]{3})+(?![0-9])"
 )
 _DIGIT_ARGUMENT = re.compile(
-    r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt|\\pmod|\\overline)\s*([0-9A-Za-z])"
+    r"(\\frac|\\binom)\s*([0-9A-Za-z]|\\pi)\s*(?=[0-9A-Za-z{\\])|(\\sqrt|\\pmod|\\overline)\s*([0-9]+|[A-Za-z])"
 )
 # What introduces an answer: "the value of x is", "so the answer is", "center:", 答案是.
 _LEAD = (
-    r"(?i:(?:(?:so|thus|hence|then|therefore|finally),? )?(?:(?:the )?(?:final |correct )?answer(?: is)? ?:?"
+    r"(?i:(?:so|thus|hence|then|therefore|finally), "
+    r"|(?:(?:so|thus|hence|then|therefore|finally),? )?(?:(?:the )?(?:final |correct )?answer(?: is)? ?:?"
     r"|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is|(?:the )?(?:final |total )?(?:value|result|solution"
-    r"|(?:mid)?point|coordinates|center|centre|vertex|focus|area|volume|perimeter|radius|length|width|height|sum|total|product|difference|ratio|probability"
-    r"|domain|range|slope|maximum|minimum|cost|price|profit|distance|speed|time|age|remainder) ?:)"
+    r"|(?:mid)?point|coordinates|center|centre|vertex|focus|area|volume|perimeter|radius|length|width|height|sum|total"
+    r"|product|difference|ratio|probability|domain|range|slope|maximum|minimum|cost|price|profit|distance|speed|time|age"
+    r"|remainder|mean|median|mode|average|change) ?:)"
     r"|(?:所以|故|因此)?答案?(?:是|为| ?:))"
 )
 # What says that a number follows: 一共有 6 人, 人数是 6, there are 6 people.
 _NOT_JUST = "不非没未约至超近差负比最多少大小"
+_STATED = (
+    r"(?:(?!(?:not?|never|nobody|neither|half|twice|double|triple|wrong|false|incorrect)\b)[a-z]+ ){1,3}"
+    "(?:(?:make|need|cost|earn|save|pay|sell|buy|eat|weigh|travel|receive|collect|use|walk|own|read|get|give|take|run)s?"
+    "|spends?|spent|ha(?:s|ve|d)|made|earned|paid|sold|bought|ate|collected|used|walked|gave|took|ran|got|was|were"
+    "|will be)"
+)
 _LEAD_OF_NUMBER = (
     r"(?:(?:[一总]?共|共?计|合计|还?剩下?|结果|等于|还?有|是|为|得|需?要|花了?)+ ?:?"
-    rf"|[^\x00-\u4dff{_NOT_JUST}]{{1,10}}(?:等于|[是为得]|共?有|还?剩下?) ?:?"
-    r"|(?i:(?:there (?:is|are)|equals|is)"
+    rf"|(?:[^\x00-\u4dff{_NOT_JUST}]|,(?=[^\x00-\u4dff])){{1,10}}(?:等于|[是为得]|共?有|还?剩下?) ?:?"
+    rf"|时速|(?i:(?:there (?:is|are)|equals|is|{_STATED})"
     r"(?: (?:a|in) total(?: of)?)?|(?:(?:a|the|in) )?(?:total|remainder)(?: of| is)? ?:?))"
 )
+_OF_NAME = r"(?i:^\\text ?\{ ?(?:so )?(?:the )?value of ?\} ?(?:[a-z]|\\[a-z]+) ?\\text ?\{ ?(?:is|equals) ?:? ?\} ?)"
 _LEADS = re.compile(
-    "|".join(
+    f"{_OF_NAME}|"
+    + "|".join(
         rf"^(?:\\text ?\{{ ?{lead} ?\}}|{lead}) ?(?={rest})"
-        for lead, rest in ((_LEAD, "."), (_LEAD_OF_NUMBER, r"-?[0-9\\(零一二三四五六七八九十两]"))
+        for lead, rest in ((_LEAD, "."), (_LEAD_OF_NUMBER, r"-?[0-9\\($零一二三四五六七八九十两]"))
     )
 )
 # What is written in several ways, before the commands are spelled plainly and after it.
@@ -130,6 +140,7 @@ _AFTER = (
     # A set by its condition.
     (r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\reals|R))? ?[|:]((?:[^{}]|(?<!\\)\{[^{}]*\})*)\\\}", r"\1"),
     (r"(?i)^(?:\\text\{)?all real[a-z ]* (?:except|other than) ?\}? ?(?:x ?= ?)?(.*)$", r"\\reals \\setminus \\{\1\\}"),
+    (r"(?i)^(?:\\text\{)?all real(?:s| numbers)? ?\}? ?(?=[<>]|\\[lg]e(?![a-z]))", "x "),
     (r"(?i)^(?:\\text\{)?all real[a-z ]* (greater|less) than (or equal to )?\}?", _write_half_line),
     (r"[a-z] ?\\in ?\\reals ?, ?", ""),
     (r"^\]([^\[\],]+,[^\[\],]+)(?=[\[\]]$)", r"(\1"),  # ]1, 2[ is (1, 2)

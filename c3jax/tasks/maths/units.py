@@ -28,7 +28,7 @@ _BARE = (
 )
 _WORD = rf"(?:{_TEXT}|[\u4e00-\u9fff]++|{_BARE})"
 _POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
-_TAIL = rf"{_WORD}(?:{_POWER} ?(?:(?:/|\\cdot|\*) ?(?:{_TEXT}|[A-Za-z]++)|{_WORD}))*{_POWER}"
+_TAIL = rf"{_WORD}(?:{_POWER} ?(?:(?:/|\\cdot|\*) ?(?:{_TEXT}|[A-Za-z]++|[\u4e00-\u9fff]++)|{_WORD}))*{_POWER}"
 _MEASURED = re.compile(
     rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?:^|(?<=[0-9)}} ]))[a-zA-Z](?= ?\\text)))\s*(?P<tail>{_TAIL})"
 )
@@ -55,9 +55,9 @@ _STATING = re.compile(
     r"|plus|minus|negative|positive|times|twice|double|triple|squared?|cubed?|root|power|factorial|mod|modulo|base|point"
     r"|remainder|repeating|recurring|approximately|roughly|almost|nearly|maybe|probably|wrong|false|incorrect|true"
     r"|infinite|undefined|none|nothing|zero|one|two|three|four|five|six|seven|eight|nine|inverse|reciprocal"
-    r"|score|gross|so|up|down|except|without|percent|percentage|x|pi"
+    r"|score|gross|so|up|down|off|except|without|percent|percentage|x|pi"
     r"|too|opposite|fails?|impossible|binary|octal|hexadecimal|per ?mille?|basis|grand|mil|bn|[a-z]*illions?|googol"
-    r"|(?:eleven|[a-z]+teen|[a-z]+tie)ths?)\b|[不非负没多余倍约或以]|分之|左右|([a-z])\1\1"
+    r"|(?:eleven|[a-z]+teen|[a-z]+tie)ths?)\b|[不非负没多余倍约或以]|分之|左右|年级|([a-z])\1\1"
 )
 # The same words, where they are part of what is counted: square feet, times as many.
 _COUNTING = re.compile(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$")
@@ -79,6 +79,7 @@ def read_measure(text: str, question: str) -> Measure | None:
       question: that it answers.
     """
     text = _QUOTIENT.sub(r"\\text{\1/\2}", text)
+    text = re.sub(r"(\\text\{[^{}0-9]*)([0-9][0-9.]*) ([^{}0-9]*\})", r"\1} \2 \\text{\3", text)  # hours and 30 minutes
     if _COMPOUND.fullmatch(text):
         return _add_parts([read_measure(part, question) for part in re.findall(_PART, text)])
     feet = _FEET.fullmatch(text)
@@ -164,12 +165,15 @@ _CHINESE_UNITS: dict[str, str] = {
     **{"千米": "km", "公里": "km", "米": "m", "分米": "dm", "厘米": "cm", "毫米": "mm", "年": "year", "秒": "second"},
     **{"元": "yuan", "块": "yuan", "角": "jiao", "美元": "dollar"},
     **{"天": "day", "日": "day", "周": "week", "岁": "year"},
+    **{"英里": "mile", "英尺": "foot", "英寸": "inch", "磅": "pound", "盎司": "ounce", "码": "yard", "加仑": "gallon"},
+    **{"公顷": "hectare", "亩": "mu"},
     **{"小时": "hour", "时": "hour", "分钟": "minute", "分": "minute", "星期": "week", "月": "month", "个月": "month"},
 }
 # What pint has no name for, or another one.
 _DEFINITIONS = (
     *("dollar = [dollar] = USD = usd", "cent = dollar / 100", "euro = [euro] = EUR", "rupee = [rupee] = Rs"),
     *("yuan = [yuan] = RMB = CNY", "jiao = yuan / 10", "jin = kilogram / 2", "gm = gram", "unit = [unit]"),
+    *("mu = 2000 / 3 * meter ** 2", "dime = dollar / 10", "nickel = dollar / 20"),
     "kilometer_per_hour = kilometer / hour = kmh = kmph = kph",
 )
 
@@ -244,6 +248,12 @@ _ENGLISH_ASKED = re.compile(
 )
 _CHINESE_ASKED = re.compile("(?:多少|几)(?!时间|分之)个?([\u4e00-\u9fff]{1,4})")
 _CHINESE_THINGS = re.compile("(?:多少|几)[人个只名位棵株朵本张条辆架艘把头匹支枝件颗粒盒箱袋瓶包筐页]")
+# Words that Chinese counts things by; those of one group are used for the same things.
+_MEASURE_WORDS = {
+    word: group
+    for group in "本 页 张 条头只匹 辆架艘 把 支枝 件 颗粒 盒箱 袋包 瓶 筐篮 棵株 朵 座 间 层 行 节".split()
+    for word in group
+}
 _PART_ASKED = re.compile("what (?:fraction|percent)|[几百]分之几")
 _AREA = re.compile("area|volume|面积|体积")
 _OPPOSITES = (
@@ -262,6 +272,9 @@ def convert_to_asked(measure: Measure, question: str) -> str | None:
     for one, other in (pair for both in _OPPOSITES for pair in (both, both[::-1])):
         if re.search(rf"(?<![a-z]){one}(?![a-z])", measure.unit) and other in asking and one not in asking:
             return None
+    words_asked = [_MEASURE_WORDS.get(found[0]) for found in _CHINESE_ASKED.findall(asking)]
+    if any(words_asked) and _MEASURE_WORDS.get(measure.unit[:1], words_asked[-1]) not in words_asked:
+        return None  # pages, where books are counted
     asked, given = _find_asked(asking), _parse(measure.unit)
     if given in asked.units:
         return measure.head
@@ -307,7 +320,7 @@ def _find_asked(asking: str) -> _Asked:
 _ORDINARY = re.compile(
     r"(?:(?:kilo|centi|milli|deci|micro|nano)?(?:meter|gram|liter|second)|mile|foot|inch|yard|pound|ounce|ton|tonne|jin"
     r"|metric_ton|minute|hour|day|week|month|year|gallon|quart|pint|cup|tablespoon|teaspoon|dollar|cent|euro|rupee|yuan"
-    r"|jiao|degree|radian|degree_[A-Z][a-z]+|unit|(?:mile|kilometer)_per_hour)"
+    r"|jiao|dime|nickel|hectare|mu|degree|radian|degree_[A-Z][a-z]+|unit|(?:mile|kilometer)_per_hour)"
 )
 
 
@@ -318,7 +331,9 @@ def _is_measured(unit: dict[str, int]) -> bool:
 def _is_rate(given: dict[str, int], asked: _Asked, asking: str) -> bool:
     """Whether a measure is dollars a day, and the question is how many dollars there are every day."""
     for name in [name for name, power in given.items() if power == -1]:
-        is_each = re.search(rf"\b(?:every|each|per|an?|one) (?:single )?{name}\b|\b(?:{name}|{name[:2]}i)ly\b", asking)
+        chinese = "|".join(word for word, unit in _CHINESE_UNITS.items() if unit == name)
+        each = rf"\b(?:every|each|per|an?|one) (?:single )?{name}\b|\b(?:{name}|{name[:2]}i)ly\b|每一?(?:{chinese})"
+        is_each = re.search(each, asking)
         if is_each and {other: power for other, power in given.items() if other != name} in asked.units:
             return True
     return False
@@ -330,7 +345,7 @@ _SCALES = re.compile(r"(?i)\b(?:degrees? |deg ?)?(celsius|fahrenheit)\b|\b(?:deg
 def _parse(unit: str) -> dict[str, int]:
     """Read a unit as pint's names and their powers; empty where no word of it is a unit's name."""
     unit = _SCALES.sub(lambda found: f"deg{(found[1] or found[2])[0].upper()}", unit)
-    unit = unit.replace("平方", "square ").replace("立方", "cubic ")
+    unit = unit.replace("平方", "square ").replace("立方", "cubic ").replace("每", "/")
     powers: dict[str, int] = {}
     sign, power = 1, 1
     tokens = re.findall(r"/|\^ ?-?[1-9]|[A-Za-z_]+|[\u4e00-\u9fff]+", unit)

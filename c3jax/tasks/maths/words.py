@@ -25,10 +25,10 @@ def to_digits(text: str) -> str:
     if sign:
         number = to_digits(text[sign.end() :])
         return f"-{number}" if number[0].isdigit() else text
-    found = re.fullmatch(r"(.+)分之(.+)", text)
+    found = re.fullmatch(rf"(.+)分之({_CHINESE.pattern}|[0-9.]+)(.*)", text)
     if found:
-        under, over = ("100" if part == "百" else to_digits(part) for part in found.groups())
-        return f"{over}%" if under == "100" else rf"\frac{{{over}}}{{{under}}}"
+        under, over = ("100" if part == "百" else to_digits(part) for part in found.groups()[:2])
+        return (f"{over}%" if under == "100" else rf"\frac{{{over}}}{{{under}}}") + found[3]
     if text.lower() in ("half", "a half", "one half", "one-half"):
         return r"\frac{1}{2}"
     found = _ENGLISH.match(text)

@@ -1,6 +1,6 @@
 r"""Pairs of answers made from the rows of classes.tsv, each of which stands for a kind of pair, or of another table.
 
-Those of unseen.tsv, later.tsv and fresh.tsv were written by the kinds of fault alone, before the rules judged anything
+Those of unseen.tsv, later.tsv, fresh.tsv and usual.tsv were written by the kinds of fault alone, before the rules judged anything
 of them.
 
 What is between « and » is a Python expression in numbers that are drawn anew for every pair: a, b, c from 2 to 19, all
