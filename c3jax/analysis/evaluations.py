@@ -102,19 +102,15 @@ def list_turns(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Put runs together that differ only in their seed, and name each group by what differs. Raises UserError."""
-    together: list[list[Run]] = []
+    together: dict[str, dict[int, Run]] = {}  # by config, then by seed
     for run in runs:
-        found = next((group for group in together if group[0].config == run.config), None)
-        if found is None:
-            together.append([run])
-            continue
-        twin = next((other for other in found if other.seed == run.seed), None)
-        if twin is not None:
+        twin = together.setdefault(json.dumps(run.config), {}).setdefault(run.seed, run)
+        if twin is not run:
             raise UserError(f"{run.path}: expected another seed than that of {twin.path}, got {run.seed} in both")
-        found.append(run)
-    names = name_groups([group[0] for group in together])
+    names = name_groups([next(iter(group.values())) for group in together.values()])
     return [
-        Group(name, tuple(sorted(group, key=lambda run: run.seed))) for name, group in zip(names, together, strict=True)
+        Group(name, tuple(group[seed] for seed in sorted(group)))
+        for name, group in zip(names, together.values(), strict=True)
     ]
 
 

@@ -332,17 +332,10 @@ def _label_ends(axes: Axes, ends: dict[int, tuple[float, float] | None], groups:
         if end is not None:
             placed.append((float(axes.transAxes.inverted().transform(axes.transData.transform(end))[1]), index))
     placed.sort()
-    gap = 0.062
-    floor = -gap
-    heights = []
-    for height, _ in placed:
-        floor = max(height, floor + gap)
-        heights.append(floor)
-    ceiling = max(1.0 + gap / 2, gap * (len(placed) - 1))
-    for number in range(len(heights) - 1, -1, -1):
-        heights[number] = min(heights[number], ceiling)
-        ceiling = heights[number] - gap
-    for height, (_, index) in zip(heights, placed, strict=True):
+    least_N = 0.062 * np.arange(len(placed))  # heights of names that lie on each other from the bottom on
+    above_N = np.maximum.accumulate(np.array([height for height, _ in placed]) - least_N)
+    height_N = least_N + np.clip(above_N, 0.0, np.maximum(1.031 - least_N[-1:], 0.0))
+    for height, (_, index) in zip(height_N.tolist(), placed, strict=True):
         color, label = _pick(PALETTE, index), str(groups[index])
         axes.text(1.02, height, label, color=color, transform=axes.transAxes, verticalalignment="center")
 

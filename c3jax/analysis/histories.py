@@ -6,6 +6,7 @@ one group, and is a mean over its runs.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,13 +104,11 @@ def add_up(rows: Sequence[Row]) -> dict[str, list[float]]:
     Returns:
       By name of TOTALS, a number more than there are rows; seconds are those of all parts of a step.
     """
-    columns: dict[str, list[float]] = {name: [0.0] for name in TOTALS}
-    for row in rows:
-        seconds = sum_seconds(row)
-        for name, column in columns.items():
-            here = 1 if name == "step" else seconds if name == "seconds" else row.get(name, 0)
-            column.append(column[-1] + here)
-    return columns
+
+    def read(row: Row, name: str) -> float:
+        return 1.0 if name == "step" else sum_seconds(row) if name == "seconds" else row.get(name, 0.0)
+
+    return {name: [*itertools.accumulate((read(row, name) for row in rows), initial=0.0)] for name in TOTALS}
 
 
 def list_costs(groups: Sequence[Group | History]) -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ Nothing here is evaluated, and every function runs in time linear in its text, t
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -224,35 +226,28 @@ def strip_braces(text: str) -> str:
 _OPENS, _CLOSES = "([{⟨", ")]}⟩"
 
 
+def _count_levels(text: str) -> Iterator[int]:
+    """How many brackets of any shape are open after each character."""
+    return itertools.accumulate((character in _OPENS) - (character in _CLOSES) for character in text)
+
+
 def _find_close(text: str, start: int) -> int:
-    """The place of the bracket that closes the one at `start`, whatever its shape, or -1."""
-    depth = 0
-    for index in range(start, len(text)):
-        depth += (text[index] in _OPENS) - (text[index] in _CLOSES)
-        if depth == 0:
-            return index
-    return -1
+    """The index of the bracket that closes the one at `start`, whatever its shape, or -1."""
+    return next((index for index, depth in enumerate(_count_levels(text[start:]), start) if depth == 0), -1)
 
 
 def measure_depth(text: str) -> int:
     """Count the levels of brackets in brackets."""
-    deepest = depth = 0
-    for character in text:
-        depth += (character in _OPENS) - (character in _CLOSES)
-        deepest = max(deepest, depth)
-    return deepest
+    return max([0, *_count_levels(text)])
 
 
 def split_top(text: str, mark: str) -> list[str]:
     """Split at a mark, where it stands in no bracket of any shape ([1,2) is one)."""
-    parts, depth, start, index = [], 0, 0, 0
-    while index < len(text):
-        depth += (text[index] in _OPENS) - (text[index] in _CLOSES)
-        if depth == 0 and text.startswith(mark, index):
-            parts.append(text[start:index].strip())
-            start = index = index + len(mark)
-        else:
-            index += 1
+    depths, parts, start = [*_count_levels(text)], [], 0
+    for found in re.finditer(re.escape(mark), text):
+        if depths[found.start()] == 0:
+            parts.append(text[start : found.start()].strip())
+            start = found.end()
     return [*parts, text[start:].strip()]
 
 
