@@ -134,17 +134,12 @@ def open_environments(
     Raises:
       UserError: as `find_environment`; a reset takes no such settings; the sandbox does not hold here.
     """
-    known: list[EnvironmentSection] = []
-    opened, turns = [], []
-    for turn, section in enumerate(sections):
-        if section is None:
-            turns.append(None)
-            continue
-        if section not in known:
-            known.append(section)
-            opened.append(_open(section, f"protocol.turns.{turn}.environment", of_task, is_contained))
-        turns.append(known.index(section))
-    return Opened(tuple(opened), tuple(turns))
+    first = {turn: each for turn, each in enumerate(sections) if each is not None and each not in sections[:turn]}
+    known = [*first.values()]
+    return Opened(
+        tuple(_open(each, f"protocol.turns.{turn}.environment", of_task, is_contained) for turn, each in first.items()),
+        tuple(None if section is None else known.index(section) for section in sections),
+    )
 
 
 def _open(

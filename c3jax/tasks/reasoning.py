@@ -38,15 +38,15 @@ def make_problems(task: ReasoningTask, seed: int) -> tuple[list[Problem], list[P
       TaskError: reasoning-gym is not installed, it has no such generator, the generator refuses the settings, or it
         has too few different questions.
     """
-    wanted, problems, seen = task.train_problems + task.heldout_problems, [], set()
+    problems: dict[str, Problem] = {}  # by question
+    wanted = task.train_problems + task.heldout_problems
     size = 4 * wanted  # some repeat themselves
     for index in range(size):
         problem = _make_problem(task.generator, task.settings, task.threshold, size, seed, index)
-        if problem.question not in seen:
-            seen.add(problem.question)
-            problems.append(problem)
+        problems.setdefault(problem.question, problem)
         if len(problems) == wanted:
-            return problems[: task.train_problems], problems[task.train_problems :]
+            made = [*problems.values()]
+            return made[: task.train_problems], made[task.train_problems :]
     raise TaskError(f"task: expected {wanted} different questions of {task.generator}, got {len(problems)}")
 
 

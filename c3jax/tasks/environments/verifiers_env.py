@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -292,11 +293,9 @@ class LoadedEnv:
         """
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise TaskError(f"environment: expected problems with a column `task`, a number, got {number!r}")
-        while len(self.tasks) <= number:
-            task = next(self.more, None)
-            if task is None:
-                raise TaskError(f"environment: expected a task below {len(self.tasks)}, got {number}")
-            self.tasks.append(task)
+        self.tasks += itertools.islice(self.more, max(number + 1 - len(self.tasks), 0))
+        if number >= len(self.tasks):
+            raise TaskError(f"environment: expected a task below {len(self.tasks)}, got {number}")
         return self.tasks[number]
 
 
