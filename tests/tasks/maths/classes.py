@@ -1,7 +1,7 @@
 r"""Pairs of answers made from the rows of classes.tsv, each of which stands for a kind of pair, or of another table.
 
-Those of unseen.tsv, later.tsv, fresh.tsv and usual.tsv were written by the kinds of fault alone, before the rules judged anything
-of them.
+Those of unseen.tsv, later.tsv, fresh.tsv and usual.tsv were written by the kinds of fault alone, before the rules
+judged anything of them.
 
 What is between « and » is a Python expression in numbers that are drawn anew for every pair: a, b, c from 2 to 19, all
 different; n from 21 to 98; k from 2 to 8; p/q a proper fraction in lowest terms; square, of a small number.
