@@ -271,6 +271,16 @@ def sample_return(shape: GameShape, game: Game, message_NK: jax.Array, key: jax.
     return mean_N
 
 
+def find_answer(shape: GameShape, game: Game) -> jax.Array:
+    """The last turn's message that stands for a problem's right answer: that of the largest effect of its own.
+
+    Args:
+      shape: static.
+      game: one problem.
+    """
+    return jnp.argmax(game.main_KM[-1, : shape.messages[-1]])
+
+
 def count_transcripts(shape: GameShape) -> int:
     """Number of possible transcripts, A."""
     return math.prod(shape.messages)
