@@ -226,7 +226,11 @@ def test_a_method_s_advantages_are_those_of_the_same_team_as_a_game(get_draws, g
         np.concatenate([prefix[..., :turn], message[..., None]], axis=-1).reshape(-1, turn + 1)
         for turn, (prefix, message) in enumerate(zip(sample.prefix, sample.message, strict=True))
     ]
-    likelihood = [answer_C[prefix[..., 0] * shape.messages[0] + prefix[..., 1]] for prefix in sample.prefix]
+    M = shape.messages[0]
+    for turn, of_turn in enumerate(likelihood):  # what was read follows from what was said, and is no draw
+        before_N2 = np.pad(said[turn][:, :turn], ((0, 0), (0, 2 - turn)))
+        np.testing.assert_allclose(of_turn.reshape(-1), answer_C[before_N2 @ [M, 1]], rtol=1e-4)
+    likelihood = [answer_C[prefix[..., 0] * M + prefix[..., 1]] for prefix in sample.prefix]
     expected = gather(played, compute_advantages(name, sample.return_L, sample.gradient, likelihood))
 
     compared = 0
