@@ -17,7 +17,7 @@ from rich.console import Console
 from c3jax import evaluate, processes
 from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig, uses_reference
-from c3jax.credit.methods import reads_gradients
+from c3jax.credit.methods import find_method
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
 from c3jax.learner.adapt import Passes, choose_fan_out, init_passes, update_passes
@@ -30,6 +30,7 @@ from c3jax.learner.figures import (
     describe_turns,
     describe_verdicts,
 )
+from c3jax.learner.likelihood import ReadAnswers
 from c3jax.learner.signal import make_judge
 from c3jax.learner.state import TrainState, pack_state, unpack_state
 from c3jax.models import sharding
@@ -46,6 +47,7 @@ from c3jax.run.directory import describe_extension, open_run_dir, record_start
 from c3jax.run.interrupt import catch_signals
 from c3jax.run.metrics import Progress, announce, read_metrics
 from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
+from c3jax.setup.answers import make_reader
 from c3jax.setup.drawing import Begun, Drawing, begin_step, draw_step, grade_step, record_step
 from c3jax.setup.imitation import check_demonstrations, warm_up
 from c3jax.setup.memory import print_fit
@@ -271,9 +273,13 @@ def _evaluate_once(
             _evaluate(setup, compiled, state, path, step)
 
 
-def make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update, tuple[int, ...]]:
-    """What draws a step's trees, what learns from them, and the null message."""
+_Step = tuple[tree.TreeSampler, update_lib.Update, tuple[int, ...], ReadAnswers | None]
+
+
+def make_step(setup: Setup) -> _Step:
+    """What draws a step's trees, what learns from them, the null message, and what reads right answers if any does."""
     config, policy, plans = setup.config, setup.policy, setup.plans
+    reads = find_method(config.credit.method).reads
     return (
         tree.make_tree_sampler(
             policy,
@@ -282,26 +288,29 @@ def make_step(setup: Setup) -> tuple[tree.TreeSampler, update_lib.Update, tuple[
             setup.tokenizer.stop_tokens,
             config.shapes.batches,
             setup.mesh,
-            reads_gradients(config.credit.method),
+            reads == "gradients",
         ),
         update_lib.make_update(
             config.credit, config.learner, config.sampling, config.steps, policy, plans, mesh=setup.mesh
         ),
         encode_null(setup),
+        make_reader(setup) if reads == "likelihoods" else None,
     )
 
 
 def _compile(
     setup: Setup,
-    step: tuple[tree.TreeSampler, update_lib.Update, tuple[int, ...]],
+    step: _Step,
     evaluator: Evaluator,
     acting: Acting | None,
 ) -> _Compiled:
-    sample_tree, update, null = step
+    sample_tree, update, null, read = step
     is_redrawn = setup.config.learner.zero_signal == "resample"
     judge = make_judge(setup.config.credit, setup.plans, setup.mesh) if is_redrawn else None
     return _Compiled(
-        Drawing(sample_tree, judge, null, evaluator, acting), update, evaluate.make_evaluations(setup, acting)
+        Drawing(sample_tree, judge, null, evaluator, acting, read),
+        update,
+        evaluate.make_evaluations(setup, acting),
     )
 
 

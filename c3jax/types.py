@@ -38,7 +38,7 @@ class LostError(RuntimeError):
 
 
 class Problem(NamedTuple):
-    """One problem of a task. `answer` never reaches a policy."""
+    """One problem of a task. `answer` is in no context that a policy speaks in."""
 
     index: int  # its row in the set it came from: part of every draw's address
     id: str
@@ -114,6 +114,9 @@ class Messages(NamedTuple):
     observed: Observed | None = None  # of an environment
     # f32: |d log pi / d logits|^2 = 1 - 2 pi + sum pi^2, summed over the drawn tokens; kept where a method reads it
     gradient_N: jax.Array | None = None
+    # f32: probability of the problem's right answer before the message is there, a token's on geometric average, where
+    # a method reads it: of `learner.likelihood`
+    likelihood_N: jax.Array | None = None
 
 
 class Rollout(NamedTuple):

@@ -39,7 +39,7 @@ def run(overrides: dict[str, Any], mesh: dict[str, int]) -> dict[str, Any]:
     sizes = {f"mesh.{name}": mesh.get(name, 1) for name in sharding.AXES}
     config = load_config(QUICKSTART, {**SMALL, **overrides, **sizes})
     setup = make_setup(config, uses_mesh=True)
-    sample_tree, update, _ = train.make_step(setup)
+    sample_tree, update, *_ = train.make_step(setup)
     state = init_state(setup.policy, setup.weights, setup.plans, config.credit, config.learner)
     state = sharding.shard_state(setup.mesh, state)
     reference, made = jax.tree.map(lambda leaf: leaf.copy(), state.params), []

@@ -23,6 +23,7 @@ from c3jax.credit.plans import Plan, count_calls
 from c3jax.learner import noise
 from c3jax.rollout.branches import collect_verdicts, join_credited
 from c3jax.run.files import save_whole
+from c3jax.setup.answers import make_reader
 from c3jax.setup.drawing import Drawing, begin_step, draw_step
 from c3jax.setup.team import Setup, choose_problems, encode_null
 from c3jax.types import UserError
@@ -68,7 +69,8 @@ def measure_gradients(
     announce(len(asked), 0 if kept else len(asked) * count_calls(plan))
     if kept is not None:
         return kept
-    drawing = Drawing(team.sample_tree, None, encode_null(setup), team.evaluator, team.acting)
+    read = make_reader(setup) if find_method(setup.config.credit.method).reads == "likelihoods" else None
+    drawing = Drawing(team.sample_tree, None, encode_null(setup), team.evaluator, team.acting, read)
     batches = [_draw(team, drawing, plan, each) for each in steps]
     config, parts = setup.config, noise.list_parts(setup.plans)
     measure = noise.make_measure(config.credit, config.learner, config.sampling, setup.policy, setup.plans)

@@ -33,6 +33,7 @@ from c3jax.rollout.acting import outline_answers
 from c3jax.rollout.branches import trim_credited
 from c3jax.rollout.context import make_frame
 from c3jax.rollout.tree import TreeSampler
+from c3jax.setup.answers import outline_reading
 from c3jax.setup.memory import Estimate, Limit, estimate_memory, find_largest, format_bytes
 from c3jax.setup.team import Setup, count_held, outline_setup, widen_fan_out
 from c3jax.types import FanOut, Messages, Rollout, UserError
@@ -107,8 +108,8 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
       target: that its mesh is of.
 
     Returns:
-      The sampler of trees, the update, and a sampler for each profile of the evaluation; where environments answer
-      turns, a sampler for each stretch between their answers.
+      The sampler of trees, what reads right answers where the method does, the update, and a sampler for each profile
+      of the evaluation; where environments answer turns, a sampler for each stretch between their answers.
     """
     config, mesh = setup.config, setup.mesh
 
@@ -128,12 +129,11 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
 
     key = lay(jax.eval_shape(lambda: address.make_stream(config.seed, address.TRAIN)), sharding.WHOLE)
     plan = make_plan(widen_fan_out(config.credit, len(setup.plans)), len(setup.plans))
-    sample_tree, update, _ = train.make_step(setup)
+    sample_tree, update, _, read = train.make_step(setup)
     weights, state = lay_state(setup.weights), lay_state(_outline_state(setup))
     reference = None if not uses_reference(config.learner) else {} if setup.policy.kind == "adapters" else state.params
     beside = _count_bytes((state, weights.frozen, reference)) - _count_bytes(weights)
-    drawn = config.call_problems
-    programs = []
+    drawn, programs = config.call_problems, []
 
     def add_samplers(name: str, when: str, function: Any, outline: _Outline, calls: int) -> None:
         """Of each stretch between answers of environments."""
@@ -147,7 +147,13 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
         name = "trees" if plan.form == "tree" else f"branch {number}"
         add_samplers(name, "trees", sample_tree, outline, config.problems // drawn)
     whole = _outline_branches(setup, sample_tree, plan, (weights, *make_questions(config.problems)))
-    rollouts = trim_credited(plan, [outline.rollout for outline in whole])
+    rollouts = [outline.rollout for outline in whole]
+    if read is not None:
+        trees = (outlines[0].rollout, rollouts[0])
+        (given, _), (_, after) = (outline_reading(read, weights, each, plan.fan_out) for each in trees)
+        given, rollouts, fan_out = (weights, *lay(given, sharding.CUT)), [after], {"fan_out": plan.fan_out}
+        programs.append(Program("answers", "trees", read, given, fan_out, config.problems // drawn, beside))
+    rollouts = trim_credited(plan, rollouts)
     return_PL = jax.ShapeDtypeStruct((config.problems, count_calls(plan)), jnp.float32)
     learned = (state, weights.frozen, reference, *lay((rollouts, return_PL), sharding.CUT), key)
     programs.append(Program("update", "update", update, learned, {"plan": plan}, 1, 0))
@@ -155,8 +161,8 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
     asked = (weights, *make_questions(batch))
     for profile in evaluate.list_profiles(setup):
         function, shape = evaluate.make_sampler(setup, profile)
-        calls = -(-config.evaluation.problems // batch)
-        add_samplers(profile.name, "evaluation", function, _outline_calls(setup, function, asked, shape), calls)
+        outline, calls = _outline_calls(setup, function, asked, shape), -(-config.evaluation.problems // batch)
+        add_samplers(profile.name, "evaluation", function, outline, calls)
     return programs
 
 

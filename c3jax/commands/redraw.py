@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from c3jax.credit.methods import reads_gradients
+from c3jax.credit.methods import find_method
 from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator
 from c3jax.rollout import context, tree, visible
@@ -32,7 +32,8 @@ def make_sampler(setup: Setup) -> tree.TreeSampler:
     """The sampling of the run's own trees, on one device."""
     config, stop_tokens = setup.config, setup.tokenizer.stop_tokens
     how = (config.sampling, stop_tokens, config.shapes.batches)
-    keeps_gradients = reads_gradients(config.credit.method)  # the run's own program: another may round otherwise
+    # The run's own program: another may round otherwise.
+    keeps_gradients = find_method(config.credit.method).reads == "gradients"
     return tree.make_tree_sampler(setup.policy, setup.plans, *how, keeps_gradients=keeps_gradients)
 
 

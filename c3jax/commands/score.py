@@ -26,12 +26,13 @@ from c3jax.credit.apply import sum_past
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Normalise
-from c3jax.credit.methods import METHODS, find_method, reads_gradients
+from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.pairing import check_normalise, check_pairing
 from c3jax.credit.plans import Plan
 from c3jax.run.records import Record, RecordedTree, load_trees, read_number, save_records
 from c3jax.types import Credit, UserError
 
+_KEPT = {"gradients": "gradient", "likelihoods": "likelihood"}  # of each message, for what a method reads
 _CARRIED = {"critic": "a critic's values", "components": "variance components of all earlier steps"}
 
 
@@ -158,9 +159,10 @@ def _compute_credit(trees: Sequence[RecordedTree], method: str, normalise: Norma
     credited = []
     for (_, plan, trained), batch in batches.items():
         past = _sum_past([trees[number] for number in batch])
-        gradient = _list_gradients([trees[number] for number in batch]) if reads_gradients(method) else ()
-        matrix = make_credit_matrix(method, plan, trained)
-        inputs = CreditInputs(matrix, plan.fan_out, past=past, gradient=gradient)
+        matrix, kept = make_credit_matrix(method, plan, trained), _KEPT.get(find_method(method).reads)
+        inputs = CreditInputs(matrix, plan.fan_out, past=past)
+        if kept is not None:
+            inputs = inputs._replace(**{kept: _list_kept([trees[number] for number in batch], kept)})
         return_PL = jnp.asarray(np.stack([trees[number].return_L for number in batch]))
         credited.append((batch, compute_credit(method, inputs, return_PL, normalise=normalise)))
     return credited
@@ -185,19 +187,28 @@ def _find_obstacle(tree: RecordedTree, method: str) -> str | None:
     carried = find_method(method).carries
     if carried != "nothing":
         return f"method {method}: expected {_CARRIED[carried]}, got a recorded tree, which has none"
-    if reads_gradients(method):
-        nodes = [node for turn, on in zip(tree.nodes, tree.trained, strict=True) if on for node in turn]
-        if any(read_number(node.get("gradient")) is None for node in nodes):
-            return f"method {method}: expected the gradient of every message, which its own runs record, got none"
+    kept = _KEPT.get(find_method(method).reads)
+    if kept is not None and any(not _is_whole(nodes, kept) for nodes in _list_read(tree, kept)):
+        return f"method {method}: expected the {kept} of every message, which its own runs record, got none"
     return None
 
 
-def _list_gradients(trees: Sequence[RecordedTree]) -> tuple[Any, ...]:
-    """The messages' gradients, [P, N] per turn, of trees of one plan; None of turns that are not trained."""
-    levels = zip(*(tree.nodes for tree in trees), strict=True)
+def _is_whole(nodes: Sequence[Record], kept: str) -> bool:
+    return all(read_number(node.get(kept)) is not None for node in nodes)
+
+
+def _list_read(tree: RecordedTree, kept: str) -> list[Sequence[Record]]:
+    """The messages of the turns of which something kept is read: of likelihoods all, of gradients the trained ones."""
+    return [nodes for nodes, on in zip(tree.nodes, tree.trained, strict=True) if on or kept == "likelihood"]
+
+
+def _list_kept(trees: Sequence[RecordedTree], kept: str) -> tuple[Any, ...]:
+    """What was kept of messages, [P, N] per turn, of trees of one plan; None of turns of which it was not."""
     return tuple(
-        jnp.array([[node["gradient"] for node in nodes] for nodes in level], jnp.float32) if on else None
-        for on, level in zip(trees[0].trained, levels, strict=True)
+        jnp.array([[node[kept] for node in nodes] for nodes in level], jnp.float32)
+        if all(_is_whole(nodes, kept) for nodes in level)
+        else None
+        for level in zip(*(tree.nodes for tree in trees), strict=True)
     )
 
 

@@ -17,7 +17,15 @@ from c3jax.tasks.task import find_task
 
 def check_config(config: RunConfig) -> None:
     """Check a run's config across its fields. Raises ConfigError."""
-    checks = (_check_task, _check_protocol, _check_credit, _check_critic, _check_learner, _check_batches)
+    checks = (
+        _check_task,
+        _check_protocol,
+        _check_credit,
+        _check_answers,
+        _check_critic,
+        _check_learner,
+        _check_batches,
+    )
     for check in (*checks, _check_environments, _check_model, _check_policy, _check_alarms):
         check(config)
 
@@ -158,13 +166,24 @@ def _at(path: str) -> Iterator[None]:
         raise ConfigError(f"{path}: {error}") from None
 
 
+def _check_answers(config: RunConfig) -> None:
+    method, kind = config.credit.method, config.task.kind
+    if methods.find_trainable(method).reads != "likelihoods":
+        return
+    wanted = f"a method that reads no right answers for task {kind}, which has none as text"
+    expect(find_task(kind).write_answer is not None, "credit.method", wanted, method)
+    is_spoken = all(turn.environment is None for turn in config.protocol.turns)
+    wanted = "a method that reads no right answers where an environment answers a turn"
+    expect(is_spoken, "credit.method", wanted, method)
+
+
 def _check_critic(config: RunConfig) -> None:
     method, critic = config.credit.method, config.credit.critic
     if critic is None:
-        is_fit = not methods.needs_critic(method)
+        is_fit = not pairing.needs_critic(method)
         expect(is_fit, "credit.critic", f"a section for method {method}, which learns a critic", "none")
         return
-    is_fit = methods.needs_critic(method)
+    is_fit = pairing.needs_critic(method)
     expect(is_fit, "credit.critic", f"none for method {method}, which learns no critic", "a section")
     expect(
         critic.critic_only_steps < config.steps,
@@ -186,7 +205,7 @@ def _check_learner(config: RunConfig) -> None:
     is_even = micro is None or minibatch % micro == 0
     expect(is_even, "learner.micro_problems", f"a divisor of the {minibatch} problems of a minibatch", micro)
     critic = f"keep or skip for method {config.credit.method}, whose critic has a say in which trees have a signal"
-    is_fit = learner.zero_signal != "resample" or not methods.needs_critic(config.credit.method)
+    is_fit = learner.zero_signal != "resample" or not pairing.needs_critic(config.credit.method)
     expect(is_fit, "learner.zero_signal", critic, "'resample'")
     check_loss(learner.loss)
     expect(

@@ -69,7 +69,7 @@ class Credit(Section):
     draws: Draws | None = None
     """What is drawn instead by a method that draws no such tree (c3_replay, at_grpo, vine_ppo, those with copies)."""
     null_message: str = ""
-    """difference, ccpo, difference_masked, shapley: what stands for a message that is taken out."""
+    """difference, ccpo, difference_masked, shapley, igpo: what stands for a message that is not there."""
     budget: Positive
     """Evaluator calls a problem, exactly those of the plan; for auto the most a problem may cost in auto.unit."""
     normalise: Literal["none", "group", "turn", "batch"]

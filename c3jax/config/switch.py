@@ -9,8 +9,8 @@ from typing import Any
 from c3jax.config.credit import size_plan
 from c3jax.config.run import RunConfig
 from c3jax.credit.method import Sampling
-from c3jax.credit.methods import find_trainable, needs_critic
-from c3jax.credit.pairing import check_pairing
+from c3jax.credit.methods import find_trainable
+from c3jax.credit.pairing import check_pairing, needs_critic
 from c3jax.credit.plans import ARMS, count_calls, make_tree
 from c3jax.schema import ConfigError, kinds_of, sections_in
 

@@ -58,8 +58,8 @@ def compute_batch_credit(
     carried = find_method(method, "method").carries
     if carried != "nothing":
         raise UserError(f"method {method}: expected one that needs nothing but returns, got one that carries {carried}")
-    if find_method(method).reads == "gradients":
-        raise UserError(f"method {method}: expected one that needs nothing but returns, got one that reads gradients")
+    if (read := find_method(method).reads) != "returns":
+        raise UserError(f"method {method}: expected one that needs nothing but returns, got one that reads {read}")
     check_normalise(method, normalise)
     return_B = np.asarray(return_B, np.float64)
     ids_BK = np.asarray(context_BK, object)

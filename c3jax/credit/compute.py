@@ -8,6 +8,7 @@ Dimension key: P problem    L leaf of one problem    N message of one turn of on
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,6 +39,7 @@ class CreditInputs(NamedTuple):
     past: tuple[Array, ...] = ()  # [P, L] per turn, from `apply.sum_past`; read by plain rows and values
     # [P, N] per turn, of a method that reads them: `types.Messages.gradient_N`, None where an environment answers
     gradient: tuple[Array | None, ...] = ()
+    likelihood: tuple[Array | None, ...] = ()  # likewise `types.Messages.likelihood_N`
 
 
 REMOVAL_BONUS = 0.1  # of returns of 0 and 1; of the source's -1 and 1 it is the 0.2 that its scripts have
@@ -211,12 +213,45 @@ def _apply_removal_bonus(inputs: CreditInputs, return_PL: Array, normalise: Norm
     return compare(value, baseline, inputs.matrix.group, size_P1, normalise=normalise)
 
 
+def _apply_information_gain(inputs: CreditInputs, return_PL: Array, normalise: Normalise) -> Credit:
+    """Rows of returns, plus what is still to come of the gains in the right answer's probability, less their mean.
+
+    A turn's gain is the probability after its message less that before it, and the last turn's is the return. Gains and
+    returns are each less their mean over the problem's episodes (gains over turns too), and under `group` each divided
+    by their standard deviation; a message has the sum from its turn on. Source: arXiv:2510.14967; that the two are
+    standardised apart, and the sum is not discounted, is what the scripts released with it do.
+    """
+    rows = apply_credit(inputs.matrix, return_PL, normalise=normalise, past=inputs.past)
+    likelihood = [part_PN for part_PN in inputs.likelihood if part_PN is not None]
+    turns, xp = len(rows.value), find_namespace(return_PL)
+    assert len(likelihood) == turns, f"expected the likelihood of {turns} turns, got {len(likelihood)}"
+    if turns == 1:
+        return rows
+    gain_PNK = xp.stack([after - before for before, after in itertools.pairwise(likelihood)], axis=2)
+    mean_P1, scale_P1 = xp.mean(gain_PNK, axis=(1, 2))[:, None], 1.0
+    if normalise == "group":
+        std_P1 = xp.std(gain_PNK, axis=(1, 2))[:, None]
+        has_none = std_P1 <= RESOLUTION
+        scale_P1 = xp.where(has_none, 0.0, 1.0 / xp.where(has_none, 1.0, std_P1))
+    value, baseline, advantage = (list(of_turns) for of_turns in rows)
+    for turn, before_PN in enumerate(likelihood):
+        if inputs.matrix.group[turn] is None:
+            continue
+        to_come_PN, expected_P1 = likelihood[-1] - before_PN, (turns - 1 - turn) * mean_P1
+        gained_PN = xp.where(abs(to_come_PN - expected_P1) < RESOLUTION, 0.0, to_come_PN - expected_P1)
+        value[turn] = value[turn] + to_come_PN
+        baseline[turn] = baseline[turn] + expected_P1
+        advantage[turn] = advantage[turn] + gained_PN * scale_P1
+    return Credit(tuple(value), tuple(baseline), tuple(advantage))
+
+
 APPLY: dict[str, ApplyFunction] = {
     "running_mean": _apply_running_mean,
     "mean_scaled": _apply_mean_scaled,
     "tree_and_batch": _apply_tree_and_batch,
     "gradient_weighted": _apply_gradient_weighted,
     "removal_bonus": _apply_removal_bonus,
+    "information_gain": _apply_information_gain,
     "rows": _apply_rows,
     "filter": _apply_filter,
     "gae": _apply_gae,

@@ -36,8 +36,9 @@ Apply = Literal[
     "tree_and_batch",
     "gradient_weighted",
     "removal_bonus",
+    "information_gain",
 ]
-Reads = Literal["returns", "gradients"]
+Reads = Literal["returns", "gradients", "likelihoods"]
 Predicts = Literal["nothing", "leave_one_out", "filter"]
 
 SCOPES: tuple[Normalise, ...] = ("none", "group", "turn", "batch")
@@ -74,7 +75,8 @@ class Method(NamedTuple):
     # What makes credit of the rows, the returns and what is carried: a row of `compute.APPLY`, or a function of one's
     # own; oracle: only an enumerable game can.
     apply: Apply | Callable[[CreditInputs, jax.Array, Normalise], Credit] = "rows"
-    reads: Reads = "returns"  # gradients: what the sampler keeps of messages beside, `types.Messages.gradient_N`
+    # What is kept of messages beside: `types.Messages.gradient_N`, or `likelihood_N`, for which right answers are read.
+    reads: Reads = "returns"
     predicts: Predicts = "nothing"  # how variance components foretell its baseline's error, to choose fan-outs by
 
 
@@ -107,6 +109,6 @@ def find_fault(found: Any) -> str | None:
         return "a Method with a positive min_group"
     if (found.carries == "critic") != (found.critic != "none"):
         return "a Method that carries a critic where it names one, and nowhere else"
-    if found.reads == "gradients" and found.sampling not in ("tree", "flat"):
-        return "a Method that reads gradients of a tree"
+    if found.reads != "returns" and found.sampling not in ("tree", "flat"):
+        return f"a Method that reads {found.reads} of a tree"
     return None

@@ -2,11 +2,8 @@
 
 A method gives each message a value and a baseline, both weighted means of the returns of the problem's leaves; the
 rows of `METHODS` name the sampling that they need, the functions of `rows.py` that make the weights, and what makes
-credit of these (`compute.py`). `find_method` finds a row, or a record of a user's own; `method.py` describes one. Calls
-and messages are closed forms of the plan alone, in `plans.py`. Host code: NumPy only, so that a config can be checked
-without a device.
-
-Source: arXiv:2603.06859 (c3 and its ablations); the other rows name their own.
+credit of these (`compute.py`). `find_method` finds a row, or a record of a user's own; `method.py` describes one. Host
+code: NumPy only, so that a config can be checked without a device. Source of c3 and its ablations: arXiv:2603.06859.
 """
 
 from __future__ import annotations
@@ -190,6 +187,21 @@ METHODS: dict[str, Method] = {
         condition="falls as 1 over the episodes; divided by 1 - w, which leaves the own return out, offset and none",
         source="arXiv:2602.07078, a baseline a message in place of one a token",
         doc="The return minus the episodes' mean weighted by |grad log pi|^2 by the logits, summed over drawn tokens.",
+    ),
+    "igpo": Method(
+        sampling="flat",
+        value=rows.own_leaves,
+        baseline=rows.mean_of_turn,
+        min_group=2,
+        apply="information_gain",
+        reads="likelihoods",
+        estimand="(n - 1)/n (A*(h, a) + V(h) - V(x)) + (1 - c/n) E[p | h, a] - an amount of h, c = (K - 1 - u)/(K - 1)",
+        advantage_bias="other",
+        gradient_bias="other",
+        condition="at the last turn as magrpo; where the return is 1 for one last message alone, offset and scale",
+        scopes=("none", "group"),
+        source="arXiv:2510.14967, and the code released with it",
+        doc="magrpo, plus what the right answer gains in probability p from the message's context to the last turn's.",
     ),
     "rae": Method(
         sampling="flat",
@@ -385,13 +397,3 @@ def find_trainable(name: str, field: str = "credit.method") -> Method:
         lack = "the value of every possible message, which only `c3jax study` knows"
         raise ConfigError(f"{field}: {name} needs {lack}; expected one of {', '.join(table)}")
     return row
-
-
-def needs_critic(method: str) -> bool:
-    """Whether the advantage needs values that no row of weights over returns gives."""
-    return find_method(method).carries == "critic"
-
-
-def reads_gradients(method: str) -> bool:
-    """Whether the sampler must keep each message's `gradient_N` for it."""
-    return find_method(method).reads == "gradients"

@@ -108,3 +108,8 @@ def check_normalise(method: str, normalise: Normalise) -> None:
     scopes = find_method(method).scopes
     if normalise not in scopes:
         raise ValueError(f"method {method}: expected normalise {' or '.join(scopes)}, got {normalise!r}")
+
+
+def needs_critic(method: str) -> bool:
+    """Whether the advantage needs values that no row of weights over returns gives."""
+    return find_method(method).carries == "critic"

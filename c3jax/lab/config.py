@@ -18,7 +18,8 @@ from c3jax.config import file as config_file
 from c3jax.config.checks import check_loss
 from c3jax.config.fields import Field, list_kinds
 from c3jax.config.run import PolicyLoss, RunConfig
-from c3jax.credit.methods import find_method, needs_critic
+from c3jax.credit.methods import find_method
+from c3jax.credit.pairing import needs_critic
 from c3jax.lab import sections
 from c3jax.lab.sections import AtLeastTwo, Estimator, Game, describe_estimator
 from c3jax.schema import ConfigError, Count, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, expect

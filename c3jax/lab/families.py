@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from c3jax.lab import games
-from c3jax.lab.sections import BanditGame, Game
+from c3jax.lab.sections import AnswerGame, BanditGame, Game
 
 
 def make_family(game: Game) -> games.Family:
@@ -12,6 +12,8 @@ def make_family(game: Game) -> games.Family:
         return games.make_bandit(
             turns=game.turns, messages=game.messages, effect=game.effect, interaction=game.interaction, sigma=game.sigma
         )
+    if isinstance(game, AnswerGame):
+        return games.make_answer(turns=game.turns, messages=game.messages)
     graphs = {"all": games.see_all, "previous": games.see_previous, "none": games.see_none}
     family = games.make_team(
         messages=(game.messages,) * game.turns,

@@ -1,8 +1,8 @@
 """Enumerable team games: K turns, a few messages at each, one return at the end. Pure maths on the device.
 
-The expected return of a transcript m is link(bias + sum_k main[k, m_k] + sum_{k<j} pair[k, j, m_k, m_j]), and one
-evaluator call returns it with or without noise. A problem is a `Game`; a `Family` draws problems of one `GameShape`
-from its parameters. vmap over a leading axis of `Game` for many problems.
+The expected return of a transcript m is link(bias + sum_k main[k, m_k] + sum_{k<j} pair[k, j, m_k, m_j]), or whether
+its last message is the right one, and one evaluator call returns it with or without noise. A problem is a `Game`; a
+`Family` draws problems of one `GameShape` from its parameters. vmap over a leading axis of `Game` for many problems.
 
 Message 0 of every turn is the null message. Turns that are not trained are team-mates who only add noise.
 
@@ -24,7 +24,7 @@ import numpy as np
 from c3jax.lab.sections import MAX_TRANSCRIPTS
 
 Graph = tuple[tuple[int, ...], ...]
-Link = Literal["logistic", "identity"]
+Link = Literal["logistic", "identity", "answer"]  # answer: 1 where the last message is `find_answer`'s, else 0
 Noise = Literal["none", "bernoulli", "gaussian"]
 
 SURVEY_LOGIT_SCALE = 0.75  # standard deviation of the policies' logits in the games of `make_survey`
@@ -116,6 +116,18 @@ def make_bandit(*, turns: int, messages: int, effect: float, interaction: float,
     """
     shape = GameShape((messages,) * turns, see_all(turns), (True,) * turns, "identity", "gaussian", sigma)
     return Family(shape, (effect,) * turns, interaction, spread=0.0, features=8, is_fresh=False)
+
+
+def make_answer(*, turns: int, messages: int) -> Family:
+    """A chain whose last turn answers: one of its messages is right and returns 1, any other 0.
+
+    Args:
+      turns: each reads all before it, and the last one's message alone counts.
+      messages: how many each turn can choose from, the null message included.
+    """
+    shape = GameShape((messages,) * turns, see_all(turns), (True,) * turns, "answer", "none", 0.0)
+    _check_shape(shape)
+    return Family(shape, (1.0,) * turns, coupling=0.0, spread=0.0, features=8, is_fresh=False)
 
 
 def make_survey() -> Family:
@@ -213,6 +225,8 @@ def compute_mean_return(shape: GameShape, game: Game, message_NK: jax.Array) -> 
     K = len(shape.messages)
     chex.assert_shape(message_NK, (None, K))
     chex.assert_shape(game.main_KM, (K, max(shape.messages)))
+    if shape.link == "answer":
+        return (message_NK[:, -1] == find_answer(shape, game)).astype(jnp.float32)
     score_N = game.bias + game.main_KM[np.arange(K), message_NK].sum(axis=1)
     if K > 1:
         early_X, late_X = np.triu_indices(K, 1)
@@ -236,6 +250,9 @@ def tabulate_mean_return(shape: GameShape, game: Game) -> jax.Array:
     """
     _check_enumerable(shape)
     K = len(shape.messages)
+    if shape.link == "answer":
+        is_right_M = jnp.arange(shape.messages[-1]) == find_answer(shape, game)
+        return jnp.broadcast_to(is_right_M.astype(jnp.float32), shape.messages)
 
     def spread_out(effect: jax.Array, turns: tuple[int, ...]) -> jax.Array:
         sayable = effect[tuple(slice(shape.messages[turn]) for turn in turns)]
@@ -269,6 +286,16 @@ def sample_return(shape: GameShape, game: Game, message_NK: jax.Array, key: jax.
     if shape.noise == "gaussian":
         return mean_N + shape.sigma * jax.random.normal(key, mean_N.shape)
     return mean_N
+
+
+def find_answer(shape: GameShape, game: Game) -> jax.Array:
+    """The last turn's message that is the problem's right answer, or stands for it: that of the largest main effect.
+
+    Args:
+      shape: static.
+      game: one problem.
+    """
+    return jnp.argmax(game.main_KM[-1, : shape.messages[-1]])
 
 
 def count_transcripts(shape: GameShape) -> int:

@@ -145,7 +145,8 @@ def _credit(
         return apply_credit(weights.matrix, return_SL, normalise=normalise).advantage
     critic = find_method(recipe.method).critic
     if critic == "none":
-        inputs = CreditInputs(weights.matrix, recipe.plan.fan_out, gradient=sample.gradient)
+        inputs = CreditInputs(weights.matrix, recipe.plan.fan_out)
+        inputs = inputs._replace(gradient=sample.gradient, likelihood=sample.likelihood)
         return compute_credit(recipe.method, inputs, return_SL, normalise=normalise).advantage
     drawn = tuple(
         q_CM[c_SN, m_SN] for q_CM, c_SN, m_SN in zip(target.action_value, context, sample.message, strict=True)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from c3jax.credit.plans import Plan, make_flat
-from c3jax.lab.games import Game, GameShape, sample_return
+from c3jax.lab.games import Game, GameShape, find_answer, sample_return
 from c3jax.lab.policies import GamePolicy, Params
 
 
@@ -31,6 +31,7 @@ class Sample(NamedTuple):
     prefix: tuple[jax.Array, ...]  # [N_u, K] int32: messages before the credited one, 0 from turn u on
     message: tuple[jax.Array, ...]  # [N_u] int32
     gradient: tuple[jax.Array, ...]  # [N_u] f32: |d log pi / d logits|^2 of the credited message
+    likelihood: tuple[jax.Array, ...]  # [N_u] f32: of the right answer as the last message, null messages after prefix
     return_L: jax.Array  # f32, in units of return
     transcript_LK: jax.Array  # int32: what each evaluator call judged
 
@@ -69,7 +70,7 @@ def sample_plan(shape: GameShape, game: Game, policy: GamePolicy, params: Params
     spoken, prefix = _sample_tree(team, fan_out, key)
     transcript_LK = _add_leaves(team, plan, spoken[-1].transcript_NK, key)
     return_L = sample_return(shape, game, transcript_LK, _fold_key(team, key, 0, plan.turns))
-    return _make_sample(prefix, spoken, return_L, transcript_LK)
+    return _make_sample(team, prefix, spoken, return_L, transcript_LK)
 
 
 def _sample_tree(team: _Team, fan_out: tuple[int, ...], key: jax.Array) -> tuple[list[_Spoken], list[jax.Array]]:
@@ -125,7 +126,7 @@ def _sample_replay(team: _Team, plan: Plan, key: jax.Array) -> Sample:
             mean_J = jnp.dot(is_own_JX, returns[-1], precision=jax.lax.Precision.HIGHEST) / counts_J
             best = jnp.argmax(mean_J)  # the first of equals
         reference_K = spoken[-1].transcript_NK[best]
-    return _make_sample(prefix, spoken, jnp.concatenate(returns), jnp.concatenate(transcripts))
+    return _make_sample(team, prefix, spoken, jnp.concatenate(returns), jnp.concatenate(transcripts))
 
 
 def _speak_from(team: _Team, transcript_NK: jax.Array, first: int, key: jax.Array, block: int) -> jax.Array:
@@ -153,13 +154,20 @@ def _fold_key(team: _Team, key: jax.Array, block: int, slot: int) -> jax.Array:
     return jax.random.fold_in(key, block * (len(team.shape.messages) + 1) + slot)
 
 
+def _read_answer(team: _Team, prefix_NK: jax.Array) -> jax.Array:
+    last = len(team.shape.messages) - 1
+    chance_NM = jax.nn.softmax(team.policy.logits(team.params, team.game, last, prefix_NK))
+    return chance_NM[:, find_answer(team.shape, team.game)]
+
+
 def _make_sample(
-    prefix: list[jax.Array], spoken: list[_Spoken], return_L: jax.Array, transcript_LK: jax.Array
+    team: _Team, prefix: list[jax.Array], spoken: list[_Spoken], return_L: jax.Array, transcript_LK: jax.Array
 ) -> Sample:
     return Sample(
         prefix=tuple(prefix),
         message=tuple(each.message_N for each in spoken),
         gradient=tuple(each.gradient_N for each in spoken),
+        likelihood=tuple(_read_answer(team, prefix_NK) for prefix_NK in prefix),
         return_L=return_L,
         transcript_LK=transcript_LK,
     )

@@ -83,7 +83,15 @@ class BanditGame(GameSection):
     """Standard deviation of the evaluator's noise, in units of return."""
 
 
-Game = TeamGame | BanditGame
+class AnswerGame(GameSection):
+    """Turns in a row of which the last one answers: one of its messages is right and returns 1, any other 0."""
+
+    kind: Literal["answer"]
+    turns: AtLeastTwo = 2
+    """Turns; each reads all before it."""
+
+
+Game = TeamGame | BanditGame | AnswerGame
 
 
 def list_trained(game: Game) -> tuple[bool, ...]:

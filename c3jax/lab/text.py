@@ -25,7 +25,7 @@ from c3jax.analysis.figures import Axis, plot_points, save_figure
 from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.apply import zero_credit_share
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
-from c3jax.credit.methods import reads_gradients
+from c3jax.credit.methods import find_method
 from c3jax.credit.plans import Plan
 from c3jax.lab import sweep
 from c3jax.lab.chunks import Block, Record, Train
@@ -38,6 +38,7 @@ from c3jax.models.policy import Weights
 from c3jax.processes import is_first
 from c3jax.protocol import plan_turns
 from c3jax.rollout import address, sampling, tree
+from c3jax.setup.answers import make_answers, make_reader
 from c3jax.setup.imitation import warm_up
 from c3jax.setup.team import ProblemSet, Setup, choose_problems, make_questions, make_setup
 from c3jax.types import Frame, Messages, Tokenizer, UserError
@@ -49,6 +50,7 @@ class Problems(NamedTuple):
     question: Frame  # [P, S]
     index_P: jax.Array  # by which draws are addressed
     answer_P: jax.Array  # the digit that the dial shows in the end
+    answers: Messages | None  # the same as messages, where the method reads them
 
 
 class Lane(NamedTuple):
@@ -99,8 +101,10 @@ def make_run(config: RunConfig, plan: Plan, setup: Setup) -> Callable[[Lane], tu
     policy, stop_tokens = setup.policy, setup.tokenizer.stop_tokens
     plans = plan_turns(config.protocol, setup.tokenizer)  # the team's, but for the turns that are trained
     digit_V, fan_out = list_digits(setup.tokenizer), plan.fan_out
-    keeps_gradients = reads_gradients(config.credit.method)
+    reads = find_method(config.credit.method).reads
+    keeps_gradients = reads == "gradients"
     sample_tree = tree.make_tree_sampler(policy, plans, config.sampling, stop_tokens, keeps_gradients=keeps_gradients)
+    read = make_reader(setup._replace(config=config, plans=plans, mesh=None)) if reads == "likelihoods" else None
     answer_greedily = tree.make_tree_sampler(policy, plans, sampling.GREEDY, stop_tokens)
 
     def run(lane: Lane) -> tuple[TrainState, Curve]:
@@ -117,7 +121,10 @@ def make_run(config: RunConfig, plan: Plan, setup: Setup) -> Callable[[Lane], tu
         def take_step(state: TrainState, inputs: tuple[jax.Array, Problems]) -> tuple[TrainState, dict[str, jax.Array]]:
             step, problems = inputs
             key = jax.random.fold_in(train_stream, step)
-            rollout, counts = sample_tree(Weights(state.params, {}), problems.question, key, problems.index_P, fan_out)
+            weights = Weights(state.params, {})
+            rollout, counts = sample_tree(weights, problems.question, key, problems.index_P, fan_out)
+            if read is not None and problems.answers is not None:
+                rollout, _ = read(weights, rollout, problems.answers, fan_out)
             return_PL = compute_returns(digit_V, rollout.turns[-1], problems.answer_P)
             order_key = jax.random.fold_in(order_stream, step)
             state, credit, _ = update(state, {}, reference, (rollout,), return_PL, order_key, plan)
@@ -162,9 +169,10 @@ def make_lane(config: RunConfig, plan: Plan, start: Start) -> Lane:
     )
 
 
-def make_train_problems(setup: Setup) -> Problems:
+def make_train_problems(setup: Setup, has_answers: bool = False) -> Problems:
     """The problems of every step of a run, the steps in front, in the order in which `c3jax train` meets them."""
-    steps = [_make_problems(setup, setup.train, choose_problems(setup, step)) for step in range(setup.config.steps)]
+    chosen = [choose_problems(setup, step) for step in range(setup.config.steps)]
+    steps = [_make_problems(setup, setup.train, indices, has_answers) for indices in chosen]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps)
 
 
@@ -174,9 +182,13 @@ def make_heldout_problems(setup: Setup) -> Problems:
     return _make_problems(setup, setup.heldout, range(count))
 
 
-def _make_problems(setup: Setup, problem_set: ProblemSet, indices: Sequence[int]) -> Problems:
+def _make_problems(
+    setup: Setup, problem_set: ProblemSet, indices: Sequence[int], has_answers: bool = False
+) -> Problems:
     question, index_P = make_questions(setup, problem_set, indices)
-    return Problems(question, index_P, jnp.array([int(problem_set.problems[index].answer) for index in indices]))
+    chosen = [problem_set.problems[index] for index in indices]
+    answers = make_answers(setup, chosen) if has_answers else None
+    return Problems(question, index_P, jnp.array([int(problem.answer) for problem in chosen]), answers)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -189,7 +201,9 @@ def run(config: TextStudy, run_dir: Path, console: Console) -> int:
     A resumed study keeps its finished runs; the warm-ups are made again, the same to the last bit.
     """
     arms = list_arms(config)
-    starts = [start_runs(_make_config(config, arms[0]), config.seed + row, console) for row in range(config.seeds)]
+    has_answers = any(find_method(arm.estimator.method).reads == "likelihoods" for arm in arms)
+    made = _make_config(config, arms[0])
+    starts = [start_runs(made, config.seed + row, console, has_answers) for row in range(config.seeds)]
     study = sweep.Sweep(
         arms,
         make_blocks(config, arms, starts),
@@ -228,12 +242,14 @@ def _make_config(config: TextStudy, arm: Arm) -> RunConfig:
     return make_run_config(config.run, arm.estimator, arm.learning_rate, config.seed)
 
 
-def start_runs(config: RunConfig, seed: int, console: Console) -> Start:
-    """Make a seed's problems and policy, warmed up as `c3jax train` does it."""
+def start_runs(config: RunConfig, seed: int, console: Console, has_answers: bool = False) -> Start:
+    """Make a seed's problems, with right answers where a method reads them, and its policy, warmed up as `c3jax train`
+    does it.
+    """
     setup = make_setup(config.model_copy(update={"seed": seed}))
     params = warm_up(setup, console, is_stopping=lambda: False)
     assert params is not None  # nothing stops it
-    return Start(setup, params, make_train_problems(setup), make_heldout_problems(setup))
+    return Start(setup, params, make_train_problems(setup, has_answers), make_heldout_problems(setup))
 
 
 def read_findings(config: TextStudy, arms: Sequence[Arm], recorded: Record) -> Findings:

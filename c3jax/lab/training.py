@@ -198,7 +198,8 @@ def _give_credit(setting: Setting, lane: Lane, state: _State, games: Game, sampl
     if setting.apply == "filter":
         return apply_shrunk(state.components, sample.return_L, fan_out, setting.trained, normalise=setting.normalise)
     if setting.critic is None:
-        inputs = CreditInputs(lane.matrix, fan_out, state.components, gradient=sample.gradient)
+        inputs = CreditInputs(lane.matrix, fan_out, state.components)
+        inputs = inputs._replace(gradient=sample.gradient, likelihood=sample.likelihood)
         return APPLY[setting.apply](inputs, sample.return_L, setting.normalise)
     return compute_episode_credit(
         lane.matrix,

@@ -27,7 +27,7 @@ from c3jax.credit.plans import Plan
 from c3jax.learner import batch_loss
 from c3jax.learner.batch_loss import Batch, LossSetting
 from c3jax.learner.objective import make_objective
-from c3jax.learner.signal import list_gradients, sum_rewards
+from c3jax.learner.signal import list_kept, sum_rewards
 from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
@@ -135,8 +135,8 @@ def _credit_batch(setting: LossSetting, credit: CreditSection, drawn: Drawn) -> 
     matrix = make_credit_matrix(credit.method, setting.plan, trained)
     return_PL = jnp.asarray(drawn.return_PL)
     past = sum_rewards(setting.plan, drawn.rollouts[0], return_PL)
-    gradient = list_gradients(drawn.rollouts[0], len(return_PL))
-    inputs = CreditInputs(matrix, setting.plan.fan_out, past=past, gradient=gradient)
+    gradient, likelihood = list_kept(drawn.rollouts[0], len(return_PL))
+    inputs = CreditInputs(matrix, setting.plan.fan_out, past=past, gradient=gradient, likelihood=likelihood)
     given = compute_credit(credit.method, inputs, return_PL, normalise=credit.normalise)
     return batch_loss.make_batch(setting, drawn.rollouts, given)
 

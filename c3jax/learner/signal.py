@@ -18,6 +18,7 @@ from c3jax.models import sharding
 from c3jax.protocol import TurnPlan
 from c3jax.types import Credit, Rollout
 
+Kept = tuple[jax.Array | None, ...]
 # (plan, components, rollout, return_PL) -> whether each tree has a signal [P], and its credit; on the host
 Judge = Callable[[Plan, Components | None, Rollout, np.ndarray], tuple[np.ndarray, Credit]]
 
@@ -50,15 +51,21 @@ def sum_rewards(plan: Plan, rollout: Rollout, return_PL: jax.Array) -> tuple[jax
     return sum_past(rewards, return_PL.shape[1])
 
 
-def list_gradients(rollout: Rollout, problems: int) -> tuple[jax.Array | None, ...]:
-    """What the sampler kept of messages' gradients, [P, N] per turn; None of a turn of which it kept none.
+def list_kept(rollout: Rollout, problems: int) -> tuple[Kept, Kept]:
+    """What was kept of messages for the method: their gradients, and the right answer's likelihoods.
 
     Args:
       rollout: the trees.
       problems: P of them.
+
+    Returns:
+      Each [P, N] per turn; None of a turn of which it was not kept.
     """
-    kept = [turn.gradient_N for turn in rollout.turns]
-    return tuple(None if one is None else one.reshape(problems, -1) for one in kept)
+
+    def lay(kept: Sequence[jax.Array | None]) -> Kept:
+        return tuple(None if one is None else one.reshape(problems, -1) for one in kept)
+
+    return lay([turn.gradient_N for turn in rollout.turns]), lay([turn.likelihood_N for turn in rollout.turns])
 
 
 def make_judge(credit: CreditSection, plans: Sequence[TurnPlan], mesh: sharding.Mesh | None) -> Judge:
@@ -82,13 +89,14 @@ def make_judge(credit: CreditSection, plans: Sequence[TurnPlan], mesh: sharding.
     ) -> tuple[jax.Array, Credit]:
         matrix = make_credit_matrix(credit.method, plan, tuple(turn.is_trained for turn in plans))
 
-        def judge_one(return_L: jax.Array, read: tuple[tuple[jax.Array | None, ...], ...]) -> Credit:
-            past, gradient = jax.tree.map(lambda part: part[None], read)
-            inputs = CreditInputs(matrix, plan.fan_out, components, past=past, gradient=gradient)
+        def judge_one(return_L: jax.Array, read: tuple[Kept, ...]) -> Credit:
+            past, gradient, likelihood = jax.tree.map(lambda part: part[None], read)
+            inputs = CreditInputs(matrix, plan.fan_out, components, past=past)
+            inputs = inputs._replace(gradient=gradient, likelihood=likelihood)
             given = compute_credit(credit.method, inputs, return_L[None], normalise=credit.normalise)
             return jax.tree.map(lambda part_PN: part_PN[0], given)
 
-        read = (sum_rewards(plan, rollout, return_PL), list_gradients(rollout, len(return_PL)))
+        read = (sum_rewards(plan, rollout, return_PL), *list_kept(rollout, len(return_PL)))
         given = jax.vmap(judge_one)(return_PL, read)
         return sharding.replicate(mesh, (find_signal(given, trained), given))
 

@@ -28,7 +28,7 @@ from c3jax.learner.adapt import update_adaptive
 from c3jax.learner.batch_loss import Batch, Figures, LossSetting, Totals
 from c3jax.learner.objective import make_objective
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
-from c3jax.learner.signal import list_gradients, sum_rewards
+from c3jax.learner.signal import list_kept, sum_rewards
 from c3jax.learner.state import TrainState
 from c3jax.models import sharding
 from c3jax.models.policy import Policy, Weights, make_model
@@ -177,8 +177,9 @@ def _compute_credit(
         params = state.critic.params
         return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.loss.micro, past)
     components = None if state.adaptive is None else state.adaptive.components
-    gradient = list_gradients(rollout, step.loss.problems)
-    inputs = CreditInputs(step.matrix, step.loss.plan.fan_out, components, past=past, gradient=gradient)
+    gradient, likelihood = list_kept(rollout, step.loss.problems)
+    made = (step.matrix, step.loss.plan.fan_out, components)
+    inputs = CreditInputs(*made, past=past, gradient=gradient, likelihood=likelihood)
     return compute_credit(step.credit.method, inputs, return_PL, normalise=step.credit.normalise), None
 
 

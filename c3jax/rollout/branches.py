@@ -211,7 +211,7 @@ def _take_given(
         problems, given = len(rollouts[0].question.tokens_NS), []
         for turn, source in enumerate(branch.given):
             if source is None:
-                given.append(_fill_null(rollouts[0].turns[turn], problems * branch.fan_out[0], null))
+                given.append(fill_null(rollouts[0].turns[turn], problems * branch.fan_out[0], null))
                 continue
             messages = rollouts[source.branch].turns[turn]
             row_PR = jnp.array(source.rows)[None] if source.rows else best[source.branch][:, None]
@@ -223,8 +223,14 @@ def _take_given(
     return sharding.map_problems(mesh, take_own, (sharding.CUT, sharding.CUT), sharding.CUT)(rollouts, best)
 
 
-def _fill_null(like: Messages, rows: int, null: tuple[int, ...]) -> Messages:
-    """The null message, as long as a turn's messages may be; nothing of it was drawn."""
+def fill_null(like: Messages, rows: int, null: tuple[int, ...]) -> Messages:
+    """The null message, as long as a turn's messages may be; nothing of it was drawn.
+
+    Args:
+      like: messages of the turn.
+      rows: how many.
+      null: its tokens.
+    """
     slots = like.tokens_NT.shape[1]
     token_T = jnp.zeros(slots, jnp.int32).at[: len(null)].set(jnp.array(null, jnp.int32))
     empty = jax.tree.map(lambda array: jnp.zeros((rows, *array.shape[1:]), array.dtype), like)

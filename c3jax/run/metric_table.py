@@ -113,7 +113,9 @@ METRICS: dict[str, Metric] = {
     ),
     "messages": Metric(_COUNT, "messages drawn"),
     "generated_tokens": Metric(_TOKENS, "tokens drawn, stop tokens included"),
-    "prefilled_tokens": Metric(_TOKENS, "tokens of contexts run through the model; a shared prefix counts once"),
+    "prefilled_tokens": Metric(
+        _TOKENS, "tokens of contexts, and of answers that are read, run through the model; a shared prefix counts once"
+    ),
     "traces": Metric(_COUNT, "programs compiled so far by this process", "constant after the first steps"),
     "seconds_rollout": Metric(
         _SECONDS, "drawing the trees; with async_steps what of it is waited for", "most of a step"

@@ -191,16 +191,17 @@ def _list_columns(written: Written, credit: Credit, turn: int | None) -> dict[st
         sampled = np.asarray(messages.content_NT)
         counts = sampled.sum(axis=1)
         observed = {name[:-2]: np.asarray(part).tolist() for name, part in messages.observed._asdict().items()}
-    kept = zip(np.asarray(messages.tokens_NT), sampled, strict=True)
+    drawn = zip(np.asarray(messages.tokens_NT), sampled, strict=True)
     columns = {
         "text": list(written.texts),
         **({} if written.visible is None else {"visible": list(written.visible)}),
-        "token_ids": [tokens[is_drawn].tolist() for tokens, is_drawn in kept],  # the stop token included
+        "token_ids": [tokens[is_drawn].tolist() for tokens, is_drawn in drawn],  # the stop token included
         "tokens": counts.tolist(),
         "truncated": np.asarray(messages.truncated_N).tolist(),
         "logp": logp.tolist(),
-        **({} if messages.gradient_N is None else {"gradient": np.asarray(messages.gradient_N).tolist()}),
     }
+    kept = {"gradient": messages.gradient_N, "likelihood": messages.likelihood_N}
+    columns |= {name: np.asarray(kept_N).tolist() for name, kept_N in kept.items() if kept_N is not None}
     given = {} if turn is None else {name: np.asarray(part[turn]) for name, part in credit._asdict().items()}
     return columns | observed | {name: value_PN.reshape(-1).tolist() for name, value_PN in given.items()}
 

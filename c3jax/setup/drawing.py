@@ -13,6 +13,7 @@ import numpy as np
 from c3jax import processes
 from c3jax.credit.plans import Branch, Plan, list_branches
 from c3jax.learner.adapt import Passes, weigh_problems
+from c3jax.learner.likelihood import ReadAnswers
 from c3jax.learner.signal import Judge, find_signal
 from c3jax.learner.state import TrainState
 from c3jax.models.policy import Weights
@@ -23,6 +24,7 @@ from c3jax.rollout.branches import PlanDraws, Ungraded, collect_verdicts, draw_p
 from c3jax.rollout.collect import fetch_messages
 from c3jax.rollout.resampling import Batch, draw_batch
 from c3jax.run import records
+from c3jax.setup.answers import read_answers
 from c3jax.setup.team import (
     Setup,
     choose_further,
@@ -43,6 +45,7 @@ class Drawing(NamedTuple):
     null: tuple[int, ...]  # tokens of the message that stands for one that is taken out
     evaluator: Evaluator
     acting: Acting | None
+    read: ReadAnswers | None = None  # right answers, for a method that reads how likely they are
 
 
 class Begun(NamedTuple):
@@ -87,7 +90,11 @@ def begin_step(setup: Setup, drawing: Drawing, params: Params, passes: Passes | 
         question, problem_P = make_questions(setup, setup.train, [indices[number] for number in numbers], slots)
         asked = ([problems[number] for number in numbers], question, key, problem_P, branch.fan_out)
         weights = Weights(params, setup.weights.frozen)
-        return draw_trees(drawing.sample_tree, drawing.acting, weights, *asked, Start(given, branch.first))
+        drawn = draw_trees(drawing.sample_tree, drawing.acting, weights, *asked, Start(given, branch.first))
+        if drawing.read is None:
+            return drawn
+        rollout, tokens = read_answers(setup, drawing.read, weights, drawn[0], asked[0], branch.fan_out)
+        return rollout, drawn[1]._replace(prefilled=drawn[1].prefilled + tokens)
 
     first = draw(params, range(config.call_problems), list_branches(plan)[0], ())
     answered = count_answers(drawing.acting) - answered_before

@@ -144,6 +144,11 @@ def demonstrate(task: ArithmeticTask, problem: Problem, turn: DemonstratedTurn, 
     return f"answer {start if is_distrusted else shown[-1]}"
 
 
+def write_answer(problem: Problem) -> tuple[str, str]:
+    """What the last turn says where it is right: "answer", and the digit."""
+    return "answer", problem.answer
+
+
 ARITHMETIC = Task(
     grade=numeric.grade,
     section=ArithmeticTask,
@@ -152,5 +157,6 @@ ARITHMETIC = Task(
     read_answer=numeric.read_answer,
     canonical=numeric.canonical,
     demonstrate=demonstrate,
+    write_answer=write_answer,
     vocabulary=VOCABULARY,
 )

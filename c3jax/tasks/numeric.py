@@ -173,4 +173,16 @@ def grade(problem: Problem, text: str) -> Verdict:
     return Verdict(0.0, "wrong", answer)
 
 
-NUMERIC = Task(grade=grade, section=NumericTask, load=load_problems, read_answer=read_answer, canonical=canonical)
+def write_answer(problem: Problem) -> tuple[str, str]:
+    """A message that is right, up to the number and the number."""
+    return "The answer is", f" {problem.answer}"
+
+
+NUMERIC = Task(
+    grade=grade,
+    section=NumericTask,
+    load=load_problems,
+    read_answer=read_answer,
+    canonical=canonical,
+    write_answer=write_answer,
+)

@@ -74,4 +74,5 @@ STORIES = Task(
     make=functools.partial(make_splits, load_problems),
     read_answer=numeric.read_answer,
     canonical=numeric.canonical,
+    write_answer=numeric.write_answer,
 )

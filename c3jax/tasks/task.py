@@ -57,6 +57,9 @@ class Task(NamedTuple):
     canonical: Callable[[str], str] | None = None  # by which answers are equal when they vote; None: they do not vote
     # What a turn might say: (section, problem, turn, (seed, draw)) -> text, for a warm-up by imitation.
     demonstrate: Callable[[Any, Problem, DemonstratedTurn, tuple[int, int]], str] | None = None
+    # A last message that is right, as (what comes before the answer, the answer), for credit that reads how likely the
+    # answer is; None: no such text is known.
+    write_answer: Callable[[Problem], tuple[str, str]] | None = None
     vocabulary: tuple[str, ...] | None = None  # all words of all texts, for a tokenizer made of them
     # (the text by which two problems are compared, a name that with the id tells a reworded problem)
     overlap_key: Callable[[Problem], tuple[str, str]] | None = None

@@ -187,6 +187,17 @@ def test_a_plan_of_several_trees_has_a_program_for_each(capsys):
     second.function.trace(*second.arguments, **second.static)
 
 
+def test_a_method_that_reads_answers_has_a_program_for_it():
+    config = load_config("quickstart", {**SMALL, "credit.method": "igpo"})
+    trees, read, update, *_ = plan.list_programs(
+        outline_setup(config, (target := open_target("cpu", "")).devices), target
+    )
+    assert (trees.name, read.name, update.name) == ("trees", "answers", "update") and read.calls == trees.calls
+    assert read.arguments[2].tokens_NT.shape == (trees.arguments[3].shape[0], TOKENS[1])
+    assert [turn.likelihood_N.shape for turn in update.arguments[3][0].turns] == [(4 * 8,)] * 2
+    read.function.trace(*read.arguments, **read.static)
+
+
 def test_where_environments_answer_a_sampler_is_planned_for_each_stretch():
     """Its calls are those of a run's own draws, with the same shapes."""
     fields = {name: value for name, value in SMALL.items() if not name.startswith("protocol")}

@@ -55,7 +55,7 @@ def record_step(step, fan_out, method, normalise="none", trained=None, problems=
     return_PL = np.random.default_rng(step).choice([0.0, 0.3, 1.0], size=(problems, math.prod(fan_out)))
     matrix, random = make_credit_matrix(method, make_tree(fan_out), trained), np.random.default_rng(step)
     gradient = tuple(random.uniform(size=(problems, len(value_NL))) for value_NL in matrix.value)
-    inputs = CreditInputs(matrix, fan_out, gradient=gradient)
+    inputs = CreditInputs(matrix, fan_out, gradient=gradient, likelihood=gradient)
     credit = compute_credit(method, inputs, return_PL, normalise=normalise)
     rows = [problems * math.prod(fan_out[: turn + 1]) for turn in range(len(fan_out))]
     levels = tuple(
@@ -67,6 +67,7 @@ def record_step(step, fan_out, method, normalise="none", trained=None, problems=
             support_NTK=np.zeros((n, 1, 0), np.int32),
             truncated_N=np.zeros(n, bool),
             gradient_N=gradient[turn].reshape(-1) if method == "otb" else None,
+            likelihood_N=gradient[turn].reshape(-1) if method == "igpo" else None,
         )
         for turn, n in enumerate(rows)
     )
@@ -109,6 +110,7 @@ def list_advantages(record) -> list[float]:
         ((4, 1), "grpo", "group", (True, True)),
         ((4, 1), "reinforce", "none", (True, True)),
         ((4, 1), "otb", "none", (True, False)),
+        ((4, 1), "igpo", "group", (True, False)),
     ],
 )
 def test_a_run_scored_with_its_own_method_is_what_it_recorded(tmp_path, fan_out, method, normalise, trained):

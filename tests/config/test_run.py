@@ -219,7 +219,7 @@ WRONG = [
     (
         {"credit.method": "c4"},
         "credit.method: expected one of c3, no_loo, no_replay, rloo, magrpo, reinforce, grpo, dr_mas, mappo, tree_rl,"
-        " hgpo, tree_grpo, maxrl, otb, rae, value_assisted, value_only, shrunk, c3_replay, at_grpo, vine_ppo,"
+        " hgpo, tree_grpo, maxrl, otb, igpo, rae, value_assisted, value_only, shrunk, c3_replay, at_grpo, vine_ppo,"
         " difference, ccpo, difference_masked, shapley, or your own as module:NAME, got 'c4'",
     ),
     (
@@ -248,8 +248,8 @@ WRONG = [
         {"credit.method": "coma"},
         "credit.method: coma needs the value of every possible message, which only `c3jax study` knows; expected one"
         " of c3, no_loo, no_replay, rloo, magrpo, reinforce, grpo, dr_mas, mappo, tree_rl, hgpo,"
-        " tree_grpo, maxrl, otb, rae, value_assisted, value_only, shrunk, c3_replay, at_grpo, vine_ppo, difference,"
-        " ccpo, difference_masked, shapley",
+        " tree_grpo, maxrl, otb, igpo, rae, value_assisted, value_only, shrunk, c3_replay, at_grpo, vine_ppo,"
+        " difference, ccpo, difference_masked, shapley",
     ),
     ({"credit.fan_out": [8]}, "credit.fan_out: expected 2 numbers, one a turn, got [8]"),
     ({"credit.fan_out": [2, 2, 2]}, "credit.fan_out: expected 2 numbers, one a turn, got [2, 2, 2]"),

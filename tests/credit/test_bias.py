@@ -207,15 +207,21 @@ def estimate(method: str, game_name: str, critic_error: float = 0.0, decay: floa
         "tree_and_batch",
         "gradient_weighted",
         "removal_bonus",
+        "information_gain",
     ):  # the problem is the batch too
         fan_out = PLANS[row.sampling](len(game.policy)).fan_out
 
-        def apply_alone(return_L, gradient):
-            inputs = CreditInputs(matrix, fan_out, gradient=tuple(part_N[None] for part_N in gradient))
+        def apply_alone(return_L, gradient, likelihood):
+            gradient, likelihood = (tuple(part_N[None] for part_N in kept) for kept in (gradient, likelihood))
+            inputs = CreditInputs(matrix, fan_out, gradient=gradient, likelihood=likelihood)
             return [a[0] for a in compute_credit(method, inputs, return_L[None], normalise="none").advantage]
 
-        gradient = tuple(part_NX.T for part_NX in square_gradients(game, outcomes))
-        return [np.asarray(a, float).T for a in jax.vmap(apply_alone)(jnp.asarray(outcomes.return_LX.T), gradient)]
+        gradient, likelihood = (
+            tuple(part_NX.T for part_NX in kept)
+            for kept in (square_gradients(game, outcomes), read_answers(game, outcomes))
+        )
+        advantages = jax.vmap(apply_alone)(jnp.asarray(outcomes.return_LX.T), gradient, likelihood)
+        return [np.asarray(a, float).T for a in advantages]
     if row.critic == "none":
         return advantage
     q, value = compute_exact(game)
@@ -244,6 +250,13 @@ def square_gradients(game: Game, outcomes: Outcomes) -> list[np.ndarray]:
         np.square(np.eye(pi_HA.shape[1]) - pi_HA[:, None]).sum(axis=2).reshape(-1) for pi_HA in game.policy
     ]  # by path
     return [square[path_NX] for square, path_NX in zip(squares, outcomes.path, strict=True)]
+
+
+def read_answers(game: Game, outcomes: Outcomes) -> list[np.ndarray]:
+    """pi(1 | context of the last turn), the null message where no message is before the credited one: [N, X] a turn."""
+    sizes = [pi_HA.shape[1] for pi_HA in game.policy]
+    context = [path_NX // size for path_NX, size in zip(outcomes.path, sizes, strict=True)]
+    return [game.policy[-1][context_NX * math.prod(sizes[u:-1]), 1] for u, context_NX in enumerate(context)]
 
 
 def mean_by_path(outcomes: Outcomes, turn: int, estimate_NX: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -351,6 +364,11 @@ def expect_duo(method: str) -> list[np.ndarray]:
         # Two of each: the group of the problem has 4 second messages, half of them after another first one.
         "hgpo": (advantage_A / 2, (1 - 1 / 12 - 1 / 3) * advantage_AB + (v_A[:, None] - vx) / 6),
         "at_grpo": (advantage_A / 2, advantage_AB / 2),
+        # Of three episodes; its own return and gain are in the means.
+        "igpo": (
+            (advantage_A + policy_AB[:, 1] - DUO.policy[0][0] @ policy_AB[:, 1]) * 2 / 3,
+            (q_AB - vx) * 2 / 3,
+        ),
         "difference": (q_A - q_A[0], q_AB - q_AB[:, :1]),
         "difference_masked": (q_A - masked_A, q_AB - q_AB[:, :1]),
         "shapley": ((q_AB[:, 0] - q_AB[0, 0] + q_A - masked_A) / 2, (q_AB[:1] - q_AB[0, 0] + q_AB - q_AB[:, :1]) / 2),
@@ -358,7 +376,7 @@ def expect_duo(method: str) -> list[np.ndarray]:
     return list(unlike_c3.get(method, (advantage_A, advantage_AB)))
 
 
-FORMULAS = ("tree_rl", "hgpo", "c3_replay", "at_grpo", "vine_ppo", "difference", "difference_masked", "shapley")
+FORMULAS = ("tree_rl", "hgpo", "igpo", "c3_replay", "at_grpo", "vine_ppo", "difference", "difference_masked", "shapley")
 WITH_CRITIC = tuple(method for method, row in METHODS.items() if row.critic != "none")
 
 
@@ -409,6 +427,24 @@ def test_ccpo_s_bonus_only_reweighs_problems_whose_returns_are_0_and_1(monkeypat
     for turn, expected in enumerate((0.5 * (1 + (right**2 + (1 - right) ** 2) / 10), 0.5)):
         found = compute_expected_gradient(game, outcomes, turn, estimates[turn])
         np.testing.assert_allclose(found, expected * compute_true_gradient(game, turn), atol=TOLERANCE)
+    get_outcomes.cache_clear()
+
+
+@pytest.mark.parametrize("turns", [2, 3])
+def test_igpo_only_scales_where_one_last_message_is_right(turns, monkeypatch):
+    """The right answer's probability at the last turn is then V there, so earlier turns have A* twice, the second time
+    free of the last draw: of 3 episodes (2 + 3 - c)/3, c = (K - 1 - u)/(K - 1), and 2/3 at the last turn."""
+    sizes = (3, 3) if turns == 2 else (2, 2, 2)
+    game = GAMES["duo" if turns == 2 else "trio"]
+    monkeypatch.setitem(
+        GAMES, "answer", game := Game(game.policy, np.tile(np.arange(sizes[-1]) == 1, math.prod(sizes[:-1])))
+    )
+    get_outcomes.cache_clear()
+    outcomes, factors = get_outcomes("answer", "flat"), {2: (4 / 3, 2 / 3), 3: (4 / 3, 4.5 / 3, 2 / 3)}
+    for turn, (estimate_NX, factor) in enumerate(zip(estimate("igpo", "answer"), factors[turns], strict=True)):
+        assert classify(game, outcomes, turn, estimate_NX) == ("offset" if turn else "scale", "scale")
+        found = compute_expected_gradient(game, outcomes, turn, estimate_NX)
+        np.testing.assert_allclose(found, factor * compute_true_gradient(game, turn), atol=TOLERANCE)
     get_outcomes.cache_clear()
 
 

@@ -29,6 +29,11 @@ def replace_advantage(matrix, compute):
     return credit._replace(advantage=tuple(map(compute, credit.value)))
 
 
+def add_gains(credit, gain_PN, mean_P1):
+    added = (gain_PN, jnp.broadcast_to(mean_P1, gain_PN.shape), gain_PN - mean_P1)
+    return type(credit)(*((first + more, last) for (first, last), more in zip(credit, added, strict=True)))
+
+
 EXPECTED = {
     "shrunk": lambda matrix: shrink.apply_shrunk(COMPONENTS, RETURN_PL, (2, 2), normalise="none"),
     "mappo": lambda matrix: compute_episode_credit(matrix, RETURN_PL, FLAT, discount=0.9, decay=0.7, normalise="none"),
@@ -51,9 +56,16 @@ EXPECTED = {
         baseline=tuple(jnp.broadcast_to(jnp.array(b)[:, None], (2, 4)) for b in ([0.375, 0.875], [0.4375, 0.25])),
         advantage=(RETURN_PL - jnp.array([[0.375], [0.875]]), RETURN_PL - jnp.array([[0.4375], [0.25]])),
     ),
+    # Gains of 0, .4, .2, .2 and of 0, 0, .4, -.4; the last turn has none.
+    "igpo": lambda matrix: add_gains(
+        apply_credit(matrix, RETURN_PL, normalise="none"),
+        jnp.array([[0, 0.4, 0.2, 0.2], [0, 0, 0.4, -0.4]]),
+        jnp.array([[0.2], [0.0]]),
+    ),
     "value_only": lambda matrix: compute_score_credit(matrix, RETURN_PL, TREE, (2, 2), normalise="none"),
 }
 GRADIENT = (jnp.array([[1.0, 2, 0, 1], [0, 0, 1, 1]]), jnp.array([[0.0, 0, 0, 0], [2, 1, 1, 0]]))
+LIKELIHOOD = (jnp.array([[0.2] * 4, [0.4] * 4]), jnp.array([[0.2, 0.6, 0.4, 0.4], [0.4, 0.4, 0.8, 0.0]]))
 ON_TREES = [name for name, row in METHODS.items() if row.sampling in ("tree", "flat") and row.critic != "oracle"]
 
 
@@ -64,6 +76,7 @@ def test_every_method_is_applied_by_its_row(method):
     matrix = make_credit_matrix(method, make_flat(4, 2) if is_flat else make_tree(fan_out))
     carried = (COMPONENTS, FLAT if is_flat else TREE)
     inputs = CreditInputs(matrix, fan_out, *carried, discount=0.9, decay=0.7, share=0.25, gradient=GRADIENT)
+    inputs = inputs._replace(likelihood=LIKELIHOOD)
     scope = "none" if "none" in METHODS[method].scopes else METHODS[method].scopes[0]
 
     def compute(return_PL):
@@ -81,7 +94,7 @@ def test_what_a_row_carries_is_what_its_function_reads():
     carried = {
         "critic": {"gae", "assisted", "scores", "oracle"},
         "components": {"filter", "running_mean"},
-        "nothing": {"rows", "mean_scaled", "tree_and_batch", "gradient_weighted", "removal_bonus"},
+        "nothing": {"rows", "mean_scaled", "tree_and_batch", "gradient_weighted", "removal_bonus", "information_gain"},
     }
     for row in METHODS.values():
         assert row.apply in carried[row.carries]
@@ -112,6 +125,31 @@ def test_tree_grpo_by_hand():
         assert not advantage_PN.any()
     untrained = CreditInputs(make_credit_matrix("tree_grpo", make_tree((2, 2)), (True, False)), (2, 2))
     assert not compute_credit("tree_grpo", untrained, jnp.eye(4), normalise="none").advantage[1].any()
+
+
+def test_igpo_by_hand():
+    """Two episodes of three turns, returns 1 and 0; gains of .2 and then -.1, and of 0 and then .4: of mean 1/8."""
+    likelihood = tuple(jnp.array([[*p]]) for p in ((0.1, 0.1), (0.3, 0.1), (0.2, 0.5)))
+    inputs = CreditInputs(make_credit_matrix("igpo", make_flat(2, 3)), (2, 1, 1), likelihood=likelihood)
+    return_PL = jnp.array([[1.0, 0.0]])
+    # To come: .1 and .4 less 2/8, -.1 and .4 less 1/8, and nothing.
+    gained = ([-0.15, 0.15], [-0.225, 0.275], [0.0, 0.0])
+    std = np.std([0.2, -0.1, 0.0, 0.4])
+    credit = compute_credit("igpo", inputs, return_PL, normalise="none")
+    scaled = compute_credit("igpo", inputs, return_PL, normalise="group")
+    for turn, more in enumerate(gained):
+        np.testing.assert_allclose(credit.advantage[turn], [np.array([0.5, -0.5]) + more], atol=1e-6)
+        np.testing.assert_allclose(credit.value[turn] - credit.baseline[turn], credit.advantage[turn], atol=1e-6)
+        np.testing.assert_allclose(scaled.advantage[turn], [np.array([1, -1]) + np.array(more) / std], rtol=1e-5)
+    # Nothing gained and nothing won apart is no signal, and without a turn before the last there are returns alone.
+    flat = inputs._replace(likelihood=(jnp.full((1, 2), 0.3),) * 3)
+    for scope in ("none", "group"):
+        for advantage_PN in compute_credit("igpo", flat, jnp.ones((1, 2)), normalise=scope).advantage:
+            assert not advantage_PN.any()
+    alone = CreditInputs(make_credit_matrix("igpo", make_flat(2, 1)), (2,), likelihood=likelihood[:1])
+    np.testing.assert_allclose(compute_credit("igpo", alone, return_PL, normalise="none").advantage[0], [[0.5, -0.5]])
+    part = inputs._replace(matrix=make_credit_matrix("igpo", make_flat(2, 3), (False, True, True)))
+    assert not compute_credit("igpo", part, return_PL, normalise="none").advantage[0].any()
 
 
 def test_ccpo_by_hand():

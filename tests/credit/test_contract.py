@@ -124,7 +124,8 @@ def test_numpy_is_jitted(method, scope):
     carried = Components(np.float32(0.4), np.float32(0.1), np.array([0.2, 0.1, 0.05], np.float32), np.int32(3))
     random = np.random.default_rng(8)
     gradient = tuple(random.uniform(size=(6, n)).astype(np.float32) for n in plans.count_credited(plan))
-    inputs = CreditInputs(make_credit_matrix(method, plan), plan.fan_out, carried, gradient=gradient)
+    inputs = CreditInputs(make_credit_matrix(method, plan), plan.fan_out, carried)
+    inputs = inputs._replace(gradient=gradient, likelihood=gradient)
     credit = compute_credit(method, inputs, return_PL.astype(np.float64), normalise=scope)
     assert {(type(x), x.dtype.name) for x in jax.tree.leaves(credit)} == {(np.ndarray, "float32")}
     assert_close(credit, _jit_compute(method, plan.fan_out, scope)(inputs.matrix, carried, gradient, return_PL))
@@ -134,7 +135,7 @@ def test_numpy_is_jitted(method, scope):
 @functools.cache
 def _jit_compute(method, fan_out, scope):
     def compute(matrix, carried, gradient, return_PL):
-        inputs = CreditInputs(matrix, fan_out, carried, gradient=gradient)
+        inputs = CreditInputs(matrix, fan_out, carried, gradient=gradient, likelihood=gradient)
         return compute_credit(method, inputs, return_PL, normalise=scope)
 
     return jax.jit(compute)

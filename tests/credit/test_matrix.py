@@ -126,7 +126,7 @@ def test_value_is_on_own_leaves_and_a_leave_one_out_baseline_is_off_them(method)
         np.testing.assert_array_equal(value_NL != 0, is_own_NL)
         touches_own = bool(baseline_NL[is_own_NL].any())
         assert touches_own == (
-            method in ("no_loo", "magrpo", "grpo", "dr_mas", "tree_rl", "hgpo", "tree_grpo", "maxrl", "otb")
+            method in ("no_loo", "magrpo", "grpo", "dr_mas", "tree_rl", "hgpo", "tree_grpo", "maxrl", "otb", "igpo")
         )
 
 

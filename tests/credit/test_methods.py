@@ -15,8 +15,8 @@ import pytest
 from c3jax.credit import plans
 from c3jax.credit.apply import apply_credit, zero_credit_share
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
-from c3jax.credit.methods import METHODS, find_trainable, needs_critic
-from c3jax.credit.pairing import check_normalise, check_pairing
+from c3jax.credit.methods import METHODS, find_trainable
+from c3jax.credit.pairing import check_normalise, check_pairing, needs_critic
 
 WITHOUT_BASELINE = {"reinforce", "mappo", "coma", "shrunk", "rae"}  # they compare no messages; see test_contract
 COMPARING = {m: row for m, row in METHODS.items() if row.sampling in ("tree", "flat") and m not in WITHOUT_BASELINE}

@@ -292,7 +292,7 @@ FIELDS = [
     ),
 ]
 GAMES = [
-    ({"kind": "chess"}, ["cases.0.game.kind: expected one of chain, fresh, bandit", '"chess"']),
+    ({"kind": "chess"}, ["cases.0.game.kind: expected one of chain, fresh, bandit, answer", '"chess"']),
     (CHAIN | {"turn": 2}, ["cases.0.game.turn: expected a field", "(turns?)"]),
     (CHAIN | {"messages": 1}, ["cases.0.game.messages: expected", "got 1"]),
     (CHAIN | {"tokens": [1, 2, 3]}, ["cases.0.game.tokens: expected 2 numbers", "[1, 2, 3]"]),

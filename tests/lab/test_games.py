@@ -184,6 +184,20 @@ def test_a_problem_is_its_address(family, tolerance):
     assert len(np.unique(np.asarray(many.main_KM)[:, 0, 0])) == 5
 
 
+def test_one_last_message_is_right_whatever_came_before_it():
+    family = games.make_answer(turns=3, messages=4)
+    problems = make_problems(family, 400)
+    right_P = np.asarray(problems.main_KM[:, -1]).argmax(axis=1)
+    transcript_AK = games.list_transcripts(family.shape)
+    for problem, right in enumerate(right_P[:3]):
+        game = jax.tree.map(lambda leaf, at=problem: leaf[at], problems)
+        expected = (transcript_AK[:, -1] == right).astype(float)
+        assert games.find_answer(family.shape, game) == right
+        np.testing.assert_array_equal(games.compute_mean_return(family.shape, game, transcript_AK), expected)
+        np.testing.assert_array_equal(games.tabulate_mean_return(family.shape, game).reshape(-1), expected)
+    assert stats.chisquare(np.bincount(right_P, minlength=4)).pvalue > 0.001
+
+
 def test_the_bandit_is_additive_with_interactions_on_a_long_chain():
     family = games.make_bandit(turns=16, messages=3, effect=0.5, interaction=0.0, sigma=1.0)
     assert family.shape.sees[15] == tuple(range(15))

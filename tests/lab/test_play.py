@@ -96,7 +96,7 @@ def test_a_draw_made_alone_is_the_draw_made_among_many(form):
     """Messages bit for bit; gradients and returns to the last digit, which vector code may round otherwise."""
     drawn = draw(form)
     for name, many, alone in zip(play.Sample._fields, drawn.sample, drawn.alone, strict=True):
-        tolerance = 1e-6 if name in ("gradient", "return_L") else 0.0
+        tolerance = 1e-6 if name in ("gradient", "likelihood", "return_L") else 0.0
         jax.tree.map(lambda a, b, atol=tolerance: np.testing.assert_allclose(a[3], b, rtol=0, atol=atol), many, alone)
 
 

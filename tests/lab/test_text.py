@@ -235,13 +235,13 @@ SOLO = {"name": "solo", "role": "solo", "user": "{question} answer :", "max_toke
 
 def test_the_study_goes_from_its_file_to_tables_and_figures(tmp_path):
     run = read_tree(CONFIGS / "quickstart.yaml", RUN | {"protocol.turns": [SOLO]})
-    config = make_study(estimators=["rloo 4", "magrpo 4"], run=run)
+    config = make_study(estimators=["rloo 4", "igpo 4"], run=run)
     console = Console(file=io.StringIO(), width=100)
     assert text.run(config, tmp_path, console) == 0
     assert "4 runs of 2 steps" in console.file.getvalue()
     results = load_table(tmp_path / "results.json")
     curves = load_table(tmp_path / "curves.json")
-    assert [row["estimator"] for row in results] == ["rloo 4", "magrpo 4"]
+    assert [row["estimator"] for row in results] == ["rloo 4", "igpo 4"]
     for row in results:
         mine = [each for each in curves if each["estimator"] == row["estimator"]]
         assert (row["seeds"], row["steps"], row["calls"], row["messages"]) == (2, 2, 2 * 8 * 4, 2 * 8 * 4)

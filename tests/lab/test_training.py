@@ -377,6 +377,7 @@ def test_a_sampled_measurement_is_near_the_exact_one():
         ("shapley", plans.make_arms("coalition", 2, 2)),
         ("ccpo", plans.make_arms("first_removal", 2, 2)),
         ("otb", plans.make_flat(2, 2)),
+        ("igpo", plans.make_flat(2, 2)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

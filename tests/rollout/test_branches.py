@@ -24,17 +24,21 @@ from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.methods import METHODS
 from c3jax.lab import games, play, policies
+from c3jax.learner.likelihood import make_answer_reader
 from c3jax.models.policy import Weights
 from c3jax.protocol import Literal
 from c3jax.rollout.branches import PlanDraws, collect_verdicts, draw_plan, join_credited
+from c3jax.rollout.context import make_frame
 from c3jax.rollout.tree import make_tree_sampler, take_problems
-from c3jax.types import Problem, Verdict
+from c3jax.types import Messages, Problem, Verdict
 
 SAMPLING, TURNS = Sampling(temperature=3.0, top_k=2), 3
+ANSWER = 5  # the token that is the right answer
 PROBLEMS, SIZE = 10_240, 2560  # copies of one question, and how many of them are drawn in a call
 PLANS = {
     "c3": plans.make_tree((2, 2, 2)),
     "otb": plans.make_flat(2, TURNS),
+    "igpo": plans.make_flat(2, TURNS),
     "c3_replay": size_plan("replay", 2, 2, TURNS),
     "at_grpo": size_plan("best_branch", 2, 1, TURNS),
     "vine_ppo": size_plan("auxiliary", 2, 2, TURNS),
@@ -80,19 +84,31 @@ def team(tiny):
         count: make_tree_sampler(tiny.policy, turns[:count], SAMPLING, tiny.stop_tokens, keeps_gradients=True)
         for count in (2, TURNS)
     }
-    return turns, samplers, scores
+    return turns, samplers, scores, make_answer_reader(tiny.policy, turns, (), SAMPLING.temperature)
+
+
+def make_answers(problems: int) -> Messages:
+    """The right answer, a message a problem."""
+    frame = make_frame([[ANSWER]] * problems, 1)
+    empty = (jnp.zeros((problems, 1)), jnp.zeros((problems, 1, 0), jnp.int32), jnp.zeros(problems, bool))
+    return Messages(frame.tokens_NS, frame.keep_NS, frame.keep_NS, *empty)
 
 
 def draw(tiny, team, name: str, problems: list[Problem], size: int, null: tuple[int, ...] = ()) -> PlanDraws:
     """The plan's draws of the first question, under the numbers of these problems."""
-    sampler, scores = team[1][PLANS[name].turns], team[2]
+    turns, samplers, scores, read = team
+    sampler = samplers[PLANS[name].turns]
     grader = Grader(scores)
 
     def draw_branch(numbers, branch, given):
         question = take_problems(tiny.question, 4, jnp.zeros(len(numbers), jnp.int32))
         problem_P = jnp.array([problems[number].index for number in numbers])
         weights = Weights(tiny.params, {})
-        return sampler(weights, question, jax.random.key(7), problem_P, branch.fan_out, given, branch.first)
+        asked = (question, jax.random.key(7), problem_P, branch.fan_out, given, branch.first)
+        rollout, counts = sampler(weights, *asked)
+        if name == "igpo":
+            rollout, _ = read(weights, rollout, make_answers(len(numbers)), branch.fan_out)
+        return rollout, counts
 
     asked = draw_plan(draw_branch, PLANS[name], problems, size, decode, grader, None, null)
     drawn = collect_verdicts(PLANS[name], asked, grader, None)
@@ -127,6 +143,7 @@ def list_rows(tiny, team, turn: int, message_CK: np.ndarray) -> list[list[int]]:
 def game(tiny, team):
     """The same team, or its first turns, as a game: a table of logits a turn over [M], of all that can come up."""
     M, tables, reached = tiny.spec.vocab_size + 1, [], np.zeros((1, TURNS), np.int64)
+    answer_C = np.full(M ** (TURNS - 1), np.nan)
     for turn in range(TURNS):
         table = np.full((M**turn, M), -1e9, np.float32)
         rows = list_rows(tiny, team, turn, reached)
@@ -137,6 +154,9 @@ def game(tiny, team):
             support = np.argsort(-logits_SV[len(row) - 1], kind="stable")[: SAMPLING.top_k]
             table[context, 1 + support] = logits_SV[len(row) - 1, support] / SAMPLING.temperature
             drawn |= {1 + int(token) for token in support}
+            if turn == TURNS - 1:  # of the whole softmax
+                weight_V = np.exp(np.float64(logits_SV[len(row) - 1]) / SAMPLING.temperature)
+                answer_C[context] = weight_V[ANSWER] / weight_V.sum()
         tables.append(jnp.asarray(table))
         # Whatever was said in one context may stand behind a null message in another.
         rest = [0] * (TURNS - turn - 1)
@@ -152,13 +172,14 @@ def game(tiny, team):
 
         return shape, made, policies.GamePolicy(lambda key: (), read_logits)
 
-    return make
+    return make, answer_C
 
 
-def compute_advantages(name: str, return_PL, gradient: Sequence[Any]) -> list[np.ndarray]:
-    """Of the returns, and what was kept of the messages' gradients, [P, N] a turn."""
+def compute_advantages(name: str, return_PL, gradient: Sequence[Any], likelihood: Sequence[Any]) -> list[np.ndarray]:
+    """Of the returns, and what was kept of the messages, [P, N] a turn."""
     plan = PLANS[name]
-    inputs = CreditInputs(make_credit_matrix(name, plan), plan.fan_out, gradient=tuple(gradient))
+    inputs = CreditInputs(make_credit_matrix(name, plan), plan.fan_out)
+    inputs = inputs._replace(gradient=tuple(gradient), likelihood=tuple(likelihood))
     credit = compute_credit(name, inputs, jnp.asarray(return_PL, jnp.float32), normalise=METHODS[name].scopes[0])
     return [np.asarray(advantage_PN).reshape(-1) for advantage_PN in credit.advantage]
 
@@ -182,7 +203,7 @@ def test_a_method_s_advantages_are_those_of_the_same_team_as_a_game(get_draws, g
     """At least 20,000 draws a turn; the means of every context and message agree within 4.5 standard errors."""
     plan, drawn = PLANS[name], get_draws(name)
     return_PL = np.array([verdict.score for verdict in drawn.verdicts]).reshape(PROBLEMS, -1)
-    said, gradient, branches = [], [], plans.list_branches(plan)
+    said, gradient, likelihood, branches = [], [], [], plans.list_branches(plan)
     rollouts = join_credited(None, plan, drawn)
     for turn, holder in enumerate(plans.list_credited(plan)):
         rows = [read_messages(messages) for messages in rollouts[holder].turns[: turn + 1]]
@@ -190,9 +211,12 @@ def test_a_method_s_advantages_are_those_of_the_same_team_as_a_game(get_draws, g
         assert len(rows[-1]) == total == PROBLEMS * plans.count_credited(plan)[turn] >= 20_000
         said.append(np.stack([np.repeat(row, total // len(row)) for row in rows], axis=1))
         gradient.append(rollouts[holder].turns[turn].gradient_N.reshape(PROBLEMS, -1))
-    got = gather(said, compute_advantages(name, return_PL, gradient))
+        if name == "igpo":
+            likelihood.append(rollouts[holder].turns[turn].likelihood_N.reshape(PROBLEMS, -1))
+    got = gather(said, compute_advantages(name, return_PL, gradient, likelihood))
 
-    shape, made, policy = game(plan.turns)
+    make_game, answer_C = game
+    shape, made, policy = make_game(plan.turns)
 
     def play_one(key):
         return play.sample_plan(shape, made, policy, (), plan, key)
@@ -202,7 +226,12 @@ def test_a_method_s_advantages_are_those_of_the_same_team_as_a_game(get_draws, g
         np.concatenate([prefix[..., :turn], message[..., None]], axis=-1).reshape(-1, turn + 1)
         for turn, (prefix, message) in enumerate(zip(sample.prefix, sample.message, strict=True))
     ]
-    expected = gather(played, compute_advantages(name, sample.return_L, sample.gradient))
+    M = shape.messages[0]
+    for turn, of_turn in enumerate(likelihood):  # what was read follows from what was said, and is no draw
+        before_N2 = np.pad(said[turn][:, :turn], ((0, 0), (0, 2 - turn)))
+        np.testing.assert_allclose(of_turn.reshape(-1), answer_C[before_N2 @ [M, 1]], rtol=1e-4)
+    likelihood = [answer_C[prefix[..., 0] * M + prefix[..., 1]] for prefix in sample.prefix]
+    expected = gather(played, compute_advantages(name, sample.return_L, sample.gradient, likelihood))
 
     compared = 0
     assert set(got) <= set(expected)

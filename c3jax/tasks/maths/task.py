@@ -101,6 +101,11 @@ def grade(problem: Problem, text: str) -> Verdict:
     return Verdict(0.0, "wrong", answer, second=second)
 
 
+def write_answer(problem: Problem) -> tuple[str, str]:
+    r"""A message that is right, up to the opened \boxed{ and what it holds."""
+    return r"The answer is $\boxed{", problem.answer
+
+
 def _read_published(row: Row) -> Problem | None:
     """A row of a published set; None for one without an answer, as some files have them."""
     fields = lower_names(row).fields
@@ -118,5 +123,6 @@ MATH = Task(
     load=load_problems,
     read_answer=read_answer,
     canonical=normal_form.normalise,
+    write_answer=write_answer,
     prepare=Prepare(_read_published, _write_record),
 )
