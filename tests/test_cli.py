@@ -20,6 +20,7 @@ from c3jax.cli import main, split_overrides
 from c3jax.config.fields import list_fields
 from c3jax.config.file import load_config
 from c3jax.config.run import ConfigError
+from c3jax.rollout import tree
 from c3jax.run.directory import open_run_dir
 from tests import tiny_run
 
@@ -298,12 +299,15 @@ def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path, monkeypa
     ]
     kept = ("return", "correct_share", "evaluator_calls", "messages", "generated_tokens", "truncated_share")
     assert [[row[name] for name in kept] for row in figures[0]] == [[row[name] for name in kept] for row in figures[1]]
-    trees = [Path(run, "rollouts", "step-000000.jsonl").read_text(encoding="utf-8") for run in ("out", "split")]
-    texts = [[node["text"] for line in tree.splitlines() for node in json.loads(line)["nodes"]] for tree in trees]
+    files = [Path(run, "rollouts", "step-000000.jsonl").read_text(encoding="utf-8") for run in ("out", "split")]
+    texts = [[node["text"] for line in file.splitlines() for node in json.loads(line)["nodes"]] for file in files]
     assert texts[0] == texts[1] and len(texts[0]) == 2 * 6
     capsys.readouterr()
 
+    traced, make_model = [], tree.make_model
+    monkeypatch.setattr(tree, "make_model", lambda *given: traced.append(given[2]) or make_model(*given))
     assert main(["ask", "out", QUESTION, "--transcript"]) == 0
+    assert traced == ["[red]", "answer"]  # what was compiled before the weights were there is what draws
     said = json.loads(capsys.readouterr().out)
     plan, answer = said["turns"]
     assert plan["context"] == f"<|user|> {QUESTION} plan : <|assistant|>" and plan["role"] == "[red]"

@@ -6,6 +6,7 @@ Rooms that need JAX are imported by the command that uses them: help and a wrong
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -118,20 +119,18 @@ def call_report(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
 
 def call_ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Put a question to a team."""
+    if not arguments.question.strip():
+        raise UserError("question: expected some text, got none")
     _check_source(arguments.source, overrides)
-    from c3jax.commands import ask
-    from c3jax.commands.runtime import set_up_process
+    gc.disable()  # what a process of seconds leaves is not worth a twelfth of its time
+    try:
+        from c3jax.commands import ask
+        from c3jax.commands.runtime import set_up_process
 
-    return ask.ask_source(
-        arguments.source,
-        arguments.question,
-        arguments.checkpoint,
-        overrides,
-        set_up_process(),
-        is_sampled=arguments.sample,
-        as_json=arguments.transcript,
-        accepting=_accept(arguments),
-    )
+        asked = (arguments.source, arguments.question, arguments.checkpoint, overrides, set_up_process())
+        return ask.ask_source(*asked, arguments.sample, arguments.transcript, _accept(arguments))
+    finally:
+        gc.enable()
 
 
 def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
