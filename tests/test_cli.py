@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from c3jax import __version__
-from c3jax.cli import main, split_overrides
+from c3jax.cli import main
 from c3jax.config.fields import list_fields
 from c3jax.config.file import load_config
+from c3jax.config.overrides import split_overrides
 from c3jax.config.run import ConfigError
 from c3jax.rollout import tree
 from c3jax.run.directory import open_run_dir
@@ -343,6 +344,15 @@ def test_a_device_that_is_not_there_and_a_disk_that_is_full_are_one_sentence(con
     assert done.returncode == 2 and done.stderr.startswith("c3jax: JAX_PLATFORMS=abacus: "), done.stderr
     assert done.stderr.count("\n") == 1
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*command, "fields"], env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
-    assert done.stderr == "c3jax: the output cannot be written (No space left on device)\n"
+        for words in (["fields"], ["--help"]):
+            done = subprocess.run([*command, *words], env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+            assert done.returncode == 1
+            assert done.stderr == "c3jax: the output cannot be written (No space left on device)\n"
+
+
+def test_ctrl_c_is_one_sentence_while_the_program_is_still_being_imported(tmp_path):
+    (tmp_path / "pydantic.py").write_text("raise KeyboardInterrupt")  # as it comes in the first half of a second
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "c3jax.cli", "fields"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "c3jax: stopped\n")
