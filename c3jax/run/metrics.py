@@ -234,7 +234,9 @@ class Progress:
         every = max(1, self._steps // 20)
         is_due = step == self._first or (step + 1) % every == 0 or step + 1 == self._steps
         if not self._console.is_terminal and step == self._first:
-            self._console.print(f"compiled or found cached, and a step taken, in {time.monotonic() - self._began:.0f} s")
+            self._console.print(
+                f"compiled or found cached, and a step taken, in {time.monotonic() - self._began:.0f} s"
+            )
         if not self._console.is_terminal and is_due:
             self._console.print(f"{step + 1}/{self._steps} {figures}", soft_wrap=True)
 
