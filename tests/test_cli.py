@@ -233,6 +233,9 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
             r"no.jsonl: the file cannot be read \(No such file or directory\)",
         ),
         ("train tiny.yaml --run-dir tiny.yaml", "run directory tiny.yaml: expected a directory, got a file"),
+        ("train tiny.yaml --run-dir tiny.yaml/x", "run directory tiny.yaml/x: expected a directory, got one inside .*"),
+        ("train ''", "an empty name: expected a YAML file, or one of code_repair, .*"),
+        ("ask '' up", "source: expected a run directory or a config, got an empty name"),
         ("train .", r"config .: cannot be read \(Is a directory\)"),
         (
             "evaluate nothing",
@@ -291,6 +294,11 @@ def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path, monkeypa
     assert re.search(r"^lost is missing: .*lost.jsonl", shown, re.MULTILINE)
     kept = json.loads(Path("out/eval/suites-2.json").read_text(encoding="utf-8"))["results"]
     assert [result["suite"] for result in kept] == ["heldout", "dial", "lost"] and kept[1]["ids"] == ["0", "1", "2"]
+
+    # What another seed gives is not the run's.
+    assert main(["evaluate", "out", "--seed", "3", "--evaluation.samples", "0"]) == 0
+    assert "Not kept in out: with another seed they are not its own." in capsys.readouterr().out
+    assert json.loads(Path("out/eval/suites-2.json").read_text(encoding="utf-8"))["results"] == kept
 
     # In two calls a step draws the same messages, each by the address of its problem.
     assert main([*words, "--run-dir", "split", "--rollout_problems", "1"]) == 0

@@ -31,6 +31,8 @@ from c3jax.tasks.task import find_task
 from c3jax.types import FanOut, Frame, Problem, UserError
 
 _SLOTS = 64
+# Fields that a run may be evaluated with otherwise, and it is still the run's evaluation.
+_NOT_OF_RESULTS = ("evaluation", "workers", "grade_timeout", "mesh", "shapes")
 
 
 def evaluate_source(
@@ -45,7 +47,7 @@ def evaluate_source(
 ) -> int:
     """Evaluate a run's policy, or a config's model before training, on the held-out problems and the config's suites.
 
-    A run keeps the results, in eval/suites-STEP.json.
+    A run keeps the results, in eval/suites-STEP.json, unless fields that its results depend on are not its own.
 
     Args:
       source: a run directory or a config.
@@ -70,7 +72,8 @@ def evaluate_source(
     if not is_contained and all(find_task(kind).bind is None for kind in kinds):
         raise SourceError(f"--unsafe-no-sandbox: expected a task or suite that runs programs, got {sorted(kinds)}")
     results = evaluate_suites(setup, weights)
-    kept_in = Path(source) if Path(source).is_dir() else kept_in
+    foreign = [name for name in overrides if name.partition(".")[0] not in _NOT_OF_RESULTS]
+    kept_in = Path(source) if Path(source).is_dir() and not foreign else kept_in
     if kept_in is not None:
         _keep(kept_in, setup, step, results)
     if as_json:
@@ -78,6 +81,10 @@ def evaluate_source(
         print(json.dumps(body | {"results": [result._asdict() for result in results]}))
     else:
         evaluate.print_results(console, results, f"{source}, step {step}")
+        if foreign and Path(source).is_dir():
+            console.print(
+                f"Not kept in {source}: with another {', '.join(foreign)} they are not its own.", soft_wrap=True
+            )
     return int(any(isinstance(result, evaluate.Missing) for result in results))
 
 

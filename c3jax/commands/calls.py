@@ -69,6 +69,8 @@ def _accept(arguments: argparse.Namespace) -> list[str]:
 
 def _check_source(source: str, overrides: dict[str, Any]) -> None:
     """Refuse at once what needs no model to be refused."""
+    if not source:
+        raise UserError("source: expected a run directory or a config, got an empty name")
     if Path(source).is_dir():
         from c3jax.run.directory import load_run_config
 
@@ -143,7 +145,8 @@ def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
         try:
             message = Path(arguments.say_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--say-file {arguments.say_file}: expected a text file, got none ({error})") from None
+            reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+            raise UserError(f"--say-file {arguments.say_file}: expected a text file, got none ({reason})") from None
     from c3jax.commands import replay
     from c3jax.commands.runtime import set_up_process
 
@@ -164,6 +167,8 @@ def call_diagnose(arguments: argparse.Namespace, overrides: dict[str, Any]) -> i
             raise UserError(f"--{option}: expected at least {least}, got {getattr(arguments, name)}")
     if not Path(arguments.source).is_dir():
         raise UserError(f"{arguments.source}: expected a run directory, got none")
+    if arguments.json is not None and Path(arguments.json).is_dir():
+        raise UserError(f"--json: expected a file, got {arguments.json or 'an empty name'}")
     _check_source(arguments.source, overrides)
     from c3jax.commands import diagnose, groups
     from c3jax.commands.runtime import set_up_process
@@ -219,6 +224,8 @@ def call_score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         raise UserError("--out: expected a file for the trees with --method, and none with --compare")
     if arguments.return_of is not None and arguments.origin is None:
         raise UserError("--return-of: expected it with --from alone, got a source of recorded trees")
+    if not Path(arguments.source).exists():
+        raise UserError(f"{arguments.source}: cannot be read (No such file or directory)")
     from c3jax.commands import score
     from c3jax.commands.runtime import set_up_process
 

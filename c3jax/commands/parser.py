@@ -92,7 +92,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_measuring_commands(commands)
     _add_data_commands(commands)
     fields = _add(commands, "fields", calls.call_fields, "list every field of a config")
-    fields.add_argument("of", nargs="?", choices=("run", "study"), default="run", help="of a run (default) or a study")
+    kinds = ("run", "study")
+    fields.add_argument("of", metavar="OF", nargs="?", choices=kinds, default=kinds[0], help="run (default) or study")
     return parser
 
 

@@ -299,7 +299,10 @@ def compare_messages(
       A row a message, one's own first: its text, the recorded value, and the mean return with its 95 % interval.
     """
     turn, levels, setup = decision.turn, decision.levels, team.setup
-    tokens, plan = setup.tokenizer.encode_text(message), setup.plans[turn]
+    try:
+        tokens, plan = setup.tokenizer.encode_text(message), setup.plans[turn]
+    except UserError as error:
+        raise UserError(f"--say: {error}") from None
     room = plan.visible_tokens or plan.max_tokens
     if len(tokens) > room:
         raise UserError(f"--say: expected at most {room} tokens, as the turn may write, got {len(tokens)}")
