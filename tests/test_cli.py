@@ -243,6 +243,10 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
         ),
         ("evaluate .", "run directory .: expected a run with a config.yaml, found none"),
         ("evaluate begun", "begun: expected a run with a checkpoint, got none yet"),
+        (
+            "evaluate tiny.yaml --seed 6 --out begun",
+            "run directory begun: holds the run of another config, where seed .*",
+        ),
         ("evaluate tiny.yaml --checkpoint 3", "--checkpoint: expected a run directory to take '3' from, got a config"),
         ("ask tiny.yaml dials", "question: expected words of the tokenizer, got 'dials', which is none of its 25"),
         ("ask tiny.yaml ' '", "question: expected some text, got none"),

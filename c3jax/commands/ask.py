@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, 
 from c3jax.rollout import address, context, sampling, tree
 from c3jax.rollout.acting import draw_trees
 from c3jax.run.checkpoint import restore_step
-from c3jax.run.directory import check_inputs
+from c3jax.run.directory import check_contents, check_inputs
 from c3jax.run.files import save_whole
 from c3jax.run.interrupt import catch_signals
 from c3jax.run.records import Written
@@ -63,7 +64,8 @@ def evaluate_source(
       The exit code: 1 where a suite is missing.
 
     Raises:
-      UserError: as `load_source`; and where a run is to be kept elsewhere, or the disk does not take it.
+      UserError: as `load_source`; and where a run is to be kept elsewhere, or a config where something else is, or the
+        disk does not take it.
     """
     if kept_in is not None and Path(source).is_dir():
         raise SourceError(f"--out: expected it with a config alone (a run keeps its results itself), got {kept_in}")
@@ -71,6 +73,9 @@ def evaluate_source(
     kinds = {setup.config.task.kind, *(suite.kind for suite in setup.config.evaluation.suites)}
     if not is_contained and all(find_task(kind).bind is None for kind in kinds):
         raise SourceError(f"--unsafe-no-sandbox: expected a task or suite that runs programs, got {sorted(kinds)}")
+    if kept_in is not None:
+        with contextlib.suppress(OSError):  # told where they are kept
+            check_contents(kept_in, setup.config)
     results = evaluate_suites(setup, weights)
     foreign = [name for name in overrides if name.partition(".")[0] not in _NOT_OF_RESULTS]
     kept_in = Path(source) if Path(source).is_dir() and not foreign else kept_in

@@ -41,6 +41,8 @@ def call_train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 def call_sweep(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Train every combination of values."""
+    if not arguments.out:
+        raise UserError("--out: expected a folder, got an empty name")
     from c3jax.commands import sweep
 
     given = {"--unsafe-no-sandbox": arguments.unsafe_no_sandbox, "--accept-changes": arguments.accept_changes}
@@ -196,13 +198,18 @@ def call_export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
 def call_study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Run a study."""
     config, run_dir = study_config.load_study(arguments.config, overrides), _choose_run_dir(arguments)
+    load = study_config.make_loader(config)
+    from c3jax.run.directory import check_contents
+
+    with suppress(OSError):
+        check_contents(run_dir, config, load)
     from c3jax import processes
     from c3jax.commands.runtime import set_up_process
     from c3jax.lab import chunks, run
     from c3jax.run import directory as rundir
 
     console = set_up_process(joins=config.kind != "bench")
-    command, load = ["c3jax", *arguments.words], study_config.make_loader(config)
+    command = ["c3jax", *arguments.words]
     with processes.explain_loss(), rundir.open_run_dir(run_dir, config, command, load) as opened:
         rundir.record_start(opened, chunks.count_saved(opened.path))
         return run.run_study(config, opened.path, console)
