@@ -6,6 +6,7 @@ Nothing heavy is imported before `main` runs, so that Ctrl-C is one sentence fro
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,16 @@ def _run(words: list[str]) -> int:
 
     from c3jax.commands import parser
 
+    for stream in (sys.stdout, sys.stderr):  # a terminal may have no letters but ASCII's
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        " ".join(words).encode()  # names stand in JSON and YAML files
+        os.getcwd()
+    except UnicodeEncodeError:
+        raise UserError(f"expected words in UTF-8, got {ascii(' '.join(words))}") from None
+    except FileNotFoundError:
+        raise UserError("expected a folder to run in, got one that is gone") from None
     # XLA would warn of a compile of two minutes in six lines, in the midst of ours about it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.showwarning = _print_warning

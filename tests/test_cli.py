@@ -362,6 +362,21 @@ def test_a_device_that_is_not_there_and_a_disk_that_is_full_are_one_sentence(con
             assert done.stderr == "c3jax: the output cannot be written (No space left on device)\n"
 
 
+def test_a_name_that_cannot_be_shown_and_a_folder_that_is_gone_are_no_traceback(capsys, config, tmp_path):
+    (tmp_path / "gone").mkdir()
+    change = (
+        "import os, sys; os.chdir('gone'); os.rmdir('../gone'); from c3jax.cli import main; sys.exit(main(['fields']))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", change], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "c3jax: expected a folder to run in, got one that is gone\n")
+    assert main(["fields", "\udcff"]) == 2
+    assert capsys.readouterr().err == "c3jax: expected words in UTF-8, got 'fields \\udcff'\n"
+    command = [sys.executable, "-m", "c3jax.cli", "sweep", config, "--out", "\xfc", "--print"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and r"--run-dir=\xfc/tiny/seed-0" in done.stdout
+
+
 def test_ctrl_c_is_one_sentence_while_the_program_is_still_being_imported(tmp_path):
     (tmp_path / "pydantic.py").write_text("raise KeyboardInterrupt")  # as it comes in the first half of a second
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
