@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from c3jax import processes
-from c3jax.analysis.statistics import Interval, compute_bootstrap_interval, compute_wilson_interval
+from c3jax.analysis.statistics import Interval, compute_bootstrap_interval, compute_wilson_interval, widen_constant
 from c3jax.config.run import RunConfig, Sampling, SuiteSection
 from c3jax.models.policy import Weights
 from c3jax.models.sharding import count_parts
@@ -232,12 +232,13 @@ def compute_interval(score_PS: np.ndarray) -> Interval:
     """The mean return over problems with its 95 % interval.
 
     One sample of 0 or 1 a problem: Wilson's score interval (Wilson 1927). Otherwise the percentile bootstrap over
-    problems, since samples of one problem are not independent of each other.
+    problems, since samples of one problem are not independent of each other; where all are equal, as Wilson's.
     """
     problems, samples = score_PS.shape
     if samples == 1 and np.isin(score_PS, (0.0, 1.0)).all():
         return compute_wilson_interval(int(score_PS.sum()), problems, _LEVEL)
-    return compute_bootstrap_interval(score_PS.mean(axis=1), _LEVEL)
+    found = compute_bootstrap_interval(score_PS.mean(axis=1), _LEVEL)
+    return widen_constant(found, problems, (0.0, 1.0), _LEVEL)
 
 
 def save_results(path: Path, step: int, results: Sequence[Result | Missing]) -> None:

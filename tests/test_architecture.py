@@ -76,6 +76,7 @@ RULES = {
     "train": Rule(ENGINE | {"report"}, "anywhere"),
     "commands": Rule(ENGINE, "anywhere"),
     "commands.calls": Rule({*ENGINE, "train", "report", "lab"}, "in functions"),
+    "commands.parser": Rule({"types", "config", "commands", "lab"}, "never"),  # help and a wrong config answer at once
     "commands.plan": Rule(ENGINE | {"train"}, "anywhere"),  # the programs that a run compiles
     **{
         f"commands.{name}": Rule(ENGINE, "never")
@@ -84,9 +85,7 @@ RULES = {
     "lab": Rule(STUDY, "anywhere"),
     **{f"lab.{name}": Rule(STUDY, "never") for name in ("config", "sections")},
     "lab.text": Rule(STUDY | ENGINE | {"train"}, "anywhere"),
-    "cli": Rule(
-        {*ENGINE, "train", "commands", "report", "lab"}, "in functions"
-    ),  # help and a wrong config answer at once
+    "cli": Rule({"types", "run", "commands"}, "never"),
 }
 ROOMS = {name.partition(".")[0] for name in RULES}
 
@@ -224,7 +223,8 @@ def test_rooms_without_jax_do_not_load_it():
         ("report.page", "def read():\n    import jax", False),
         ("report.transcripts", "from c3jax.commands import score", False),
         ("run.records", "from c3jax import __version__", True),
-        ("cli", "from c3jax.lab import games", True),
+        ("commands.parser", "from c3jax.lab import config", True),
+        ("cli", "from c3jax.lab import config", False),
         ("cellar.boxes", "", False),
         ("configuration", "import numpy", False),
     ],

@@ -16,10 +16,12 @@ import pytest
 import yaml
 
 from c3jax import __version__
-from c3jax.cli import main, split_overrides
+from c3jax.cli import main
 from c3jax.config.fields import list_fields
 from c3jax.config.file import load_config
+from c3jax.config.overrides import split_overrides
 from c3jax.config.run import ConfigError
+from c3jax.rollout import tree
 from c3jax.run.directory import open_run_dir
 from tests import tiny_run
 
@@ -231,6 +233,9 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
             r"no.jsonl: the file cannot be read \(No such file or directory\)",
         ),
         ("train tiny.yaml --run-dir tiny.yaml", "run directory tiny.yaml: expected a directory, got a file"),
+        ("train tiny.yaml --run-dir tiny.yaml/x", "run directory tiny.yaml/x: expected a directory, got one inside .*"),
+        ("train ''", "an empty name: expected a YAML file, or one of code_repair, .*"),
+        ("ask '' up", "source: expected a run directory or a config, got an empty name"),
         ("train .", r"config .: cannot be read \(Is a directory\)"),
         (
             "evaluate nothing",
@@ -238,6 +243,10 @@ def test_words_that_are_no_command_line_show_the_usage(capsys, words, message):
         ),
         ("evaluate .", "run directory .: expected a run with a config.yaml, found none"),
         ("evaluate begun", "begun: expected a run with a checkpoint, got none yet"),
+        (
+            "evaluate tiny.yaml --seed 6 --out begun",
+            "run directory begun: holds the run of another config, where seed .*",
+        ),
         ("evaluate tiny.yaml --checkpoint 3", "--checkpoint: expected a run directory to take '3' from, got a config"),
         ("ask tiny.yaml dials", "question: expected words of the tokenizer, got 'dials', which is none of its 25"),
         ("ask tiny.yaml ' '", "question: expected some text, got none"),
@@ -290,6 +299,11 @@ def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path, monkeypa
     kept = json.loads(Path("out/eval/suites-2.json").read_text(encoding="utf-8"))["results"]
     assert [result["suite"] for result in kept] == ["heldout", "dial", "lost"] and kept[1]["ids"] == ["0", "1", "2"]
 
+    # What another seed gives is not the run's.
+    assert main(["evaluate", "out", "--seed", "3", "--evaluation.samples", "0"]) == 0
+    assert "Not kept in out: with another seed they are not its own." in capsys.readouterr().out
+    assert json.loads(Path("out/eval/suites-2.json").read_text(encoding="utf-8"))["results"] == kept
+
     # In two calls a step draws the same messages, each by the address of its problem.
     assert main([*words, "--run-dir", "split", "--rollout_problems", "1"]) == 0
     figures = [
@@ -298,12 +312,15 @@ def test_a_run_is_trained_evaluated_and_asked(capsys, config, tmp_path, monkeypa
     ]
     kept = ("return", "correct_share", "evaluator_calls", "messages", "generated_tokens", "truncated_share")
     assert [[row[name] for name in kept] for row in figures[0]] == [[row[name] for name in kept] for row in figures[1]]
-    trees = [Path(run, "rollouts", "step-000000.jsonl").read_text(encoding="utf-8") for run in ("out", "split")]
-    texts = [[node["text"] for line in tree.splitlines() for node in json.loads(line)["nodes"]] for tree in trees]
+    files = [Path(run, "rollouts", "step-000000.jsonl").read_text(encoding="utf-8") for run in ("out", "split")]
+    texts = [[node["text"] for line in file.splitlines() for node in json.loads(line)["nodes"]] for file in files]
     assert texts[0] == texts[1] and len(texts[0]) == 2 * 6
     capsys.readouterr()
 
+    traced, make_model = [], tree.make_model
+    monkeypatch.setattr(tree, "make_model", lambda *given: traced.append(given[2]) or make_model(*given))
     assert main(["ask", "out", QUESTION, "--transcript"]) == 0
+    assert traced == ["[red]", "answer"]  # what was compiled before the weights were there is what draws
     said = json.loads(capsys.readouterr().out)
     plan, answer = said["turns"]
     assert plan["context"] == f"<|user|> {QUESTION} plan : <|assistant|>" and plan["role"] == "[red]"
@@ -339,6 +356,30 @@ def test_a_device_that_is_not_there_and_a_disk_that_is_full_are_one_sentence(con
     assert done.returncode == 2 and done.stderr.startswith("c3jax: JAX_PLATFORMS=abacus: "), done.stderr
     assert done.stderr.count("\n") == 1
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*command, "fields"], env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
-    assert done.stderr == "c3jax: the output cannot be written (No space left on device)\n"
+        for words in (["fields"], ["--help"]):
+            done = subprocess.run([*command, *words], env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+            assert done.returncode == 1
+            assert done.stderr == "c3jax: the output cannot be written (No space left on device)\n"
+
+
+def test_a_name_that_cannot_be_shown_and_a_folder_that_is_gone_are_no_traceback(capsys, config, tmp_path):
+    (tmp_path / "gone").mkdir()
+    change = (
+        "import os, sys; os.chdir('gone'); os.rmdir('../gone'); from c3jax.cli import main; sys.exit(main(['fields']))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", change], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "c3jax: expected a folder to run in, got one that is gone\n")
+    assert main(["fields", "\udcff"]) == 2
+    assert capsys.readouterr().err == "c3jax: expected words in UTF-8, got 'fields \\udcff'\n"
+    command = [sys.executable, "-m", "c3jax.cli", "sweep", config, "--out", "\xfc", "--print"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and r"--run-dir=\xfc/tiny/seed-0" in done.stdout
+
+
+def test_ctrl_c_is_one_sentence_while_the_program_is_still_being_imported(tmp_path):
+    (tmp_path / "pydantic.py").write_text("raise KeyboardInterrupt")  # as it comes in the first half of a second
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "c3jax.cli", "fields"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "c3jax: stopped\n")

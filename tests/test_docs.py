@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 import c3jax
-from c3jax.cli import _make_parser, split_overrides
+from c3jax.commands.parser import make_parser
 from c3jax.config.fields import list_fields
 from c3jax.config.file import find_config
+from c3jax.config.overrides import split_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -124,7 +125,7 @@ def test_the_page_of_the_api_has_every_public_name():
 @pytest.mark.parametrize("name", ["index", "first_run", "faq", "metrics"])
 def test_commands_and_fields_of_a_page_are_the_programs(name):
     text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-    parser = _make_parser()
+    parser = make_parser()
     for line in re.findall(r"^    (?:\S*/)?c3jax (.*)$", text, re.MULTILINE):
         words = shlex.split(line, comments=True)
         kept, overrides = split_overrides(words, list_fields)

@@ -230,9 +230,12 @@ def test_a_tree_that_was_drawn_in_place_of_another_is_replayed_with_its_call(red
     assert logp == [node["logp"] for node in nodes if node["index"][0] == 1]
     # Which call it was of follows from all that was drawn before it.
     path = shutil.copytree(run / "rollouts", tmp_path / "rollouts") / f"step-{step:06d}.jsonl"
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
-    with pytest.raises(UserError, match="expected the 2 trees of step"):
-        replay.draw_call(team, replay.find_decision(tmp_path, request))
+    shutil.copy(run / "metrics.jsonl", tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for missing in (1, 2):  # a tree, and a whole call
+        path.write_bytes(b"".join(lines[missing:]))
+        with pytest.raises(UserError, match=f"expected the {len(lines)} trees of step {step}, got"):
+            replay.draw_call(team, replay.find_decision(tmp_path, request))
 
 
 def test_pass_rates_are_of_all_that_was_needed(redrawn):

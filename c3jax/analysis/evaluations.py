@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from c3jax.analysis import tables
-from c3jax.analysis.statistics import Crossed, Interval, compute_crossed_bootstrap, correct_holm
+from c3jax.analysis.statistics import Crossed, Interval, compute_crossed_bootstrap, correct_holm, widen_constant
 from c3jax.run.directory import load_run_config
 from c3jax.run.jobs import load_evaluation
 from c3jax.types import UserError
 
+_LEVEL = 0.95
 _LONGEST_NAME = 36  # characters of a group's name
 _NAMING = ("kind", "name", "path")  # fields that say which thing the section is
 
@@ -213,7 +214,8 @@ def compute_mean(results: Sequence[Mapping[str, Any]]) -> Interval:
       results: of every run, one or more.
     """
     keys = list_problems(results)
-    return compute_crossed_bootstrap(np.array([_spread_scores(result, keys) for result in results])).mean
+    found = compute_crossed_bootstrap(np.array([_spread_scores(result, keys) for result in results]), level=_LEVEL)
+    return widen_constant(found.mean, len(keys), (0.0, 1.0), _LEVEL)
 
 
 def compute_difference(
@@ -233,7 +235,8 @@ def compute_difference(
     if not keys:
         return None
     sides = [np.array([_spread_scores(result, keys) for result in side]) for side in (first, second)]
-    return compute_crossed_bootstrap(*sides, is_paired=is_paired), len(keys)
+    found = compute_crossed_bootstrap(*sides, is_paired=is_paired, level=_LEVEL)
+    return found._replace(mean=widen_constant(found.mean, len(keys), (-1.0, 1.0), _LEVEL)), len(keys)
 
 
 def list_differences(groups: Sequence[Group]) -> list[dict[str, Any]]:

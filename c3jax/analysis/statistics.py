@@ -186,6 +186,24 @@ def compute_wilson_interval(successes: int, trials: int, level: float) -> Interv
     return Interval(successes / trials, float(bounds.low), float(bounds.high))
 
 
+def widen_constant(interval: Interval, values: int, span: tuple[float, float], level: float) -> Interval:
+    """The interval of a mean of equal values, of which a bootstrap gives one without width; any other as it is.
+
+    Of n values that are all v, others are at most a share w, the upper bound of Wilson's interval for none of n; within
+    [a, b] they move the mean to v - w (v - a) or v + w (b - v) at most. Of zeros and ones it is Wilson's own.
+
+    Args:
+      interval: of the mean.
+      values: how many there are (n), independent of each other.
+      span: the least and the most that a value can be (a, b).
+      level: coverage of the interval.
+    """
+    if interval.high - interval.low > 1e-9:
+        return interval
+    share, mean = compute_wilson_interval(0, values, level).high, interval.estimate
+    return Interval(mean, mean - share * max(0.0, mean - span[0]), mean + share * max(0.0, span[1] - mean))
+
+
 def compute_paired(
     value_N: Sequence[float] | np.ndarray, other_N: Sequence[float] | np.ndarray, level: float
 ) -> Paired:

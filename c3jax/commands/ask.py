@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +22,18 @@ from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, 
 from c3jax.rollout import address, context, sampling, tree
 from c3jax.rollout.acting import draw_trees
 from c3jax.run.checkpoint import restore_step
-from c3jax.run.directory import check_inputs
+from c3jax.run.directory import check_contents, check_inputs
 from c3jax.run.files import save_whole
+from c3jax.run.interrupt import catch_signals
 from c3jax.run.records import Written
 from c3jax.run.source import SourceError, open_source
 from c3jax.setup.team import Setup, make_setup, open_environments, write_turns
 from c3jax.tasks.task import find_task
-from c3jax.types import Problem, UserError
+from c3jax.types import FanOut, Frame, Problem, UserError
 
 _SLOTS = 64
+# Fields that a run may be evaluated with otherwise, and it is still the run's evaluation.
+_NOT_OF_RESULTS = ("evaluation", "workers", "grade_timeout", "mesh", "shapes")
 
 
 def evaluate_source(
@@ -43,7 +48,7 @@ def evaluate_source(
 ) -> int:
     """Evaluate a run's policy, or a config's model before training, on the held-out problems and the config's suites.
 
-    A run keeps the results, in eval/suites-STEP.json.
+    A run keeps the results, in eval/suites-STEP.json, unless fields that its results depend on are not its own.
 
     Args:
       source: a run directory or a config.
@@ -59,7 +64,8 @@ def evaluate_source(
       The exit code: 1 where a suite is missing.
 
     Raises:
-      UserError: as `load_source`; and where a run is to be kept elsewhere, or the disk does not take it.
+      UserError: as `load_source`; and where a run is to be kept elsewhere, or a config where something else is, or the
+        disk does not take it.
     """
     if kept_in is not None and Path(source).is_dir():
         raise SourceError(f"--out: expected it with a config alone (a run keeps its results itself), got {kept_in}")
@@ -67,8 +73,12 @@ def evaluate_source(
     kinds = {setup.config.task.kind, *(suite.kind for suite in setup.config.evaluation.suites)}
     if not is_contained and all(find_task(kind).bind is None for kind in kinds):
         raise SourceError(f"--unsafe-no-sandbox: expected a task or suite that runs programs, got {sorted(kinds)}")
+    if kept_in is not None:
+        with contextlib.suppress(OSError):  # told where they are kept
+            check_contents(kept_in, setup.config)
     results = evaluate_suites(setup, weights)
-    kept_in = Path(source) if Path(source).is_dir() else kept_in
+    foreign = [name for name in overrides if name.partition(".")[0] not in _NOT_OF_RESULTS]
+    kept_in = Path(source) if Path(source).is_dir() and not foreign else kept_in
     if kept_in is not None:
         _keep(kept_in, setup, step, results)
     if as_json:
@@ -76,6 +86,10 @@ def evaluate_source(
         print(json.dumps(body | {"results": [result._asdict() for result in results]}))
     else:
         evaluate.print_results(console, results, f"{source}, step {step}")
+        if foreign and Path(source).is_dir():
+            console.print(
+                f"Not kept in {source}: with another {', '.join(foreign)} they are not its own.", soft_wrap=True
+            )
     return int(any(isinstance(result, evaluate.Missing) for result in results))
 
 
@@ -99,11 +113,16 @@ def ask_source(
     accepting: Sequence[str] = (),
 ) -> int:
     """Put one question to a team and print every role's message, or the transcript as JSON."""
-    if not question.strip():
-        raise SourceError("question: expected some text, got none")
-    # No program is run here.
-    setup, weights, step = load_source(source, checkpoint, overrides, False, accepting)
-    written, contexts = answer(setup, weights, question, is_sampled)
+    begun: list[Future[Asked]] = []
+
+    def begin(outline: Setup) -> None:
+        begun.append(pool.submit(prepare_question, outline, question, is_sampled))
+
+    # The sampler is compiled, or read from the cache, while the weights are read.
+    with catch_signals(console.print), ThreadPoolExecutor(1) as pool:
+        # No program is run here.
+        setup, weights, step = load_source(source, checkpoint, overrides, False, accepting, begin=begin)
+        written, contexts = answer(setup, weights, begun[0].result())
     texts = [turn.texts[0] for turn in written]
     visible = [None if turn.visible is None else turn.visible[0] for turn in written]
     # Nothing is graded here: the answer that would be judged is read out of the last message, or its visible part.
@@ -129,23 +148,50 @@ def ask_source(
     return 0
 
 
-def answer(setup: Setup, weights: Weights, question: str, is_sampled: bool) -> tuple[list[Written], list[str]]:
-    """One message a turn, and the context of each."""
+class Asked(NamedTuple):
+    """A question as a team's sampler is given it."""
+
+    sample_tree: tree.TreeSampler
+    question: str
+    tokens: list[int]  # of the question
+    frame: Frame  # [1, S]
+    key: jax.Array
+
+
+def prepare_question(setup: Setup, question: str, is_sampled: bool) -> Asked:
+    """Compile what answers a question.
+
+    Args:
+      setup: whose weights may be shapes.
+      question: any text.
+      is_sampled: sample as in training, not greedily.
+
+    Raises:
+      UserError: the question is no text of the tokenizer's, or too long for the model.
+    """
     tokens = _encode_question(setup, question)
-    fan_out = (1,) * len(setup.plans)
     chosen = setup.config.sampling if is_sampled else sampling.GREEDY
     sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, chosen, setup.tokenizer.stop_tokens)
-    key = address.make_stream(setup.config.seed, address.ASK)
     # Slots in steps: what is compiled for one question serves others of about its length.
     frame = context.make_frame([tokens], -(-len(tokens) // _SLOTS) * _SLOTS)
-    problem = Problem(0, "asked", question, "")  # nobody knows its answer
+    asked = Asked(sample_tree, question, tokens, frame, address.make_stream(setup.config.seed, address.ASK))
+    sample_tree.lower(setup.weights, *_list_arguments(asked, setup), (), ()).compile()  # as `draw_trees` calls it
+    return asked
+
+
+def _list_arguments(asked: Asked, setup: Setup) -> tuple[Frame, jax.Array, jax.Array, FanOut]:
+    return asked.frame, asked.key, jnp.zeros(1, jnp.int32), (1,) * len(setup.plans)
+
+
+def answer(setup: Setup, weights: Weights, asked: Asked) -> tuple[list[Written], list[str]]:
+    """One message a turn, and the context of each."""
+    problem = Problem(0, "asked", asked.question, "")  # nobody knows its answer
     with open_environments(setup) as acting:
-        asked = ([problem], frame, key, jnp.zeros(1, jnp.int32), fan_out)
-        rollout, _ = draw_trees(sample_tree, acting, weights, *asked)
+        rollout, _ = draw_trees(asked.sample_tree, acting, weights, [problem], *_list_arguments(asked, setup))
     rollout = jax.device_get(rollout)
     messages = [turn.tokens_NT[0][turn.content_NT[0]].tolist() for turn in rollout.turns]
     return write_turns(setup, rollout.turns), [
-        setup.tokenizer.decode(_list_context(plan, tokens, messages)) for plan in setup.plans
+        setup.tokenizer.decode(_list_context(plan, asked.tokens, messages)) for plan in setup.plans
     ]
 
 
@@ -156,18 +202,21 @@ def load_source(
     is_contained: bool = False,
     accepting: Sequence[str] = (),
     drawing: int | None = None,
+    begin: Callable[[Setup], None] | None = None,
 ) -> tuple[Setup, Weights, int]:
     """A team and its weights: of a run's checkpoint, or as a config's model is before training (step 0).
 
     Of the checkpoint before step `drawing` they are the weights that drew that step's trees: with async_steps those of
     the step before.
 
+    `begin` is given the set-up before any weights are read, as by `make_setup`.
+
     `is_contained` false lets programs of a code task run without their sandbox. Raises UserError where the source, the
     checkpoint or an override cannot be used, or what the run reads from outside is not what it was: unless that is
     accepted by `accepting`, the command line, which the run's manifest then keeps.
     """
     opened = open_source(source, checkpoint, overrides)
-    setup = make_setup(opened.config, is_contained, is_hashed=opened.run is not None)
+    setup = make_setup(opened.config, is_contained, is_hashed=opened.run is not None, begin=begin)
     if opened.run is None:
         return setup, setup.weights, 0
     check_inputs(opened.run, setup.inputs, opened.step, accepting)

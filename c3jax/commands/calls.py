@@ -6,6 +6,7 @@ Rooms that need JAX are imported by the command that uses them: help and a wrong
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -40,6 +41,8 @@ def call_train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 def call_sweep(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Train every combination of values."""
+    if not arguments.out:
+        raise UserError("--out: expected a folder, got an empty name")
     from c3jax.commands import sweep
 
     given = {"--unsafe-no-sandbox": arguments.unsafe_no_sandbox, "--accept-changes": arguments.accept_changes}
@@ -68,6 +71,8 @@ def _accept(arguments: argparse.Namespace) -> list[str]:
 
 def _check_source(source: str, overrides: dict[str, Any]) -> None:
     """Refuse at once what needs no model to be refused."""
+    if not source:
+        raise UserError("source: expected a run directory or a config, got an empty name")
     if Path(source).is_dir():
         from c3jax.run.directory import load_run_config
 
@@ -118,20 +123,18 @@ def call_report(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
 
 def call_ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Put a question to a team."""
+    if not arguments.question.strip():
+        raise UserError("question: expected some text, got none")
     _check_source(arguments.source, overrides)
-    from c3jax.commands import ask
-    from c3jax.commands.runtime import set_up_process
+    gc.disable()  # what a process of seconds leaves is not worth a twelfth of its time
+    try:
+        from c3jax.commands import ask
+        from c3jax.commands.runtime import set_up_process
 
-    return ask.ask_source(
-        arguments.source,
-        arguments.question,
-        arguments.checkpoint,
-        overrides,
-        set_up_process(),
-        is_sampled=arguments.sample,
-        as_json=arguments.transcript,
-        accepting=_accept(arguments),
-    )
+        asked = (arguments.source, arguments.question, arguments.checkpoint, overrides, set_up_process())
+        return ask.ask_source(*asked, arguments.sample, arguments.transcript, _accept(arguments))
+    finally:
+        gc.enable()
 
 
 def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
@@ -144,7 +147,8 @@ def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
         try:
             message = Path(arguments.say_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--say-file {arguments.say_file}: expected a text file, got none ({error})") from None
+            reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+            raise UserError(f"--say-file {arguments.say_file}: expected a text file, got none ({reason})") from None
     from c3jax.commands import replay
     from c3jax.commands.runtime import set_up_process
 
@@ -165,6 +169,8 @@ def call_diagnose(arguments: argparse.Namespace, overrides: dict[str, Any]) -> i
             raise UserError(f"--{option}: expected at least {least}, got {getattr(arguments, name)}")
     if not Path(arguments.source).is_dir():
         raise UserError(f"{arguments.source}: expected a run directory, got none")
+    if arguments.json is not None and Path(arguments.json).is_dir():
+        raise UserError(f"--json: expected a file, got {arguments.json or 'an empty name'}")
     _check_source(arguments.source, overrides)
     from c3jax.commands import diagnose, groups
     from c3jax.commands.runtime import set_up_process
@@ -192,13 +198,18 @@ def call_export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
 def call_study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Run a study."""
     config, run_dir = study_config.load_study(arguments.config, overrides), _choose_run_dir(arguments)
+    load = study_config.make_loader(config)
+    from c3jax.run.directory import check_contents
+
+    with suppress(OSError):
+        check_contents(run_dir, config, load)
     from c3jax import processes
     from c3jax.commands.runtime import set_up_process
     from c3jax.lab import chunks, run
     from c3jax.run import directory as rundir
 
     console = set_up_process(joins=config.kind != "bench")
-    command, load = ["c3jax", *arguments.words], study_config.make_loader(config)
+    command = ["c3jax", *arguments.words]
     with processes.explain_loss(), rundir.open_run_dir(run_dir, config, command, load) as opened:
         rundir.record_start(opened, chunks.count_saved(opened.path))
         return run.run_study(config, opened.path, console)
@@ -220,6 +231,8 @@ def call_score(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
         raise UserError("--out: expected a file for the trees with --method, and none with --compare")
     if arguments.return_of is not None and arguments.origin is None:
         raise UserError("--return-of: expected it with --from alone, got a source of recorded trees")
+    if not Path(arguments.source).exists():
+        raise UserError(f"{arguments.source}: cannot be read (No such file or directory)")
     from c3jax.commands import score
     from c3jax.commands.runtime import set_up_process
 

@@ -48,14 +48,13 @@ def grade_files(
       UserError: there is no such task, a limit is none of it or does not fit, a file is faulty, the answers are not one
         for each problem, or the verdicts cannot be written.
     """
+    _check_out(out_path, (problems_path, answers_path))
     section, grade_timeout = _read_limits(kind, limits or {})
     task = open_task(kind, section, grade_timeout, is_contained, field="TASK")
     if not is_contained and task.bind is None:
         raise UserError(f"--unsafe-no-sandbox: expected a task that runs programs, got {kind}")
     loaded = load_file(task, problems_path, section.fields if isinstance(section, FileTask) else {})
     problems, answers = pair_answers(loaded, problems_path, answers_path)
-    if not Path(out_path).absolute().parent.is_dir():
-        raise UserError(f"--out: expected a file in a folder that exists, got {out_path}")
     with Evaluator(task.grade, min(_MOST_WORKERS, os.cpu_count() or 1), task.timeout_s) as evaluator:
         verdicts = evaluator.score(problems, answers, budget=len(answers))
     rows = [
@@ -67,6 +66,15 @@ def grade_files(
     except OSError as error:
         raise UserError(f"--out: {out_path} cannot be written ({error.strerror})") from error
     return count_verdicts(verdicts)
+
+
+def _check_out(out_path: str, read: Sequence[str]) -> None:
+    out = Path(out_path)
+    if not out_path or out.is_dir() or not out.absolute().parent.is_dir():
+        raise UserError(f"--out: expected a file in a folder that exists, got {out_path or 'an empty name'}")
+    for path in read:
+        if out.exists() and Path(path).exists() and out.samefile(path):
+            raise UserError(f"--out: expected another file than those that are read, got {out_path}")
 
 
 class _Limits(Section):

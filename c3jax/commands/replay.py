@@ -29,6 +29,7 @@ from c3jax.rollout import address, tree
 from c3jax.rollout.acting import Start, draw_trees
 from c3jax.rollout.collect import add_rewards
 from c3jax.run.checkpoint import list_steps
+from c3jax.run.metrics import read_metrics
 from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, load_trees, parse_tree
 from c3jax.setup.team import (
     Setup,
@@ -238,12 +239,9 @@ def draw_call(team: Team, decision: Decision) -> Rollout:
     trees = [found for found in load_trees(path) if found.record["step"] == step]
     number_of = {problem.id: number for number, problem in enumerate(setup.train.problems)}
     numbers = [number_of[name] for found in trees if (name := found.record["problem"]) in number_of]
-    size, most = setup.config.call_problems, setup.config.problems
     # The step's own trees, and where some are replaced those drawn in their place: whole calls one after the other.
-    is_whole = len(numbers) == most
-    if setup.config.learner.zero_signal == "resample":
-        is_whole = len(numbers) == len(trees) >= most and len(numbers) % size == 0
-    if not is_whole:
+    size, most = setup.config.call_problems, setup.config.problems + _count_further(path.parent.parent, step)
+    if not len(numbers) == len(trees) == most:
         raise UserError(
             f"{path}: expected the {most} trees of step {step}, got {len(numbers)} whose problems are"
             " there, so that their call cannot be drawn again; --alone draws the message by itself"
@@ -271,6 +269,11 @@ def draw_call(team: Team, decision: Decision) -> Rollout:
     return rollout._replace(turns=tuple(map(take, rollout.turns)))
 
 
+def _count_further(run: Path, step: int) -> int:
+    """Problems that a step drew beside its own, by the run's metrics."""
+    return next((row.get("further_problems", 0) for row in read_metrics(run) if row["step"] == step), 0)
+
+
 def _list_drawable(setup: Setup, step: int, numbers: list[int]) -> list[int]:
     """The problems whose questions a step's frames have room for: those drawn, and those that might have been.
 
@@ -296,7 +299,10 @@ def compare_messages(
       A row a message, one's own first: its text, the recorded value, and the mean return with its 95 % interval.
     """
     turn, levels, setup = decision.turn, decision.levels, team.setup
-    tokens, plan = setup.tokenizer.encode_text(message), setup.plans[turn]
+    try:
+        tokens, plan = setup.tokenizer.encode_text(message), setup.plans[turn]
+    except UserError as error:
+        raise UserError(f"--say: {error}") from None
     room = plan.visible_tokens or plan.max_tokens
     if len(tokens) > room:
         raise UserError(f"--say: expected at most {room} tokens, as the turn may write, got {len(tokens)}")

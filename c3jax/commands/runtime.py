@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from rich.console import Console
 from c3jax import processes
 from c3jax.commands import terminal
 from c3jax.types import UserError
+
+# Of a TPU's chips, with Google's driver and with VFIO's. libtpu reaches none without them.
+_TPU_NODES = ("/dev/accel*", "/dev/vfio/*")
 
 
 def set_up_process(joins: bool = False) -> Console:
@@ -34,6 +38,7 @@ def set_up_process(joins: bool = False) -> Console:
             entry.unlink(missing_ok=True)  # half written by a program that was killed: JAX would warn at every write
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    silence_absent_tpu()
     if joins:
         processes.join_others()
     try:
@@ -50,3 +55,14 @@ def set_numerics() -> None:
     jax.config.update("jax_default_matmul_precision", "float32")
     # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+def silence_absent_tpu() -> None:
+    """Keep libtpu from complaining on a machine without a TPU, of which JAX asks it wherever it is installed.
+
+    It would be told of a TPU's hosts by their names, or complain that nobody did; where a platform is asked for by its
+    name, or a chip is there, it is left alone.
+    """
+    if not os.environ.get("JAX_PLATFORMS") and not any(map(glob.glob, _TPU_NODES)):
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v4-8")

@@ -21,6 +21,7 @@ from c3jax.analysis.roofline import CHIPS, Chip
 from c3jax.types import UserError
 
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+_MOST_CPUS = 4096  # with ten times as many JAX does not come to an end
 _SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)*")
 
 
@@ -75,6 +76,8 @@ def open_target(platform: str, topology: str, target_config: Path | None = None)
     if not _SIZES.fullmatch(sizes) or (platform != "cpu" and name not in CHIPS):
         known = "a number of devices" if platform == "cpu" else f"one of {', '.join(CHIPS)}, a colon and sizes, v5e:4x4"
         raise UserError(f"--topology: expected {known}, got {topology!r}")
+    if target_config is not None and not target_config.is_file():
+        raise UserError(f"--target-config: expected a file, got {target_config}, which is none")
     chip, chips = CHIPS.get(name), math.prod(map(int, sizes.split("x")))
     jax.config.update("jax_platforms", "cpu")  # whatever else is here is not asked for
     devices, missing = (), ""
@@ -99,6 +102,7 @@ def _describe_tpus(topology: str, sizes: str) -> tuple[Any, ...]:
     # other process that compiles from starting.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v4-8")  # of any; the topology asked for is another matter
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     # A host has four chips where nothing else is told.
     bounds = (*map(int, sizes.split("x")), 1, 1)[:3]
@@ -126,6 +130,8 @@ def _describe(topology: str, platform: str, options: Mapping[str, Any]) -> tuple
 
 
 def _list_cpus(count: int) -> tuple[Any, ...]:
+    if count > _MOST_CPUS:
+        raise UserError(f"--topology: expected at most {_MOST_CPUS:,} devices that a CPU stands for, got {count:,}")
     if count > 1:
         jax.config.update("jax_num_cpu_devices", count)
     return tuple(jax.devices("cpu")[:count])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -74,14 +75,15 @@ def find_config(path: str | Path, wanted: str = "a YAML file") -> Path:
       ConfigError: there is neither.
     """
     given = Path(path)
-    if given.exists():
+    if str(path) and given.exists():
         return given
     files = {str(file.relative_to(_CONFIGS).with_suffix("")): file for file in sorted(_CONFIGS.rglob("*.yaml"))}
     shipped = {Path(name).name: file for name, file in files.items() if not name.startswith(_PAPER)}
     found = (files | shipped).get(str(path))
     if found is None:
         listed = dict.fromkeys(f"{_PAPER}..." if name.startswith(_PAPER) else Path(name).name for name in files)
-        raise ConfigError(f"{path}: expected {wanted}, or one of {', '.join(listed)}, found none")
+        named = path or "an empty name"
+        raise ConfigError(f"{named}: expected {wanted}, or one of {', '.join(listed)}, found none")
     return found
 
 
@@ -182,6 +184,7 @@ def parse_override(dotted: str, text: str, list_known: Callable[[], list[Field]]
 
 
 # Beside its own, YAML lets through what its dates, its keys and its loops set off.
+_MOST_PARTS = 100_000
 _YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, RecursionError)
 
 
@@ -193,8 +196,20 @@ def _parse_document(text: str) -> tuple[Any, dict[str, int]]:
         value = None if node is None else loader.construct_document(node)
     finally:
         loader.dispose()
+    if node is not None and _count_parts(node, {}) > _MOST_PARTS:
+        raise ValueError(f"more than {_MOST_PARTS:,} parts, those that are named once and repeated counted each time")
     # Through JSON: no dates, and a part that is named once and repeated is a part of its own each time.
     return json.loads(json.dumps(value, default=str)), list_lines(node)
+
+
+def _count_parts(node: yaml.Node, counted: dict[int, int]) -> int:
+    """How many nodes a document has when each repeated part is written out; one inside itself counts once."""
+    if id(node) not in counted:
+        counted[id(node)] = 1
+        entries = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = itertools.chain.from_iterable(entries) if isinstance(node, yaml.MappingNode) else entries
+        counted[id(node)] = 1 + sum(_count_parts(part, counted) for part in parts)
+    return counted[id(node)]
 
 
 def _resolve_numbers(resolver: type[_Loader] | type[_Dumper]) -> None:

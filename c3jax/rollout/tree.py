@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,10 @@ class TreeSampler(Protocol):
         Returns:
           The trees, up to the first turn that an environment answers, and what they cost.
         """
+        ...
+
+    def lower(self, *arguments: Any) -> jax.stages.Lowered:
+        """Trace it for arguments, of which arrays may be shapes; a later call that passes as many traces nothing."""
         ...
 
     def _cache_size(self) -> int: ...  # programs traced so far

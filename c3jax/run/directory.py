@@ -235,6 +235,8 @@ def check_contents(
     if path.is_symlink() and not path.exists():
         raise RunDirError(f"run directory {path}: expected a directory, got a link to nothing")
     if not path.exists():
+        if file := next((str(parent) for parent in path.parents if parent.is_file()), None):
+            raise RunDirError(f"run directory {path}: expected a directory, got one inside the file {file}")
         return False, None
     if not path.is_dir():
         raise RunDirError(f"run directory {path}: expected a directory, got a file")

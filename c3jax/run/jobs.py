@@ -22,6 +22,7 @@ from c3jax.run.interrupt import STOPPED, TERMINATED
 from c3jax.types import UserError
 
 PROGRAM = (sys.executable, "-m", "c3jax.cli")
+_MOST_SEEDS = 10_000
 
 
 class Job(NamedTuple):
@@ -64,7 +65,10 @@ def parse_seeds(text: str) -> list[int]:
         first, has_range, end = part.partition(":")
         if not first.isdecimal() or (has_range and not (end.isdecimal() and int(first) < int(end))):
             raise UserError(f"--seeds: expected numbers with commas between them, or a range as 0:5, got {text!r}")
-        seeds += range(int(first), int(end) if has_range else int(first) + 1)
+        more = range(int(first), int(end) if has_range else int(first) + 1)
+        if len(seeds) + len(more[:_MOST_SEEDS]) >= _MOST_SEEDS:
+            raise UserError(f"--seeds: expected fewer than {_MOST_SEEDS:,} seeds, got {text!r}")
+        seeds += more
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds: expected every seed once, got {max(seeds, key=seeds.count)} twice in {text!r}")
     return seeds

@@ -191,7 +191,7 @@ def announce(console: Console, text: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-COMPILING = "compiling the first step (later starts find it cached)"
+COMPILING = "compiling the first step, or finding it cached"
 
 
 class _Time(rich_progress.TimeRemainingColumn):
@@ -234,7 +234,9 @@ class Progress:
         every = max(1, self._steps // 20)
         is_due = step == self._first or (step + 1) % every == 0 or step + 1 == self._steps
         if not self._console.is_terminal and step == self._first:
-            self._console.print(f"compiled, and a step taken, in {time.monotonic() - self._began:.0f} s")
+            self._console.print(
+                f"compiled or found cached, and a step taken, in {time.monotonic() - self._began:.0f} s"
+            )
         if not self._console.is_terminal and is_due:
             self._console.print(f"{step + 1}/{self._steps} {figures}", soft_wrap=True)
 

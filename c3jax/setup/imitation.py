@@ -58,7 +58,10 @@ def warm_up(
             state = shard_state(setup.mesh, init(jax.tree.map(jnp.copy, setup.weights.trained)))
         bar = progress.add_task("imitation", total=section.updates, completed=first, status="compiling")
         if not console.is_terminal:
-            console.print(f"imitation: {section.updates - first} updates (the first compiles them)", soft_wrap=True)
+            console.print(
+                f"imitation: {section.updates - first} updates (compiled for the first, or found cached)",
+                soft_wrap=True,
+            )
         for done in range(first, section.updates):
             if is_stopping():
                 if store and done > first:

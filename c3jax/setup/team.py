@@ -6,7 +6,7 @@ here, before anything is compiled or written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,6 +76,7 @@ def make_setup(
     is_training: bool = False,
     uses_mesh: bool = False,
     is_hashed: bool = True,
+    begin: Callable[[Setup], None] | None = None,
 ) -> Setup:
     """Read the problems, load the model and plan the contexts.
 
@@ -86,6 +87,7 @@ def make_setup(
         and the run must fit the device's memory.
       uses_mesh: lay weights and problems over the config's mesh, instead of using one device.
       is_hashed: False leaves out `data` and `inputs`, for whom nothing is compared with: files may be gigabytes.
+      begin: is given the set-up with its weights' shapes, of one device alone, before the weights are loaded.
 
     Returns:
       Everything fixed that acting takes, and the weights that the run starts from.
@@ -117,13 +119,15 @@ def make_setup(
     if is_training:
         _check_divides(config, sharding.count_parts(mesh))
     needs = _check_memory(config, spec, plans, mesh) if is_training else None
-    policy, weights = _load_policy(config, model)
-    weights = sharding.shard_state(mesh, weights)
     inputs = hash_inputs(config, sources, model) if is_hashed else {}
     data = describe_data(sources, mixture, overlap, heldout, inputs["problems"]) if is_hashed else {}
     problems = (train, mixture, overlap, heldout, data, inputs)
     answering = open_turns(config, task, is_contained)
-    return Setup(config, task, *problems, tokenizer, plans, answering, spec, needs, mesh, policy, weights)
+    fixed = (config, task, *problems, tokenizer, plans, answering, spec, needs, mesh)
+    if begin is not None:
+        begin(Setup(*fixed, *_outline_policy(config, spec)))
+    policy, weights = _load_policy(config, model)
+    return Setup(*fixed, policy, sharding.shard_state(mesh, weights))
 
 
 def outline_setup(config: config_lib.RunConfig, devices: Sequence[Any]) -> Setup:

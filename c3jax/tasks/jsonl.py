@@ -164,6 +164,8 @@ def parse_rows(path: str, content: bytes) -> list[Row]:
     lines = content.removeprefix(codecs.BOM_UTF8).rstrip().split(b"\n") if content.strip() else []
     if not lines:
         raise TaskError(f"{path}: the set is empty")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise TaskError(f"{path}: expected UTF-8, got UTF-16 (iconv -f UTF-16 -t UTF-8 turns it)")
     try:
         return [_read_row(path, index, line) for index, line in enumerate(lines)]
     except TaskError:

@@ -20,6 +20,7 @@ from c3jax.analysis.statistics import (
     compute_student_interval,
     compute_wilson_interval,
     correct_holm,
+    widen_constant,
 )
 
 
@@ -177,6 +178,21 @@ def test_one_run_has_the_bootstrap_of_its_items():
     assert compute_crossed_bootstrap(value_N[None]).mean == pytest.approx(
         compute_bootstrap_interval(value_N, 0.95), abs=0.004
     )
+
+
+def test_equal_values_have_the_bounds_of_those_that_may_not_have_been_met():
+    """None of 100 has a share of at most w = z^2 / (100 + z^2), z = 1.95996; half of them, of (0, 1), moves w / 2."""
+    w = 3.841459 / 103.841459
+    for value, span, bounds in (
+        (0.0, (0, 1), (0.0, w)),
+        (1.0, (0, 1), (1 - w, 1.0)),
+        (0.5, (0, 1), (0.5 - w / 2, 0.5 + w / 2)),
+        (0.0, (-1, 1), (-w, w)),
+    ):
+        same = compute_crossed_bootstrap(np.full((3, 100), value)).mean
+        assert widen_constant(same, 100, span, 0.95) == pytest.approx((value, *bounds), abs=1e-7)
+    assert widen_constant(same, 100, (0, 1), 0.95)[1:] == compute_wilson_interval(0, 100, 0.95)[1:]
+    assert widen_constant(Interval(0.5, 0.4, 0.6), 100, (0, 1), 0.95) == (0.5, 0.4, 0.6)
 
 
 def test_paired_runs_and_items_leave_a_constant_difference_alone():

@@ -96,8 +96,12 @@ def test_other_requests_that_cannot_be_met_are_refused(files, tmp_path):
     with pytest.raises(UserError, match="No such file"):
         grade_files("math", str(tmp_path / "none.jsonl"), answers, out)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="cannot be written"):
-        grade_files("math", problems, answers, str(tmp_path / "folder"))
+    for place in (str(tmp_path / "folder"), ""):
+        with pytest.raises(UserError, match="--out: expected a file in a folder that exists, got"):
+            grade_files("math", problems, answers, place)
+    for place in (problems, str(tmp_path / "folder" / ".." / "answers.jsonl")):
+        with pytest.raises(UserError, match="--out: expected another file than those that are read, got"):
+            grade_files("math", problems, answers, place)
 
 
 PEEK = "import os\ndef f(x): return os.path.exists('/proc/self')"

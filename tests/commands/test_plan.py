@@ -155,6 +155,8 @@ def test_what_cannot_be_planned_is_refused_in_a_sentence(capsys):
         (["--platform", "tpu", "--topology", "v9:2x2"], "--topology: expected one of v4, v5e"),
         (["--platform", "tpu", "--topology", "v5e"], "a colon and sizes, v5e:4x4, got 'v5e'"),
         (["--platform", "cpu", "--topology", "0"], "--topology: expected a number of devices, got '0'"),
+        (["--platform", "cpu", "--topology", "99999"], "--topology: expected at most 4,096 devices"),
+        (["--platform", "cuda", "--topology", "h100:8", "--target-config", "none"], "--target-config: expected a file"),
         (["--platform", "cpu", "--only", "samples"], "--only: expected names of trees, update, greedy, sampled"),
         (["--platform", "cpu", "--mesh.data", "2"], "mesh: expected sizes"),
     ):

@@ -252,6 +252,7 @@ def test_a_signal_to_the_sweep_alone_reaches_the_run_and_ends_all(tiny, tmp_path
             ["--learner.learning_rate", "1,1.0"],
             "learner.learning_rate=1.0, seed 0: expected another config than that of learner.learning_rate=1, seed 0",
         ),
+        (["--out", ""], "--out: expected a folder, got an empty name"),
         (["--out", "tiny.yaml"], "--out: expected a folder, got the file tiny.yaml"),
         (
             ["--credit.method", "c3,magrpo", "--credit.fan_out", "[2,2],[4,1]"],
@@ -294,6 +295,9 @@ def test_seeds_are_numbers_and_ranges():
     assert parse_seeds("0:3,7") == [0, 1, 2, 7]
     for text in ("", "a", "1-3", "3:3", "1:"):
         with pytest.raises(UserError, match="--seeds: expected numbers"):
+            parse_seeds(text)
+    for text in ("0:99999999999999999999", "0:9000,10000:11000"):
+        with pytest.raises(UserError, match="--seeds: expected fewer than 10,000 seeds"):
             parse_seeds(text)
 
 

@@ -132,6 +132,12 @@ def test_a_part_that_yaml_repeats_is_overridden_in_one_place(path):
         (b"a: &x [*x]", r"not valid YAML \(Circular reference detected\)"),
         (b"a: \x07", r"not valid YAML \(unacceptable character .*\)"),
         pytest.param(b"[" * 5000, r"not valid YAML \(too many levels\)", id="deep"),
+        pytest.param(
+            b"a0: &a0 1\n"
+            + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 9)),
+            r"not valid YAML \(more than 100,000 parts, .*\)",
+            id="repeated",
+        ),
         (b"", "expected a mapping of sections, got null"),
         (b"- 1", r"expected a mapping of sections, got \[1\]"),
         (b"seed", 'expected a mapping of sections, got "seed"'),

@@ -162,7 +162,7 @@ def test_what_takes_long_is_announced_and_alarms_stand_beside_the_figures(is_ter
     text = console.file.getvalue()
     if not is_terminal:
         lines = text.splitlines()
-        assert lines[:2] == ["evaluating", "compiling the first step (later starts find it cached)"]
-        assert lines[2] == "compiled, and a step taken, in 0 s"
+        assert lines[:2] == ["evaluating", "compiling the first step, or finding it cached"]
+        assert lines[2] == "compiled or found cached, and a step taken, in 0 s"
         assert lines[3].startswith("4/40 ") and lines[4].startswith("6/40 ")
     assert text.count("alarm kl, length") == 1

@@ -159,10 +159,12 @@ def test_what_else_sets_have_is_no_fault(tmp_path, kind, row):
         ('{"question": "Q", "answer": ' + "9" * 5000 + "}", "line 1: .*an integer of 5000 digits"),
         ('{"question": "Q", "answer": "4"}\n\n{"question": "Q", "answer": "4"}', "line 2: .*it is blank"),
         ('{"question": "Q", "answer": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: .*too many levels"),
+        ('{"question": "Q", "answer": "4"}', "expected UTF-8, got UTF-16"),
     ],
-    ids=["twice", "list", "pretty", "digits", "blank", "deep"],
+    ids=["twice", "list", "pretty", "digits", "blank", "deep", "wide"],
 )
 def test_a_file_that_is_no_jsonl_is_refused_for_its_reason(tmp_path, content, complaint):
-    (tmp_path / "set.jsonl").write_text(content)
+    encoding = "utf-16" if "UTF-16" in complaint else "utf-8"
+    (tmp_path / "set.jsonl").write_text(content, encoding=encoding)
     with pytest.raises(TaskError, match=complaint):
         load_file(find_task("math"), str(tmp_path / "set.jsonl"))
