@@ -124,6 +124,49 @@ def test_a_slice_an_update_and_what_stays_on_the_chip_are_no_passes_over_whole_a
     assert costs.total.calls == {"all-gather": 1} and costs.total.moved == {"all-gather": 1600}
 
 
+# A gather that a TPU's compiler begins in one fusion, goes on with in the loop's and ends in a third.
+CUT = """HloModule jit_f, is_scheduled=true
+
+%begins (own: f32[1,100]) -> (f32[1,100], f32[4,100], s32[2]) {
+  %own = f32[1,100]{1,0} parameter(0)
+  %gather.1 = f32[4,100]{1,0} all-gather(%own), dimensions={0}, backend_config={"config":{"flag_start":"-1"}}
+  ROOT %begun = (f32[1,100], f32[4,100], s32[2]) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%goes_on (sums: f32[8], own: f32[1,100], all: f32[4,100]) -> (f32[8], f32[4,100], f32[4,100]) {
+  %sums = f32[8]{0} parameter(0)
+  %own = f32[1,100]{1,0} parameter(1)
+  %all = f32[4,100]{1,0} parameter(2)
+  %more = f32[8]{0} add(%sums, %sums)
+  %gather.2 = f32[4,100]{1,0} all-gather(%own), dimensions={0}, backend_config={"config":{"flag_start":"2"}}
+  ROOT %both = (f32[8]{0}, f32[4,100]{1,0}, f32[4,100]{1,0}) tuple(%more, %gather.2, %all)
+}
+
+%ends (own: f32[1,100], all: f32[4,100]) -> f32[4,100] {
+  %own = f32[1,100]{1,0} parameter(0)
+  %all = f32[4,100]{1,0} parameter(1)
+  %gather.3 = f32[4,100]{1,0} all-gather(%own), dimensions={0}, backend_config={"config":{"flag_start":"2"}}
+  ROOT %ended = f32[4,100]{1,0} custom-call(%own, %gather.3, %all), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (own: f32[1,100], sums: f32[8]) -> f32[4,100] {
+  %own = f32[1,100]{1,0} parameter(0)
+  %sums = f32[8]{0} parameter(1)
+  %begin = (f32[1,100]{1,0}, f32[4,100]{1,0}, s32[2]{0:S(4)}) fusion(%own), kind=kCustom, calls=%begins
+  %all = f32[4,100]{1,0} get-tuple-element(%begin), index=1
+  %step = (f32[8]{0}, f32[4,100]{1,0}, f32[4,100]{1,0}) fusion(%sums, %own, %all), kind=kCustom, calls=%goes_on
+  %most = f32[4,100]{1,0} get-tuple-element(%step), index=2
+  ROOT %end = f32[4,100]{1,0} fusion(%own, %most), kind=kCustom, calls=%ends
+}
+"""
+
+
+def test_a_collective_that_is_cut_into_fusions_is_one():
+    costs = compute_costs(read_module(CUT))
+    assert costs.total.calls == {"all-gather": 1} and costs.total.moved == {"all-gather": 1600}
+    assert costs.total.bytes == 400 + 1600 + 2 * 32  # the own row read and all four written; sums read and written
+
+
 def test_bytes_of_shapes():
     assert count_bytes("(bf16[2,3]{1,0}, /*index=1*/pred[5]{0:T(128)S(1)}, f32[], token[])") == 12 + 5 + 4
     assert count_bytes("(bf16[2,3]{1,0}, pred[5]{0:T(128)S(1)})", is_main_only=True) == 12
