@@ -127,7 +127,7 @@ class _Count:
                 continue
             if _is_beside(fused, user):
                 continue
-            if user.op == "bitcast":
+            if user.op == "bitcast" or "output_to_operand_aliasing" in user.rest:
                 total += self._count_read(fused, user.name)
             elif user.op in _SLICES and user.operands[0] == name:
                 total += count_bytes(user.shape)
