@@ -128,7 +128,7 @@ def _make_step(sizes: _StepSizes, remat: str, is_shared: bool) -> Callable[[dict
             seen = (part if is_shared else jnp.repeat(part, copies // len(part), axis=0) for part in turns[: turn + 1])
             rollout = Rollout(question, tuple(map(_make_messages, seen)))
             fan_out = sizes.fan_out if is_shared else (1, 1)
-            hidden_BD, drawn = forward.compute_drawn_tokens(model, _PLANS, turn, rollout, fan_out)
+            [(hidden_BD, drawn)] = forward.compute_drawn_tokens(model, _PLANS, [forward.Spoken(turn, rollout, fan_out)])
             terms_B = jnp.repeat(weight[turn], sizes.message)
             loss += compute_token_loss(
                 hidden_BD, model.head_weight(), drawn, terms_B, _weigh_logp, Sampling(), "float32"

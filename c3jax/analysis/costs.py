@@ -7,6 +7,7 @@ counted up to its bound, and apart from all the rest.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,6 +19,8 @@ _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("optimization-barrier", "opt-barrier", "add-dependency", "while", "conditional", "call"),
 }
+_START, _DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"  # of a collective that a TPU's compiler cuts into fusions
+_FLAG = re.compile(r'"flag_start":"(-?\d+)"')
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
@@ -83,7 +86,7 @@ class _Count:
         called = self.module.list_called(line) if is_calling else []
         parts = [self.count(name, is_fused or line.op != "call") for name in called]
         kind, calls, moved = line.op.removesuffix("-start"), Counter(), Counter()
-        if kind in COLLECTIVES:
+        if kind in COLLECTIVES and not _goes_on(line):
             calls[kind], moved[kind] = 1, int(_count_moved(computation, line))
         flops = _count_product(computation, line) if line.op == "dot" else Counter()
         own = Cost(flops, 0.0 if is_fused else self._count_traffic(computation, line), calls, moved)
@@ -122,7 +125,9 @@ class _Count:
         for user in fused.lines.values():
             if name not in user.operands:
                 continue
-            if user.op == "bitcast":
+            if _is_beside(fused, user):
+                continue
+            if user.op == "bitcast" or "output_to_operand_aliasing" in user.rest:
                 total += self._count_read(fused, user.name)
             elif user.op in _SLICES and user.operands[0] == name:
                 total += count_bytes(user.shape)
@@ -138,12 +143,30 @@ class _Count:
         """Bytes of a fusion's result that it writes: of one that is updated in its buffer the update."""
         if line.op == "tuple":
             return sum(self._count_written(fused, fused.lines[name]) for name in line.operands)
+        if _is_beside(fused, line):
+            return _size(line) if line.find("custom_call_target") == _DONE else 0.0
         if line.op == "bitcast":
             return self._count_written(fused, fused.lines[line.operands[0]])
         if line.op == "fusion":
             inner = self.module.computations[line.find("calls")]
             return self._count_written(inner, inner.root)
         return count_bytes((fused.lines[line.operands[1]] if line.op == "dynamic-update-slice" else line).shape)
+
+
+def _is_beside(fused: Computation, line: Instruction) -> bool:
+    """Whether an instruction of a fusion is part of a collective that goes on beside it, or hands its buffers on.
+
+    A TPU's compiler cuts a collective into a fusion that begins it, many that go on with it beside other work, each of
+    which has it in its text, and one that ends it.
+    """
+    parts = [part for part in fused.lines.values() if _goes_on(part) or part.find("custom_call_target") == _START]
+    return bool(parts) and (_goes_on(line) or line.op == "parameter" or line is fused.root)
+
+
+def _goes_on(line: Instruction) -> bool:
+    """Whether an instruction is a collective that was begun, and counted, before."""
+    found = _FLAG.search(line.rest)
+    return line.op in COLLECTIVES and found is not None and found[1] != "-1"
 
 
 def _size(line: Instruction) -> float:

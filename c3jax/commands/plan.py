@@ -19,7 +19,7 @@ from rich.table import Table
 from c3jax import evaluate, train
 from c3jax.analysis.costs import Costs, compute_costs, share_costs
 from c3jax.analysis.hlo import read_module
-from c3jax.analysis.roofline import compute_seconds
+from c3jax.analysis.roofline import compute_exchange, compute_seconds
 from c3jax.commands.runtime import set_numerics
 from c3jax.commands.target import Compiled, Target, compile_for, open_target
 from c3jax.commands.terminal import make_console
@@ -297,6 +297,7 @@ def _describe_program(target: Target, one: Planned) -> dict[str, Any]:
     if traffic is not None:
         total = traffic.total
         moved = {kind: {"calls": total.calls[kind], "bytes": total.moved[kind]} for kind in total.calls}
+        row["exchange_seconds"] = None if target.device is None else compute_exchange(target.device, traffic)
         row |= {"traffic": total.bytes, "traffic_open": traffic.open.bytes, "collectives": moved}
     row["flops_open"] = sum(one.products.open.flops.values())
     row["unread_loops"] = one.products.unread + (traffic.unread if traffic else 0)
@@ -389,6 +390,7 @@ def _list_lines(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     for kind in kinds:
         cells = [row.get("collectives", {}).get(kind) for row in rows]
         lines.append((kind, [f"{c['calls']:,} x, {format_bytes(c['bytes'])}" if c else "-" for c in cells]))
+    lines.append(("seconds of these, over all links", format_all("exchange_seconds", "{:.3g}".format)))
     lines.append(("seconds a call, roofline", format_all("least_seconds", "{:.3g}".format)))
     return [line for line in lines if any(cell != "-" for cell in line[1])]
 

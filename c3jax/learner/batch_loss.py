@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from c3jax.config.run import Learner, Sampling
 from c3jax.credit.plans import FanOut, Plan, list_branches, list_credited
 from c3jax.learner import forward, losses
-from c3jax.learner.objective import Objective, TokenTerms, compute_turn_loss
+from c3jax.learner.objective import Objective, TokenTerms, TurnTokens, compute_turns_loss
 from c3jax.learner.signal import find_signal
-from c3jax.models.policy import Policy, Weights, make_model
+from c3jax.models.policy import Policy, Weights, list_networks, make_model
 from c3jax.protocol import TurnPlan
 from c3jax.types import Credit, Rollout
 
@@ -39,6 +39,13 @@ class LossSetting(NamedTuple):
     def trained(self) -> tuple[int, ...]:
         """Indices of the turns whose messages are learned from."""
         return tuple(turn for turn, plan in enumerate(self.plans) if plan.is_trained)
+
+    def list_spoken(self, weights: Weights, rollouts: Sequence[Rollout]) -> list[list[forward.Spoken]]:
+        """The messages that are learned from, those of one network together."""
+        roles = [self.plans[turn].role for turn in self.trained]
+        networks = list_networks(self.policy, weights, roles)
+        spoken = [forward.Spoken(turn, *self.find_tree(rollouts, turn)) for turn in self.trained]
+        return [[spoken[index] for index in indices] for indices in networks]
 
     def find_tree(self, rollouts: Sequence[Rollout], turn: int) -> tuple[Rollout, FanOut]:
         """The branch that holds the credited messages of a turn, and its fan-out."""
@@ -96,15 +103,15 @@ def compute_loss(
       totals: of the minibatch.
     """
     parts = []
-    for turn in setting.trained:
-        model = make_model(setting.policy, weights, setting.plans[turn].role)
-        hidden_BD, drawn = forward.compute_drawn_tokens(
-            model, setting.plans, turn, *setting.find_tree(batch.rollouts, turn)
-        )
-        terms = _make_terms(setting, batch, turn, kl_coefficient, totals)
-        tokens = (hidden_BD, model.head_weight(), drawn, terms, len(batch.advantage[turn]))
+    for spoken in setting.list_spoken(weights, batch.rollouts):
+        model = make_model(setting.policy, weights, setting.plans[spoken[0].turn].role)
+        drawn = forward.compute_drawn_tokens(model, setting.plans, spoken)
+        turns = [
+            TurnTokens(*tokens, _make_terms(setting, batch, turn, kl_coefficient, totals), len(batch.advantage[turn]))
+            for tokens, (turn, *_) in zip(drawn, spoken, strict=True)
+        ]
         how = (setting.sampling, model.spec.dtype, model.spec.logit_softcap)
-        parts.append(compute_turn_loss(setting.objective, *tokens, *how))
+        parts.append(compute_turns_loss(setting.objective, turns, model.head_weight(), *how))
     return jax.tree.map(lambda *sums: sum(sums), *parts)
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from c3jax.config.run import Sampling
 from c3jax.learner.token_loss import DrawnTokens
@@ -18,6 +20,19 @@ from c3jax.protocol import TurnPlan
 from c3jax.rollout import context, decode
 from c3jax.rollout import sampling as sampling_lib
 from c3jax.types import Frame, Messages, Rollout
+
+
+class Spoken(NamedTuple):
+    """The messages of one turn, in the trees that hold them."""
+
+    turn: int
+    rollout: Rollout
+    fan_out: Sequence[int]
+
+    @property
+    def messages(self) -> Messages:
+        """The turn's own."""
+        return self.rollout.turns[self.turn]
 
 
 def compute_turn_logp(
@@ -36,8 +51,22 @@ def compute_turn_logp(
     Returns:
       logp_NT, nats; slots that were not sampled hold junk.
     """
-    path = context.make_path(plans[turn], rollout.question, rollout.turns, fan_out)
-    return compute_message_logp(model, path, rollout.turns[turn], sampling)
+    return compute_turns_logp(model, plans, [Spoken(turn, rollout, fan_out)], sampling)[0]
+
+
+def compute_turns_logp(
+    model: Decoder, plans: Sequence[TurnPlan], spoken: Sequence[Spoken], sampling: Sampling
+) -> list[jax.Array]:
+    """`compute_turn_logp` of several turns that one network speaks, in one pass.
+
+    Args:
+      model, plans, sampling: as there.
+      spoken: the turns' messages.
+    """
+    paths = [
+        context.make_path(plans[each.turn], each.rollout.question, each.rollout.turns, each.fan_out) for each in spoken
+    ]
+    return _compute_logp(model, paths, [each.messages for each in spoken], sampling)
 
 
 def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messages, sampling: Sampling) -> jax.Array:
@@ -52,36 +81,52 @@ def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messag
     Returns:
       logp_NT, nats; slots that were not sampled hold junk.
     """
-    hidden_NTD = _compute_drawing_hidden(model, path, messages)
-    N, T, D = hidden_NTD.shape
+    return _compute_logp(model, [path], [messages], sampling)[0]
+
+
+def _compute_logp(
+    model: Decoder, paths: Sequence[Sequence[Frame]], messages: Sequence[Messages], sampling: Sampling
+) -> list[jax.Array]:
+    hidden_BD = join_tokens(list(map(flatten_tokens, _compute_drawing_hidden(model, paths, messages))))
+    tokens = [(each.tokens_NT, each.support_NTK) for each in messages]
+    token_B, support_BK = join_tokens([jax.tree.map(flatten_tokens, each) for each in tokens])
     logp_B = sampling_lib.compute_token_logp(
-        hidden_NTD.reshape(N * T, D),
-        messages.tokens_NT.reshape(-1),
-        messages.support_NTK.reshape(N * T, -1),
+        hidden_BD,
+        token_B,
+        support_BK,
         model.head_weight(),
         sampling,
         model.spec.dtype,
         softcap=model.spec.logit_softcap,
     )
-    return logp_B.reshape(N, T)
+    ends = np.cumsum([each.tokens_NT.size for each in messages])
+    parts = jnp.split(logp_B, ends[:-1])
+    return [part.reshape(each.tokens_NT.shape) for part, each in zip(parts, messages, strict=True)]
 
 
 def compute_drawn_tokens(
-    model: Decoder, plans: Sequence[TurnPlan], turn: int, rollout: Rollout, fan_out: Sequence[int]
-) -> tuple[jax.Array, DrawnTokens]:
-    """Tokens of one turn's messages, message after message, and the hidden states that they are drawn from.
+    model: Decoder, plans: Sequence[TurnPlan], spoken: Sequence[Spoken]
+) -> list[tuple[jax.Array, DrawnTokens]]:
+    """Tokens of some turns' messages, message after message, and the hidden states that they are drawn from.
 
     Args:
-      model, plans, turn, rollout, fan_out: as for `compute_turn_logp`.
+      model: the network of the turns' roles; all turns pass through it together.
+      plans: the turns.
+      spoken: the messages.
 
     Returns:
-      hidden_BD and the tokens, B = N * T of them.
+      Of each turn hidden_BD and the tokens, B = N * T of them.
     """
-    messages = rollout.turns[turn]
-    path = context.make_path(plans[turn], rollout.question, rollout.turns, fan_out)
-    hidden_NTD = _compute_drawing_hidden(model, path, messages)
-    drawn = DrawnTokens(messages.tokens_NT, messages.support_NTK, find_trained(plans[turn], messages))
-    return flatten_tokens(hidden_NTD), jax.tree.map(flatten_tokens, drawn)
+    paths = [
+        context.make_path(plans[each.turn], each.rollout.question, each.rollout.turns, each.fan_out) for each in spoken
+    ]
+    hidden = _compute_drawing_hidden(model, paths, [each.messages for each in spoken])
+    parts = []
+    for each, hidden_NTD in zip(spoken, hidden, strict=True):
+        is_trained_NT = find_trained(plans[each.turn], each.messages)
+        drawn = DrawnTokens(each.messages.tokens_NT, each.messages.support_NTK, is_trained_NT)
+        parts.append((flatten_tokens(hidden_NTD), jax.tree.map(flatten_tokens, drawn)))
+    return parts
 
 
 def find_trained(plan: TurnPlan, messages: Messages) -> jax.Array:
@@ -106,18 +151,28 @@ def flatten_tokens(array_NT: jax.Array) -> jax.Array:
     return array_NT.reshape(math.prod(array_NT.shape[:2]), *array_NT.shape[2:])
 
 
-def _compute_drawing_hidden(model: Decoder, path: Sequence[Frame], messages: Messages) -> jax.Array:
+def join_tokens(parts: Sequence[Any]) -> Any:
+    """Trees of arrays [B, ...] of several turns as one, the turns' tokens one after the other."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts) if len(parts) > 1 else parts[0]
+
+
+def _compute_drawing_hidden(
+    model: Decoder, paths: Sequence[Sequence[Frame]], messages: Sequence[Messages]
+) -> list[jax.Array]:
     """The hidden state [N, T, D] that each token is drawn from: the one a slot before it, or the context's last."""
-    *_, context_MSD, hidden_NTD = _run(model, path, messages)
-    # A context ends in prompt text, so its last slot is kept.
-    first_N1D = jnp.repeat(context_MSD[:, -1:], len(hidden_NTD) // len(context_MSD), axis=0)
-    return jnp.concatenate([first_N1D, hidden_NTD[:, :-1]], axis=1)
+    drawing = []
+    for *_, context_MSD, hidden_NTD in _run(model, paths, messages):
+        # A context ends in prompt text, so its last slot is kept.
+        first_N1D = jnp.repeat(context_MSD[:, -1:], len(hidden_NTD) // len(context_MSD), axis=0)
+        drawing.append(jnp.concatenate([first_N1D, hidden_NTD[:, :-1]], axis=1))
+    return drawing
 
 
-def _run(model: Decoder, path: Sequence[Frame], messages: Messages) -> tuple[jax.Array, ...]:
-    """Hidden states of a context's frames and of the messages after it."""
+def _run(model: Decoder, paths: Sequence[Sequence[Frame]], messages: Sequence[Messages]) -> list[tuple[jax.Array, ...]]:
+    """Hidden states of contexts' frames and of the messages after each context."""
     # A message's own tokens are all read, whatever part of it others read; after a stop token nothing is drawn.
-    return model.extend_path((), (*path, Frame(messages.tokens_NT, messages.sampled_NT)))[0]
+    spoken = [Frame(each.tokens_NT, each.sampled_NT) for each in messages]
+    return model.extend_paths((), [(*path, own) for path, own in zip(paths, spoken, strict=True)])[0]
 
 
 def compute_context_hidden(
@@ -150,6 +205,6 @@ def compute_message_hidden(
     """
     path = context.make_path(plans[turn], rollout.question, rollout.turns, fan_out)
     messages = rollout.turns[turn]
-    hidden_NTD = _run(model, path, messages)[-1]
+    hidden_NTD = _run(model, [path], [messages])[0][-1]
     last_N = messages.sampled_NT.sum(axis=1) - 1
     return jnp.take_along_axis(hidden_NTD, last_N[:, None, None], axis=1)[:, 0]

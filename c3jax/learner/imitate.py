@@ -98,7 +98,8 @@ def make_imitation(
             if plan.is_environment:
                 continue
             model = make_model(policy, Weights(params, {}), plan.role)
-            hidden_BD, drawn = forward.compute_drawn_tokens(model, plans, turn, rollout, fan_out)
+            spoken = [forward.Spoken(turn, rollout, fan_out)]
+            [(hidden_BD, drawn)] = forward.compute_drawn_tokens(model, plans, spoken)
             arguments = (lambda logp_B, *_: (-logp_B, {}), _PLAIN, model.spec.dtype)
             softcap = model.spec.logit_softcap
             total += compute_token_loss(hidden_BD, model.head_weight(), drawn, (), *arguments, softcap=softcap)[0]

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from c3jax.config.run import KL, PolicyLoss, Sampling
+from c3jax.learner.forward import join_tokens
 from c3jax.learner.loss_table import Aggregation, Level, LossFunction, find_loss
 from c3jax.learner.losses import compute_cispo_loss, compute_clipped_loss, compute_divergence, compute_reinforce_loss
 from c3jax.learner.token_loss import DrawnTokens, compute_token_loss
@@ -111,26 +113,31 @@ def _check_formula(kind: str, objective: Objective) -> None:
         )
 
 
-def compute_turn_loss(  # noqa: PLR0913
+class TurnTokens(NamedTuple):
+    """Tokens of a turn's messages, message after message."""
+
+    hidden_BD: jax.Array  # the states that they are drawn from
+    drawn: DrawnTokens
+    terms: TokenTerms  # what the loss reads beside their log-probabilities
+    messages: int  # their number, all of one number of slots
+
+
+def compute_turns_loss(
     objective: Objective,
-    hidden_BD: jax.Array,
+    turns: Sequence[TurnTokens],
     head_VD: jax.Array,
-    drawn: DrawnTokens,
-    terms: TokenTerms,
-    messages: int,
     sampling: Sampling,
     dtype: str,
     softcap: float | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss of a turn's messages, weighted as the terms say, and its figures.
+    """The loss of the messages of turns that one network speaks, weighted as the terms say, and its figures.
+
+    All tokens are in one pass over the head, so there is one sum of its gradient.
 
     Args:
       objective: static.
-      hidden_BD: the states that the tokens are drawn from.
+      turns: the messages.
       head_VD: output weights.
-      drawn: the tokens, message after message.
-      terms: what the loss reads beside their log-probabilities.
-      messages: their number, all of one number of slots.
       sampling: how they were drawn.
       dtype: of the products.
       softcap: of the logits, as the decoder has it.
@@ -140,16 +147,21 @@ def compute_turn_loss(  # noqa: PLR0913
       clip_share, ratio_deviation (|ratio - 1| of tokens), kl and entropy (nats); figures have no gradient.
     """
     if objective.level == "message":
-        logp_B = sampling_lib.compute_token_logp(
-            *jax.lax.stop_gradient((hidden_BD, drawn.token_B, drawn.support_BK, head_VD)),
-            sampling,
-            dtype,
-            softcap=softcap,
-        )
-        terms = terms._replace(message=compute_message_loss(objective, logp_B, drawn.is_drawn_B, terms, messages))
+        how = functools.partial(sampling_lib.compute_token_logp, sampling=sampling, dtype=dtype, softcap=softcap)
+        turns = [_add_message_loss(objective, turn, head_VD, how) for turn in turns]
+    hidden_BD, drawn, terms = join_tokens([turn[:3] for turn in turns])
     loss_fn = functools.partial(compute_token_figures, objective)
     options = {"softcap": softcap, "has_entropy": objective.entropy > 0}
     return compute_token_loss(hidden_BD, head_VD, drawn, terms, loss_fn, sampling, dtype, **options)
+
+
+def _add_message_loss(
+    objective: Objective, turn: TurnTokens, head_VD: jax.Array, compute_logp: Callable[..., jax.Array]
+) -> TurnTokens:
+    hidden_BD, drawn, terms, messages = turn
+    fixed = jax.lax.stop_gradient((hidden_BD, drawn.token_B, drawn.support_BK, head_VD))
+    loss = compute_message_loss(objective, compute_logp(*fixed), drawn.is_drawn_B, terms, messages)
+    return turn._replace(terms=terms._replace(message=loss))
 
 
 def compute_message_loss(

@@ -273,12 +273,12 @@ def _compute_reference(step: _Step, reference: Weights, rollouts: tuple[Rollout,
 
     def compute(reference: Weights, part: tuple[Rollout, ...]) -> tuple[jax.Array, ...]:
         """Of the trained turns."""
-        logp = []
-        for turn in setting.trained:
-            model = make_model(setting.policy, reference, setting.plans[turn].role)
-            found = setting.find_tree(part, turn)
-            logp.append(forward.compute_turn_logp(model, setting.plans, turn, *found, setting.sampling))
-        return tuple(logp)
+        found: dict[int, jax.Array] = {}
+        for spoken in setting.list_spoken(reference, part):
+            model = make_model(setting.policy, reference, setting.plans[spoken[0].turn].role)
+            logp = forward.compute_turns_logp(model, setting.plans, spoken, setting.sampling)
+            found |= {each.turn: logp_NT for each, logp_NT in zip(spoken, logp, strict=True)}
+        return tuple(found[turn] for turn in setting.trained)
 
     arguments = (sharding.cut_weights(reference), sharding.CUT)
     mapped = sharding.map_problems(step.mesh, compute, arguments, sharding.CUT)

@@ -1,11 +1,11 @@
 """The policy network: one decoder for all families (models/spec.py), that runs over a path of frames.
 
-`Decoder.extend_path` is the only forward pass: a prompt's frames (prefill), one more token (a frame of one slot,
-decoding) and whole messages (the training loss) all go through it, so sampler and learner cannot disagree.
+There is one forward pass: a prompt's frames (prefill), one more token (a frame of one slot, decoding) and whole
+messages (the training loss) all go through it, so sampler and learner cannot disagree.
 Positions count kept tokens along a row's path.
 
-Frames that are run together pass through a layer together: its weights are read once, and its program, the largest part
-of what compilers have to do, is there once. Only attention is frame by frame.
+Frames and paths that are run together pass through a layer together: its weights are read once, and its program, the
+largest part of what compilers have to do, is there once. Only attention is frame by frame.
 
 Dimension key beside types.py: F rotary frequency. Tokens of several frames stand one after the other in one row: N is
 then 1 and S all their slots.
@@ -14,6 +14,7 @@ then 1 and S all their slots.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -52,6 +53,7 @@ class _Own(NamedTuple):
     rope: positions.Rope
     keep_NS: jax.Array
     position_NS: jax.Array | None  # only a window asks for it
+    before: Sequence[int]  # which of the frames that are run with it are those before it in its path
 
 
 class Projection(nnx.Linear):
@@ -114,28 +116,32 @@ class Block(nnx.Module):
         window: jax.Array | None = None,
         rows: attention.Rows | None = None,
     ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], ...]]:
-        """One layer over frames, coarse to fine, each of which sees the past and those before it.
+        """One layer over frames, each of which sees the past and those before it in its path.
 
         Gives x, and own key and value of each frame.
         """
         spec, norms = self.spec, self.spec.family.norms
         h_NSD = x_NSD if norms == "post" else _normalise(x_NSD, self.attention_norm, spec)
-        path, outs = list(past), []
+        owns, outs = [], []
         shapes = [frame.keep_NS.shape for frame in frames]
         queries, keys, values = (_split(each, shapes) for each in self._project(h_NSD))
         for frame, query, key, value in zip(frames, queries, keys, values, strict=True):
             query_NGRSD, key_NGSD, value_NGSD = self._turn(query, key, value, frame.rope)
             own = attention.Keys(key_NGSD, value_NGSD, frame.keep_NS, frame.position_NS)
-            out = attention.attend_path(query_NGRSD, path, own, window, spec.attention_softcap, rows)
+            seen, how = [*past, *(owns[index] for index in frame.before)], (window, spec.attention_softcap)
+            if past:  # a token is decoded
+                out = attention.attend_cached(query_NGRSD, seen, own, *how, rows)
+            else:
+                out = attention.attend_path(query_NGRSD, seen, own, *how)
             N, _, _, S, D = out.shape
             outs.append(out.reshape(N, spec.heads, S, D).transpose(0, 2, 1, 3).reshape(N, S, -1))
-            path.append(own)
+            owns.append(own)
         out_NSD = self.output(_join(outs))
         x_NSD = x_NSD + (out_NSD if norms == "pre" else _normalise(out_NSD, self.attention_out_norm, spec))
         h_NSD = x_NSD if norms == "post" else _normalise(x_NSD, self.mlp_norm, spec)
         out_NSD = self.down(ACTIVATIONS[spec.activation](self.gate(h_NSD)) * self.up(h_NSD))
         x_NSD = x_NSD + (out_NSD if norms == "pre" else _normalise(out_NSD, self.mlp_out_norm, spec))
-        return x_NSD, tuple((own.key_MGKD, own.value_MGKD) for own in path[len(past) :])
+        return x_NSD, tuple((own.key_MGKD, own.value_MGKD) for own in owns)
 
     def _project(self, h_NSD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values of all heads."""
@@ -188,7 +194,7 @@ class Decoder(nnx.Module):
         layers: Any = None,
         rows: attention.Rows | None = None,
     ) -> tuple[jax.Array, KeysValues]:
-        """Run one more frame after the past ones: `extend_path` of it alone.
+        """Run one more frame after the past ones: `extend_paths` of it alone.
 
         Args:
           past, layers: as there.
@@ -199,37 +205,44 @@ class Decoder(nnx.Module):
         Returns:
           The final hidden states [N, S, D] (after the norm, f32) and the frame's keys and values.
         """
-        (hidden_NSD,), (own,) = self.extend_path(past, (frame,), layers, rows)
+        [(hidden_NSD,)], [(own,)] = self.extend_paths(past, [(frame,)], layers, rows)
         return hidden_NSD, own
 
-    def extend_path(
+    def extend_paths(
         self,
         past: tuple[KeysValues, ...],
-        frames: Sequence[Frame],
+        paths: Sequence[Sequence[Frame]],
         layers: Any = None,
         rows: attention.Rows | None = None,
-    ) -> tuple[tuple[jax.Array, ...], tuple[KeysValues, ...]]:
-        """Run more frames after the past ones, all at once.
+    ) -> tuple[list[tuple[jax.Array, ...]], list[tuple[KeysValues, ...]]]:
+        """Run more frames after the past ones, all at once; paths do not see one another.
 
         Args:
           past: keys and values of the coarser frames, as this function gave them.
-          frames: coarse to fine.
+          paths: frames, coarse to fine.
           layers: what `prepare_layers` gave; None takes the parameters' own. Layers are scanned or, where they are a
             tuple, run one after the other; then the past and the returned keys and values are a tuple of layers too.
           rows: as for `extend`, of one frame alone.
 
         Returns:
-          Of each frame the final hidden states [N, S, D] (after the norm, f32), and its keys and values.
+          Of each path and frame the final hidden states [N, S, D] (after the norm, f32), and its keys and values.
         """
-        spec, keeps = self.spec, [frame.keep_NS for frame in frames]
-        before = [[each.keep_NS for each in (*past, *frames[:index])] for index in range(len(frames))]
-        position = [positions.count_positions(*each, rows) for each in zip(before, keeps, strict=True)]
-        slots = sum(each.keep_NS.shape[1] for each in (*past, *frames))
+        spec, frames = self.spec, [frame for path in paths for frame in path]
+        keeps, past_keeps = [frame.keep_NS for frame in frames], [each.keep_NS for each in past]
+        starts = np.cumsum([0, *map(len, paths)])
+        before = [
+            range(start, start + index)
+            for start, path in zip(starts[:-1], paths, strict=True)
+            for index in range(len(path))
+        ]
+        seen = [[*past_keeps, *(keeps[each] for each in indices)] for indices in before]
+        position = [positions.count_positions(*each, rows) for each in zip(seen, keeps, strict=True)]
+        slots = max(sum(each.keep_NS.shape[1] for each in (*past, *path)) for path in paths)
         ropes, rope_L = positions.make_ropes(spec, position)
         kinds = _Kind(positions.list_windows(spec, slots), rope_L)
         past_position, own_position = [None] * len(past), [None] * len(frames)
         if kinds.window is not None:
-            past_position, own_position = positions.find_positions([p.keep_NS for p in past], rows), position
+            past_position, own_position = positions.find_positions(past_keeps, rows), position
         graphdef, stacked = nnx.split(self.blocks)
 
         def run_layer(x_NSD, inputs):
@@ -239,7 +252,7 @@ class Decoder(nnx.Module):
                 for (key, value), p, position in zip(past_kv, past, past_position, strict=True)
             ]
             turned = ropes if kind.rope is None else jax.tree.map(lambda table: table[kind.rope], ropes)
-            own = list(map(_Own, turned, keeps, own_position))
+            own = list(map(_Own, turned, keeps, own_position, before))
             block = nnx.merge(graphdef, sharding.gather(layer, spec.width))
             return block(x_NSD, own, coarse, kind.window, rows)
 
@@ -249,8 +262,10 @@ class Decoder(nnx.Module):
         layers = stacked if layers is None else layers
         x_NSD, own = _run_layers(run_layer, x_NSD, layers, past, kinds)
         parts = _split(x_NSD, [keep_NS.shape for keep_NS in keeps])
-        hidden = tuple(_normalise(part_NSD, self.final_norm, spec).astype(jnp.float32) for part_NSD in parts)
-        return hidden, tuple(KeysValues(key, value, keep_NS) for (key, value), keep_NS in zip(own, keeps, strict=True))
+        hidden = [_normalise(part_NSD, self.final_norm, spec).astype(jnp.float32) for part_NSD in parts]
+        own = [KeysValues(key, value, keep_NS) for (key, value), keep_NS in zip(own, keeps, strict=True)]
+        bounds = list(itertools.pairwise(starts))
+        return [tuple(hidden[a:b]) for a, b in bounds], [tuple(own[a:b]) for a, b in bounds]
 
     def prepare_layers(self) -> Any:
         """The layers' weights for a loop that runs them often, whole and, the matrices, of the products' type.
@@ -281,7 +296,8 @@ class Decoder(nnx.Module):
 
     def head_weight(self) -> jax.Array:
         """Output weights [V, D], f32: row v gives token v's logit, before a softcap."""
-        return self._gather_table("embedding" if self.spec.tied else "head")
+        name = "embedding" if self.spec.tied else "head"
+        return sharding.gather({name: getattr(self, name)[...]}, self.spec.width)[name]
 
     def gather_tables(self) -> Decoder:
         """The same decoder with embedding and head whole, and of the products' type, for a loop: none may wait in it
@@ -293,11 +309,8 @@ class Decoder(nnx.Module):
         whole = sharding.gather(cast, self.spec.width)
         return nnx.merge(graphdef, nnx.to_pure_dict(params) | whole)
 
-    def _gather_table(self, name: str) -> jax.Array:
-        return sharding.gather({name: getattr(self, name)[...]}, self.spec.width)[name]
-
     def _embed(self, tokens_NS: jax.Array) -> jax.Array:
-        x_NSD = self._gather_table("embedding")[tokens_NS].astype(self.spec.dtype)
+        x_NSD = sharding.look_up(self.embedding[...], tokens_NS, self.spec.width, self.spec.dtype)
         if not self.spec.family.scales_embedding:
             return x_NSD
         return x_NSD * jnp.asarray(self.spec.width**0.5, self.spec.dtype)  # rounded, as in training

@@ -138,6 +138,23 @@ def make_model(policy: Policy, weights: Weights, role: str) -> Decoder:
     return nnx.merge(policy.adapted, attach_adapter(weights.frozen, weights.trained[role]))
 
 
+def list_networks(policy: Policy, weights: Weights, roles: Sequence[str]) -> list[list[int]]:
+    """Which roles speak with one network, and so may pass through it together.
+
+    Args:
+      policy, weights: of the team.
+      roles: a name a turn.
+
+    Returns:
+      For each network the indices of its roles, in their order.
+    """
+    found: dict[str, list[int]] = {}
+    for index, role in enumerate(roles):
+        is_common = policy.kind == "shared" or (policy.kind == "adapters" and role not in weights.trained)
+        found.setdefault("" if is_common else role, []).append(index)
+    return list(found.values())
+
+
 def make_mixed_model(policy: Policy, weights: Weights, roles: Sequence[str], role_N: jax.Array) -> Decoder:
     """A network for frames of N rows that speak for several roles, each with an adapter.
 

@@ -189,6 +189,25 @@ def gather(params: Tree, width: int) -> Tree:
     return jax.tree_util.tree_map_with_path(gather_one, params)
 
 
+def look_up(table_VD: jax.Array, index: jax.Array, width: int, dtype: Any) -> jax.Array:
+    """Rows of a table by their numbers.
+
+    Where the table is cut along fsdp, which is only so inside of `map_problems`, each device takes its part of the rows
+    that all ask for and they exchange the parts: less than putting the table together, and its gradient is of the own
+    part alone.
+
+    Args:
+      table_VD: the table or this device's part of it.
+      index: numbers of rows, as many on every device.
+      width: the whole rows'.
+      dtype: of the result.
+    """
+    if table_VD.shape[1] == width:
+        return table_VD[index].astype(dtype)
+    part = table_VD[jax.lax.all_gather(index, "fsdp")].astype(dtype)  # [devices, ..., D / devices]
+    return jax.lax.all_to_all(part, "fsdp", split_axis=0, concat_axis=part.ndim - 1, tiled=True)[0]
+
+
 def cut_weights(params: Any) -> Any:
     """How `map_problems` cuts weights, and whatever has their names: along fsdp."""
 

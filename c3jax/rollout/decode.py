@@ -54,7 +54,7 @@ def prefill(model: Decoder, path: Sequence[Frame]) -> tuple[tuple[KeysValues, ..
     Returns:
       Their keys and values, and hidden_MD, the last hidden state of the finest, f32.
     """
-    hidden, past = model.extend_path((), path)
+    [hidden], [past] = model.extend_paths((), [path])
     return past, hidden[-1][:, -1]  # a context ends in prompt text, so its last slot is kept
 
 

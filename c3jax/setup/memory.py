@@ -22,7 +22,7 @@ from rich.table import Table
 from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig
 from c3jax.credit.plans import Plan, list_branches, list_credited, make_tree
-from c3jax.models.attention import SCORE_FLOATS
+from c3jax.models.attention import BLOCK_SLOTS, SCORE_FLOATS
 from c3jax.models.spec import DecoderSpec
 from c3jax.protocol import TurnPlan, count_slots, rows_of
 from c3jax.rollout.sampling import CHUNK_FLOATS, size_chunk
@@ -44,6 +44,7 @@ class Weights(NamedTuple):
     critic: int = 0  # of a critic's own network, trained too
     optimiser: int | None = None  # f32, that the optimiser keeps of the trained ones; None: two of each, as AdamW
     critic_optimiser: int | None = None
+    head: int = 0  # a trained head that is put together from several devices, and its gradient with it
 
 
 class Row(NamedTuple):
@@ -103,7 +104,9 @@ def estimate_memory(
     micro = config.learner.micro_problems or minibatch  # of all devices, as all numbers of problems in this file
     # A sum and a micro-batch's own, where there is more than one; an embedding that is also the head has two parts.
     copies = 1 if micro == minibatch else 2
-    gradients = max(trained * copies + _count_tied(spec, weights), critic * copies)  # one after the other
+    # The sum of a head's gradient over this device's tokens, and over all devices'.
+    whole = 2 * weights.head * _F32
+    gradients = max(trained * copies + _count_tied(spec, weights) + whole, critic * copies)  # one after the other
     samples = (max(evaluation.samples, 1),) + (1,) * (len(plans) - 1)
     asked = min(evaluation.batch, evaluation.problems)
     evaluating = _list_drawing(config, spec, plans, asked, make_tree(samples), parts)
@@ -282,7 +285,8 @@ def _list_activations(  # noqa: PLR0913
     branches = list_branches(drawn)
     fan_outs = [branches[holder].fan_out for holder in list_credited(drawn)]
     every = [_list_frames(turn, config, plans, micro // parts, fan_out) for turn, fan_out in enumerate(fan_outs)]
-    trained = [path for path, plan in zip(every, plans, strict=True) if plan.is_trained]
+    spoken = [(path, plan.role) for path, plan in zip(every, plans, strict=True) if plan.is_trained]
+    trained = [path for path, _ in spoken]
     paths = every if has_critic else trained
     product, slots = jnp.dtype(spec.dtype).itemsize, sum(map(_count_slots, paths))
     inner, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
@@ -290,8 +294,11 @@ def _list_activations(  # noqa: PLR0913
     inside = 4 * spec.mlp_width + 5 * spec.width + 3 * inner + 3 * kv
     products = 2 * spec.mlp_width + spec.width + inner + 2 * kv
     kept = {"none": inside, "dots": products, "layer": 0}[spec.remat]
-    widest = max(map(_count_slots, paths))  # frames go through a layer together
-    scores = 3 * max(min(SCORE_FLOATS, rows * spec.heads * length * length) for path in paths for rows, length in path)
+    # The frames of all turns that one network speaks go through a layer together.
+    networks = {"" if config.policy.kind == "shared" else role for _, role in spoken}
+    together = [sum(_count_slots(path) for path, role in spoken if network in ("", role)) for network in networks]
+    widest = max(*together, *map(_count_slots, paths))
+    scores = 3 * max(_count_scores(spec, path[: index + 1]) for path in paths for index in range(len(path)))
     tokens = sum(rows * length for *_, (rows, length) in trained)
     kept_layers = slots * spec.layers * (spec.width + kept) * product
     smaller = f"learner.micro_problems below {micro}"
@@ -301,6 +308,12 @@ def _list_activations(  # noqa: PLR0913
         Row("inside of one layer", widest * (inside - kept) * product + scores * _F32, "update", smaller),
         Row("logits, in chunks", _count_head(config, spec, tokens), "update", smaller),
     ]
+
+
+def _count_scores(spec: DecoderSpec, path: Sequence[tuple[int, int]]) -> int:
+    """Scores of a block of keys: those of the last frame's queries."""
+    queries, keys = path[-1][0] * path[-1][1] * spec.heads, sum(slots for _, slots in path)
+    return queries * min(keys, max(SCORE_FLOATS // queries, BLOCK_SLOTS))
 
 
 def _count_head(config: RunConfig, spec: DecoderSpec, drawn: int) -> int:

@@ -359,8 +359,10 @@ def count_held(config: config_lib.RunConfig, spec: DecoderSpec, mesh: sharding.M
     _, shapes = _outline_policy(config, spec)
     kept = count_state(config.learner, shapes.trained, is_per_role=config.policy.kind != "shared")
     critic_kept = count_state(config.learner, define_decoder(spec)[1]) if own else 0
+    is_apart = mesh is not None and mesh.shape["fsdp"] > 1 and config.policy.kind != "adapters"
+    head = spec.vocab_size * spec.width if is_apart else 0
     held = (trained // cuts, frozen // cuts, frozen_bytes, has_reference, own // cuts)
-    return memory.Weights(*held, kept // cuts, critic_kept // cuts)
+    return memory.Weights(*held, kept // cuts, critic_kept // cuts, head)
 
 
 def widen_fan_out(credit: config_lib.Credit, turns: int) -> config_lib.Credit:

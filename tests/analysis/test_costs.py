@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from c3jax.analysis.costs import compute_costs, share_costs
+from c3jax.analysis.costs import Costs, compute_costs, share_costs
 from c3jax.analysis.hlo import count_bytes, read_module
-from c3jax.analysis.roofline import CHIPS, compute_seconds
+from c3jax.analysis.roofline import CHIPS, compute_exchange, compute_seconds
 
 
 def lower(function, *arguments):
@@ -75,11 +77,17 @@ def test_the_traffic_of_one_product_is_its_operands_and_its_result():
 TEXT = """\
 HloModule jit_f, entry_computation_layout={(f32[8,100]{1,0:T(8,128)})->f32[8,100]{1,0}}
 
+%laid_anew (param_0.4: f32[8,100]) -> f32[8,100] {
+  %param_0.4 = f32[8,100]{1,0:T(8,128)} parameter(0)
+  ROOT %tiles = f32[8,100]{1,0:T(4,128)} copy(%param_0.4)
+}
+
 %fused_slice (param_0: f32[8,100], param_1: s32[]) -> f32[1,100] {
   %param_0 = f32[8,100]{1,0:T(8,128)} parameter(0)
   %param_1 = s32[]{:T(128)} parameter(1)
   %zero = s32[]{:T(128)} constant(0)
-  ROOT %slice = f32[1,100]{1,0:T(1,128)} dynamic-slice(%param_0, %param_1, %zero), dynamic_slice_sizes={1,100}
+  %laid = f32[8,100]{1,0:T(4,128)} fusion(%param_0), output_to_operand_aliasing={{}: (0, {})}, calls=%laid_anew
+  ROOT %slice = f32[1,100]{1,0:T(1,128)} dynamic-slice(%laid, %param_1, %zero), dynamic_slice_sizes={1,100}
 }
 
 %fused_update (param_0.1: f32[8,100], param_1.1: f32[1,100], param_2: s32[]) -> f32[8,100] {
@@ -124,6 +132,49 @@ def test_a_slice_an_update_and_what_stays_on_the_chip_are_no_passes_over_whole_a
     assert costs.total.calls == {"all-gather": 1} and costs.total.moved == {"all-gather": 1600}
 
 
+# A gather that a TPU's compiler begins in one fusion, goes on with in the loop's and ends in a third.
+CUT = """HloModule jit_f, is_scheduled=true
+
+%begins (own: f32[1,100]) -> (f32[1,100], f32[4,100], s32[2]) {
+  %own = f32[1,100]{1,0} parameter(0)
+  %gather.1 = f32[4,100]{1,0} all-gather(%own), dimensions={0}, backend_config={"config":{"flag_start":"-1"}}
+  ROOT %begun = (f32[1,100], f32[4,100], s32[2]) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%goes_on (sums: f32[8], own: f32[1,100], all: f32[4,100]) -> (f32[8], f32[4,100], f32[4,100]) {
+  %sums = f32[8]{0} parameter(0)
+  %own = f32[1,100]{1,0} parameter(1)
+  %all = f32[4,100]{1,0} parameter(2)
+  %more = f32[8]{0} add(%sums, %sums)
+  %gather.2 = f32[4,100]{1,0} all-gather(%own), dimensions={0}, backend_config={"config":{"flag_start":"2"}}
+  ROOT %both = (f32[8]{0}, f32[4,100]{1,0}, f32[4,100]{1,0}) tuple(%more, %gather.2, %all)
+}
+
+%ends (own: f32[1,100], all: f32[4,100]) -> f32[4,100] {
+  %own = f32[1,100]{1,0} parameter(0)
+  %all = f32[4,100]{1,0} parameter(1)
+  %gather.3 = f32[4,100]{1,0} all-gather(%own), dimensions={0}, backend_config={"config":{"flag_start":"2"}}
+  ROOT %ended = f32[4,100]{1,0} custom-call(%own, %gather.3, %all), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (own: f32[1,100], sums: f32[8]) -> f32[4,100] {
+  %own = f32[1,100]{1,0} parameter(0)
+  %sums = f32[8]{0} parameter(1)
+  %begin = (f32[1,100]{1,0}, f32[4,100]{1,0}, s32[2]{0:S(4)}) fusion(%own), kind=kCustom, calls=%begins
+  %all = f32[4,100]{1,0} get-tuple-element(%begin), index=1
+  %step = (f32[8]{0}, f32[4,100]{1,0}, f32[4,100]{1,0}) fusion(%sums, %own, %all), kind=kCustom, calls=%goes_on
+  %most = f32[4,100]{1,0} get-tuple-element(%step), index=2
+  ROOT %end = f32[4,100]{1,0} fusion(%own, %most), kind=kCustom, calls=%ends
+}
+"""
+
+
+def test_a_collective_that_is_cut_into_fusions_is_one():
+    costs = compute_costs(read_module(CUT))
+    assert costs.total.calls == {"all-gather": 1} and costs.total.moved == {"all-gather": 1600}
+    assert costs.total.bytes == 400 + 1600 + 2 * 32  # the own row read and all four written; sums read and written
+
+
 def test_bytes_of_shapes():
     assert count_bytes("(bf16[2,3]{1,0}, /*index=1*/pred[5]{0:T(128)S(1)}, f32[], token[])") == 12 + 5 + 4
     assert count_bytes("(bf16[2,3]{1,0}, pred[5]{0:T(128)S(1)})", is_main_only=True) == 12
@@ -140,7 +191,14 @@ def test_a_roofline_is_the_slower_of_products_and_traffic_phase_by_phase():
     assert compute_seconds(chip, scaled, scaled) == pytest.approx(3.0)
 
 
+def test_what_is_summed_over_devices_is_taken_in_twice():
+    fixed = lower(run_loops, X, W).fixed
+    moved = Counter({"all-gather": 200e9, "all-reduce": 300e9})
+    costs = Costs(fixed._replace(moved=moved), fixed._replace(moved=Counter({"all-reduce": 100e9})), 0)
+    assert compute_exchange(CHIPS["v5e"], costs) == pytest.approx((200 + 2 * 400) / 200)
+
+
 def test_the_devices_of_a_chip_share_its_figures():
     half = CHIPS["tpu7x"].share()
-    assert (half.bfloat16, half.bandwidth, half.memory) == (2307 / 2, 7380 / 2, 192 / 2)
+    assert (half.bfloat16, half.bandwidth, half.memory, half.links) == (2307 / 2, 7380 / 2, 192 / 2, 600 / 2)
     assert CHIPS["h100"].share() == CHIPS["h100"]

@@ -21,7 +21,7 @@ import pytest
 from c3jax.config.run import KL, PolicyLoss, Sampling
 from c3jax.learner.loss_table import LOSSES, find_loss
 from c3jax.learner.losses import compute_total, compute_weights
-from c3jax.learner.objective import TokenTerms, compute_turn_loss, make_objective
+from c3jax.learner.objective import TokenTerms, TurnTokens, compute_turns_loss, make_objective
 from c3jax.learner.token_loss import DrawnTokens
 from c3jax.schema import ConfigError
 
@@ -130,7 +130,7 @@ def compute(section, rows=slice(None), hidden_BD=CASE[0], head_VD=CASE[1], entro
     hidden_BD = jnp.asarray(hidden_BD, jnp.float32)[taken_B]
     messages = len(taken_B) // T
     head_VD = jnp.asarray(head_VD, jnp.float32)
-    return compute_turn_loss(objective, hidden_BD, head_VD, drawn, terms, messages, SAMPLING, "float32")
+    return compute_turns_loss(objective, [TurnTokens(hidden_BD, drawn, terms, messages)], head_VD, SAMPLING, "float32")
 
 
 def differentiate(section, rows=slice(None), entropy=0.0):
@@ -230,7 +230,9 @@ def test_on_policy_every_loss_has_the_policy_gradient(name):
 
     def compute_loss(hidden_TD, head_VD):
         hidden_BD = jnp.tile(hidden_TD, (count, 1))
-        return compute_turn_loss(objective, hidden_BD, head_VD, drawn, terms, count, SAMPLING, "float32")[0]
+        return compute_turns_loss(
+            objective, [TurnTokens(hidden_BD, drawn, terms, count)], head_VD, SAMPLING, "float32"
+        )[0]
 
     exact = jax.grad(compute_expected_return, (0, 1))(hidden_TD, head_VD)
     assert max(float(jnp.abs(leaf).max()) for leaf in exact) > 0.1

@@ -18,7 +18,7 @@ G, R, D = 2, 3, 4  # key and value heads, query heads each, head size
 
 
 def _make_long_case():
-    """Frames of 150 and 130 slots, which blocks of at most 64 cut in three, the last short; a row keeps nothing."""
+    """Frames of 150 and 130 slots, which blocks of 128 cut in three, the last short; a row keeps nothing."""
     random = np.random.default_rng(4)
     rows, slots = (1, 2, 4), (150, 3, 130)
     keys = [random.normal(size=(n, G, s, D)).astype(np.float32) for n, s in zip(rows, slots, strict=True)]
@@ -115,7 +115,7 @@ def test_some_rows_of_a_batch_are_as_in_the_whole(form):
 
     @jax.jit
     def attend(query, past, own):
-        return attention.attend_path(query, past, own, window, softcap, attention.Rows(jnp.array(index), 6))
+        return attention.attend_cached(query, past, own, window, softcap, attention.Rows(jnp.array(index), 6))
 
     some = attend(query[index], [*frames[:2], last], own)
     np.testing.assert_allclose(some, whole[index], atol=1e-6)

@@ -61,7 +61,7 @@ def spec(request):
 def _run(graphdef, params, frames):
     """Logits of each frame of a path, and the path's keys and values."""
     model = nnx.merge(graphdef, params)
-    hidden, past = model.extend_path((), frames)
+    [hidden], [past] = model.extend_paths((), [frames])
     return [model.compute_logits(each) for each in hidden], past
 
 
@@ -91,10 +91,16 @@ def test_shared_frames_equal_repeated_prompts(spec):
     assert float(jnp.std(repeated)) > 0.5
 
 
-def test_frames_at_once_are_what_they_are_one_after_the_other(spec):
+def test_paths_at_once_are_what_their_frames_are_one_after_the_other(spec):
+    """Three frames, and beside them a path of the first two, which sees no other."""
     graphdef, params = _make(spec)
     frames = _shared_path()
-    at_once, past = _run(graphdef, params, frames)
+
+    @jax.jit
+    def run_at_once(params, frames):
+        model = nnx.merge(graphdef, params)
+        hidden, own = model.extend_paths((), (frames, frames[:2]))
+        return [list(map(model.compute_logits, each)) for each in hidden], own
 
     @jax.jit
     def run_apart(params, frames):
@@ -104,7 +110,9 @@ def test_frames_at_once_are_what_they_are_one_after_the_other(spec):
             before, logits = (*before, own), [*logits, model.compute_logits(hidden)]
         return logits, before
 
-    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5), (at_once, past), run_apart(params, frames))
+    logits, past = run_apart(params, frames)
+    wanted = ([logits, logits[:2]], [past, past[:2]])
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5), run_at_once(params, frames), wanted)
 
 
 @partial(jax.jit, static_argnums=0)

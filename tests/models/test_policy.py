@@ -129,8 +129,19 @@ def test_a_role_that_is_not_trained_is_the_loaded_network_and_nothing_is_copied(
         assert set(weights.trained) == {"planner"}
         model = policy_lib.make_model(policy, fill(weights, 3), "actor")
         check_close(run_model(model), run_model(nnx.merge(policy.graphdef, base)), atol=0)
+        turns = ("actor", "planner", "actor")
+        assert policy_lib.list_networks(policy, weights, turns) == [[0, 2], [1]]
         for held, loaded in zip(jax.tree.leaves(weights.frozen), jax.tree.leaves(base), strict=True):
             assert held is loaded
+
+
+def test_turns_of_one_network_are_found(base):
+    turns = ("planner", "actor", "planner")
+    assert policy_lib.list_networks(*make(base, "shared"), turns) == [[0, 1, 2]]
+    policy, weights = make(base, "adapters")
+    assert policy_lib.list_networks(policy, weights, turns) == [[0, 2], [1]]
+    # What they are measured from has no adapters.
+    assert policy_lib.list_networks(policy, weights._replace(trained={}), turns) == [[0, 1, 2]]
 
 
 def test_per_role_starts_with_equal_networks_of_their_own(base):

@@ -1,5 +1,7 @@
 """The decoding loop, against a plain loop that runs each row's whole text again for every token."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,10 +44,10 @@ def test_greedy_decoding_equals_a_plain_loop_and_ends_with_its_longest_message(t
     passes: list[tuple[int, int]] = []
 
     class CountingDecoder(decoder.Decoder):
-        def extend_path(self, past, frames, *rest):
-            for frame in frames:
+        def extend_paths(self, past, paths, *rest):
+            for frame in itertools.chain(*paths):
                 jax.debug.callback(lambda shape=frame.tokens_NS.shape: passes.append(shape))
-            return super().extend_path(past, frames, *rest)
+            return super().extend_paths(past, paths, *rest)
 
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: CountingDecoder(tiny.spec, rngs=nnx.Rngs(0))), nnx.Param)
     shared = Frame(jnp.array([[4, 5]]), jnp.ones((1, 2), bool))

@@ -103,6 +103,18 @@ def test_a_message_read_in_part_takes_fewer_slots_of_later_contexts():
     assert rows["keys and values"] == (2 * (4 * 32 + 8 * 4) + 32 * 16) * 2 * 2 * 16 * 3 * 4
 
 
+def test_turns_of_one_network_go_through_a_layer_together():
+    spec, apart = SPEC._replace(remat="layer"), config_lib.Policy(kind="per_role")
+    config = make_config()
+    shared = rows_of(estimate_memory(config, spec, PLANS, Weights(1000, head=100)))
+    per_role = rows_of(estimate_memory(config.model_copy(update={"policy": apart}), spec, PLANS, Weights(1000)))
+    # With the actor's frames the planner's: 4 rows of 32 slots, and 8 messages of 8.
+    more = (4 * 32 + 8 * 8) * (4 * 256 + 5 * 64 + 3 * 64 + 3 * 32) * 4
+    assert shared["inside of one layer"] - per_role["inside of one layer"] == more
+    # A head whose parts are on several devices has its gradient whole twice: of this device's tokens, and of all.
+    assert shared["gradients"] - per_role["gradients"] == 2 * 4 * 100
+
+
 def test_a_batch_of_evaluation_by_hand():
     evaluation = config_lib.Evaluation(problems=6, samples=3, batch=8)
     config = make_config().model_copy(update={"evaluation": evaluation})
