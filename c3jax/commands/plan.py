@@ -23,7 +23,7 @@ from c3jax.analysis.roofline import compute_exchange, compute_seconds
 from c3jax.commands.runtime import set_numerics
 from c3jax.commands.target import Compiled, Target, compile_for, open_target
 from c3jax.commands.terminal import make_console
-from c3jax.config.credit import make_plan
+from c3jax.config.credit import make_plan, widen_fan_out
 from c3jax.config.run import RunConfig, uses_reference
 from c3jax.credit.plans import Plan, count_calls, count_generated, list_branches
 from c3jax.learner.state import TrainState, init_state
@@ -35,7 +35,7 @@ from c3jax.rollout.context import make_frame
 from c3jax.rollout.tree import TreeSampler
 from c3jax.setup.answers import outline_reading
 from c3jax.setup.memory import Estimate, Limit, estimate_memory, find_largest, format_bytes
-from c3jax.setup.team import Setup, count_held, outline_setup, widen_fan_out
+from c3jax.setup.team import Setup, count_held, outline_setup
 from c3jax.types import FanOut, Messages, Rollout, UserError
 
 

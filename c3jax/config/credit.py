@@ -132,3 +132,10 @@ def size_plan(form: Sampling, number: int, continuations: int, turns: int) -> pl
     assert form != "tree" and form != "flat"
     # The evaluator reads the last message alone.
     return plans.make_arms(form, number, turns, answers_again=True)
+
+
+def widen_fan_out(credit: Credit, turns: int) -> Credit:
+    """The section with numbers where the run chooses its fan-out: those of the most messages that it may choose."""
+    if credit.fan_out != "auto":
+        return credit
+    return credit.model_copy(update={"fan_out": (credit.budget,) + (1,) * (turns - 1)})

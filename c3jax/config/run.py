@@ -1,7 +1,4 @@
-"""The configuration of a run: one strict, frozen, typed schema.
-
-A config is checked once, as it is read. What the paper varies (credit method, fan-out, normalise) has no default.
-"""
+"""The configuration of a run: one strict, frozen, typed schema. What the paper varies in credit has no default."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from c3jax import protocol as protocol_lib
 from c3jax.config import run as config_lib
+from c3jax.config.credit import widen_fan_out
 from c3jax.learner.optimiser import count_state
 from c3jax.models import load as load_lib
 from c3jax.models import sharding
@@ -363,13 +364,6 @@ def count_held(config: config_lib.RunConfig, spec: DecoderSpec, mesh: sharding.M
     head = spec.vocab_size * spec.width if is_apart else 0
     held = (trained // cuts, frozen // cuts, frozen_bytes, has_reference, own // cuts)
     return memory.Weights(*held, kept // cuts, critic_kept // cuts, head)
-
-
-def widen_fan_out(credit: config_lib.Credit, turns: int) -> config_lib.Credit:
-    """The section with numbers where the run chooses its fan-out: those of the most messages that it may choose."""
-    if credit.fan_out != "auto":
-        return credit
-    return credit.model_copy(update={"fan_out": (credit.budget,) + (1,) * (turns - 1)})
 
 
 def _load_policy(config: config_lib.RunConfig, model: load_lib.Description) -> tuple[Policy, Weights]:
