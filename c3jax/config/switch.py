@@ -51,9 +51,13 @@ def fit_credit(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
         credit["normalise"] = method.scopes[0]
     if "critic" not in given and not needs_critic(name):
         credit.pop("critic", None)
-    elif "critic" not in given and not credit.get("critic"):
+    elif (
+        needs_critic(name)
+        and "credit.critic" not in overrides
+        and isinstance(critic := credit.get("critic") or {}, dict)
+    ):
         rate = learner.get("learning_rate") if isinstance(learner, dict) else None
-        credit["critic"] = {"network": "own", "learning_rate": rate}
+        credit["critic"] = {"network": "own", "learning_rate": rate} | critic
     other = "draws" if method.sampling in ("tree", "flat") else "fan_out"
     if other not in given:
         credit.pop(other, None)

@@ -61,6 +61,11 @@ def test_what_is_said_stays():
         load_config("quickstart", {"credit.method": "c4"})
 
 
+def test_a_field_of_the_critic_that_a_method_brings_may_be_another():
+    critic = load_config("quickstart", {"credit.method": "value_only", "credit.critic.epochs": 8}).credit.critic
+    assert critic is not None and (critic.network, critic.learning_rate, critic.epochs) == ("own", 5e-4, 8)
+
+
 def test_a_method_goes_back(tmp_path):
     (tmp_path / "mappo.yaml").write_text(dump_config(load_config("quickstart", {"credit.method": "mappo"})))
     back = load_config(tmp_path / "mappo.yaml", {"credit.method": "c3"}).credit
