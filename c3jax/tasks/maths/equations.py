@@ -75,7 +75,9 @@ def read_equation(text: str, question: str) -> Equation | None:
             if name is None and (is_name or is_asked):
                 name = _squeeze(chain.pop(index))
     is_part = name not in asked and any(
-        formula.is_formula(wanted) and formula.find_names(wanted) > {name} for wanted in asked
+        formula.is_formula(wanted) and formula.find_names(wanted) > {name}
+        for wanted in asked
+        if not wanted.startswith(f"{name}(")  # f = 2x, where f(x) is asked for
     )
     return Equation(name, tuple(tuple(chain) for chain in chains if chain), is_part)
 
