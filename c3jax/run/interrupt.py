@@ -54,6 +54,27 @@ class Interrupts:
 
 
 @contextmanager
+def exit_when_terminated() -> Iterator[None]:
+    """SIGTERM ends the process at once, with its exit code, where nothing else catches it: before `catch_signals`, in
+    imports too. Nothing is raised, for what an import or a garbage collector's callback raises is lost.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"c3jax: stopped\n")
+        os._exit(TERMINATED)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
 def catch_signals(print_line: Callable[[str], None]) -> Iterator[Interrupts]:
     """Catch SIGINT and SIGTERM: they raise KeyboardInterrupt, or, once `is_gentle` is set, the first does not.
 
