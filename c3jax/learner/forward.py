@@ -29,6 +29,10 @@ class Spoken(NamedTuple):
     rollout: Rollout
     fan_out: Sequence[int]
 
+    def make_path(self, plans: Sequence[TurnPlan]) -> tuple[Frame, ...]:
+        """The frames of the turn's contexts, coarse to fine."""
+        return context.make_path(plans[self.turn], self.rollout.question, self.rollout.turns, self.fan_out)
+
     @property
     def messages(self) -> Messages:
         """The turn's own."""
@@ -63,9 +67,7 @@ def compute_turns_logp(
       model, plans, sampling: as there.
       spoken: the turns' messages.
     """
-    paths = [
-        context.make_path(plans[each.turn], each.rollout.question, each.rollout.turns, each.fan_out) for each in spoken
-    ]
+    paths = [each.make_path(plans) for each in spoken]
     return _compute_logp(model, paths, [each.messages for each in spoken], sampling)
 
 
@@ -117,9 +119,7 @@ def compute_drawn_tokens(
     Returns:
       Of each turn hidden_BD and the tokens, B = N * T of them.
     """
-    paths = [
-        context.make_path(plans[each.turn], each.rollout.question, each.rollout.turns, each.fan_out) for each in spoken
-    ]
+    paths = [each.make_path(plans) for each in spoken]
     hidden = _compute_drawing_hidden(model, paths, [each.messages for each in spoken])
     parts = []
     for each, hidden_NTD in zip(spoken, hidden, strict=True):
