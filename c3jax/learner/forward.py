@@ -39,33 +39,19 @@ class Spoken(NamedTuple):
         return self.rollout.turns[self.turn]
 
 
-def compute_turn_logp(
-    model: Decoder, plans: Sequence[TurnPlan], turn: int, rollout: Rollout, fan_out: Sequence[int], sampling: Sampling
-) -> jax.Array:
-    """Log-probability of every token of one turn's messages in their contexts.
-
-    Args:
-      model: the network of the turn's role.
-      plans: the turns.
-      turn: which of them.
-      rollout: the questions and messages.
-      fan_out: alternatives a turn.
-      sampling: how the messages were drawn: the log-probability is of that distribution.
-
-    Returns:
-      logp_NT, nats; slots that were not sampled hold junk.
-    """
-    return compute_turns_logp(model, plans, [Spoken(turn, rollout, fan_out)], sampling)[0]
-
-
 def compute_turns_logp(
     model: Decoder, plans: Sequence[TurnPlan], spoken: Sequence[Spoken], sampling: Sampling
 ) -> list[jax.Array]:
-    """`compute_turn_logp` of several turns that one network speaks, in one pass.
+    """Log-probabilities of turns' messages under a network, in one pass.
 
     Args:
-      model, plans, sampling: as there.
+      model: the network of the turns' roles.
+      plans: the turns.
       spoken: the turns' messages.
+      sampling: how they were drawn.
+
+    Returns:
+      logp_NT of each turn, nats; slots that were not sampled hold junk.
     """
     paths = [each.make_path(plans) for each in spoken]
     return _compute_logp(model, paths, [each.messages for each in spoken], sampling)
@@ -181,7 +167,8 @@ def compute_context_hidden(
     """Last hidden state of each of one turn's messages' contexts; nothing of the message is read.
 
     Args:
-      model, plans, turn, rollout, fan_out: as for `compute_turn_logp`.
+      model, plans: as for `compute_turns_logp`.
+      turn, rollout, fan_out: the messages, in the trees that hold them.
 
     Returns:
       hidden_ND, f32.
@@ -198,7 +185,8 @@ def compute_message_hidden(
     """Hidden state after each of one turn's messages in its context, the stop token read too.
 
     Args:
-      model, plans, turn, rollout, fan_out: as for `compute_turn_logp`.
+      model, plans: as for `compute_turns_logp`.
+      turn, rollout, fan_out: the messages, in the trees that hold them.
 
     Returns:
       hidden_ND, f32.

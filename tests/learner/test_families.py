@@ -75,9 +75,12 @@ def test_what_is_drawn_is_what_plain_rows_and_the_learner_give(tiny, case):
         np.testing.assert_allclose(drawn.behaviour_logp_NT[sampled], flat[sampled[:, : flat.shape[1]]], atol=2e-5)
         assert np.nanmin(flat) < -1
         again = jax.jit(
-            lambda params, rollout, turn=turn: forward.compute_turn_logp(
-                nnx.merge(policy.graphdef, params), chain.plans, turn, rollout, chain.fan_out, SAMPLING
-            )
+            lambda params, rollout, turn=turn: forward.compute_turns_logp(
+                nnx.merge(policy.graphdef, params),
+                chain.plans,
+                [forward.Spoken(turn, rollout, chain.fan_out)],
+                SAMPLING,
+            )[0]
         )(params, rollout)
         np.testing.assert_allclose(again[sampled], drawn.behaviour_logp_NT[sampled], atol=2e-5)
 

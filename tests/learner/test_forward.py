@@ -16,7 +16,8 @@ def make_compute(graphdef, plans, fan_out, sampling):
     @jax.jit
     def compute(params, rollout):
         model = nnx.merge(graphdef, params)
-        return [forward.compute_turn_logp(model, plans, turn, rollout, fan_out, sampling) for turn in range(len(plans))]
+        spoken = [forward.Spoken(turn, rollout, fan_out) for turn in range(len(plans))]
+        return forward.compute_turns_logp(model, plans, spoken, sampling)
 
     return compute
 

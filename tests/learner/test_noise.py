@@ -18,7 +18,7 @@ from c3jax.analysis.diagnostics import compute_noise_scale
 from c3jax.config import run as config_lib
 from c3jax.credit.plans import make_tree
 from c3jax.learner import noise
-from c3jax.learner.forward import compute_turn_logp
+from c3jax.learner.forward import Spoken, compute_turns_logp
 from c3jax.models.policy import Weights, make_model
 from c3jax.rollout import tree
 from c3jax.types import Frame
@@ -61,7 +61,8 @@ def enumerate_outcomes(tiny, plans, weights, whole):
 
     def compute_logp(params):
         model = [make_model(tiny.policy, Weights(params, {}), plan.role) for plan in plans]
-        parts = [compute_turn_logp(model[turn], plans, turn, whole, (2, 2), SAMPLING)[:, 0] for turn in (0, 1)]
+        spoken = [Spoken(turn, whole, (2, 2)) for turn in (0, 1)]
+        parts = [compute_turns_logp(model[each.turn], plans, [each], SAMPLING)[0][:, 0] for each in spoken]
         return jnp.concatenate(parts)
 
     logp_6 = np.asarray(jax.jit(compute_logp)(weights.trained), float)

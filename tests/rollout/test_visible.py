@@ -211,8 +211,8 @@ def test_a_tree_of_turns_read_in_part_is_that_of_plain_contexts(tiny):
     @jax.jit
     def compute(params, rollout):
         model = nnx.merge(tiny.policy.graphdef, params)
-        arguments = (rollout, chain.fan_out, chain.sampling)
-        return [forward.compute_turn_logp(model, plans, turn, *arguments) for turn in range(2)]
+        spoken = [forward.Spoken(turn, rollout, chain.fan_out) for turn in range(2)]
+        return forward.compute_turns_logp(model, plans, spoken, chain.sampling)
 
     for messages, logp_NT in zip(rollout.turns, compute(tiny.params, rollout), strict=True):
         sampled_NT = messages.sampled_NT
