@@ -48,7 +48,7 @@ from c3jax.run.interrupt import catch_signals
 from c3jax.run.metrics import Progress, announce, read_metrics
 from c3jax.run.trackers import TrackedRun, find_openers, open_trackers
 from c3jax.setup.answers import make_reader
-from c3jax.setup.drawing import Begun, Drawing, begin_step, draw_step, grade_step, record_step
+from c3jax.setup.drawing import Begun, Drawing, begin_step, draw_step, grade_step, make_drawer, record_step
 from c3jax.setup.imitation import check_demonstrations, warm_up
 from c3jax.setup.memory import print_fit
 from c3jax.setup.problems import print_left_out
@@ -112,6 +112,7 @@ def train(
         facts = {
             **{"data": setup.data, "inputs": setup.inputs, "unsafe_no_sandbox": not is_contained},
             "mesh": None if setup.mesh is None else dict(setup.mesh.shape),
+            "rollout_mesh": None if setup.rollout_mesh is None else dict(setup.rollout_mesh.shape),
         }
         interrupts.check()
         opening = open_run_dir(path, config, list(command), facts=facts, accepts_changes=accepts_changes)
@@ -162,7 +163,7 @@ def _take_steps(
             if begun is None:
                 fan_out = choose_fan_out(config.credit, setup.plans, state.adaptive, step, fan_out)
                 plan = make_plan(config.credit, len(setup.plans), fan_out)
-                begun = begin_step(setup, compiled.drawing, state.sampler_params, state.passes, plan, step)
+                begun = begin_step(compiled.drawing, state.sampler_params, state.passes, plan, step)
             state, row, begun = _run_step(setup, compiled, state, begun, reference, run)
             done = step + 1
             if config.evaluation.every and done % config.evaluation.every == 0 and done < config.steps:
@@ -191,18 +192,20 @@ def _run_step(
     began, config, drawing = time.perf_counter(), setup.config, compiled.drawing
     step, plan, indices, ahead = begun.step, begun.plan, begun.indices, None
     calls_before, answered_before = drawing.evaluator.calls, count_answers(drawing.acting)
-    asked = draw_step(setup, drawing, state.sampler_params, begun)
+    asked = draw_step(drawing, state.sampler_params, begun)
     answered = begun.answered + count_answers(drawing.acting) - answered_before
     if config.async_steps and step + 1 < config.steps:
         # Before the update gives up these weights: the device draws while the graders are at this step's answers.
-        ahead = begin_step(setup, drawing, state.params, state.passes, plan, step + 1)
-    batch = grade_step(setup, drawing, state, begun, asked)
+        ahead = begin_step(drawing, state.params, state.passes, plan, step + 1)
+    batch = grade_step(drawing, state, begun, asked)
     sampled = time.perf_counter()
     waited_s = sum(drawn.waited_s for drawn in batch.draws)
     drawing_s = begun.seconds + sampled - began - waited_s - (0.0 if ahead is None else ahead.seconds)
 
     order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
     rollouts = tree.trim_messages(batch.rollouts, config.shapes.lengths)
+    if setup.rollout_mesh is not None:
+        rollouts = sharding.shard_problems(setup.mesh, rollouts)
     counts = count_turns(rollouts, plan, setup.mesh)
     placed_PL: Any = sharding.shard_problems(setup.mesh, batch.return_PL)
     passes = _learn_passes(config, state.passes, indices, batch)
@@ -213,7 +216,7 @@ def _run_step(
     updated = time.perf_counter()
 
     if config.record_every and step % config.record_every == 0:
-        made = record_step(setup, begun, batch, credit)
+        made = record_step(drawing.setup, begun, batch, credit)
         if processes.is_first():
             records.save_records(run / "rollouts" / f"step-{step:06d}.jsonl", made)
     row |= _describe_draws(setup, indices, batch) | describe_cost(setup.plans, batch.counts)
@@ -279,7 +282,7 @@ _Step = tuple[tree.TreeSampler, update_lib.Update, tuple[int, ...], ReadAnswers 
 def make_step(setup: Setup) -> _Step:
     """What draws a step's trees, what learns from them, the null message, and what reads right answers if any does."""
     config, policy, plans = setup.config, setup.policy, setup.plans
-    reads = find_method(config.credit.method).reads
+    reads, mesh = find_method(config.credit.method).reads, setup.rollout_mesh or setup.mesh
     return (
         tree.make_tree_sampler(
             policy,
@@ -287,14 +290,14 @@ def make_step(setup: Setup) -> _Step:
             config.sampling,
             setup.tokenizer.stop_tokens,
             config.shapes.batches,
-            setup.mesh,
+            mesh,
             reads == "gradients",
         ),
         update_lib.make_update(
             config.credit, config.learner, config.sampling, config.steps, policy, plans, mesh=setup.mesh
         ),
         encode_null(setup),
-        make_reader(setup) if reads == "likelihoods" else None,
+        make_reader(setup._replace(mesh=mesh)) if reads == "likelihoods" else None,
     )
 
 
@@ -307,8 +310,10 @@ def _compile(
     sample_tree, update, null, read = step
     is_redrawn = setup.config.learner.zero_signal == "resample"
     judge = make_judge(setup.config.credit, setup.plans, setup.mesh) if is_redrawn else None
+    drawer = make_drawer(setup)
+    draws = None if acting is None else acting._replace(mesh=drawer.mesh)
     return _Compiled(
-        Drawing(sample_tree, judge, null, evaluator, acting, read),
+        Drawing(drawer, sample_tree, judge, null, evaluator, draws, read),
         update,
         evaluate.make_evaluations(setup, acting),
     )
@@ -363,10 +368,12 @@ def _find_reference(setup: Setup, store: CheckpointStore, state: TrainState, fir
 
 def _print_problems(setup: Setup, console: Console) -> None:
     """The devices, and what of the problems is not used."""
-    count, mesh = jax.device_count(), setup.mesh
-    if mesh is not None:
-        laid = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-        console.print(f"{mesh.size} devices: {laid}", highlight=False)
-    if count > (used := 1 if mesh is None else mesh.size):
+    count, used = jax.device_count(), 0
+    for mesh, does in ((setup.mesh, ""), (setup.rollout_mesh, ", which draw trees")):
+        if mesh is not None:
+            laid = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+            console.print(f"{mesh.size} devices{does}: {laid}", highlight=False)
+            used += mesh.size
+    if count > (used := used or 1):
         console.print(f"of the {count} devices here this run uses {used}", highlight=False)
     print_left_out(console, setup.overlap, {"training": setup.train, "held-out": setup.heldout}, setup.config.protocol)

@@ -1,20 +1,25 @@
-"""Two steps of a small team on several meshes of eight devices, compared with one device; run by test_mesh.py.
+"""Two steps of a small team on several meshes of eight devices, compared with one device; run by test_mesh.py. And a
+run whose trees are drawn on devices of their own, compared with one where one device does it all.
 
 Prints one JSON object: for each case how far messages, credit, figures and parameters are from one device's.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
+from tiny_run import TREE
 
 from c3jax import train
-from c3jax.config.file import load_config
+from c3jax.config.file import load_config, parse_config
 from c3jax.credit.plans import make_tree
 from c3jax.learner.state import init_state
 from c3jax.models import sharding
@@ -60,6 +65,19 @@ def run(overrides: dict[str, Any], mesh: dict[str, int]) -> dict[str, Any]:
     return {"steps": made, "params": jax.device_get(state.params), "traces": update._cache_size(), "held": held}
 
 
+def train_apart(folder: Path) -> dict[str, Any]:
+    """A whole run with two devices that learn and two that draw, beside that of one: metrics and records."""
+    found, apart = {}, {"data": 2, "rollout": {"data": 2}}
+    for name, mesh in (("one", {"data": 1}), ("apart", apart)):
+        config = parse_config(TREE | {"async_steps": 1, "record_every": 1, "steps": 3, "mesh": mesh})
+        console = Console(file=io.StringIO())
+        assert train.train(config, folder / name, console=console) == train.DONE
+        lines = [path.read_text() for path in sorted((folder / name / "rollouts").glob("*.jsonl"))]
+        rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        found[name] = {"said": console.file.getvalue(), "rows": rows, "records": lines}  # type: ignore[attr-defined]
+    return found
+
+
 def count_bytes(tree: Any) -> tuple[int, int]:
     """Bytes of a tree on the first device, and in all."""
     first = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
@@ -85,5 +103,7 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     jax.config.update("jax_default_matmul_precision", "float32")
     singles = {name: run(dict(name), {}) for name in {tuple(overrides.items()) for overrides, _ in CASES.values()}}
-    print(json.dumps({name: compare(singles[tuple(o.items())], run(o, mesh)) for name, (o, mesh) in CASES.items()}))
+    found = {name: compare(singles[tuple(o.items())], run(o, mesh)) for name, (o, mesh) in CASES.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(found | train_apart(Path(folder))))
     sys.exit(0)

@@ -77,7 +77,8 @@ RULES = {
     "commands": Rule(ENGINE, "anywhere"),
     "commands.calls": Rule({*ENGINE, "train", "report", "lab"}, "in functions"),
     "commands.parser": Rule({"types", "config", "commands", "lab"}, "never"),  # help and a wrong config answer at once
-    "commands.plan": Rule(ENGINE | {"train"}, "anywhere"),  # the programs that a run compiles
+    "commands.plan": Rule(ENGINE, "anywhere"),
+    "commands.programs": Rule(ENGINE | {"train"}, "anywhere"),  # what a run compiles
     **{
         f"commands.{name}": Rule(ENGINE, "never")
         for name in ("__init__", "compare", "figures", "grade", "prepare", "sweep", "table", "terminal", "traces")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -50,6 +51,25 @@ def test_a_device_holds_its_part_of_the_weights(measured, held):
     assert whole / 4 <= first < 0.35 * whole
 
 
+def test_trees_drawn_on_devices_of_their_own_are_those_of_one(measured):
+    one, apart = measured["one"], measured["apart"]
+    assert "2 devices, which draw trees: data 2, fsdp 1, tensor 1" in apart["said"] and len(one["records"]) == 3
+    for ours, theirs in zip(one["records"], apart["records"], strict=True):
+        for this, that in zip(ours.splitlines(), theirs.splitlines(), strict=True):
+            assert read_numbers(this)[0] == read_numbers(that)[0]  # messages, verdicts, returns
+            assert read_numbers(this)[1] == pytest.approx(read_numbers(that)[1], abs=1e-5)
+    for this, that in zip(one["rows"], apart["rows"], strict=True):
+        same = [name for name in this if not name.startswith(("seconds", "tokens_per"))]
+        assert [this[name] for name in same] == pytest.approx([that[name] for name in same], abs=1e-5)
+    assert [row["staleness"] for row in apart["rows"]] == [0, 1, 1]
+
+
+def read_numbers(line: str) -> tuple[str, list[float]]:
+    """A record's text without the numbers that are no whole ones, and these."""
+    pattern = r"-?\d+\.\d+(?:e-?\d+)?"
+    return re.sub(pattern, "#", line), [float(number) for number in re.findall(pattern, line)]
+
+
 @dataclass(frozen=True)
 class Device:
     id: int
@@ -83,6 +103,29 @@ def test_sizes_that_do_not_fit_are_refused_with_the_numbers(sizes):
 
 def test_one_device_needs_no_mesh():
     assert sharding.make_mesh(Mesh(), make_devices(1)) is None
+
+
+def test_the_last_devices_draw_and_the_others_learn(monkeypatch):
+    section, devices = Mesh.model_validate({"fsdp": 2, "rollout": {"data": 2, "tensor": 2}}), make_devices(8)
+    learning, drawing = sharding.make_mesh(section, devices), sharding.make_rollout_mesh(section, devices)
+    assert learning is not None and tuple(learning.shape.values()) == (2, 2, 1)
+    assert drawing is not None and tuple(drawing.shape.values()) == (2, 1, 2)
+    assert [device.id for device in [*learning.devices.flat, *drawing.devices.flat]] == list(range(8))
+    alone = sharding.make_mesh(Mesh.model_validate({"rollout": {}}), make_devices(2))
+    assert alone is not None and alone.size == 1  # a mesh, for the default device is not told from others else
+    with pytest.raises(UserError, match=r"^mesh.rollout: expected fewer than the 4 devices here, got 4$"):
+        sharding.make_mesh(section, make_devices(4))
+    with pytest.raises(UserError, match=r"^mesh: expected sizes, .* for the 1 devices here, got data -1, fsdp 2"):
+        sharding.make_mesh(section, make_devices(5))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"^mesh.rollout: expected a run of one process, got 2$"):
+        sharding.make_mesh(section, devices)
+
+
+def test_devices_that_only_draw_need_a_step_ahead():
+    with pytest.raises(UserError, match=r"^mesh.rollout: expected none without async_steps 1, for one half would wait"):
+        load_config("quickstart", {"mesh.rollout.data": 2})
+    assert load_config("quickstart", {"mesh.rollout.data": 2, "async_steps": 1}).mesh.rollout is not None
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from c3jax.evaluate import evaluate_suites
 from c3jax.models.policy import Weights
 from c3jax.protocol import FIRST_TURN_LEVEL, QUESTION_LEVEL, Literal, TurnPlan, context_tokens
 from c3jax.rollout import address, context, sampling, tree
-from c3jax.rollout.acting import draw_trees
+from c3jax.rollout.acting import answer_turn, outline_answers
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.directory import check_contents, check_inputs
 from c3jax.run.files import save_whole
@@ -29,7 +29,7 @@ from c3jax.run.records import Written
 from c3jax.run.source import SourceError, open_source
 from c3jax.setup.team import Setup, make_setup, open_environments, write_turns
 from c3jax.tasks.task import find_task
-from c3jax.types import FanOut, Frame, Problem, UserError
+from c3jax.types import Frame, Messages, Problem, Rollout, UserError
 
 _SLOTS = 64
 # Fields that a run may be evaluated with otherwise, and it is still the run's evaluation.
@@ -116,10 +116,11 @@ def ask_source(
     begun: list[Future[Asked]] = []
 
     def begin(outline: Setup) -> None:
-        begun.append(pool.submit(prepare_question, outline, question, is_sampled))
+        begun.append(pool.submit(prepare_question, outline, question, is_sampled, pool))
 
-    # The sampler is compiled, or read from the cache, while the weights are read.
-    with catch_signals(console.print), ThreadPoolExecutor(1) as pool:
+    # What draws is compiled, or read from the cache, while the weights are read, and of later turns while the first is
+    # drawn.
+    with catch_signals(console.print), ThreadPoolExecutor(3) as pool:
         # No program is run here.
         setup, weights, step = load_source(source, checkpoint, overrides, False, accepting, begin=begin)
         written, contexts = answer(setup, weights, begun[0].result())
@@ -149,48 +150,60 @@ def ask_source(
 
 
 class Asked(NamedTuple):
-    """A question as a team's sampler is given it."""
+    """A question as a team's samplers are given it."""
 
-    sample_tree: tree.TreeSampler
+    draws: list[Future[Any] | None]  # of each turn what draws it, compiled; None where an environment answers
     question: str
     tokens: list[int]  # of the question
-    frame: Frame  # [1, S]
-    key: jax.Array
+    arguments: tuple[Frame, jax.Array, jax.Array]  # its frame [1, S], the key and the problem's index [1]
 
 
-def prepare_question(setup: Setup, question: str, is_sampled: bool) -> Asked:
-    """Compile what answers a question.
+def prepare_question(setup: Setup, question: str, is_sampled: bool, pool: ThreadPoolExecutor) -> Asked:
+    """Begin to compile what answers a question, a program a turn.
 
     Args:
       setup: whose weights may be shapes.
       question: any text.
       is_sampled: sample as in training, not greedily.
+      pool: in which it is compiled.
 
     Raises:
       UserError: the question is no text of the tokenizer's, or too long for the model.
     """
     tokens = _encode_question(setup, question)
     chosen = setup.config.sampling if is_sampled else sampling.GREEDY
-    sample_tree = tree.make_tree_sampler(setup.policy, setup.plans, chosen, setup.tokenizer.stop_tokens)
     # Slots in steps: what is compiled for one question serves others of about its length.
     frame = context.make_frame([tokens], -(-len(tokens) // _SLOTS) * _SLOTS)
-    asked = Asked(sample_tree, question, tokens, frame, address.make_stream(setup.config.seed, address.ASK))
-    sample_tree.lower(setup.weights, *_list_arguments(asked, setup), (), ()).compile()  # as `draw_trees` calls it
-    return asked
-
-
-def _list_arguments(asked: Asked, setup: Setup) -> tuple[Frame, jax.Array, jax.Array, FanOut]:
-    return asked.frame, asked.key, jnp.zeros(1, jnp.int32), (1,) * len(setup.plans)
+    arguments = (frame, address.make_stream(setup.config.seed, address.ASK), jnp.zeros(1, jnp.int32))
+    draws: list[Future[Any] | None] = []
+    given: tuple[Messages, ...] = ()  # shapes
+    for turn, plan in enumerate(setup.plans):
+        if plan.is_environment:
+            given, draws = (*given, outline_answers(1, plan.max_tokens)), [*draws, None]
+            continue
+        plans = setup.plans[: turn + 1]  # it draws what is not given, up to the last
+        draw = tree.make_tree_sampler(setup.policy, plans, chosen, setup.tokenizer.stop_tokens)
+        lowered = draw.lower(setup.weights, *arguments, (1,) * len(plans), given)
+        draws.append(pool.submit(lowered.compile))
+        given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), lowered.out_info[0].turns)
+    return Asked(draws, question, tokens, arguments)
 
 
 def answer(setup: Setup, weights: Weights, asked: Asked) -> tuple[list[Written], list[str]]:
     """One message a turn, and the context of each."""
     problem = Problem(0, "asked", asked.question, "")  # nobody knows its answer
+    frame, key, _ = asked.arguments
+    turns: tuple[Messages, ...] = ()
     with open_environments(setup) as acting:
-        rollout, _ = draw_trees(asked.sample_tree, acting, weights, [problem], *_list_arguments(asked, setup))
-    rollout = jax.device_get(rollout)
-    messages = [turn.tokens_NT[0][turn.content_NT[0]].tolist() for turn in rollout.turns]
-    return write_turns(setup, rollout.turns), [
+        for draw in asked.draws:
+            if draw is not None:
+                turns = draw.result()(weights, *asked.arguments, turns)[0].turns
+            else:
+                assert acting is not None  # it is there for these turns
+                turns = (*turns, answer_turn(acting, [problem], key, Rollout(frame, turns), 1))
+    turns = jax.device_get(turns)
+    messages = [turn.tokens_NT[0][turn.content_NT[0]].tolist() for turn in turns]
+    return write_turns(setup, turns), [
         setup.tokenizer.decode(_list_context(plan, asked.tokens, messages)) for plan in setup.plans
     ]
 

@@ -70,7 +70,7 @@ def measure_gradients(
     if kept is not None:
         return kept
     read = make_reader(setup) if find_method(setup.config.credit.method).reads == "likelihoods" else None
-    drawing = Drawing(team.sample_tree, None, encode_null(setup), team.evaluator, team.acting, read)
+    drawing = Drawing(setup, team.sample_tree, None, encode_null(setup), team.evaluator, team.acting, read)
     batches = [_draw(team, drawing, plan, each) for each in steps]
     config, parts = setup.config, noise.list_parts(setup.plans)
     measure = noise.make_measure(config.credit, config.learner, config.sampling, setup.policy, setup.plans)
@@ -83,8 +83,8 @@ def measure_gradients(
 
 def _draw(team: Team, drawing: Drawing, plan: Plan, step: int) -> noise.Drawn:
     setup, trained = team.setup, team.weights.trained
-    begun = begin_step(setup, drawing, trained, None, plan, step)
-    drawn = collect_verdicts(plan, draw_step(setup, drawing, trained, begun), team.evaluator, setup.mesh)
+    begun = begin_step(drawing, trained, None, plan, step)
+    drawn = collect_verdicts(plan, draw_step(drawing, trained, begun), team.evaluator, setup.mesh)
     returns = np.array([verdict.score for verdict in drawn.verdicts], np.float32)
     return noise.Drawn(tuple(join_credited(setup.mesh, plan, drawn)), returns.reshape(setup.config.problems, -1))
 

@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from c3jax import evaluate, train
+from c3jax import evaluate
 from c3jax.analysis.costs import Costs, compute_costs, share_costs
 from c3jax.analysis.hlo import read_module
 from c3jax.analysis.roofline import compute_exchange, compute_seconds
+from c3jax.commands.programs import Program, list_programs
 from c3jax.commands.runtime import set_numerics
 from c3jax.commands.target import Compiled, Target, compile_for, open_target
 from c3jax.commands.terminal import make_console
 from c3jax.config.credit import make_plan, widen_fan_out
-from c3jax.config.run import RunConfig, uses_reference
-from c3jax.credit.plans import Plan, count_calls, count_generated, list_branches
-from c3jax.learner.state import TrainState, init_state
-from c3jax.models import sharding
-from c3jax.rollout import address
-from c3jax.rollout.acting import outline_answers
-from c3jax.rollout.branches import trim_credited
-from c3jax.rollout.context import make_frame
-from c3jax.rollout.tree import TreeSampler
-from c3jax.setup.answers import outline_reading
-from c3jax.setup.memory import Estimate, Limit, estimate_memory, find_largest, format_bytes
-from c3jax.setup.team import Setup, count_held, outline_setup
-from c3jax.types import FanOut, Messages, Rollout, UserError
-
-
-class Program(NamedTuple):
-    """One of a run's jitted functions, with the shapes of what it is called with."""
-
-    name: str
-    when: str  # whose rows of the memory estimate it is: "trees", "update" or "evaluation"
-    function: Any  # from jax.jit
-    arguments: tuple[Any, ...]
-    static: dict[str, Any]  # its static arguments
-    calls: int  # in a step, or in an evaluation
-    beside: int  # bytes that a device holds meanwhile and the program is not given
+from c3jax.config.run import RunConfig
+from c3jax.credit.plans import count_calls, count_generated
+from c3jax.setup.memory import Estimate, Limit, find_largest, format_bytes
+from c3jax.setup.policy import estimate_run
+from c3jax.setup.team import Setup, outline_setup
+from c3jax.types import UserError
 
 
 class Planned(NamedTuple):
@@ -86,9 +63,12 @@ def plan_run(
     names = [program.name for program in programs]
     if unknown := set(only) - set(names):
         raise UserError(f"--only: expected names of {', '.join(names)}, got {min(unknown)}")
-    estimate, tensor = _estimate(setup), 1 if setup.mesh is None else setup.mesh.shape["tensor"]
-    planned = [_plan_one(target, program, estimate, tensor) for program in programs if program.name in (only or names)]
-    facts = describe_plan(setup, target, planned) | {"fit": _describe_fit(target, planned, estimate)}
+    learning, drawing = estimate_run(config, setup.spec, setup.plans, setup.mesh, setup.rollout_mesh)
+    estimates = {"trees": drawing, "update": learning, "evaluation": learning}
+    planned = [
+        _plan_one(target, program, estimates[program.when]) for program in programs if program.name in (only or names)
+    ]
+    facts = describe_plan(setup, target, planned) | {"fit": _describe_fit(target, planned, estimates)}
     if as_json:
         console.print(json.dumps(facts), soft_wrap=True)
     else:
@@ -96,148 +76,10 @@ def plan_run(
     return 0
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# The programs
-
-
-def list_programs(setup: Setup, target: Target) -> list[Program]:
-    """All that a run compiles for its steps and evaluations, at the full length of its texts.
-
-    Args:
-      setup: from `outline_setup`.
-      target: that its mesh is of.
-
-    Returns:
-      The sampler of trees, what reads right answers where the method does, the update, and a sampler for each profile
-      of the evaluation; where environments answer turns, a sampler for each stretch between their answers.
-    """
-    config, mesh = setup.config, setup.mesh
-
-    def lay(tree: Any, spec: PartitionSpec) -> Any:
-        """Shapes with where they are."""
-        at = SingleDeviceSharding(target.devices[0]) if mesh is None else NamedSharding(mesh, spec)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), tree)
-
-    def lay_state(tree: Any) -> Any:
-        return lay(tree, sharding.WHOLE) if mesh is None else sharding.list_shapes(mesh, tree)
-
-    def make_questions(problems: int) -> tuple[Any, ...]:
-        frame, index_P = jax.eval_shape(
-            lambda: (make_frame([[]] * problems, config.protocol.question_tokens), jnp.zeros(problems, jnp.int32))
-        )
-        return lay(frame, sharding.CUT), key, lay(index_P, sharding.CUT)
-
-    key = lay(jax.eval_shape(lambda: address.make_stream(config.seed, address.TRAIN)), sharding.WHOLE)
-    plan = make_plan(widen_fan_out(config.credit, len(setup.plans)), len(setup.plans))
-    sample_tree, update, _, read = train.make_step(setup)
-    weights, state = lay_state(setup.weights), lay_state(_outline_state(setup))
-    reference = None if not uses_reference(config.learner) else {} if setup.policy.kind == "adapters" else state.params
-    beside = _count_bytes((state, weights.frozen, reference)) - _count_bytes(weights)
-    drawn, programs = config.call_problems, []
-
-    def add_samplers(name: str, when: str, function: Any, outline: _Outline, calls: int) -> None:
-        """Of each stretch between answers of environments."""
-        names = [name] if len(outline.given) == 1 else [f"{name} {number}" for number in range(len(outline.given))]
-        for each, given in zip(names, outline.given, strict=True):
-            arguments = (*outline.asked, outline.fan_out, lay(given, sharding.CUT), outline.first)
-            programs.append(Program(each, when, function, arguments, {}, calls, beside))
-
-    outlines = _outline_branches(setup, sample_tree, plan, (weights, *make_questions(drawn)))
-    for number, outline in enumerate(outlines):
-        name = "trees" if plan.form == "tree" else f"branch {number}"
-        add_samplers(name, "trees", sample_tree, outline, config.problems // drawn)
-    whole = _outline_branches(setup, sample_tree, plan, (weights, *make_questions(config.problems)))
-    rollouts = [outline.rollout for outline in whole]
-    if read is not None:
-        trees = (outlines[0].rollout, rollouts[0])
-        (given, _), (_, after) = (outline_reading(read, weights, each, plan.fan_out) for each in trees)
-        given, rollouts, fan_out = (weights, *lay(given, sharding.CUT)), [after], {"fan_out": plan.fan_out}
-        programs.append(Program("answers", "trees", read, given, fan_out, config.problems // drawn, beside))
-    rollouts = trim_credited(plan, rollouts)
-    return_PL = jax.ShapeDtypeStruct((config.problems, count_calls(plan)), jnp.float32)
-    learned = (state, weights.frozen, reference, *lay((rollouts, return_PL), sharding.CUT), key)
-    programs.append(Program("update", "update", update, learned, {"plan": plan}, 1, 0))
-    batch = evaluate.size_batch(setup, config.evaluation.problems)
-    asked = (weights, *make_questions(batch))
-    for profile in evaluate.list_profiles(setup):
-        function, shape = evaluate.make_sampler(setup, profile)
-        outline, calls = _outline_calls(setup, function, asked, shape), -(-config.evaluation.problems // batch)
-        add_samplers(profile.name, "evaluation", function, outline, calls)
-    return programs
-
-
-class _Outline(NamedTuple):
-    """Shapes of what is drawn of some problems, and of what each call that draws it goes on from."""
-
-    asked: tuple[Any, ...]  # weights, question, key and problem_P of every call
-    fan_out: FanOut
-    first: tuple[int, ...]
-    given: list[tuple[Messages, ...]]  # of each call of the sampler, the last of which draws the last turn
-    rollout: Rollout
-
-
-def _outline_branches(setup: Setup, sample_tree: TreeSampler, plan: Plan, asked: tuple[Any, ...]) -> list[_Outline]:
-    outlines: list[_Outline] = []
-    for branch in list_branches(plan):
-        rows, given = len(asked[-1]) * branch.fan_out[0], []
-        for turn in range(len(branch.given)):
-            like = outlines[0].rollout.turns[turn]
-            given.append(
-                jax.tree.map(lambda leaf, n=rows: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype), like)
-            )
-        outlines.append(_outline_calls(setup, sample_tree, asked, branch.fan_out, tuple(given), branch.first))
-    return outlines
-
-
-def _outline_calls(  # noqa: PLR0913
-    setup: Setup,
-    sample_tree: TreeSampler,
-    asked: tuple[Any, ...],
-    fan_out: FanOut,
-    given: tuple[Messages, ...] = (),
-    first: tuple[int, ...] = (),
-) -> _Outline:
-    """What `acting.draw_trees` calls: the sampler, again after every turn that an environment answers."""
-    problems, calls = len(asked[-1]), []
-    draw = functools.partial(sample_tree, fan_out=fan_out)
-    while True:
-        calls.append(given)
-        rollout, _ = jax.eval_shape(draw, *asked, given=given, first=first)
-        given = rollout.turns
-        for turn, plan in list(enumerate(setup.plans))[len(given) :]:
-            if not plan.is_environment:
-                break
-            given = (*given, outline_answers(problems * math.prod(fan_out[: turn + 1]), plan.max_tokens))
-        if len(given) == len(setup.plans):
-            return _Outline(asked, fan_out, first, calls, rollout._replace(turns=given))
-
-
-def _outline_state(setup: Setup) -> TrainState:
-    config = setup.config
-    return jax.eval_shape(
-        lambda weights: init_state(
-            setup.policy, weights, setup.plans, config.credit, config.learner, config.async_steps > 0
-        ),
-        setup.weights,
-    )
-
-
-def _count_bytes(tree: Any) -> int:
-    """Bytes that one device holds of arrays with these shapes."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _estimate(setup: Setup) -> Estimate:
-    credit = widen_fan_out(setup.config.credit, len(setup.plans))
-    config = setup.config.model_copy(update={"credit": credit})
-    held = count_held(config, setup.spec, setup.mesh)
-    return estimate_memory(config, setup.spec, setup.plans, held, sharding.count_parts(setup.mesh))
-
-
-def _plan_one(target: Target, program: Program, estimate: Estimate, tensor: int) -> Planned:
+def _plan_one(target: Target, program: Program, estimate: Estimate) -> Planned:
     compiled = compile_for(target, program.function, program.arguments, **program.static)
     # Lowered programs are of one device's problems, and cut along tensor by the compiler alone.
-    products = share_costs(compute_costs(read_module(compiled.lowered)), tensor)
+    products = share_costs(compute_costs(read_module(compiled.lowered)), program.tensor)
     traffic = None if compiled.optimised is None else compute_costs(read_module(compiled.optimised))
     seconds = None if target.device is None or traffic is None else compute_seconds(target.device, products, traffic)
     size = estimate.total("always") + estimate.total(program.when)
@@ -250,7 +92,7 @@ def _plan_one(target: Target, program: Program, estimate: Estimate, tensor: int)
 
 def describe_plan(setup: Setup, target: Target, planned: Sequence[Planned]) -> dict[str, Any]:
     """A plan as one JSON object: the ledger of a step and of the run, and a row a program, of one device each."""
-    config, mesh = setup.config, setup.mesh
+    config, mesh, apart = setup.config, setup.mesh, setup.rollout_mesh
     plan = make_plan(widen_fan_out(config.credit, len(setup.plans)), len(setup.plans))
     rows = list(zip([config.problems * messages for messages in count_generated(plan)], setup.plans, strict=True))
     spoken = [(count, turn.max_tokens) for count, turn in rows if not turn.is_environment]
@@ -264,8 +106,9 @@ def describe_plan(setup: Setup, target: Target, planned: Sequence[Planned]) -> d
     return {
         "platform": target.platform,
         "topology": target.topology,
-        "devices": len(target.devices) if mesh is None else mesh.size,
+        "devices": len(target.devices) if mesh is None else mesh.size + (0 if apart is None else apart.size),
         "mesh": {} if mesh is None else dict(mesh.shape),
+        "rollout_mesh": {} if apart is None else dict(apart.shape),
         "missing": target.missing,
         "step": {
             "evaluator_calls": config.problems * count_calls(plan),
@@ -304,7 +147,7 @@ def _describe_program(target: Target, one: Planned) -> dict[str, Any]:
     return row | {"least_seconds": one.seconds}
 
 
-def _describe_fit(target: Target, planned: Sequence[Planned], estimate: Estimate) -> list[str]:
+def _describe_fit(target: Target, planned: Sequence[Planned], estimates: dict[str, Estimate]) -> list[str]:
     """A sentence for each program that does not fit, with the field that makes it smaller; or one for all that do."""
     if target.device is None:
         return []
@@ -314,7 +157,7 @@ def _describe_fit(target: Target, planned: Sequence[Planned], estimate: Estimate
         size = one.estimate if memory is None else memory.total + one.program.beside
         if size <= limit.bytes and not one.compiled.refusal:
             continue
-        largest = find_largest(estimate, limit, one.program.when)
+        largest = find_largest(estimates[one.program.when], limit, one.program.when)
         what = f"{one.program.name} does not fit: it takes {'about ' if memory is None else ''}{format_bytes(size)}"
         refusal = f" (the compiler: {one.compiled.refusal})" if one.compiled.refusal else ""
         lines.append(
@@ -342,9 +185,12 @@ _SIZES = (
 
 
 def _print_plan(console: Console, target: Target, facts: dict[str, Any]) -> None:
-    laid = ", ".join(f"{name} {size}" for name, size in facts["mesh"].items())
+    mesh, apart = (
+        ", ".join(f"{name} {size}" for name, size in facts[which].items()) for which in ("mesh", "rollout_mesh")
+    )
+    laid = f"{f', mesh {mesh}' if mesh else ''}{f', of which draw {apart}' if apart else ''}"
     kind = target.device.name if target.device else "CPU"
-    console.print(f"{facts['devices']} x {kind}{f', mesh {laid}' if laid else ''}; figures are of one device")
+    console.print(f"{facts['devices']} x {kind}{laid}; figures are of one device")
     if target.missing:
         console.print(f"lowered for {target.platform} and not compiled: {target.missing}", soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))

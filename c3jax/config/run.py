@@ -13,6 +13,7 @@ from c3jax.config.credit import Credit as Credit
 from c3jax.config.credit import Critic as Critic
 from c3jax.config.data import Curriculum as Curriculum
 from c3jax.config.data import Data as Data
+from c3jax.config.mesh import Mesh as Mesh
 from c3jax.schema import ConfigError as ConfigError  # where most look for it
 from c3jax.schema import Count, Decay, NonNegativeFloat, Positive, PositiveFloat, Section, Seed, Share
 from c3jax.tasks.sections import AnyTask, EnvironmentSection, FieldNames
@@ -287,17 +288,6 @@ class Shapes(Section):
     """Lengths of frames: full, half, a quarter, ...; a step takes the shortest that holds its texts."""
     batches: Positive = 1
     """Rows that are decoded together: all, half, a quarter, ...; rows that have stopped leave the batch."""
-
-
-class Mesh(Section):
-    """How a run is laid over several devices; it changes no result but its rounding. One size may be -1: the rest."""
-
-    data: Positive | Literal[-1] = -1
-    """Parts in which a step's problems are cut, each with all weights."""
-    fsdp: Positive | Literal[-1] = 1
-    """Parts in which problems are cut, and the weights with them."""
-    tensor: Positive | Literal[-1] = 1
-    """Parts in which heads, features of the MLP and the vocabulary are cut."""
 
 
 class Checkpoint(Section):

@@ -51,19 +51,22 @@ _MESH_AXIS = {"width": "fsdp", "vocab": "tensor", "heads": "tensor", "kv_heads":
 
 
 def make_mesh(section: config_lib.Mesh, devices: Sequence[Any] | None = None) -> Mesh | None:
-    """The mesh that a config asks for.
+    """The mesh that a config asks for, without the devices that do nothing but draw.
 
     Args:
       section: of the config; a size of -1 takes the devices that the others leave.
       devices: to use; None takes all of this run's.
 
     Returns:
-      The mesh, of axes data, fsdp and tensor; None where it is of one device.
+      The mesh, of axes data, fsdp and tensor; None where one device does it all.
 
     Raises:
       UserError: the sizes do not fit the number of devices.
     """
     devices = jax.devices() if devices is None else devices
+    drawing = make_rollout_mesh(section, devices)
+    if drawing is not None:
+        devices = devices[: -drawing.size]
     sizes = [section.data, section.fsdp, section.tensor]
     known = math.prod(size for size in sizes if size > 0)
     if sizes.count(-1) == 1 and len(devices) % known == 0:
@@ -74,7 +77,33 @@ def make_mesh(section: config_lib.Mesh, devices: Sequence[Any] | None = None) ->
         raise UserError(
             f"mesh: expected sizes, one of them -1 at most, for the {len(devices)} devices here, got {asked}"
         )
-    return None if used == 1 else Mesh(np.array(devices[:used]).reshape(sizes), AXES)
+    return None if used == 1 and drawing is None else Mesh(np.array(devices[:used]).reshape(sizes), AXES)
+
+
+def make_rollout_mesh(section: config_lib.Mesh, devices: Sequence[Any] | None = None) -> Mesh | None:
+    """The mesh of the devices that do nothing but draw trees.
+
+    Args:
+      section: of the config.
+      devices: of the run, of which it takes the last; None takes all of this run's.
+
+    Returns:
+      The mesh, of axes data, fsdp and tensor; None where those that learn draw too.
+
+    Raises:
+      UserError: no device is left to learn, or the run has several processes.
+    """
+    if section.rollout is None:
+        return None
+    devices = jax.devices() if devices is None else devices
+    sizes = (section.rollout.data, section.rollout.fsdp, section.rollout.tensor)
+    used, processes = math.prod(sizes), jax.process_count()
+    if used >= len(devices):
+        raise UserError(f"mesh.rollout: expected fewer than the {len(devices)} devices here, got {used}")
+    if processes > 1:
+        # Arrays that no process holds whole cannot be moved to other devices than theirs.
+        raise UserError(f"mesh.rollout: expected a run of one process, got {processes}")
+    return Mesh(np.array(devices[-used:]).reshape(sizes), AXES)
 
 
 def count_parts(mesh: Mesh | None) -> int:

@@ -16,6 +16,7 @@ from c3jax.learner.adapt import Passes, weigh_problems
 from c3jax.learner.likelihood import ReadAnswers
 from c3jax.learner.signal import Judge, find_signal
 from c3jax.learner.state import TrainState
+from c3jax.models import sharding
 from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator
 from c3jax.rollout import address, tree
@@ -40,6 +41,7 @@ from c3jax.types import Credit, Messages, Params, Rollout
 class Drawing(NamedTuple):
     """What draws and grades a run's trees."""
 
+    setup: Setup  # from `make_drawer`
     sample_tree: tree.TreeSampler
     judge: Judge | None  # of the trees that may be replaced; None where none is
     null: tuple[int, ...]  # tokens of the message that stands for one that is taken out
@@ -69,17 +71,26 @@ def _choose_indices(setup: Setup, passes: Passes | None, step: int) -> list[int]
     return [*chosen, *choose_further(setup, step, chosen, weight_N)]
 
 
-def begin_step(setup: Setup, drawing: Drawing, params: Params, passes: Passes | None, plan: Plan, step: int) -> Begun:
+def make_drawer(setup: Setup) -> Setup:
+    """The set-up that draws trees: where devices of their own do it, that of their mesh, with frozen weights there."""
+    mesh = setup.rollout_mesh
+    if mesh is None:
+        return setup
+    return setup._replace(mesh=mesh, weights=Weights({}, sharding.shard_state(mesh, setup.weights.frozen)))
+
+
+def begin_step(drawing: Drawing, params: Params, passes: Passes | None, plan: Plan, step: int) -> Begun:
     """Choose a step's problems and begin to draw their first trees; what the device does is not waited for.
 
     Args:
-      setup, drawing: of the run.
+      drawing: of the run.
       params: the trained weights that draw them.
       passes: of earlier steps, by which problems are chosen; None without a curriculum.
       plan: what is drawn of a problem.
       step: from 0.
     """
-    began, config, answered_before = time.perf_counter(), setup.config, count_answers(drawing.acting)
+    began, setup, answered_before = time.perf_counter(), drawing.setup, count_answers(drawing.acting)
+    config = setup.config
     key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
     indices = _choose_indices(setup, passes, step)
     slots, problems = choose_slots(setup, setup.train, indices), [setup.train.problems[index] for index in indices]
@@ -89,6 +100,8 @@ def begin_step(setup: Setup, drawing: Drawing, params: Params, passes: Passes | 
     ) -> tuple[Rollout, tree.RolloutCounts]:
         question, problem_P = make_questions(setup, setup.train, [indices[number] for number in numbers], slots)
         asked = ([problems[number] for number in numbers], question, key, problem_P, branch.fan_out)
+        if setup.rollout_mesh is not None:
+            params = sharding.shard_state(setup.mesh, params)
         weights = Weights(params, setup.weights.frozen)
         drawn = draw_trees(drawing.sample_tree, drawing.acting, weights, *asked, Start(given, branch.first))
         if drawing.read is None:
@@ -101,32 +114,33 @@ def begin_step(setup: Setup, drawing: Drawing, params: Params, passes: Passes | 
     return Begun(step, plan, indices, draw, first, answered, time.perf_counter() - began)
 
 
-def draw_step(setup: Setup, drawing: Drawing, params: Params, begun: Begun) -> Ungraded:
+def draw_step(drawing: Drawing, params: Params, begun: Begun) -> Ungraded:
     """Draw the rest of a step's own trees, and give their leaves to be graded.
 
     Args:
-      setup, drawing: of the run.
+      drawing: of the run.
       params: that drew the first trees.
       begun: from `begin_step`.
     """
-    return _draw_some(setup, drawing, params, begun, range(setup.config.problems))
+    return _draw_some(drawing, params, begun, range(drawing.setup.config.problems))
 
 
-def grade_step(setup: Setup, drawing: Drawing, state: TrainState, begun: Begun, asked: Ungraded) -> Batch:
+def grade_step(drawing: Drawing, state: TrainState, begun: Begun, asked: Ungraded) -> Batch:
     """Wait for a step's verdicts, and draw further trees in place of those without a signal, where the run does.
 
     Args:
-      setup, drawing: of the run.
+      drawing: of the run.
       state: before the step.
       begun, asked: from `begin_step` and `draw_step`.
 
     Returns:
       The batch; problems are numbered as in `begun.indices`.
     """
-    config, plan = setup.config, begun.plan
+    setup, plan = drawing.setup, begun.plan
+    config = setup.config
 
     def grade(chosen: range) -> PlanDraws:
-        drawn = _draw_some(setup, drawing, state.sampler_params, begun, chosen) if chosen.start else asked
+        drawn = _draw_some(drawing, state.sampler_params, begun, chosen) if chosen.start else asked
         return collect_verdicts(plan, drawn, drawing.evaluator, setup.mesh)
 
     components = None if state.adaptive is None else state.adaptive.components
@@ -135,7 +149,9 @@ def grade_step(setup: Setup, drawing: Drawing, state: TrainState, begun: Begun, 
     return draw_batch(grade, plan, config.problems, further, config.call_problems, judge, setup.mesh)
 
 
-def _draw_some(setup: Setup, drawing: Drawing, params: Params, begun: Begun, chosen: range) -> Ungraded:
+def _draw_some(drawing: Drawing, params: Params, begun: Begun, chosen: range) -> Ungraded:
+    setup = drawing.setup
+
     def draw(numbers: list[int], branch: Branch, given: tuple[Messages, ...]) -> tuple[Rollout, tree.RolloutCounts]:
         return begun.draw(params, [chosen[number] for number in numbers], branch, given)
 
@@ -149,7 +165,7 @@ def record_step(setup: Setup, begun: Begun, batch: Batch, credit: Credit) -> lis
     """The records of a step's trees, of all processes: each makes those of the problems that it grades.
 
     Args:
-      setup: of the run.
+      setup: of the run, from `make_drawer`.
       begun: from `begin_step`.
       batch: from `grade_step`.
       credit: of the trees that train; others are recorded with what they were judged by.

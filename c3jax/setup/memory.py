@@ -70,6 +70,13 @@ class Estimate(NamedTuple):
         """Bytes at the worst moment of a run."""
         return self.total("always") + max(map(self.total, ("trees", "update", "evaluation")))
 
+    def keep(self, does_draw: bool) -> Estimate:
+        """What a device takes that does nothing but draw trees, or one that does all but that."""
+        draws = ("trained weights", "frozen weights")
+        return Estimate(
+            tuple(row for row in self.rows if (row.when == "trees") == does_draw or does_draw and row.name in draws)
+        )
+
 
 class Limit(NamedTuple):
     """What there is."""
@@ -144,16 +151,8 @@ def find_limit() -> Limit:
     return Limit("this machine", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def check_memory(
-    config: RunConfig,
-    spec: DecoderSpec,
-    plans: Sequence[TurnPlan],
-    weights: Weights,
-    limit: Limit,
-    parts: int = 1,
-) -> Fit:
+def check_memory(estimate: Estimate, limit: Limit) -> Fit:
     """A run that fits. Raises UserError with the numbers, and with what would fit, for one that does not."""
-    estimate = estimate_memory(config, spec, plans, weights, parts)
     if estimate.peak <= limit.bytes:
         return Fit(estimate, limit)
     largest = find_largest(estimate, limit, max(_WHEN.keys() - {"always"}, key=estimate.total))

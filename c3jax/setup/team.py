@@ -12,19 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from c3jax import protocol as protocol_lib
 from c3jax.config import run as config_lib
-from c3jax.config.credit import widen_fan_out
-from c3jax.learner.optimiser import count_state
 from c3jax.models import load as load_lib
 from c3jax.models import sharding
-from c3jax.models.critic import count_network
-from c3jax.models.decoder import define_decoder
 from c3jax.models.huggingface import hub
-from c3jax.models.policy import Policy, Weights, count_weights, make_policy
+from c3jax.models.policy import Policy, Weights
 from c3jax.models.spec import DecoderSpec
 from c3jax.rewards import check_workers
 from c3jax.rollout import address, context
@@ -34,6 +29,7 @@ from c3jax.run.directory import hash_origins
 from c3jax.run.files import hash_file
 from c3jax.run.records import Written
 from c3jax.setup import contamination, memory, mixing
+from c3jax.setup.policy import estimate_run, load_policy, outline_policy
 from c3jax.setup.problems import (
     Mixture,
     ProblemSet,
@@ -47,7 +43,7 @@ from c3jax.setup.problems import (
 )
 from c3jax.tasks import environment
 from c3jax.tasks.task import Task, open_task
-from c3jax.types import Frame, Messages, Params, Rollout, Tokenizer
+from c3jax.types import Frame, Messages, Rollout, Tokenizer
 
 
 class Setup(NamedTuple):
@@ -67,6 +63,7 @@ class Setup(NamedTuple):
     spec: DecoderSpec
     memory: memory.Fit | None  # what training takes; None where nothing is trained
     mesh: sharding.Mesh | None  # None where one device does it all
+    rollout_mesh: sharding.Mesh | None  # of devices that draw a run's trees; None where the mesh's do
     policy: Policy
     weights: Weights
 
@@ -116,18 +113,20 @@ def make_setup(
             f"protocol.question_tokens: expected room for at least one held-out question, got {question_tokens}"
         )
     mesh = sharding.make_mesh(config.mesh) if uses_mesh else None
-    sharding.check_spec(mesh, spec)
+    drawing = sharding.make_rollout_mesh(config.mesh) if uses_mesh else None
+    _check_meshes(config, spec, mesh, drawing, is_training)
+    needs = None
     if is_training:
-        _check_divides(config, sharding.count_parts(mesh))
-    needs = _check_memory(config, spec, plans, mesh) if is_training else None
+        estimates = estimate_run(config, spec, plans, mesh, drawing)
+        needs = memory.check_memory(max(estimates, key=lambda each: each.peak), memory.find_limit())
     inputs = hash_inputs(config, sources, model) if is_hashed else {}
     data = describe_data(sources, mixture, overlap, heldout, inputs["problems"]) if is_hashed else {}
     problems = (train, mixture, overlap, heldout, data, inputs)
     answering = open_turns(config, task, is_contained)
-    fixed = (config, task, *problems, tokenizer, plans, answering, spec, needs, mesh)
+    fixed = (config, task, *problems, tokenizer, plans, answering, spec, needs, mesh, drawing)
     if begin is not None:
-        begin(Setup(*fixed, *_outline_policy(config, spec)))
-    policy, weights = _load_policy(config, model)
+        begin(Setup(*fixed, *outline_policy(config, spec)))
+    policy, weights = load_policy(config, model)
     return Setup(*fixed, policy, sharding.shard_state(mesh, weights))
 
 
@@ -150,15 +149,14 @@ def outline_setup(config: config_lib.RunConfig, devices: Sequence[Any]) -> Setup
     spec, tokenizer, _ = model
     plans = protocol_lib.plan_turns(config.protocol, tokenizer)
     protocol_lib.check_lengths(plans, config.protocol.question_tokens, spec.context)
-    mesh = sharding.make_mesh(config.mesh, devices)
-    sharding.check_spec(mesh, spec)
-    _check_divides(config, sharding.count_parts(mesh))
-    policy, weights = _outline_policy(config, spec)
+    mesh, drawing = sharding.make_mesh(config.mesh, devices), sharding.make_rollout_mesh(config.mesh, devices)
+    _check_meshes(config, spec, mesh, drawing)
+    policy, weights = outline_policy(config, spec)
     empty, nothing = ProblemSet((), (), 0), contamination.Passed([], (), ())
     problems = (empty, Mixture((), (), ()), nothing, empty, {}, {})
     weights = sharding.list_shapes(mesh, weights)
     answering = open_turns(config, task, None)
-    return Setup(config, task, *problems, tokenizer, plans, answering, spec, None, mesh, policy, weights)
+    return Setup(config, task, *problems, tokenizer, plans, answering, spec, None, mesh, drawing, policy, weights)
 
 
 def open_turns(config: config_lib.RunConfig, task: Task, is_contained: bool | None) -> environment.Opened:
@@ -319,79 +317,32 @@ def list_words(config: config_lib.RunConfig, task: Task) -> list[str] | None:
     return list(dict.fromkeys(words))
 
 
-def _check_divides(config: config_lib.RunConfig, parts: int) -> None:
-    """Check that whatever problems are taken together is as many on every device. Raises UserError with the numbers."""
+def _check_meshes(
+    config: config_lib.RunConfig,
+    spec: DecoderSpec,
+    mesh: sharding.Mesh | None,
+    rollout_mesh: sharding.Mesh | None,
+    is_training: bool = True,
+) -> None:
+    """Check that a model can be cut as they ask, and that whatever problems are taken together in training is as many
+    on every device. Raises UserError with the numbers.
+    """
+    for each in (mesh, rollout_mesh):
+        sharding.check_spec(each, spec)
+    if not is_training:
+        return
     minibatch, imitation = config.problems // config.learner.minibatches, config.imitation
-    counts = {
-        "problems": config.problems,
-        "rollout_problems": config.call_problems,
-        "learner.minibatches": minibatch,
-        "learner.micro_problems": config.learner.micro_problems or minibatch,
-        "imitation.problems": imitation.problems if imitation else parts,
-    }
-    for field, count in counts.items():
+    parts, drawing = sharding.count_parts(mesh), sharding.count_parts(rollout_mesh or mesh)
+    counts = (
+        ("problems", config.problems, parts),
+        ("rollout_problems", config.call_problems, drawing),
+        ("learner.minibatches", minibatch, parts),
+        ("learner.micro_problems", config.learner.micro_problems or minibatch, parts),
+        ("imitation.problems", imitation.problems if imitation else parts, parts),
+    )
+    for field, count, parts in counts:
         if count % parts:
             of = " of so many" if field == "learner.minibatches" else ""
             raise config_lib.ConfigError(
                 f"{field}: expected problems{of} that data x fsdp = {parts} parts of the mesh divide, got {count}"
             )
-
-
-def _check_memory(
-    config: config_lib.RunConfig,
-    spec: DecoderSpec,
-    plans: tuple[protocol_lib.TurnPlan, ...],
-    mesh: sharding.Mesh | None,
-) -> memory.Fit:
-    """What training will take. Raises UserError with the numbers, and what would fit, where that is not there."""
-    config = config.model_copy(update={"credit": widen_fan_out(config.credit, len(plans))})
-    counts = count_held(config, spec, mesh)
-    return memory.check_memory(config, spec, plans, counts, memory.find_limit(), sharding.count_parts(mesh))
-
-
-def count_held(config: config_lib.RunConfig, spec: DecoderSpec, mesh: sharding.Mesh | None) -> memory.Weights:
-    """Numbers of parameters that each device of a training run holds."""
-    trained, frozen = count_weights(config.policy, spec, *_list_roles(config))
-    has_reference = config.policy.kind != "adapters" and config_lib.uses_reference(config.learner)
-    critic = config.credit.critic
-    own = count_network(spec) if critic is not None and critic.network == "own" else 0
-    cuts = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
-    frozen_bytes = jnp.dtype(_frozen_dtype(config)).itemsize
-    _, shapes = _outline_policy(config, spec)
-    kept = count_state(config.learner, shapes.trained, is_per_role=config.policy.kind != "shared")
-    critic_kept = count_state(config.learner, define_decoder(spec)[1]) if own else 0
-    is_apart = mesh is not None and mesh.shape["fsdp"] > 1 and config.policy.kind != "adapters"
-    head = spec.vocab_size * spec.width if is_apart else 0
-    held = (trained // cuts, frozen // cuts, frozen_bytes, has_reference, own // cuts)
-    return memory.Weights(*held, kept // cuts, critic_kept // cuts, head)
-
-
-def _load_policy(config: config_lib.RunConfig, model: load_lib.Description) -> tuple[Policy, Weights]:
-    key = address.make_stream(config.seed, address.INIT)
-    params = load_lib.load_params(config.model, model, key, _frozen_dtype(config))
-    key = address.make_stream(config.seed, address.ADAPT)
-    return make_policy(config.policy, model.spec, params, *_list_roles(config), key)
-
-
-def _outline_policy(config: config_lib.RunConfig, spec: DecoderSpec) -> tuple[Policy, Weights]:
-    """The policy with the shapes of its weights."""
-    dtype, made = jnp.dtype(_frozen_dtype(config)), []
-
-    def make(params: Params, key: jax.Array) -> Weights:
-        policy, weights = make_policy(config.policy, spec, params, *_list_roles(config), key)
-        made.append(policy)  # it is static, and not among what an abstract call may give
-        return weights
-
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), define_decoder(spec)[1])
-    weights = jax.eval_shape(make, params, address.make_stream(config.seed, address.ADAPT))
-    return made[0], weights
-
-
-def _list_roles(config: config_lib.RunConfig) -> tuple[list[str], list[str]]:
-    """All roles, and the trained ones."""
-    return config_lib.list_roles(config.protocol), config_lib.trained_roles(config.protocol)
-
-
-def _frozen_dtype(config: config_lib.RunConfig) -> str:
-    """The type that the loaded network is held in: f32 where it is trained, that of the products where it is not."""
-    return config.model.dtype if config.policy.kind == "adapters" else "float32"

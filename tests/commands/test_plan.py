@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from c3jax.cli import main
-from c3jax.commands import plan
+from c3jax.commands import plan, programs
 from c3jax.commands.target import open_target
 from c3jax.config.file import load_config
 from c3jax.learner.state import init_state
@@ -113,7 +114,7 @@ def test_the_shapes_of_all_programs_are_those_that_a_run_calls_them_with():
     config = load_config("quickstart", {**SMALL, "credit.method": "mappo"})
     target = open_target("cpu", "")
     setup = outline_setup(config, target.devices)
-    trees, update, greedy, sampled = plan.list_programs(setup, target)
+    trees, update, greedy, sampled = programs.list_programs(setup, target)
     state, frozen, reference, (rollout,), return_PL, _ = update.arguments
     assert state.critic is not None and frozen == {} and reference is not None
     assert return_PL.shape == (4, 8) and rollout.turns[1].tokens_NT.shape == (4 * 8, TOKENS[1])
@@ -136,18 +137,27 @@ def test_without_its_compiler_a_program_is_lowered_and_the_estimate_says_what_do
     assert len(table) > 5 and max(map(len, table)) <= 80
 
 
-def test_on_a_mesh_a_device_has_its_share_of_the_products(capsys):
+def plan_trees(*words: str) -> dict[str, Any]:
     """In a process of its own, which has four devices."""
-    mesh = ("--topology", "h100:4", "--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "2")
-    command = [sys.executable, "-m", "c3jax.cli", *GPU[:4], *mesh, *WORDS, "--only", "trees", "--json"]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    facts = json.loads(answer.stdout)
+    command = [sys.executable, "-m", "c3jax.cli", *GPU[:4], "--topology", "h100:4", *words, *WORDS, "--only", "trees"]
+    answer = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(answer.stdout)
+
+
+def test_on_a_mesh_a_device_has_its_share_of_the_products(capsys):
+    facts = plan_trees("--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor", "2")
     assert facts["devices"] == 4 and facts["mesh"] == {"data": 1, "fsdp": 2, "tensor": 2}
     assert main([*GPU, "--only", "trees", "--json"]) == 0
     (part,), (whole,) = facts["programs"], json.loads(capsys.readouterr().out)["programs"]
     assert part["flops"] == {kind: flops / 4 for kind, flops in whole["flops"].items()}
     assert facts["fit"] == ["everything fits the 80.0 GB of a device by our estimate"]
     assert part["unread_loops"] == 0 and part["flops_open"] == whole["flops_open"] / 4
+    # Two of the four draw, and hold nothing but what that needs.
+    facts = plan_trees("--async_steps", "1", "--mesh.rollout.data", "2")
+    assert facts["mesh"] == facts["rollout_mesh"] == {"data": 2, "fsdp": 1, "tensor": 1} and facts["devices"] == 4
+    (half,) = facts["programs"]
+    assert half["flops"] == {kind: flops / 2 for kind, flops in whole["flops"].items()}
+    assert half["estimate"] < whole["estimate"]
 
 
 def test_what_cannot_be_planned_is_refused_in_a_sentence(capsys):
@@ -178,7 +188,7 @@ def test_a_plan_of_several_trees_has_a_program_for_each(capsys):
     """Two branches of a replay: the second goes on from a message, and the update reads a turn of each."""
     config = load_config("quickstart", {**SMALL, "credit.method": "c3_replay"})
     target = open_target("cpu", "")
-    first, second, update, *_ = plan.list_programs(outline_setup(config, target.devices), target)
+    first, second, update, *_ = programs.list_programs(outline_setup(config, target.devices), target)
     assert (first.name, second.name, update.name) == ("branch 0", "branch 1", "update")
     given = second.arguments[-2]
     assert [messages.tokens_NT.shape for messages in given] == [(second.arguments[3].shape[0], TOKENS[0])]
@@ -191,7 +201,7 @@ def test_a_plan_of_several_trees_has_a_program_for_each(capsys):
 
 def test_a_method_that_reads_answers_has_a_program_for_it():
     config = load_config("quickstart", {**SMALL, "credit.method": "igpo"})
-    trees, read, update, *_ = plan.list_programs(
+    trees, read, update, *_ = programs.list_programs(
         outline_setup(config, (target := open_target("cpu", "")).devices), target
     )
     assert (trees.name, read.name, update.name) == ("trees", "answers", "update") and read.calls == trees.calls
@@ -206,7 +216,7 @@ def test_where_environments_answer_a_sampler_is_planned_for_each_stretch():
     config = load_config("tool_arithmetic", fields)
     target = open_target("cpu", "")
     outline = outline_setup(config, target.devices)
-    first, second, update, *evaluated = plan.list_programs(outline, target)
+    first, second, update, *evaluated = programs.list_programs(outline, target)
     assert [first.name, second.name, update.name] == ["trees 0", "trees 1", "update"]
     assert [program.name for program in evaluated] == ["greedy 0", "greedy 1", "sampled 0", "sampled 1"]
     step = plan.describe_plan(outline, target, [])["step"]

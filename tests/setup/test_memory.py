@@ -14,14 +14,14 @@ from c3jax.config import run as config_lib
 from c3jax.credit.plans import make_tree
 from c3jax.learner import state as state_lib
 from c3jax.learner import update as update_lib
-from c3jax.models import decoder
+from c3jax.models import decoder, sharding
 from c3jax.models import policy as policy_lib
 from c3jax.models.policy import Policy
 from c3jax.protocol import FramePlan, Literal, Slot, TurnPlan
 from c3jax.rollout.tree import make_tree_sampler
 from c3jax.setup import memory
 from c3jax.setup.memory import Limit, Weights, check_memory, estimate_memory
-from c3jax.setup.team import count_held
+from c3jax.setup.policy import count_held, estimate_run
 from c3jax.tasks import sections as task_sections
 from c3jax.types import Frame, UserError
 
@@ -184,11 +184,23 @@ def test_the_compiler_plans_what_was_estimated():
 def test_what_does_not_fit_is_refused_with_what_takes_the_most_and_its_field(changes, share, complaint):
     config, weights = make_config(**changes), Weights(10**6)
     needed = estimate_memory(config, SPEC, PLANS, weights)
-    assert check_memory(config, SPEC, PLANS, weights, Limit("device", needed.peak)).estimate == needed
+    assert check_memory(needed, Limit("device", needed.peak)).estimate == needed
     limit = Limit("device", int(needed.peak * share))
     with pytest.raises(UserError, match=r"^memory: expected at most the .*B of device, got about .*B, ") as error:
-        check_memory(config, SPEC, PLANS, weights, limit)
+        check_memory(estimate_memory(config, SPEC, PLANS, weights), limit)
     assert re.search(complaint, str(error.value)), error.value
+
+
+def test_devices_that_only_draw_hold_weights_and_trees_and_the_others_no_trees():
+    (whole, same), (learning, drawing) = (
+        estimate_run(make_config(), SPEC, PLANS, jax.sharding.AbstractMesh((1, 2, 1), sharding.AXES), apart)
+        for apart in (None, jax.sharding.AbstractMesh((1, 1, 1), sharding.AXES))
+    )
+    assert whole is same and rows_of(whole) == {**rows_of(whole), **rows_of(learning)}
+    assert {row.when for row in whole.rows} - {row.when for row in learning.rows} == {"trees"}
+    assert {row.name for row in drawing.rows if row.when != "trees"} == {"trained weights"}
+    assert rows_of(drawing)["trained weights"] == 2 * rows_of(learning)["trained weights"]
+    assert whole.peak >= learning.peak
 
 
 def test_what_is_advised_makes_a_run_smaller():
