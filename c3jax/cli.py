@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from c3jax.commands import terminal
-from c3jax.run.interrupt import STOPPED, TERMINATED, Terminated, exit_when_terminated
+from c3jax.run.interrupt import STOPPED, TERMINATED, Terminated, exit_in_imports
 from c3jax.types import LostError, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)  # of standard output: disk full, nobody reads
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Ctrl-C, 75 by SIGTERM, 3 by an alarm of its config: what was stopped goes on when it is started again.
     """
     try:
-        with exit_when_terminated():
+        with exit_in_imports():
             code = _run(list(sys.argv[1:] if argv is None else argv))
             sys.stdout.flush()
             return code

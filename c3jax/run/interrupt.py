@@ -54,24 +54,38 @@ class Interrupts:
 
 
 @contextmanager
-def exit_when_terminated() -> Iterator[None]:
-    """SIGTERM ends the process at once, with its exit code, where nothing else catches it: before `catch_signals`, in
-    imports too. Nothing is raised, for what an import or a garbage collector's callback raises is lost.
+def exit_in_imports() -> Iterator[None]:
+    """Before `catch_signals`, SIGTERM ends the process at once with its exit code, and so does SIGINT in an import.
+
+    Nothing is raised there, for what an import or a garbage collector's callback raises is lost, or becomes another
+    error. Elsewhere SIGINT is Python's KeyboardInterrupt.
     """
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def leave(code: int) -> None:
         os.write(2, b"c3jax: stopped\n")
-        os._exit(TERMINATED)
+        os._exit(code)
 
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            leave(TERMINATED)
+        while frame is not None:
+            if frame.f_globals.get("__name__") in ("importlib._bootstrap", "_frozen_importlib"):
+                leave(STOPPED)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, handle)
+    changed = {
+        number: default for number, default in defaults.items() if is_main and signal.getsignal(number) is default
+    }
+    for number in changed:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, default in changed.items():
+            signal.signal(number, default)
 
 
 @contextmanager
