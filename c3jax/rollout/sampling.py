@@ -23,6 +23,8 @@ GREEDY = Sampling(temperature=1.0, top_k=1, top_p=1.0)  # a support of one token
 CHUNK_FLOATS = 31_000_000
 
 _OUT = -1e30
+_BLOCK = 512  # entries over which a running sum is made at once
+_BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
 
 
 def sample_tokens(
@@ -41,7 +43,7 @@ def sample_tokens(
     """
     if sampling.top_k == 0:
         logp_NV = jax.nn.log_softmax(logits_NV / sampling.temperature)
-        token_N = _invert(logp_NV, uniform_N)
+        token_N = _invert(jnp.exp(logp_NV), uniform_N)
         drawn_logp_N = jnp.take_along_axis(logp_NV, token_N[:, None], axis=1)[:, 0]
         support_NK = jnp.zeros((logits_NV.shape[0], 0), jnp.int32)
         return token_N, drawn_logp_N, support_NK, _square_gradient(logp_NV, token_N)
@@ -53,7 +55,7 @@ def sample_tokens(
     # The first is always in; a token is in while those before it have not reached p.
     is_in_NK = (before_NK < sampling.top_p) | (jnp.arange(top_k) == 0)
     logp_NK = jax.nn.log_softmax(jnp.where(is_in_NK, scaled_NK, _OUT))
-    entry_N = _invert(logp_NK, uniform_N)
+    entry_N = _invert(jnp.exp(logp_NK), uniform_N)
     token_N = jnp.take_along_axis(id_NK, entry_N[:, None], axis=1)[:, 0]
     drawn_logp_N = jnp.take_along_axis(logp_NK, entry_N[:, None], axis=1)[:, 0]
     return token_N, drawn_logp_N, jnp.where(is_in_NK, id_NK, -1), _square_gradient(logp_NK, entry_N)
@@ -153,9 +155,19 @@ def size_chunk(tokens: int, vocab: int, width: int, entries: int, chunk_floats: 
     return -(-tokens // -(-tokens // most))
 
 
-def _invert(logp_NK: jax.Array, uniform_N: jax.Array) -> jax.Array:
+def _invert(mass_NK: jax.Array, uniform_N: jax.Array) -> jax.Array:
     """Index of the first cumulative mass above the uniform number; never of an entry without mass."""
-    mass_NK = jnp.exp(logp_NK)
+    rows, entries = mass_NK.shape
+    if entries > _BLOCK:
+        # A vocabulary is summed in blocks first, on all cores: running sums over the whole of it are made on one.
+        mass_NGB = jnp.pad(mass_NK, ((0, 0), (0, -entries % _BLOCK))).reshape(rows, -1, _BLOCK)
+        mass_NG = jnp.sum(mass_NGB, axis=-1)
+        block_N = _invert(mass_NG, uniform_N)
+        before_N = jnp.sum(jnp.where(jnp.arange(mass_NG.shape[1]) < block_N[:, None], mass_NG, 0.0), axis=-1)
+        mass_NB = jnp.take_along_axis(mass_NGB, block_N[:, None, None], axis=1)[:, 0]
+        left_N = uniform_N * jnp.sum(mass_NG, axis=-1) - before_N
+        within_N = jnp.clip(left_N / jnp.sum(mass_NB, axis=-1), 0.0, _BELOW_ONE)
+        return block_N * _BLOCK + _invert(mass_NB, within_N)
     reached_NK = jnp.where(mass_NK > 0, jnp.cumsum(mass_NK, axis=-1), 0.0)
     # Scaled by the largest sum at an entry with mass: a parallel sum rounds differently at every entry, and must not
     # put the draw past them all.

@@ -98,6 +98,16 @@ def test_frequencies_and_log_probabilities_are_the_exact_ones(sampling):
     np.testing.assert_allclose(gradient_G, np.square(np.eye(30) - expected).sum(axis=1)[token_G], atol=2e-6)
 
 
+def test_a_vocabulary_that_is_summed_in_blocks_is_drawn_as_a_small_one():
+    """Three blocks, the last one not full, the second almost without mass."""
+    logits_V = 2 * np.random.default_rng(0).normal(size=1300)
+    logits_V[512:1023] -= 40
+    expected = compute_exact(logits_V, Sampling())
+    token_G, *_ = draw_grid(logits_V, Sampling())
+    assert (np.diff(token_G) >= 0).all()
+    np.testing.assert_allclose(np.bincount(token_G, minlength=1300) / GRID, expected, atol=1.01 / GRID)
+
+
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=2)], ids=["plain", "top_k"])
 def test_the_gradient_of_a_token_that_is_nearly_sure_is_exact_too(sampling):
     """Two tokens, the other of chance e = 1e-6: 2 e^2, and 2 (1 - e)^2 for the other one."""
