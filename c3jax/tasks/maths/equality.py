@@ -75,9 +75,20 @@ _ASKED_REMAINDER = re.compile(r"(?i)remainder|residue|modulo|\\[pb]?mod|units di
 def _match_restated(expected: str, answer: str, question: str) -> bool | None:
     """Read 两地相距 120 千米 as 120 千米, where it is asked 两地相距多少千米."""
     found = re.fullmatch(r"(?P<lead>[\u4e00-\u9fff]{2,12}) ?(?P<rest>[-0-9\\].*)", answer)
-    if found is None or not re.search(rf"{found['lead']}.?(?:多少|几)|(?:多少|几).?{found['lead']}", question):
+    if found is None:
         return None
-    return is_equal(expected, found["rest"], question)
+    # In the clause that asks, before what is asked for or behind it; some of its words may be left out.
+    clauses = re.split("[，。,;；]", question)
+    before, asking = "".join(clauses[:-1]), re.split("多少|几", clauses[-1], maxsplit=1)
+    is_restated = len(asking) == 2 and any(
+        _is_subsequence(found["lead"], before + part) and _is_subsequence(found["lead"][-2:], part) for part in asking
+    )
+    return is_equal(expected, found["rest"], question) if is_restated else None
+
+
+def _is_subsequence(letters: str, text: str) -> bool:
+    left = iter(text)
+    return all(letter in left for letter in letters)
 
 
 def _match_points(expected: str, answer: str, question: str) -> bool | None:
@@ -88,6 +99,8 @@ def _match_points(expected: str, answer: str, question: str) -> bool | None:
 
 def _match_sayings(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = words.name_saying(expected), words.name_saying(answer)
+    if wanted == "none" and answer.startswith(r"\{") and given != wanted:
+        return False  # \{\emptyset\} holds something
     return wanted == given if wanted and given else None
 
 
@@ -173,11 +186,13 @@ def _match_named(expected: str, answer: str, question: str) -> bool | None:
     named = wanted or given
     if named is None or (wanted and given and wanted[0].keys() != given[0].keys()):
         return None if named is None else False
-    order = equations.order_names(answer if given else expected, named[0], question)
+    names = named[0].keys()
+    order = equations.order_names(answer if given else expected, names, question)
     sides = []
     for text, named in ((expected, wanted), (answer, given)):
         if named is None and not all(part.startswith("(") for part in latex.split_top(text, ",")):
-            return None  # a set, an interval
+            # A set, an interval; x = 5, y = -2 are no two values of one name.
+            return False if text.startswith(r"\{") and len({name[0] for name in names}) > 1 else None
         sides.append(text if named is None else ", ".join(_write_tuple(values, order) for values in named))
     return is_equal(sides[0], sides[1], question)
 
@@ -218,6 +233,7 @@ def _read_list(text: str) -> list[str]:
 
 
 def _expand_sign(text: str) -> list[str]:
+    text = text.replace(r"\mp", r"\pm") if text.count(r"\mp") == 1 and r"\pm" not in text else text
     if text.count(r"\pm") != 1:
         return [text]
     return [text.replace(r"\pm", sign).strip().removeprefix("+").strip() for sign in "+-"]
@@ -254,7 +270,7 @@ def _read_matrix(text: str) -> list[list[str]] | None:
     if found is None or r"\begin" in found["inside"] or bool(found["left"]) != bool(found["right"]):
         return None
     rows = [row for row in found["inside"].split(r"\\") if row.strip()]
-    factor = f"({found['factor']})" if found["factor"] else ""
+    factor = f"({re.sub('^ ?- ?$', '-1', found['factor'])})" if found["factor"] else ""
     return [[f"{factor}({cell})" if factor else cell.strip() for cell in row.split("&")] for row in rows]
 
 
@@ -294,6 +310,7 @@ _HALF_DAY = re.compile(r"(?i) ?[ap]\.? ?m\.?$")
 
 def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
     if ":" in expected or "ratio" in question.lower():
+        answer = re.sub("(?<=[0-9])比(?=[0-9])", ":", answer)
         answer = re.sub(r"(?<=[0-9a-z}]) (?:\\text\{ ?to ?\} ?|to )(?=[0-9a-z\\])", ":", answer)
     wanted, given = latex.split_top(expected, ":"), latex.split_top(answer, ":")
     if len(wanted) == len(given) == 1:

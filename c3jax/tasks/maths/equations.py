@@ -20,13 +20,14 @@ _TUPLE = rf"\( ?{formula.NAME}(?: ?, ?{formula.NAME})+ ?\)"
 _DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}(?: ?[(\[][^=]*[)\]])?"
 _NAME = re.compile(
     rf"(?:{_WORDS} ?)?(?:{_FUNCTION}|{_COUNT}|{_POINTS}|{_TUPLE}|{_DERIVATIVE}|[A-Za-z][a-z]{{3,}}(?: [a-z]+)*"
-    rf"|{formula.NAME}'*|[A-Za-z] ?_ ?\{{? ?\\infty ?\}}?)"
+    rf"|[\u4e00-\u9fff]{{1,8}}|{formula.NAME}'*|[A-Za-z] ?_ ?\{{? ?\\infty ?\}}?)"
     rf"|\\Pr|{_WORDS} ?\([^()=]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
 )
-_MATRIX_NAME = re.compile(r"[A-Z] ?\^ ?(?:\{ ?(?:-1|T) ?\}|T)")  # the inverse, or transposed
+# The inverse, transposed, a projection: anything without a number or a sum.
+_MATRIX_NAME = re.compile(r"[A-Z] ?\^ ?(?:\{ ?(?:-1|T) ?\}|T)|(?:[A-Za-z_ {}]|\\[A-Za-z]+)+")
 _ASKED = re.compile(
     r"(?i)(?:find|compute|evaluate|determine|calculate|convert|express|write|simplify|what is|value of)(?: the)?"
-    r"(?: [a-z]+ of)? ?\$([^$]+)\$"
+    r"(?: (?:[a-z]+ )?values? of)? ?\$([^$]+)\$"
 )
 # The sum or the product of names, where a question asks for one in words.
 _JOINED = {
@@ -69,17 +70,44 @@ def read_equation(text: str, question: str) -> Equation | None:
         for chain, index in ((chains[0], 0), (chains[-1], -1)):
             is_name = _NAME.fullmatch(chain[index]) or (r"\begin" in text and _MATRIX_NAME.fullmatch(chain[index]))
             is_name = is_name and not words.DENIAL.search(chain[index])
-            is_asked = _squeeze(chain[index]) in asked or any(
+            is_asked = any(_is_same(chain[index], wanted) for wanted in asked) or any(
                 word in question.lower() and joined.fullmatch(chain[index]) for word, joined in _JOINED.items()
             )
-            if name is None and (is_name or is_asked):
+            if name is None and (is_name or is_asked or _is_known_formula(chain[index], question)):
                 name = _squeeze(chain.pop(index))
     is_part = name not in asked and any(
-        formula.is_formula(wanted) and formula.find_names(wanted) > {name}
+        formula.is_formula(wanted) and formula.find_names(wanted) >= {name}
         for wanted in asked
         if not wanted.startswith(f"{name}(")  # f = 2x, where f(x) is asked for
     )
+    is_part |= _is_other_letter(name, question)
     return Equation(name, tuple(tuple(chain) for chain in chains if chain), is_part)
+
+
+_ASKED_LETTER = re.compile(
+    r"(?i)(?:find|determine|what is|solve for|value of)(?: the)?(?: values? of)? \$([a-z])\$(?! ?(?:,|(?:and|or)\b))"
+)
+
+
+def _is_other_letter(name: str | None, question: str) -> bool:
+    """Whether a name is a letter of the question, which asks for the value of another one alone."""
+    asked = _ASKED_LETTER.findall(question)
+    if name is None or len(name) > 1 or not asked or name in asked:
+        return False
+    return any(re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", text) for text in question.split("$")[1::2])
+
+
+def _is_known_formula(side: str, question: str) -> bool:
+    r"""Whether a side is that of a circle, a sphere and the like, \pi r^2, in letters that the question has not."""
+    if r"\pi" not in side or not formula.is_formula(side):
+        return False
+    names = formula.find_names(side)
+    return bool(names) and not any(f"${name}" in question or f"{name}$" in question for name in names)
+
+
+def _is_same(side: str, wanted: str) -> bool:
+    """Whether a side is what is asked for, its terms in any order; a constant is so only as it is written."""
+    return _squeeze(side) == wanted or (not is_constant(side) and formula.is_equal(side, wanted))
 
 
 def _squeeze(text: str) -> str:

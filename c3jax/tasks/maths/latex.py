@@ -62,6 +62,7 @@ _COMMANDS = {
     **{"lt": "<", "gt": ">", "leq": r"\le", "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "neq": r"\ne"},
     **{"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "vert": "|", "lvert": "|", "rvert": "|"},
     **{"varnothing": r"\emptyset", "degree": r"^\circ", "mid": "|", "colon": ":", "bar": r"\overline"},
+    **{"bigcup": r"\cup", "bigcap": r"\cap"},
     **{"backslash": r"\setminus", "smallsetminus": r"\setminus", "simeq": r"\approx", "euro": "€", "pounds": "£"},
     **{"langle": "⟨", "rangle": "⟩", "lor": r"\text{or}", "vee": r"\text{or}", "land": ",", "wedge": ","},
 }
@@ -81,7 +82,7 @@ _LEAD = (
     r"|(?:mid)?point|coordinates|center|centre|vertex|focus|area|volume|perimeter|radius|length|width|height|sum|total"
     r"|product|difference|ratio|probability|domain|range|slope|maximum|minimum|cost|price|profit|distance|speed|time|age"
     r"|remainder|mean|median|mode|average|change) ?:)"
-    r"|(?:所以|故|因此)?答案?(?:是|为| ?:))"
+    r"|(?:所以|故|因此|正确|最终|原?方程的?)*(?:答案?|解|结果)(?:是|为|得| ?:))"
 )
 # What says that a number follows: 一共有 6 人, 人数是 6, there are 6 people.
 _NOT_JUST = "不非没未约至超近差负比最多少大小"
@@ -109,7 +110,9 @@ _LEADS = re.compile(
 _BEFORE = (
     (r"\\\\ ?\[ ?-?[0-9.]+ ?[a-z]{2} ?\]", r"\\\\ "),  # the end of a matrix's row, with some space
     (r"\\(?:(?:text)?color(?:box)?|[hv]space\*?|tag) ?\{[^{}]*\}", ""),
-    (r"\{([,:])\}", r"\1"),
+    (r"(?:\\text ?)?\{([,:&])\}", r"\1"),
+    (r"(?<=[0-9} ])([cdkm]?m|ft|in)([23])(?![0-9])", r"\1^\2"),
+    (r"\\cr(?![a-z])", r"\\\\ "),
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"\\%", "%"),
@@ -128,10 +131,14 @@ def _write_half_line(found: re.Match[str]) -> str:
     return f"x {sign}"
 
 
+_SIGNED = r"(?:[<>]|\\[lgn]e(?![a-z]))"  # an inequality
 _AFTER = (
     (r"(?<=[0-9]) ?(?:\\text\{)? ?and (?:a|one) half(?![a-z]) ?\}?", r"\\frac{1}{2}"),
-    (r"(?=.*(?:[<>]|\\[lg]e(?![a-z])))(?:\\text ?\{ ?or ?\}|(?<![A-Za-z\\])or(?![A-Za-z]))", r"\\cup"),
-    (r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和)\s*", ", "),
+    *(
+        (rf"(?=.*{_SIGNED}),? ?(?:\\text ?\{{ ?{word} ?\}}|(?<![A-Za-z\\]){word}(?![A-Za-z]))", sign)
+        for word, sign in (("or", r"\\cup"), ("and", r"\\cap"))
+    ),
+    (r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or|&)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和)\s*", ", "),
     (r"\\text\s*\{\s*(?:percent|per cent|%)\s*\}|(?<=[0-9]) ?(?:percent|per cent)(?![a-z])", "%"),
     (r"(?<=[0-9]) ?\\text ?\{ ?per ?cent (?=[a-z])", r"%\\text{"),
     (r"(?<=[0-9])个半(?=小时|月|星期)", r"\\frac{1}{2}"),
@@ -142,13 +149,15 @@ _AFTER = (
     # A set by its condition.
     (r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\reals|R))? ?[|:]((?:[^{}]|(?<!\\)\{[^{}]*\})*)\\\}", r"\1"),
     (r"(?i)^(?:\\text\{)?all real[a-z ]* (?:except|other than) ?\}? ?(?:x ?= ?)?(.*)$", r"\\reals \\setminus \\{\1\\}"),
+    (r"(?i)^(?:\\text\{ ?)?(?:for )?all (?:real )?(?:numbers )?\}? ?(?=[a-z] ?" + _SIGNED + ")", ""),
+    (r"(?<=[^ ]) ?(?:\\text\{ ?only ?\}|only ?(\}?))$", r"\1"),
     (r"(?i)^(?:\\text\{)?all real(?:s| numbers)? ?\}? ?(?=[<>]|\\[lg]e(?![a-z]))", "x "),
     (r"(?i)^(?:\\text\{)?all real[a-z ]* (greater|less) than (or equal to )?\}?", _write_half_line),
     (r"[a-z] ?\\in ?\\reals ?, ?", ""),
     (r"^\]([^\[\],]+,[^\[\],]+)(?=[\[\]]$)", r"(\1"),  # ]1, 2[ is (1, 2)
     (r"^([(\[][^()\[\],]+,[^()\[\],]+)\[$", r"\1)"),
     # Where a formula has a value: x + 1, x \ne 1.
-    (r"^((?:(?!\\ne)[^,=<>])+)(?:,|\\text\{ ?(?:for|where|with|if) ?\}) ?[a-z] ?\\ne ?[^,=<>]+$", r"\1"),
+    (rf"^((?:(?!{_SIGNED})[^,=])+)(?:,|\\text\{{ ?(?:for|where|with|if) ?\}}) ?[a-z] ?\\ne ?[^,=<>]+$", r"\1"),
     (rf"\\?(?:\\text ?\{{ ?)?(?<![A-Za-z])cis ?\}}? ?({_ARGUMENT})", r"(\\cos \1 + i \\sin \1)"),
     (r" ?\((?:%|percent)\)", "%"),
     (r" ?; ?", ", "),
@@ -156,7 +165,9 @@ _AFTER = (
     (r"(?<![A-Za-z\\])(sin|cos|tan|log|ln|exp|sqrt)(?![A-Za-z])", r"\\\1 "),
     (r"^[\"“`](.*)[\"”`]$", r"\1"),
     (r"^\*\*(.*)\*\*$", r"\1"),
+    (r"^([A-Za-z]|\\[a-z]+) (?:\\text\{ ?)?(?:is|equals|is equal to) ?\}? ?(?=[-0-9\\(])", r"\1 = "),
     (r"^(?:=|\\approx) ?(?=.)", ""),
+    (rf"^.*(?:=|{_SIGNED}).*\\(?:implies|iff|(?:Long|long)?(?:R|Leftr|r)ightarrow)(?![a-z]) ?(?=.)", ""),
     (r"\\text\{([^{}]*)\} ?\\text\{", r"\\text{\1 "),
 )
 

@@ -36,10 +36,13 @@ _BRACKETED = re.compile(
     rf"(?P<head>.*[0-9}}]) ?\( ?(?P<tail>{_TAIL}|(?<= \()(?:[A-Za-z]+[A-Za-z.' /-]+|[gLms])|[\u4e00-\u9fff]+) ?\)"
 )
 _DEGREES = re.compile(r"(?P<head>.*[0-9)}]) ?\^ ?\{? ?\\circ ?\}? ?(?:(?:\\text ?\{)? ?(?P<scale>[CF]) ?\}?)?")
-_QUOTIENT = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?\}")
+_RAISED = r"\\text\{([^{}]*)\} ?((?:\^ ?\{?[1-9]\}?)?)"
+_QUOTIENT = re.compile(rf"\\frac ?\{{ ?{_RAISED} ?\}} ?\{{ ?{_RAISED} ?\}}")
 _PART = rf"[0-9]+(?:\.[0-9]+)? ?{_WORD}"
 _COMPOUND = re.compile(rf"{_PART}(?: ?,? ?{_PART})+")
-_MONEY = re.compile(r"(?P<before>[-+]?) ?(?:US ?)?(?:\\text\{)?(?P<sign>\\\$|[€£¥₹]|Rs|USD)\.? ?\}? ?(?P<head>.+)")
+_MONEY = re.compile(
+    r"(?P<before>[-+]?) ?(?:\\text\{ ?)?(?:US ?\}? ?)?(?:\\text\{)?(?P<sign>\\\$|[€£¥₹]|Rs|USD)\.? ?\}? ?(?P<head>.+)"
+)
 _CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan", "₹": "rupee", "Rs": "rupee", "USD": "dollar"}
 _FEET = re.compile(
     r"(?P<feet>[0-9]+) ?(?:\^ ?\\prime|['′’]) ?(?P<inches>[0-9.]+) ?(?:\^ ?\{?(?: ?\\prime){2} ?\}?|''|[\"″”])"
@@ -58,6 +61,11 @@ _STATING = re.compile(
     r"|score|gross|so|up|down|off|except|without|percent|percentage|x|pi"
     r"|too|opposite|fails?|impossible|binary|octal|hexadecimal|per ?mille?|basis|grand|mil|bn|[a-z]*illions?|googol"
     r"|(?:eleven|[a-z]+teen|[a-z]+tie)ths?)\b|[不非负没多余倍约或以]|分之|左右|年级|([a-z])\1\1"
+)
+# Words that say what a number is beside another one, which count where the question has them too.
+_COMPARING = re.compile(
+    r"\b(?:short|shy|late|early|older|younger|taller|shorter|longer|heavier|lighter|higher|lower|faster|slower|bigger"
+    r"|larger|smaller|cheaper|greater|ahead|behind|extra|additional|missing|lost|owed|wasted|missed)\b"
 )
 # The same words, where they are part of what is counted: square feet, times as many.
 _COUNTING = re.compile(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$")
@@ -78,7 +86,7 @@ def read_measure(text: str, question: str) -> Measure | None:
       text: tidy.
       question: that it answers.
     """
-    text = _QUOTIENT.sub(r"\\text{\1/\2}", text)
+    text = _QUOTIENT.sub(r"\\text{\1\2/\3\4}", text)
     text = re.sub(r"(\\text\{[^{}0-9]*)([0-9][0-9.]*) ([^{}0-9]*\})", r"\1} \2 \\text{\3", text)  # hours and 30 minutes
     if _COMPOUND.fullmatch(text):
         return _add_parts([read_measure(part, question) for part in re.findall(_PART, text)])
@@ -89,7 +97,8 @@ def read_measure(text: str, question: str) -> Measure | None:
     if money:
         head = money["before"] + money["head"].replace(r"\$", "")
         inner = read_measure(head, question)
-        return Measure(inner.head if inner else head, _CURRENCIES[money["sign"]])
+        each = f" {inner.unit}" if inner and re.match("/|per ", inner.unit) else ""
+        return Measure(inner.head if inner else head, _CURRENCIES[money["sign"]] + each)
     degrees = _DEGREES.fullmatch(text)
     if degrees and r"\circ" not in degrees["head"] and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
         return Measure(degrees["head"].strip(), f"deg{degrees['scale']}" if degrees["scale"] else "degrees")
@@ -123,6 +132,7 @@ def _read_words(head: str, unit: str, question: str) -> Measure | None:
     is_plain = re.fullmatch(r"(?:[A-Za-z\u4e00-\u9fff][^0-9,]*(?:\^ ?-?[1-9][^0-9,]*)*)?", unit) is not None
     stated = [found[0] for found in _STATING.finditer(_COUNTING.sub("", unit.lower()))]
     stated += [word for word in re.findall(r"\w+", unit) if _split_magnitude(word)]
+    stated += [word for word in _COMPARING.findall(unit.lower()) if word not in question.lower()]
     if not is_plain or len(unit.split()) > 6 or any(word.removesuffix("s") not in counted for word in stated):
         return None
     return Measure(head, unit) if formula.is_formula(latex.join_thousands(head).removesuffix("%")) else None
@@ -141,6 +151,7 @@ def _find_counted(question: str) -> set[str]:
     """The words that a question counts in: "how many more dozen eggs", "how many 'down votes'", 多少元."""
     text = re.sub("[\"'‘’“”]", "", question.lower())
     counted = re.findall(r"(?:how (?:many|much)|number of) ((?:[a-z]+ ?){1,3})", text)
+    counted += re.findall(rf"\bin ({'|'.join(words.SCALES)})s\b", text)
     counted += re.findall(r"\b[0-9]{2,} (quarters)\b", text)  # coins: nobody writes so many as a fraction
     nouns = {word.removesuffix("s") for phrase in counted for word in phrase.split()}
     return nouns | {
@@ -273,9 +284,11 @@ def convert_to_asked(measure: Measure, question: str) -> str | None:
         if re.search(rf"(?<![a-z]){one}(?![a-z])", measure.unit) and other in asking and one not in asking:
             return None
     words_asked = [_MEASURE_WORDS.get(found[0]) for found in _CHINESE_ASKED.findall(asking)]
+    asked, given = _find_asked(asking), _parse(measure.unit)
+    if asked.units and not given and measure.unit[:1] in _MEASURE_WORDS and not any(words_asked):
+        return None  # books, where money is
     if any(words_asked) and _MEASURE_WORDS.get(measure.unit[:1], words_asked[-1]) not in words_asked:
         return None  # pages, where books are counted
-    asked, given = _find_asked(asking), _parse(measure.unit)
     if given in asked.units:
         return measure.head
     asked = asked._replace(units=[unit for unit in asked.units if _is_measured(unit)])
@@ -318,9 +331,9 @@ def _find_asked(asking: str) -> _Asked:
 
 # What a question may ask for. Bars, bags, hands and points are units too, and mostly something else.
 _ORDINARY = re.compile(
-    r"(?:(?:kilo|centi|milli|deci|micro|nano)?(?:meter|gram|liter|second)|mile|foot|inch|yard|pound|ounce|ton|tonne|jin"
+    r"(?:(?:kilo|centi|milli|deci|micro|nano)?(?:meter|gram|liter|second|joule|watt|volt|newton|hertz)|mile|foot|inch|yard|pound|ounce|ton|tonne|jin"
     r"|metric_ton|minute|hour|day|week|month|year|gallon|quart|pint|cup|tablespoon|teaspoon|dollar|cent|euro|rupee|yuan"
-    r"|jiao|dime|nickel|hectare|mu|degree|radian|degree_[A-Z][a-z]+|unit|(?:mile|kilometer)_per_hour)"
+    r"|newton|joule|watt|volt|ampere|coulomb|ohm|pascal|hertz|kelvin|tesla|mole|electron_volt|byte|jiao|dime|nickel|hectare|mu|degree|radian|degree_[A-Z][a-z]+|unit|(?:mile|kilometer)_per_hour)"
 )
 
 

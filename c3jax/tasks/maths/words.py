@@ -75,8 +75,8 @@ DENIAL = re.compile(
     r"|[不非错]"
 )
 _SAYINGS = {
-    "none": r"(?:there (?:is|are) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?|none|(?:the )?empty set|\\emptyset"
-    r"|\\\{ ?\\\}|无(?:实数)?解|空集",
+    "none": r"(?:there (?:is|are) )?no (?:(?:real|such|integer|positive|valid) )*(?:solutions?|roots?|values?|numbers?"
+    r"|integers?|[a-z])(?: exists?)?|none|(?:the )?empty set|\\emptyset|\\\{ ?\\\}|无(?:实数)?解|空集",
     "undefined": r"dne|does not exist|doesn't exist|undefined|不存在",
     "reals": r"\\reals|all real(?:s| numbers)|全体实数",
     "infinity": r"\+? ?\\infty|(?:positive )?infinity|infinitely many(?: solutions)?",
@@ -85,7 +85,7 @@ _SAYINGS = {
 
 def name_saying(text: str) -> str | None:
     """Name what a text says that has no value: that there is none, that it is undefined, that all will do."""
-    plain = re.sub(r"\\text *\{([^{}]*)\}", r"\1", text).strip(" .").lower()
+    plain = " ".join(re.sub(r"\\text *\{([^{}]*)\}", r"\1", text).strip(" .").lower().split())
     return next((name for name, pattern in _SAYINGS.items() if re.fullmatch(pattern, plain, re.IGNORECASE)), None)
 
 
@@ -98,7 +98,7 @@ class Option(NamedTuple):
 
 _DRESSED = r"(?:\\(?:text(?:bf)?|mathrm) ?|^)\{([^{}]*)\}|\$"
 _OPTION = re.compile(
-    r"(?:(?i:option|choice)|(?:答案|故|应|所以)?(?:选[项择]?)?)?:? ?"
+    r"(?:(?i:option|choice|graph|figure|diagram|statement)|(?:答案|故|应|所以)?(?:选[项择]?)?)?:? ?"
     r"(?:\( ?(?P<inner>[A-J]) ?\)|(?P<bare>[A-J])(?:[).:]|选?项|(?=\s*$)))(?P<text>.*)"
 )
 
