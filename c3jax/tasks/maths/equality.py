@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from c3jax.tasks.maths import equations, formula, latex, regions, units, words
+from c3jax.tasks.maths import asking, equations, formula, latex, regions, units, words
 
 
 def is_equal(expected: str, answer: str, question: str) -> bool:
@@ -28,7 +28,7 @@ def is_equal(expected: str, answer: str, question: str) -> bool:
         if decision is not None:
             return decision
     expected, answer = (_EXPONENT.sub(r"\1 \\cdot 10^{\2}", latex.join_thousands(text)) for text in (expected, answer))
-    return formula.is_equal(expected, answer) or _is_same_text(expected, answer)
+    return formula.is_equal(expected, answer) or words.is_same_text(expected, answer, question)
 
 
 _EXPONENT = re.compile(r"^(-?[0-9.]+)[eE]\+?(-?[0-9]{1,2})$")  # as Python writes a number
@@ -36,18 +36,6 @@ _EXPONENT = re.compile(r"^(-?[0-9.]+)[eE]\+?(-?[0-9]{1,2})$")  # as Python write
 
 def _squeeze(text: str) -> str:
     return re.sub(r"(?<![0-9]) +| +(?![0-9])", "", text)  # 3 4 is not 34
-
-
-_WORD = re.compile(r"\\text|(?<![A-Za-z\\])(?:[A-Za-z]{3,}|[A-Z]{2,}|[ap]\.?m)|^[A-Z]$|[^\x00-\x7f]")
-
-
-def _is_same_text(expected: str, answer: str) -> bool:
-    return _WORD.search(expected) is not None and _plain(expected) == _plain(answer)
-
-
-def _plain(text: str) -> str:
-    text = re.sub(r"\\text|[{}]", "", text).strip()
-    return re.sub(r"^(?:an?|the|on) |[\s().:\"'`]", "", text.lower())
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -73,22 +61,9 @@ _ASKED_REMAINDER = re.compile(r"(?i)remainder|residue|modulo|\\[pb]?mod|units di
 
 
 def _match_restated(expected: str, answer: str, question: str) -> bool | None:
-    """Read 两地相距 120 千米 as 120 千米, where it is asked 两地相距多少千米."""
-    found = re.fullmatch(r"(?P<lead>[\u4e00-\u9fff]{2,12}) ?(?P<rest>[-0-9\\].*)", answer)
-    if found is None:
-        return None
-    # In the clause that asks, before what is asked for or behind it; some of its words may be left out.
-    clauses = re.split("[，。,;；]", question)
-    before, asking = "".join(clauses[:-1]), re.split("多少|几", clauses[-1], maxsplit=1)
-    is_restated = len(asking) == 2 and any(
-        _is_subsequence(found["lead"], before + part) and _is_subsequence(found["lead"][-2:], part) for part in asking
-    )
-    return is_equal(expected, found["rest"], question) if is_restated else None
-
-
-def _is_subsequence(letters: str, text: str) -> bool:
-    left = iter(text)
-    return all(letter in left for letter in letters)
+    """Read 两地相距 120 千米, "Mary is 14" as 120 千米, 14, where the question says what stands before it."""
+    rest = words.take_off_restated(answer, question)
+    return None if rest is None else is_equal(expected, rest, question)
 
 
 def _match_points(expected: str, answer: str, question: str) -> bool | None:
@@ -133,7 +108,8 @@ def _match_equations(expected: str, answer: str, question: str) -> bool | None:
         return not given.is_part and _is_chain_of(expected, given, question)
     if equations.is_same_relation(expected, answer):
         return True
-    if wanted.name is None or (wanted.name != given.name and len(wanted.name) == len(given.name or "") == 1):
+    given = equations.rename_argument(given, wanted)
+    if wanted.name is None or equations.is_other_name(wanted.name, given.name or ""):
         return False
     return _is_chain_of(wanted.chains[-1][-1], given, question)
 
@@ -311,6 +287,7 @@ _HALF_DAY = re.compile(r"(?i) ?[ap]\.? ?m\.?$")
 def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
     if ":" in expected or "ratio" in question.lower():
         answer = re.sub("(?<=[0-9])比(?=[0-9])", ":", answer)
+        answer = re.sub(r"(?<=[0-9]) ?\\text\{ ?[a-z]+ to ?\} ?([0-9]+) ?\\text\{ ?[a-z]+ ?\}$", r":\1", answer)
         answer = re.sub(r"(?<=[0-9a-z}]) (?:\\text\{ ?to ?\} ?|to )(?=[0-9a-z\\])", ":", answer)
     wanted, given = latex.split_top(expected, ":"), latex.split_top(answer, ":")
     if len(wanted) == len(given) == 1:
@@ -349,14 +326,14 @@ def _match_units(expected: str, answer: str, question: str) -> bool | None:
         head = units.convert(given, wanted.unit)
         return head is not None and is_equal(wanted.head, head, question)
     if given is not None:
-        head = units.convert_to_asked(given, question)
+        head = asking.convert_to_asked(given, question)
         if given.smaller and _squeeze(answer) in _squeeze(latex.tidy(question)):
             return False  # 2 hours 30 minutes, where it is asked how many minutes they are
         return head is not None and is_equal(expected, head, question)
     if wanted is not None:
         is_angle = r"\circ" in answer and formula.is_equal(expected, answer)  # 30^\circ + 45^\circ
         return is_angle or is_equal(wanted.head, answer, question)
-    if (letters := units.read_letters(answer)) and units.is_asked(letters, question):
+    if (letters := units.read_letters(answer)) and asking.is_asked(letters, question):
         return is_equal(expected, letters.head, question)  # 48 m^2, where it is asked how many square metres
     return None
 

@@ -11,11 +11,13 @@ from c3jax.tasks.maths import formula, latex, values, words
 
 _WORDS = r"\\(?:text|overline|overrightarrow|vec|hat|tilde|mathcal|mathbb)(?: ?\{[^{}]*\}| ?[A-Za-z])"
 _POINTS = r"(?:m ?)?\\(?:measuredangle|angle|triangle) ?\{? ?[A-Z]{0,3} ?\}?|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,5}\]"
-_FUNCTION = r"(?:[dfghpqsvCFGHPQEVSTNLRA]|\\(?:tau|sigma|(?:var)?phi|mu))(?: ?_ ?[0-9a-z])?'*(?: ?\^ ?\{-1\})?"
+_GREEK = "tau|sigma|(?:var)?phi|mu|nu|[oO]mega|pi|lambda|psi"
+_FUNCTION = rf"(?:[dfghpqsvCFGHPQEVSTNLRA]|\\(?:{_GREEK}))(?: ?_ ?[0-9a-z])?'*(?: ?\^ ?\{{-1\}})?"
 _FUNCTION += r" ?[(\[][^()]*[)\]]|[A-Za-z] ?\([A-Za-z, ]+\)"
 _SETS = r"[A-Z](?: ?\\cap ?[A-Z])*"
 _COUNT = rf"\|{_SETS}\||n ?\({_SETS}\)|\\begin ?{{vmatrix}}.*\\end ?{{vmatrix}}"
-_COUNT += r"|[_^] ?\{?[0-9n]+\}? ?[CP] ?_ ?\{?[0-9kr]+\}?|\\?(?:gcd|lcm|max|min|deg|dim|det) ?(?:\([^()]*\)|[A-Za-z])"
+_COUNT += r"|[_^] ?\{?[0-9n]+\}? ?[CP] ?_ ?\{?[0-9kr]+\}?|\\(?:max|min)"
+_COUNT += r"|\\?(?:gcd|lcm|max|min|deg|dim|det) ?(?:\([^()]*\)|[A-Za-z])"
 _TUPLE = rf"\( ?{formula.NAME}(?: ?, ?{formula.NAME})+ ?\)"
 _DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}(?: ?[(\[][^=]*[)\]])?"
 _NAME = re.compile(
@@ -64,7 +66,7 @@ def read_equation(text: str, question: str) -> Equation | None:
         return None
     if not all(side for chain in chains for side in chain):
         return None
-    asked = {_squeeze(latex.tidy(wanted)) for wanted in _ASKED.findall(question)}
+    asked = {re.sub(r"\\angle ?", "", _ARROW.sub(r" \1 ", latex.tidy(wanted))) for wanted in _ASKED.findall(question)}
     name = None
     if sum(map(len, chains)) > 1:
         for chain, index in ((chains[0], 0), (chains[-1], -1)):
@@ -75,26 +77,64 @@ def read_equation(text: str, question: str) -> Equation | None:
             )
             if name is None and (is_name or is_asked or _is_known_formula(chain[index], question)):
                 name = _squeeze(chain.pop(index))
-    is_part = name not in asked and any(
-        formula.is_formula(wanted) and formula.find_names(wanted) >= {name}
-        for wanted in asked
-        if not wanted.startswith(f"{name}(")  # f = 2x, where f(x) is asked for
+    is_part = (
+        name is not None
+        and name not in map(_squeeze, asked)
+        and any(
+            formula.is_formula(wanted) and formula.find_names(wanted) >= {name}
+            for wanted in asked
+            if not _squeeze(wanted).startswith(f"{name}(")  # f = 2x, where f(x) is asked for
+        )
     )
-    is_part |= _is_other_letter(name, question)
+    is_part |= _is_other_letter(name, question) or _is_other_derivative(name, question)
     return Equation(name, tuple(tuple(chain) for chain in chains if chain), is_part)
 
 
 _ASKED_LETTER = re.compile(
-    r"(?i)(?:find|determine|what is|solve for|value of)(?: the)?(?: values? of)? \$([a-z])\$(?! ?(?:,|(?:and|or)\b))"
+    r"(?i)(?:find|determine|what is|solve for|value of|length of)(?: the)?(?: (?:values?|length) of)?"
+    r" \$(?:\\overline ?)?\{?([a-z]|[A-Z]{2})\}?\$(?! ?(?:,|(?:and|or)\b))"
 )
 
 
 def _is_other_letter(name: str | None, question: str) -> bool:
-    """Whether a name is a letter of the question, which asks for the value of another one alone."""
-    asked = _ASKED_LETTER.findall(question)
-    if name is None or len(name) > 1 or not asked or name in asked:
+    """Whether a name is a letter or a segment of the question, which asks for the value of another one alone."""
+    asked = ["".join(sorted(wanted)) for wanted in _ASKED_LETTER.findall(question)]
+    if name is None or not asked or "".join(sorted(name)) in asked:
         return False
-    return any(re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", text) for text in question.split("$")[1::2])
+    if re.fullmatch("[A-Z]{2}", name):
+        return all(len(wanted) == 2 for wanted in asked)
+    is_there = (re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", text) for text in question.split("$")[1::2])
+    return re.fullmatch("[A-Za-z]", name) is not None and any(is_there)
+
+
+def _is_other_derivative(name: str | None, question: str) -> bool:
+    return "''" in (name or "") and "''" not in question and "second" not in question.lower()
+
+
+def is_other_name(wanted: str, given: str) -> bool:
+    """Whether two names are of different things: two letters, a function and its derivative or its value elsewhere."""
+    if wanted == given:
+        return False
+    if len(wanted) == len(given) == 1 or wanted.replace("'", "") == given.replace("'", ""):
+        return True
+    names = _APPLIED.fullmatch(wanted), _APPLIED.fullmatch(given)
+    return names[0] is not None and names[1] is not None and names[0][1] == names[1][1]
+
+
+_APPLIED = re.compile(r"([A-Za-z])\(([A-Za-z])\)")
+
+
+def rename_argument(given: Equation, wanted: Equation) -> Equation:
+    """Write f(t) = 2t for f(x) = 2x, where f(x) is expected; f(y) = 2x stays as it is."""
+    names = [_APPLIED.fullmatch(equation.name or "") for equation in (given, wanted)]
+    if not (names[0] and names[1]) or names[0][1] != names[1][1] or names[0][2] == names[1][2]:
+        return given
+    old, new = (rf"(?<![A-Za-z\\]){name[2]}(?![A-Za-z])" for name in names if name)
+    sides = " ".join(side for chain in given.chains for side in chain)
+    if re.search(new, sides) or not re.search(old, sides):
+        return given
+    chains = tuple(tuple(re.sub(old, names[1][2], side) for side in chain) for chain in given.chains)
+    return Equation(wanted.name, chains)
 
 
 def _is_known_formula(side: str, question: str) -> bool:
@@ -107,7 +147,8 @@ def _is_known_formula(side: str, question: str) -> bool:
 
 def _is_same(side: str, wanted: str) -> bool:
     """Whether a side is what is asked for, its terms in any order; a constant is so only as it is written."""
-    return _squeeze(side) == wanted or (not is_constant(side) and formula.is_equal(side, wanted))
+    side = re.sub(r"\\angle ?", "", side)
+    return _squeeze(side) == _squeeze(wanted) or (not is_constant(side) and formula.is_equal(side, wanted))
 
 
 def _squeeze(text: str) -> str:

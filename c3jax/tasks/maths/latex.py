@@ -134,6 +134,7 @@ def _write_half_line(found: re.Match[str]) -> str:
 _SIGNED = r"(?:[<>]|\\[lgn]e(?![a-z]))"  # an inequality
 _AFTER = (
     (r"(?<=[0-9]) ?(?:\\text\{)? ?and (?:a|one) half(?![a-z]) ?\}?", r"\\frac{1}{2}"),
+    (r"(?<=[)\]]) ?\\text ?\{ ?or ?\} ?(?=[(\[].*\\infty)", r"\\cup "),
     *(
         (rf"(?=.*{_SIGNED}),? ?(?:\\text ?\{{ ?{word} ?\}}|(?<![A-Za-z\\]){word}(?![A-Za-z]))", sign)
         for word, sign in (("or", r"\\cup"), ("and", r"\\cap"))
@@ -168,6 +169,7 @@ _AFTER = (
     (r"^([A-Za-z]|\\[a-z]+) (?:\\text\{ ?)?(?:is|equals|is equal to) ?\}? ?(?=[-0-9\\(])", r"\1 = "),
     (r"^(?:=|\\approx) ?(?=.)", ""),
     (rf"^.*(?:=|{_SIGNED}).*\\(?:implies|iff|(?:Long|long)?(?:R|Leftr|r)ightarrow)(?![a-z]) ?(?=.)", ""),
+    (r"(?<=.) ?,? ?\(?(?:\\text\{ ?for (?:all|every|any)(?: real)? ?\}|for all|\\forall) ?[a-z](?: ?\\in.*)?\)?$", ""),
     (r"\\text\{([^{}]*)\} ?\\text\{", r"\\text{\1 "),
 )
 

@@ -123,3 +123,96 @@ def is_remark(text: str) -> bool:
     """Whether what stands after an option's letter could be its text: it names no other one, and denies nothing."""
     is_other = re.search(r"^[^\w\\-]|(?<![A-Za-z\\])[A-J](?![A-Za-z])", text) is not None
     return not is_other and not DENIAL.search(text)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Answers in a sentence
+
+# What makes something else of the number that follows it.
+_ESTIMATE = re.compile(
+    r"(?i)\b(?:than|most|least|about|around|approximately|roughly|nearly|almost|over|under|below|above|between|up to"
+    r"|only if|unless|nor|neither|without)\b"
+)
+_SMALL_WORDS = set(
+    "a an the is are was were be been will would can has have had of in at to on for it he she they we you there this"
+    " that its his her their so then thus therefore hence answer equals gives get got total all exactly costs"
+    " cost earns earned earn makes made make needs need spent spends spend paid pays bought buys buy"
+    " sold sells sell ate eats eat left took takes take ran runs run walked read gave collected received now".split()
+)
+_SENTENCE = re.compile(
+    r"(?:\\text ?\{ ?)?(?P<lead>[A-Za-z][A-Za-z', ]*?) ?\}? ?:? ?(?P<rest>-?(?:\\\$)? ?(?:[0-9.]|\\frac|\\sqrt).*)"
+)
+
+
+def take_off_restated(answer: str, question: str) -> str | None:
+    """Take off what stands before a number and the question asks with: 两地相距 120 千米, "Mary is 14".
+
+    None where the answer begins with a number, or with words that are not the question's: "John is 14", 妈妈36岁.
+    """
+    found = re.fullmatch(r"(?P<lead>[\u4e00-\u9fff]{2,12}) ?(?P<rest>[-0-9\\].*)", answer)
+    if found:
+        # In the clause that asks, before what is asked for or behind it; some of its words may be left out.
+        clauses = re.split("[，。,;；]", question)
+        before, asking = "".join(clauses[:-1]), re.split("多少|几", clauses[-1], maxsplit=1)
+        is_restated = len(asking) == 2 and any(
+            _is_subsequence(found["lead"], before + part) and _is_subsequence(found["lead"][-2:], part)
+            for part in asking
+        )
+        return found["rest"] if is_restated else None
+    found = _SENTENCE.fullmatch(answer)
+    if found is None or DENIAL.search(found["lead"]) or _ESTIMATE.search(found["lead"]):
+        return None
+    asking = {_stem(word) for word in re.findall("[a-z]+", find_asking(question).lower())}
+    lead = re.findall("[a-z]+", found["lead"].lower().replace("'s", ""))
+    told = [word for word in lead if word not in _SMALL_WORDS]
+    if not told or any(_stem(word) not in asking for word in told):
+        return None
+    is_closed = found["rest"].count("}") - found["rest"].count("{") == 1
+    return found["rest"].rstrip(" }") if is_closed else found["rest"]
+
+
+def find_asking(question: str) -> str:
+    """The last sentence of a question that asks, or else its last one."""
+    sentences = re.split(r"(?<=[.?!])\s+", question.strip())
+    return next((sentence for sentence in reversed(sentences) if "?" in sentence), sentences[-1])
+
+
+def _stem(word: str) -> str:
+    return word[:4]
+
+
+def _is_subsequence(letters: str, text: str) -> bool:
+    left = iter(text)
+    return all(letter in left for letter in letters)
+
+
+_TEXT = re.compile(r"\\text|(?<![A-Za-z\\])(?:[A-Za-z]{3,}|[A-Z]{2,}|[ap]\.?m)|^[A-Z]$|[^\x00-\x7f]")
+_MONTH = re.compile("(?i)(?:jan|febr)uary|march|april|may|june|july|august|(?:septem|octo|novem|decem)ber")
+# What a sentence has round an answer in a word: "it will be a Friday", "an odd function".
+_ROUND_IT = set("it is was will be a an the on at this that they are would so function day month person number".split())
+
+
+def is_same_text(expected: str, answer: str, question: str) -> bool:
+    """Whether two texts say the same word: in any case, in a short sentence, a date in either order."""
+    if _TEXT.search(expected) is None:
+        return False
+    if _plain(expected) == _plain(answer):
+        return True
+    wanted, given = (
+        [re.sub("(?<=[0-9])(?:st|nd|rd|th)$", "", word) for word in _list_words(text)] for text in (expected, answer)
+    )
+    if any(map(_MONTH.fullmatch, wanted)):
+        return sorted(wanted) == sorted(word for word in given if word not in ("on", "of", "the"))
+    if not wanted or not all(map(str.isalpha, wanted)) or DENIAL.search(answer) or set(wanted) & _ROUND_IT:
+        return False
+    superlatives = set(re.findall("[a-z]+est", question.lower()))
+    return wanted == [word for word in given if word not in _ROUND_IT | superlatives]
+
+
+def _list_words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", re.sub(r"\\text|[{}.\"'`]", " ", text.lower()))
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"\\text|[{}]", "", text).strip()
+    return re.sub(r"^(?:an?|the|on) |[\s().:\"'`]", "", text.lower())
