@@ -91,15 +91,25 @@ def _is_other_thing(measure: Measure, is_measured: bool, asking: str, clause: st
     things = re.findall(rf"(?<![a-z]){_THINGS}$", measure.unit)
     if not things or measure.head.endswith("%"):
         return False
+    nouns = re.findall("[a-z]{3,}", measure.unit)
     is_known = re.search(rf"\b{things[0]}\b", asking) is not None
     counted = re.search(rf"how many (?!{_VERBS})(?P<noun>[a-z]+)", clause)
-    if counted and is_known and not re.search(rf"pairs of (?:[a-z]+ )?{things[0]}", asking):
-        stems = [word.removesuffix("s") for word in re.findall("[a-z]{3,}", measure.unit)]
-        is_here = any(stem in clause for stem in stems) or counted["noun"].removesuffix("s") in measure.unit
-        return is_measured or not is_here
-    return is_measured or (is_known and _PART_ASKED.search(asking) is not None)
+    if counted is None or re.search(rf"pairs of (?:[a-z]+ )?{things[0]}", asking):
+        return is_measured or (is_known and _PART_ASKED.search(asking) is not None)
+    if " of " in measure.unit and counted["noun"] in nouns[1:] and nouns[0] not in _GENERAL:
+        return True  # classes of students
+    if is_known:
+        is_here = any(noun.removesuffix("s") in clause for noun in nouns)
+        return is_measured or not (is_here or counted["noun"].removesuffix("s") in measure.unit)
+    return is_measured or not (set(nouns) & _GENERAL or any(noun[:4] in asking for noun in nouns))
 
 
+# Words for things of any sort, which may stand for those that a question names.
+_GENERAL = set(
+    "pieces items things objects animals people persons students children kids guests members outcomes possibilities"
+    " ways combinations arrangements permutations choices options solutions values numbers integers cases times units"
+    " pairs sets points elements terms total tuples triples quadruples subsets sequences lists words digits".split()
+)
 _THINGS = "(?:[a-z]{3,}s|people|men|women|children)"
 # After "how many", where no things are named.
 _VERBS = "(?:do|does|did|will|would|is|are|was|were|has|have|had|can|could|should|must)(?:n'?t)?"

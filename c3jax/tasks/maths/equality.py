@@ -168,7 +168,9 @@ def _match_named(expected: str, answer: str, question: str) -> bool | None:
     for text, named in ((expected, wanted), (answer, given)):
         if named is None and not all(part.startswith("(") for part in latex.split_top(text, ",")):
             # A set, an interval; x = 5, y = -2 are no two values of one name.
-            return False if text.startswith(r"\{") and len({name[0] for name in names}) > 1 else None
+            known = {equations.is_in_question(name, question) for name in names}
+            is_stray = text.startswith(r"\{") or known == {True, False}
+            return False if is_stray and len({name[0] for name in names}) > 1 else None
         sides.append(text if named is None else ", ".join(_write_tuple(values, order) for values in named))
     return is_equal(sides[0], sides[1], question)
 
@@ -188,7 +190,8 @@ def _match_lists(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = _read_list(latex.join_thousands(expected)), _read_list(latex.join_thousands(answer))
     if (wanted, given) == ([latex.join_thousands(expected)], [latex.join_thousands(answer)]):
         return None
-    if len(wanted) != len(given) and re.search("(?i)separate|list|all (?:[a-z]+ )*values", question):
+    is_list = len(wanted) > 2 or re.search("(?i)separate|list|all (?:[a-z]+ )*values", question)
+    if len(wanted) != len(given) and is_list:
         wanted, given = _read_list(expected), _read_list(answer)  # 10,100 may be a list
     if len(wanted) != len(given):
         return False
@@ -239,6 +242,7 @@ _MATRIX = re.compile(
 
 
 def _read_matrix(text: str) -> list[list[str]] | None:
+    text = re.sub(r"^\\binom ?\{([^{}]*)\} ?\{([^{}]*)\}$", r"⟨\1, \2⟩", text)
     found = _MATRIX.fullmatch(text)
     if text.startswith("⟨"):  # a column
         enclosed = latex.split_enclosed(text)

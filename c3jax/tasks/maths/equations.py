@@ -22,13 +22,13 @@ _TUPLE = rf"\( ?{formula.NAME}(?: ?, ?{formula.NAME})+ ?\)"
 _DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}(?: ?[(\[][^=]*[)\]])?"
 _NAME = re.compile(
     rf"(?:{_WORDS} ?)?(?:{_FUNCTION}|{_COUNT}|{_POINTS}|{_TUPLE}|{_DERIVATIVE}|[A-Za-z][a-z]{{3,}}(?: [a-z]+)*"
-    rf"|[\u4e00-\u9fff]{{1,8}}|{formula.NAME}'*|[A-Za-z] ?_ ?\{{? ?\\infty ?\}}?)"
+    rf"|[\u4e00-\u9fff]{{1,8}}|{formula.NAME}'*|[A-Za-z] ?_ ?\{{? ?\\(?:infty|perp|parallel|max|min) ?\}}?)"
     rf"|\\Pr|{_WORDS} ?\([^()=]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
 )
 # The inverse, transposed, a projection: anything without a number or a sum.
 _MATRIX_NAME = re.compile(r"[A-Z] ?\^ ?(?:\{ ?(?:-1|T) ?\}|T)|(?:[A-Za-z_ {}]|\\[A-Za-z]+)+")
 _ASKED = re.compile(
-    r"(?i)(?:find|compute|evaluate|determine|calculate|convert|express|write|simplify|what is|value of)(?: the)?"
+    r"(?i)(?:find|compute|evaluate|determine|calculate|convert|express|write|simplify|what is|values? of)(?: the)?"
     r"(?: (?:[a-z]+ )?values? of)? ?\$([^$]+)\$"
 )
 # The sum or the product of names, where a question asks for one in words.
@@ -86,7 +86,7 @@ def read_equation(text: str, question: str) -> Equation | None:
             if not _squeeze(wanted).startswith(f"{name}(")  # f = 2x, where f(x) is asked for
         )
     )
-    is_part |= _is_other_letter(name, question) or _is_other_derivative(name, question)
+    is_part |= _is_other_value(name, asked) or _is_other_letter(name, question) or _is_other_derivative(name, question)
     return Equation(name, tuple(tuple(chain) for chain in chains if chain), is_part)
 
 
@@ -103,8 +103,23 @@ def _is_other_letter(name: str | None, question: str) -> bool:
         return False
     if re.fullmatch("[A-Z]{2}", name):
         return all(len(wanted) == 2 for wanted in asked)
-    is_there = (re.search(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", text) for text in question.split("$")[1::2])
-    return re.fullmatch("[A-Za-z]", name) is not None and any(is_there)
+    return re.fullmatch("[A-Za-z]", name) is not None and is_in_question(name, question)
+
+
+def is_in_question(name: str, question: str) -> bool:
+    """Whether a question has a name in one of its formulas."""
+    pattern = rf"(?<![A-Za-z\\]){re.escape(name)}(?![A-Za-z])"
+    return any(re.search(pattern, text) for text in question.split("$")[1::2])
+
+
+_VALUE = re.compile(r"([A-Za-z])(?:\^ ?\{ ?-1 ?\})?\(-?[0-9.]+\)")
+
+
+def _is_other_value(name: str | None, asked: Collection[str]) -> bool:
+    """Whether a name is f(2), where f(3) is asked for."""
+    found = [_VALUE.fullmatch(_squeeze(text)) for text in (name or "", *asked)]
+    values = [value[0] for value in found if value]
+    return 1 < len(values) == len(found) and values[0] not in values[1:]
 
 
 def _is_other_derivative(name: str | None, question: str) -> bool:

@@ -75,8 +75,9 @@ DENIAL = re.compile(
     r"|[不非错]"
 )
 _SAYINGS = {
-    "none": r"(?:there (?:is|are) )?no (?:(?:real|such|integer|positive|valid) )*(?:solutions?|roots?|values?|numbers?"
-    r"|integers?|[a-z])(?: exists?)?|none|(?:the )?empty set|\\emptyset|\\\{ ?\\\}|无(?:实数)?解|空集",
+    "none": r"(?:there (?:is|are) |(?:the |this )?(?:equation|inequality|system) has )?"
+    r"no (?:(?:real|such|integer|positive|valid) )*(?:solutions?|roots?|values?|numbers?|integers?|[a-z])(?: exists?)?"
+    r"|none|(?:the )?empty set|\\emptyset|\\\{ ?\\\}|无(?:实数)?解|空集",
     "undefined": r"dne|does not exist|doesn't exist|undefined|不存在",
     "reals": r"\\reals|all real(?:s| numbers)|全体实数",
     "infinity": r"\+? ?\\infty|(?:positive )?infinity|infinitely many(?: solutions)?",
@@ -116,6 +117,8 @@ def find_options(question: str) -> dict[str, str]:
     """Find the options that a question lists, by their letters."""
     parts = _LABEL.split(re.sub(_DRESSED, r"\1", question))
     options = {letter: text.strip(" ,;\n") for letter, text in zip(parts[1::2], parts[2::2], strict=True)}
+    if options:
+        options[parts[-2]] = re.split(r"\.\s|\n|。", options[parts[-2]])[0]  # and not what is asked after the last one
     return options if {"A", "B"} <= options.keys() else {}
 
 
@@ -164,8 +167,8 @@ def take_off_restated(answer: str, question: str) -> str | None:
         return None
     asking = {_stem(word) for word in re.findall("[a-z]+", find_asking(question).lower())}
     lead = re.findall("[a-z]+", found["lead"].lower().replace("'s", ""))
-    told = [word for word in lead if word not in _SMALL_WORDS]
-    if not told or any(_stem(word) not in asking for word in told):
+    own = [word for word in lead if word not in _SMALL_WORDS]
+    if not own or any(_stem(word) not in asking for word in own):
         return None
     is_closed = found["rest"].count("}") - found["rest"].count("{") == 1
     return found["rest"].rstrip(" }") if is_closed else found["rest"]
