@@ -264,7 +264,7 @@ def _match_matrices(expected: str, answer: str, question: str) -> bool | None:
     return len(wanted) == len(given) and all(_is_sequence_equal(row, other, question) for row, other in rows)
 
 
-_BASED = re.compile(r"(?P<digits>[0-9A-F]+(?:\.[0-9A-F]+)?) ?(?:_|base) ?(?P<base>[0-9]{1,2}|[a-z]+)")
+_BASED = re.compile(r"(?P<digits>[0-9A-F]+(?:\.[0-9A-F]+)?) *(?:_ *base|_|base) *(?P<base>[0-9]{1,2}|[a-z]+)")
 _ASKED_BASE = re.compile(r"(?i)(?:in|to) base[- ]\$?([0-9]{1,2}|[a-z]+)|(binary|octal|hexadecimal)")
 _NAMED_BASES = {"binary": "2", "octal": "8", "hexadecimal": "16"}
 

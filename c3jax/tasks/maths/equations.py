@@ -23,7 +23,8 @@ _DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}(?: ?[(\[][^=]*[)\]])
 _NAME = re.compile(
     rf"(?:{_WORDS} ?)?(?:{_FUNCTION}|{_COUNT}|{_POINTS}|{_TUPLE}|{_DERIVATIVE}|[A-Za-z][a-z]{{3,}}(?: [a-z]+)*"
     rf"|[\u4e00-\u9fff]{{1,8}}|{formula.NAME}'*|[A-Za-z] ?_ ?\{{? ?\\(?:infty|perp|parallel|max|min) ?\}}?)"
-    rf"|\\Pr|{_WORDS} ?\([^()=]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
+    rf"|\\lim(?![a-z]).*|[a-zA-Z](?: ?: ?[a-zA-Z])+|\\Pr"
+    rf"|{_WORDS} ?\([^()=]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
 )
 # The inverse, transposed, a projection: anything without a number or a sum.
 _MATRIX_NAME = re.compile(r"[A-Z] ?\^ ?(?:\{ ?(?:-1|T) ?\}|T)|(?:[A-Za-z_ {}]|\\[A-Za-z]+)+")

@@ -115,6 +115,8 @@ def _make_points(names: Sequence[str], is_discrete: bool) -> list[Point]:
 def _tokenize(text: str) -> list[str]:
     text = re.sub(r"\^ ?(?:\\circ|\{ ?\\circ ?\})", r"\\circ ", text)
     text = re.sub(r"[0-9]*\.[0-9]*\\overline ?\{[0-9]+\}", _write_repeating, text)
+    if not text.startswith(r"\{"):
+        text = text.replace(r"\{", "(").replace(r"\}", ")")  # one more sort of brackets
     for pattern in _CHOICES:
         text = re.sub(pattern, _write_choice, text)
     is_large = len(text) > LONGEST or latex.measure_depth(text) > _DEEPEST or text.count("|") > _DEEPEST

@@ -21,6 +21,30 @@ _BRACE = re.compile(
 
 def find_last_box(text: str) -> str | None:
     r"""Find what the last \boxed{...} (or \fbox{...}, \boxed 5) with balanced braces holds, in one pass over them."""
+    start, end = _find_last_box(text)
+    return None if start < 0 else text[start:end]
+
+
+_JOINT = re.compile(r"\}\s*\$?\s*(?:,\s*(?:and|or)?|and|or|[和或、])\s*\$?\s*\\boxed\s*\{$")
+_MOST_BOXES = 10
+
+
+def find_last_boxes(text: str) -> str | None:
+    r"""Find what the last box holds; of \boxed{5} and \boxed{7}, which one word or a comma joins, 5, 7."""
+    start, end = _find_last_box(text)
+    if start < 0:
+        return None
+    boxes = [text[start:end]]
+    while (joint := _JOINT.search(text, max(0, start - 50), start)) and len(boxes) < _MOST_BOXES:
+        start, end = _find_last_box(text[: joint.start() + 1])
+        if end != joint.start():
+            break
+        boxes.append(text[start:end])
+    return ", ".join(box for box in reversed(boxes) if box.strip())
+
+
+def _find_last_box(text: str) -> tuple[int, int]:
+    """Where the content of the last box starts and ends; -1 where there is none."""
     opened: list[int] = []  # where the content of each open box starts, -1 for other braces
     start, end = -1, -1
     for brace in _BRACE.finditer(text):
@@ -32,7 +56,7 @@ def find_last_box(text: str) -> str | None:
             candidate = opened.pop()
             if candidate > start:
                 start, end = candidate, brace.start()
-    return None if start < 0 else text[start:end]
+    return start, end
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -113,13 +137,14 @@ _BEFORE = (
     (r"(?:\\text ?)?\{([,:&])\}", r"\1"),
     (r"(?<=[0-9} ])([cdkm]?m|ft|in)([23])(?![0-9])", r"\1^\2"),
     (r"(?<=[0-9]) ?[xX] ?(?=10 ?\^)", r"\\times "),
+    (r"\\log ?_ ?(?:e(?![a-z])|\{ ?e ?\})", r"\\ln "),
     (r"\\cr(?![a-z])", r"\\\\ "),
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"\\%", "%"),
     *((r"<=", r"\\le "), (r">=", r"\\ge ")),
     (r"\\math(?:bb|bf) ?(?:\{ ?R ?\}|R(?![A-Za-z]))", r"\\reals "),
-    (r"\\(?:mathrm|text) ?(?:\{ ?([eixyz]) ?\}|([eixyz])(?![A-Za-z]))", r"\1\2 "),
+    (r"\\(?:mathrm|text|operatorname) ?(?:\{ ?([eixyz]) ?\}|([eixyz])(?![A-Za-z]))", r"\1\2 "),
     (r"\\begin ?\{cases\}(.*)\\end ?\{cases\}", lambda found: re.sub(r" ?,? ?\\\\", ", ", found[1])),
     (r"\\operatorname\*? ?\{ ?([A-Za-z]+) ?\}", r"\\\1 "),
     (r"\\(?:mathbf|boldsymbol|bm) ?\{ ?([A-Za-z]) ?\}", r"\1 "),
@@ -170,6 +195,7 @@ _AFTER = (
     (r"(?<![A-Za-z\\])(sin|cos|tan|log|ln|exp|sqrt)(?![A-Za-z])", r"\\\1 "),
     (r"^[\"“`](.*)[\"”`]$", r"\1"),
     (r"^\*\*(.*)\*\*$", r"\1"),
+    (r"^(?:\\text\{ ?)?(?:in|on|at) ?\}? (?=[0-9])", ""),
     (r"^([A-Za-z]|\\[a-z]+) (?:\\text\{ ?)?(?:is|equals|is equal to) ?\}? ?(?=[-0-9\\(])", r"\1 = "),
     (r"^(?:=|\\approx) ?(?=.)", ""),
     (rf"^.*(?:=|{_SIGNED}).*\\(?:implies|iff|(?:Long|long)?(?:R|Leftr|r)ightarrow)(?![a-z]) ?(?=.)", ""),

@@ -60,7 +60,8 @@ _STATING = re.compile(
     r"|remainder|repeating|recurring|approximately|roughly|almost|nearly|maybe|probably|wrong|false|incorrect|true"
     r"|infinite|undefined|none|nothing|zero|one|two|three|four|five|six|seven|eight|nine|inverse|reciprocal"
     r"|score|gross|so|up|down|off|except|without|percent|percentage|x|pi"
-    r"|too|opposite|fails?|impossible|binary|octal|hexadecimal|per ?mille?|basis|grand|mil|bn|[a-z]*illions?|googol"
+    r"|too|opposite|fails?|impossible|binary|octal|hexadecimal"
+    r"|per ?mille?|basis|grand|mil|bn|bce?|[a-z]*illions?|googol"
     r"|(?:eleven|[a-z]+teen|[a-z]+tie)ths?)\b|[不非负没多余倍约或以]|的(?:平方|立方)|一半|倒数|分之|左右|年级|([a-z])\1\1"
 )
 # Words that say what a number is beside another one, which count where the question has them too.

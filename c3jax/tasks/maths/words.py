@@ -78,7 +78,8 @@ _SAYINGS = {
     "none": r"(?:there (?:is|are) |(?:the |this )?(?:equation|inequality|system) has )?"
     r"no (?:(?:real|such|integer|positive|valid) )*(?:solutions?|roots?|values?|numbers?|integers?|[a-z])(?: exists?)?"
     r"|none|(?:the )?empty set|\\emptyset|\\\{ ?\\\}|无(?:实数)?解|空集",
-    "undefined": r"dne|does not exist|doesn't exist|undefined|不存在",
+    "undefined": r"(?:the (?:limit|value|sum|expression) (?:is )?)?"
+    r"(?:dne|does not exist|doesn't exist|undefined|不存在)",
     "reals": r"\\reals|all real(?:s| numbers)|全体实数",
     "infinity": r"\+? ?\\infty|(?:positive )?infinity|infinitely many(?: solutions)?",
 }
