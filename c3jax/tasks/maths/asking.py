@@ -26,7 +26,7 @@ _CHINESE_THINGS = re.compile("(?:多少|几)[人个只名位棵株朵本张条�
 # Words that Chinese counts things by; those of one group are used for the same things.
 _MEASURE_WORDS = {
     word: group
-    for group in "本 页 张 条头只匹 辆架艘 把 支枝 件 颗粒 盒箱 袋包 瓶 筐篮 棵株 朵 座 间 层 行 节".split()
+    for group in "人名位口 个 本 页 张 条头只匹 辆架艘 把 支枝 件 颗粒 盒箱 袋包 瓶 筐篮 棵株 朵 座 间 层 行 节".split()
     for word in group
 }
 _PART_ASKED = re.compile("what (?:fraction|percent)|[几百]分之几")
@@ -54,7 +54,8 @@ def convert_to_asked(measure: Measure, question: str) -> str | None:
         return None if _is_other_thing(measure, bool(asked.units), asking, clause) else measure.head
     if not asked.units:
         is_money = given.keys() <= {*units.CURRENCIES.values(), "cent"}
-        return None if asked.is_no_unit or (asked.is_thing and is_money) else measure.head
+        is_time = measure.unit.split(" ")[0].removesuffix("s") in _TIMES
+        return None if asked.is_no_unit or (asked.is_thing and (is_money or is_time)) else measure.head
     is_area = _AREA.search(asking) and len(given) == 1 and [{name: 1} for name in given] == asked.units
     if is_area or _is_rate(given, asked, clause):
         return measure.head
@@ -76,9 +77,12 @@ def _is_stray_rate(unit: str, asking: str, clause: str) -> bool:
     counted = set(units.parse(unit[: each.start()])) if each else set()
     if each is None or not counted <= {*units.CURRENCIES.values(), "cent"} or (not counted and each[0] in asking):
         return False
+    if each["one"] in _TIMES and re.search(rf"\b(?:{'|'.join(_TIMES)})\b", clause):
+        return each["one"] not in clause
     return not re.search(rf"\b(?:{each['one']}|{_EACH})\b|每", clause)
 
 
+_TIMES = ("second", "minute", "hour", "day", "week", "month", "year")
 _EACH = "per|each|every|one|single|rate|speed|average|unit|hourly|daily|weekly|monthly|yearly|annual(?:ly)?"
 
 
@@ -87,14 +91,14 @@ def _is_other_thing(measure: Measure, is_measured: bool, asking: str, clause: st
     asked = [_MEASURE_WORDS.get(found[0]) for found in _CHINESE_ASKED.findall(asking)]
     given = _MEASURE_WORDS.get(measure.unit[:1])
     if given and (any(asked) or is_measured):
-        return given not in asked
+        return given not in asked and (is_measured or given != "个")
     things = re.findall(rf"(?<![a-z]){_THINGS}$", measure.unit)
     if not things or measure.head.endswith("%"):
         return False
     nouns = re.findall("[a-z]{3,}", measure.unit)
-    is_known = re.search(rf"\b{things[0]}\b", asking) is not None
-    counted = re.search(rf"how many (?!{_VERBS})(?P<noun>[a-z]+)", clause)
-    if counted is None or re.search(rf"pairs of (?:[a-z]+ )?{things[0]}", asking):
+    is_known = re.search(rf"\b{things[0].removesuffix('s')}", asking) is not None
+    counted = re.search(rf"(?:how many|number of) (?!{_VERBS})(?P<noun>[a-z]+)", clause)
+    if counted is None or counted["noun"] in _ANY or re.search(rf"pairs of (?:[a-z]+ )?{things[0]}", asking):
         return is_measured or (is_known and _PART_ASKED.search(asking) is not None)
     if " of " in measure.unit and counted["noun"] in nouns[1:] and nouns[0] not in _GENERAL:
         return True  # classes of students
@@ -104,6 +108,7 @@ def _is_other_thing(measure: Measure, is_measured: bool, asking: str, clause: st
     return is_measured or not (set(nouns) & _GENERAL or any(noun[:4] in asking for noun in nouns))
 
 
+_ANY = ("people", "persons", "items", "things", "objects", "animals")
 # Words for things of any sort, which may stand for those that a question names.
 _GENERAL = set(
     "pieces items things objects animals people persons students children kids guests members outcomes possibilities"

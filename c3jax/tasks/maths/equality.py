@@ -82,7 +82,8 @@ def _match_sayings(expected: str, answer: str, question: str) -> bool | None:
 def _match_options(expected: str, answer: str, question: str) -> bool | None:
     letters = [re.sub("[, ]", "", text) for text in (expected, answer) if re.fullmatch("[A-J](?:,? ?[A-J])+", text)]
     if len(letters) == 2 and ("," in expected) != ("," in answer):
-        return letters[0] == letters[1]
+        is_choice = re.search("(?i)all (?:of )?(?:the )?(?:correct|true|that apply)|statements", question)
+        return sorted(letters[0]) == sorted(letters[1]) if is_choice else letters[0] == letters[1]
     wanted, given = words.read_option(expected), words.read_option(answer)
     option = wanted or given
     if option is None:
@@ -124,6 +125,7 @@ def _is_chain_of(value: str, given: equations.Equation, question: str) -> bool:
         # What stands between a name and the value may be a formula in other names: A = \pi r^2 = 9\pi.
         and all(
             is_equal(value, side, question)
+            or formula.is_equal(chain[-1], side)
             or equations.is_percentage(chain[-1], side)
             or equations.is_begun(chain[-1], side)
             for side in chain[:-1]

@@ -87,7 +87,9 @@ def read_equation(text: str, question: str) -> Equation | None:
             if not _squeeze(wanted).startswith(f"{name}(")  # f = 2x, where f(x) is asked for
         )
     )
-    is_part |= _is_other_value(name, asked) or _is_other_letter(name, question) or _is_other_derivative(name, question)
+    is_part |= _is_other_value(name, asked) or any(
+        is_other(name, question) for is_other in (_is_other_letter, _is_other_angle, _is_other_derivative)
+    )
     return Equation(name, tuple(tuple(chain) for chain in chains if chain), is_part)
 
 
@@ -105,6 +107,23 @@ def _is_other_letter(name: str | None, question: str) -> bool:
     if re.fullmatch("[A-Z]{2}", name):
         return all(len(wanted) == 2 for wanted in asked)
     return re.fullmatch("[A-Za-z]", name) is not None and is_in_question(name, question)
+
+
+_ANGLE = r"(?:m ?)?\\(?:measured)?angle ?\{?([A-Z]{1,3})\}?"
+_ASKED_ANGLE = re.compile(
+    rf"(?i:find|determine|compute|what is|(?:measure|value) of)(?: the)?(?: (?:degree )?measure of)?(?: angle)?"
+    rf" \${_ANGLE}\$"
+)
+
+
+def _is_other_angle(name: str | None, question: str) -> bool:
+    """Whether a name is an angle at another point than the one that is asked for."""
+    found, asked = re.fullmatch(_ANGLE, name or ""), _ASKED_ANGLE.findall(question)
+    return (
+        found is not None
+        and bool(asked)
+        and found[1][len(found[1]) // 2] not in [letters[len(letters) // 2] for letters in asked]
+    )
 
 
 def is_in_question(name: str, question: str) -> bool:

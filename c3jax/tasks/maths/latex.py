@@ -102,24 +102,20 @@ _DIGIT_ARGUMENT = re.compile(
 _LEAD = (
     r"(?i:(?:so|thus|hence|then|therefore|finally), "
     r"|(?:(?:so|thus|hence|then|therefore|finally),? )?(?:(?:the )?(?:final |correct )?answer(?: is)? ?:?"
-    r"|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is|(?:the )?(?:final |total )?(?:value|result|solution"
-    r"|(?:mid)?point|coordinates|center|centre|vertex|focus|area|volume|perimeter|radius|length|width|height|sum|total"
+    r"|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}(?:is|are)"
+    r"|(?:the )?(?:final |total )?(?:value|result|solution|(?:mid)?point"
+    r"|coordinates|center|centre|vertex|focus|area|volume|perimeter|radius|length|width"
+    r"|height|sum|total"
     r"|product|difference|ratio|probability|domain|range|slope|maximum|minimum|cost|price|profit|distance|speed|time|age"
     r"|remainder|mean|median|mode|average|change) ?:)"
     r"|(?:所以|故|因此|正确|最终|原?方程的?)*(?:答案?|解|结果)(?:是|为|得| ?:))"
 )
 # What says that a number follows: 一共有 6 人, 人数是 6, there are 6 people.
 _NOT_JUST = "不非没未约至超近差负比最多少大小"
-_STATED = (
-    r"(?:(?!(?:not?|never|nobody|neither|half|twice|double|triple|wrong|false|incorrect)\b)[a-z]+ ){1,3}"
-    "(?:(?:make|need|cost|earn|save|pay|sell|buy|eat|weigh|travel|receive|collect|use|walk|own|read|get|give|take|run)s?"
-    "|spends?|spent|ha(?:s|ve|d)|made|earned|paid|sold|bought|ate|collected|used|walked|gave|took|ran|got|was|were"
-    "|will be)"
-)
 _LEAD_OF_NUMBER = (
-    r"(?:(?:[一总]?共|共?计|合计|还?剩下?|结果|等于|还?有|是|为|得|需?要|花了?)+ ?:?"
-    rf"|(?:[^\x00-\u4dff{_NOT_JUST}]|,(?=[^\x00-\u4dff])){{1,10}}(?:等于|[是为得]|共?有|还?剩下?) ?:?"
-    rf"|时速|(?i:(?:there (?:is|are)|equals|is|{_STATED})"
+    r"(?:(?:[一总]?共|共?计|合计|结果|等于|还?有|是|为|得|需?要|花了?)+ ?:?"
+    rf"|(?:[^\x00-\u4dff{_NOT_JUST}]|,(?=[^\x00-\u4dff])){{1,10}}(?:等于|[是为得]|共?有) ?:?"
+    rf"|时速|(?i:(?:there (?:is|are)|equals|is)"
     r"(?: (?:a|in) total(?: of)?)?|(?:(?:a|the|in) )?(?:total|remainder)(?: of| is)? ?:?))"
 )
 _OF_NAME = r"(?i:^\\text ?\{ ?(?:so )?(?:the )?value of ?\} ?(?:[a-z]|\\[a-z]+) ?\\text ?\{ ?(?:is|equals) ?:? ?\} ?)"
@@ -161,6 +157,10 @@ _SIGNED = r"(?:[<>]|\\[lgn]e(?![a-z]))"  # an inequality
 _AFTER = (
     (r"(?<=[0-9]) ?(?:\\text\{)? ?and (?:a|one) half(?![a-z]) ?\}?", r"\\frac{1}{2}"),
     (r"(?<=[)\]]) ?\\text ?\{ ?or ?\} ?(?=[(\[].*\\infty)", r"\\cup "),
+    (r"(?<=[0-9]) ?(?:\\text\{ ?)?in the (?:afternoon|evening) ?\}?$", r"\\text{pm}"),
+    (r"(?<=[0-9]) ?(?:\\text\{ ?)?in the morning ?\}?$", r"\\text{am}"),
+    # Of two letters, "or" leaves open which: no comma.
+    (r"^\(?([A-J]|[IV]{1,3})\)? ?(?:\\text ?\{ ?or ?\}|or) ?\(?([A-J]|[IV]{1,3})\)?$", r"\1 \\text{either} \2"),
     *(
         (rf"(?=.*{_SIGNED}),? ?(?:\\text ?\{{ ?{word} ?\}}|(?<![A-Za-z\\]){word}(?![A-Za-z]))", sign)
         for word, sign in (("or", r"\\cup"), ("and", r"\\cap"))
@@ -174,6 +174,7 @@ _AFTER = (
     (r"\\text ?\{ ?[.,;:]? ?\}", ""),
     (r"\\text \{", r"\\text{"),
     (r"(?<=[0-9]) ?\\text\{ ?k ?\} ?\\Omega$", r"\\text{kiloohm}"),
+    (r"(?<=[0-9]) ?\\ell$", r"\\text{L}"),
     (r"(?<=[0-9]) ?\\Omega$", r"\\text{ohm}"),
     (r"(?<=[0-9]) ?\\mu ?\\text\{ ?(?=[a-zA-Z])", r"\\text{u"),
     # A set by its condition.

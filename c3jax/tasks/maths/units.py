@@ -30,7 +30,8 @@ _WORD = rf"(?:{_TEXT}|[\u4e00-\u9fff]++|{_BARE})"
 _POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
 _TAIL = rf"{_WORD}(?:{_POWER} ?(?:(?:/|\\cdot|\*) ?(?:{_TEXT}|[A-Za-z]++|[\u4e00-\u9fff]++)|{_WORD}))*{_POWER}"
 _MEASURED = re.compile(
-    rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?:^|(?<=[0-9)}} ]))[a-zA-Z](?= ?\\text)))\s*(?P<tail>{_TAIL})"
+    rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?:^|(?<=[0-9)}} ]))(?:[a-zA-Z](?= ?\\text)|[a-z](?=[\u4e00-\u9fff]))))"
+    rf"\s*(?P<tail>{_TAIL})"
 )
 _BRACKETED = re.compile(
     rf"(?P<head>.*[0-9}}]) ?\( ?(?P<tail>{_TAIL}|(?<= \()(?:[A-Za-z]+[A-Za-z.' /-]+|[gLms])|[\u4e00-\u9fff]+) ?\)"
@@ -67,7 +68,7 @@ _STATING = re.compile(
 # Words that say what a number is beside another one, which count where the question has them too.
 _COMPARING = re.compile(
     r"\b(?:short|shy|late|early|older|younger|taller|shorter|longer|heavier|lighter|higher|lower|faster|slower|bigger"
-    r"|larger|smaller|cheaper|greater|ago|hence|ahead|behind|extra|additional|missing|lost|owed|wasted|missed)\b"
+    r"|larger|smaller|cheaper|greater|ago|hence|left|remaining|ahead|behind|extra|additional|missing|lost|owed|wasted|missed)\b"
 )
 # The same words, where they are part of what is counted: square feet, times as many.
 _COUNTING = re.compile(r"(?<=\w) to (?=[a-z]{2})|\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$")
@@ -144,7 +145,9 @@ def _read_words(head: str, unit: str, question: str) -> Measure | None:
     stated = [found[0] for found in _STATING.finditer(_COUNTING.sub("", unit.lower()))]
     stated += [word for word in re.findall(r"\w+", unit) if _split_magnitude(word)]
     if not re.search(r"(?i)\b(?:more|fewer|less|difference|than)\b", question):
-        stated += [word for word in _COMPARING.findall(unit.lower()) if word not in question.lower()]
+        is_rest = re.search(r"(?i)\b(?:left|remain|still|ha(?:s|ve)\b)", question) is not None
+        compared = [word for word in _COMPARING.findall(unit.lower()) if word not in question.lower()]
+        stated += [word for word in compared if not (is_rest and word in ("left", "remaining"))]
     if not is_plain or len(unit.split()) > 6 or any(word.removesuffix("s") not in counted for word in stated):
         return None
     return Measure(head, unit) if formula.is_formula(latex.join_thousands(head).removesuffix("%")) else None

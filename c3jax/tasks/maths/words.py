@@ -28,6 +28,8 @@ def to_digits(text: str) -> str:
     found = re.fullmatch(rf"(.+)分之({_CHINESE.pattern}|[0-9.]+)(.*)", text)
     if found:
         under, over = ("100" if part == "百" else to_digits(part) for part in found.groups()[:2])
+        if not re.fullmatch("[0-9.]+", under):
+            return text
         return (f"{over}%" if under == "100" else rf"\frac{{{over}}}{{{under}}}") + found[3]
     if text.lower() in ("half", "a half", "one half", "one-half"):
         return r"\frac{1}{2}"
@@ -81,6 +83,8 @@ _SAYINGS = {
     "undefined": r"(?:the (?:limit|value|sum|expression) (?:is )?)?"
     r"(?:dne|does not exist|doesn't exist|undefined|不存在)",
     "reals": r"\\reals|all real(?:s| numbers)|全体实数",
+    "true": "对|正确",
+    "false": "错误?|不对|不正确",
     "infinity": r"\+? ?\\infty|(?:positive )?infinity|infinitely many(?: solutions)?",
 }
 
@@ -138,10 +142,13 @@ _ESTIMATE = re.compile(
     r"|only if|unless|nor|neither|without)\b"
 )
 _SMALL_WORDS = set(
-    "a an the is are was were be been will would can has have had of in at to on for it he she they we you there this"
-    " that its his her their so then thus therefore hence answer equals gives get got total all exactly costs"
-    " cost earns earned earn makes made make needs need spent spends spend paid pays bought buys buy"
-    " sold sells sell ate eats eat left took takes take ran runs run walked read gave collected received now".split()
+    "a an the is are was were be been will would can have had has of in at to on for it he she they we you there this"
+    " that its his her their so then thus therefore hence answer equals total all exactly left now"
+    " together each must".split()
+)
+_VERBS = re.compile(
+    "(?:make|need|cost|earn|save|pay|sell|buy|eat|weigh|travel|receive|collect|use|walk|own|read|get|give|take|run|spend)s?"
+    "|spent|ha(?:s|ve|d)|made|earned|paid|sold|bought|ate|collected|used|walked|gave|took|ran|got|travell?ed|saved"
 )
 _SENTENCE = re.compile(
     r"(?:\\text ?\{ ?)?(?P<lead>[A-Za-z][A-Za-z', ]*?) ?\}? ?:? ?(?P<rest>-?(?:\\\$)? ?(?:[0-9.]|\\frac|\\sqrt).*)"
@@ -153,26 +160,34 @@ def take_off_restated(answer: str, question: str) -> str | None:
 
     None where the answer begins with a number, or with words that are not the question's: "John is 14", 妈妈36岁.
     """
-    found = re.fullmatch(r"(?P<lead>[\u4e00-\u9fff]{2,12}) ?(?P<rest>[-0-9\\].*)", answer)
-    if found:
-        # In the clause that asks, before what is asked for or behind it; some of its words may be left out.
-        clauses = re.split("[，。,;；]", question)
-        before, asking = "".join(clauses[:-1]), re.split("多少|几", clauses[-1], maxsplit=1)
-        is_restated = len(asking) == 2 and any(
-            _is_subsequence(found["lead"], before + part) and _is_subsequence(found["lead"][-2:], part)
-            for part in asking
-        )
-        return found["rest"] if is_restated else None
+    for begun in (r"[-0-9\\]", f"[{''.join([*_CHINESE_DIGITS, '十'])}]"):
+        found = re.fullmatch(rf"(?P<lead>[\u4e00-\u9fff]{{1,12}}?) ?(?P<rest>{begun}.*)", answer)
+        rest = to_digits(found["rest"]) if found else ""
+        if found and re.match(r"[-0-9\\]", rest) and _is_restated(found["lead"].replace("剩下", "剩"), question):
+            return rest
     found = _SENTENCE.fullmatch(answer)
     if found is None or DENIAL.search(found["lead"]) or _ESTIMATE.search(found["lead"]):
         return None
-    asking = {_stem(word) for word in re.findall("[a-z]+", find_asking(question).lower())}
+    clause = find_asking(question)
+    asking = {_stem(word) for word in re.findall("[a-z]+", clause.lower())}
+    if re.search(r"\b(?:he|she|they|it)\b", clause):  # whose names stand before it
+        names = re.findall(r"[A-Z][a-z]+|(?<=^A )[a-z]+|(?<=^The )[a-z]+", question)
+        asking |= {_stem(name.lower()) for name in names}
     lead = re.findall("[a-z]+", found["lead"].lower().replace("'s", ""))
-    own = [word for word in lead if word not in _SMALL_WORDS]
-    if not own or any(_stem(word) not in asking for word in own):
+    own = [word for word in lead if word not in _SMALL_WORDS and not _VERBS.fullmatch(word)]
+    if not (own or any(map(_VERBS.fullmatch, lead))) or any(_stem(word) not in asking for word in own):
         return None
     is_closed = found["rest"].count("}") - found["rest"].count("{") == 1
     return found["rest"].rstrip(" }") if is_closed else found["rest"]
+
+
+def _is_restated(lead: str, question: str) -> bool:
+    """Whether words are those of the clause that asks, before what is asked for or behind it, but for some left out."""
+    clauses = re.split("[，。,;；]", question)
+    before, asking = "".join(clauses[:-1]), re.split("多少|几", clauses[-1], maxsplit=1)
+    if len(asking) < 2 or len(lead) == 1:
+        return len(asking) == 2 and asking[0].endswith(lead)
+    return any(_is_subsequence(lead, before + part) and _is_subsequence(lead[-2:], part) for part in asking)
 
 
 def find_asking(question: str) -> str:
@@ -209,8 +224,10 @@ def is_same_text(expected: str, answer: str, question: str) -> bool:
         return sorted(wanted) == sorted(word for word in given if word not in ("on", "of", "the"))
     if not wanted or not all(map(str.isalpha, wanted)) or DENIAL.search(answer) or set(wanted) & _ROUND_IT:
         return False
-    superlatives = set(re.findall("[a-z]+est", question.lower()))
-    return wanted == [word for word in given if word not in _ROUND_IT | superlatives]
+    asked = set(re.findall("[a-z]+est", question.lower())) | set(
+        re.findall("(?:which|what) ([a-z]+)", question.lower())
+    )
+    return wanted == [word for word in given if word not in _ROUND_IT | asked]
 
 
 def _list_words(text: str) -> list[str]:
