@@ -15,7 +15,7 @@ class _Asked(NamedTuple):
     is_thing: bool  # asked is how many bags, which may be told in kilograms, but not in dollars
 
 
-_PLURAL = r"(?:(?:square|cubic) )?(?:(?!does|was|has)[a-z]{3,}s|feet|inches)(?: per [a-z]+)?"
+_PLURAL = r"(?:(?:square|cubic) )?(?:(?!does|was|has)[a-z]{3,}s|feet|inches|people|men|women|children)(?: per [a-z]+)?"
 _SYMBOL = r"(?:[cmk]m|[km]g|ft|ml|mph|km/h|m/s)(?: ?\^ ?[23])?(?![a-z])"
 _ENGLISH_ASKED = re.compile(
     rf"how many (?:(?:more|fewer|less|total|extra|additional|full|whole|other) )*(?P<count>{_PLURAL}|{_SYMBOL})"
@@ -98,14 +98,19 @@ def _is_other_thing(measure: Measure, is_measured: bool, asking: str, clause: st
     nouns = re.findall("[a-z]{3,}", measure.unit)
     is_known = re.search(rf"\b{things[0].removesuffix('s')}", asking) is not None
     counted = re.search(rf"(?:how many|number of) (?!{_VERBS})(?P<noun>[a-z]+)", clause)
-    if counted is None or counted["noun"] in _ANY or re.search(rf"pairs of (?:[a-z]+ )?{things[0]}", asking):
+    if counted is None or re.search(rf"pairs of (?:[a-z]+ )?{things[0]}", asking):
         return is_measured or (is_known and _PART_ASKED.search(asking) is not None)
+    phrase = " ".join(clause[counted.start("noun") :].split()[:3])
+    is_here = (
+        any(noun.removesuffix("s") in phrase for noun in nouns) or counted["noun"].removesuffix("s") in measure.unit
+    )
+    if counted["noun"] in _ANY and not is_here:
+        return things[0].removesuffix("s") in clause and not set(nouns) & _GENERAL
     if " of " in measure.unit and counted["noun"] in nouns[1:] and nouns[0] not in _GENERAL:
         return True  # classes of students
     if is_known:
-        is_here = any(noun.removesuffix("s") in clause for noun in nouns)
-        return is_measured or not (is_here or counted["noun"].removesuffix("s") in measure.unit)
-    return is_measured or not (set(nouns) & _GENERAL or any(noun[:4] in asking for noun in nouns))
+        return is_measured or not (is_here or any(noun.removesuffix("s") in clause for noun in nouns))
+    return is_measured or not (set(nouns) & _GENERAL or any(noun[:4] in phrase for noun in nouns))
 
 
 _ANY = ("people", "persons", "items", "things", "objects", "animals")

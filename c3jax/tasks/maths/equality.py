@@ -171,7 +171,7 @@ def _match_named(expected: str, answer: str, question: str) -> bool | None:
         if named is None and not all(part.startswith("(") for part in latex.split_top(text, ",")):
             # A set, an interval; x = 5, y = -2 are no two values of one name.
             known = {equations.is_in_question(name, question) for name in names}
-            is_stray = text.startswith(r"\{") or known == {True, False}
+            is_stray = text.startswith(r"\{") or known != {True}
             return False if is_stray and len({name[0] for name in names}) > 1 else None
         sides.append(text if named is None else ", ".join(_write_tuple(values, order) for values in named))
     return is_equal(sides[0], sides[1], question)
@@ -192,7 +192,11 @@ def _match_lists(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = _read_list(latex.join_thousands(expected)), _read_list(latex.join_thousands(answer))
     if (wanted, given) == ([latex.join_thousands(expected)], [latex.join_thousands(answer)]):
         return None
-    is_list = len(wanted) > 2 or re.search("(?i)separate|list|all (?:[a-z]+ )*values", question)
+    is_list = (
+        len(wanted) > 2
+        or (len(wanted) == 2 and answer.startswith(r"\{"))
+        or re.search("(?i)separate|list|all (?:[a-z]+ )*values", question)
+    )
     if len(wanted) != len(given) and is_list:
         wanted, given = _read_list(expected), _read_list(answer)  # 10,100 may be a list
     if len(wanted) != len(given):

@@ -68,6 +68,7 @@ def read_equation(text: str, question: str) -> Equation | None:
     if not all(side for chain in chains for side in chain):
         return None
     asked = {re.sub(r"\\angle ?", "", _ARROW.sub(r" \1 ", latex.tidy(wanted))) for wanted in _ASKED.findall(question)}
+    asked = {_spread(wanted) for wanted in asked}
     name = None
     if sum(map(len, chains)) > 1:
         for chain, index in ((chains[0], 0), (chains[-1], -1)):
@@ -132,14 +133,21 @@ def is_in_question(name: str, question: str) -> bool:
     return any(re.search(pattern, text) for text in question.split("$")[1::2])
 
 
-_VALUE = re.compile(r"([A-Za-z])(?:\^ ?\{ ?-1 ?\})?\(-?[0-9.]+\)")
+_VALUE = re.compile(r"(?P<of>[A-Za-z])(?:\^ ?\{ ?-1 ?\})?\((?P<at>[^()]*)\)")
 
 
 def _is_other_value(name: str | None, asked: Collection[str]) -> bool:
-    """Whether a name is f(2), where f(3) is asked for."""
-    found = [_VALUE.fullmatch(_squeeze(text)) for text in (name or "", *asked)]
-    values = [value[0] for value in found if value]
-    return 1 < len(values) == len(found) and values[0] not in values[1:]
+    """Whether a name is f(2) or P(A), where f(3) or P(A and B) is asked for, or dx/dy for dy/dx."""
+    if name is None or name in map(_squeeze, asked):
+        return False
+    given = _VALUE.fullmatch(name)
+    for wanted in map(_squeeze, asked):
+        value = _VALUE.fullmatch(wanted)
+        if given and value and given["of"] == value["of"] and not given["at"].isalpha() & value["at"].isalpha():
+            return True
+        if value and given and given["of"] == value["of"] == "P":
+            return True
+    return any(re.fullmatch(_DERIVATIVE, wanted) for wanted in asked) and re.fullmatch(_DERIVATIVE, name) is not None
 
 
 def _is_other_derivative(name: str | None, question: str) -> bool:
@@ -182,8 +190,13 @@ def _is_known_formula(side: str, question: str) -> bool:
 
 def _is_same(side: str, wanted: str) -> bool:
     """Whether a side is what is asked for, its terms in any order; a constant is so only as it is written."""
-    side = re.sub(r"\\angle ?", "", side)
+    side = _spread(re.sub(r"\\angle ?", "", side))
     return _squeeze(side) == _squeeze(wanted) or (not is_constant(side) and formula.is_equal(side, wanted))
+
+
+def _spread(text: str) -> str:
+    """Write the product xyz, which is no word in a question's formula, as x y z."""
+    return " ".join(text) if re.fullmatch("[a-z]{3,4}", text) else text
 
 
 def _squeeze(text: str) -> str:

@@ -111,11 +111,9 @@ _LEAD = (
     r"|(?:所以|故|因此|正确|最终|原?方程的?)*(?:答案?|解|结果)(?:是|为|得| ?:))"
 )
 # What says that a number follows: 一共有 6 人, 人数是 6, there are 6 people.
-_NOT_JUST = "不非没未约至超近差负比最多少大小"
 _LEAD_OF_NUMBER = (
-    r"(?:(?:[一总]?共|共?计|合计|结果|等于|还?有|是|为|得|需?要|花了?)+ ?:?"
-    rf"|(?:[^\x00-\u4dff{_NOT_JUST}]|,(?=[^\x00-\u4dff])){{1,10}}(?:等于|[是为得]|共?有) ?:?"
-    rf"|时速|(?i:(?:there (?:is|are)|equals|is)"
+    r"(?:(?:人数|总数|数量)?(?:[一总]?共|共?计|合计|结果|等于|还?有|是|为|得|需?要)+ ?:?|时速"
+    r"|(?i:(?:there (?:is|are)|equals|is)"
     r"(?: (?:a|in) total(?: of)?)?|(?:(?:a|the|in) )?(?:total|remainder)(?: of| is)? ?:?))"
 )
 _OF_NAME = r"(?i:^\\text ?\{ ?(?:so )?(?:the )?value of ?\} ?(?:[a-z]|\\[a-z]+) ?\\text ?\{ ?(?:is|equals) ?:? ?\} ?)"

@@ -101,8 +101,9 @@ def read_measure(text: str, question: str) -> Measure | None:
         return Measure(rf"{arc['degrees']} + \frac{{{arc['minutes']}}}{{60}}", "degrees")
     money = _MONEY.fullmatch(re.sub(r"^(.*[0-9]) ?\\\$$", r"\\$\1", text))
     if money:
+        money_head = re.sub(r"^([0-9.,]+) ?/ ?(?=\\text\{)", r"\1\\text{per}", money["head"])
         head = money["before"] + re.sub(
-            r"(?<=[0-9]) ?(?:\\text\{ ?)?K ?\}?$", r"\\text{k}", money["head"].replace(r"\$", "")
+            r"(?<=[0-9]) ?(?:\\text\{ ?)?K ?\}?$", r"\\text{k}", money_head.replace(r"\$", "")
         )
         inner = read_measure(head, question)
         each = f" {inner.unit}" if inner and re.match("/|per ", inner.unit) else ""

@@ -14,7 +14,7 @@ _WORD = "|".join(sorted([*_NUMBERS, *SCALES], key=len, reverse=True))
 _ENGLISH = re.compile(rf"(?i:(?:{_WORD})(?:(?:-| and | )(?:{_WORD}))*)(?![A-Za-z])")
 _CHINESE_DIGITS = {**{digit: number for number, digit in enumerate("零一二三四五六七八九")}, "两": 2}
 CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
-_CHINESE = re.compile(f"[{''.join([*_CHINESE_DIGITS, *CHINESE_SCALES])}]+")
+_CHINESE = re.compile(f"(?:(?!千[克米瓦卡])[{''.join([*_CHINESE_DIGITS, *CHINESE_SCALES])}])+")
 
 _SIGN = re.compile(r"(?i:\\text ?\{ ?(?:minus|negative) ?\} ?|(?:minus|negative) )(?=.)|负(?=.)")
 
@@ -161,7 +161,7 @@ def take_off_restated(answer: str, question: str) -> str | None:
     None where the answer begins with a number, or with words that are not the question's: "John is 14", 妈妈36岁.
     """
     for begun in (r"[-0-9\\]", f"[{''.join([*_CHINESE_DIGITS, '十'])}]"):
-        found = re.fullmatch(rf"(?P<lead>[\u4e00-\u9fff]{{1,12}}?) ?(?P<rest>{begun}.*)", answer)
+        found = re.fullmatch(rf"(?P<lead>[\u4e00-\u9fff][\u4e00-\u9fff,:]{{0,11}}?) ?(?P<rest>{begun}.*)", answer)
         rest = to_digits(found["rest"]) if found else ""
         if found and re.match(r"[-0-9\\]", rest) and _is_restated(found["lead"].replace("剩下", "剩"), question):
             return rest
@@ -181,13 +181,23 @@ def take_off_restated(answer: str, question: str) -> str | None:
     return found["rest"].rstrip(" }") if is_closed else found["rest"]
 
 
+# What a question may have in other words, or not at all.
+_JOINING = re.compile("一共|总共|等于|需要|应该|总?人数|总数|数量|现价|[是为得有共,:]")
+
+
 def _is_restated(lead: str, question: str) -> bool:
     """Whether words are those of the clause that asks, before what is asked for or behind it, but for some left out."""
-    clauses = re.split("[，。,;；]", question)
-    before, asking = "".join(clauses[:-1]), re.split("多少|几", clauses[-1], maxsplit=1)
-    if len(asking) < 2 or len(lead) == 1:
-        return len(asking) == 2 and asking[0].endswith(lead)
-    return any(_is_subsequence(lead, before + part) and _is_subsequence(lead[-2:], part) for part in asking)
+    clauses = re.split("[，。,;；？?]", question)
+    index = max((index for index, clause in enumerate(clauses) if re.search("多少|几", clause)), default=-1)
+    before, asking = "".join(clauses[:index]), re.split("多少|几", clauses[index], maxsplit=1)
+    own = _JOINING.sub("", lead)
+    if index < 0:
+        return lead != own and _is_subsequence(own, question)
+    if re.fullmatch("还?剩", own):
+        return "剩" in asking[0] or "了" not in asking[0]
+    if len(own) < 2:
+        return not own or asking[0].startswith(own) or asking[0].endswith(own)
+    return any(_is_subsequence(own, before + part) and _is_subsequence(own[-2:], part) for part in asking)
 
 
 def find_asking(question: str) -> str:
