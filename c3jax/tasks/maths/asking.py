@@ -44,6 +44,9 @@ def convert_to_asked(measure: Measure, question: str) -> str | None:
     (a decrease for an increase). 5 feet 3 inches are 63 inches, and miles per hour are mph.
     """
     asking, clause = _plain(question), _plain(words.find_asking(question))
+    scale = re.search("(?:多少|几)([万亿])", asking)
+    if scale and measure.unit and scale[1] not in measure.unit:
+        return None  # 12 people, where it is asked how many times ten thousand
     if _is_opposite(measure.unit, asking) or _is_stray_rate(measure.unit, asking, clause):
         return None
     asked, given = _find_asked(question), units.parse(measure.unit)
@@ -77,8 +80,10 @@ def _is_stray_rate(unit: str, asking: str, clause: str) -> bool:
     counted = set(units.parse(unit[: each.start()])) if each else set()
     if each is None or not counted <= {*units.CURRENCIES.values(), "cent"} or (not counted and each[0] in asking):
         return False
-    if each["one"] in _TIMES and re.search(rf"\b(?:{'|'.join(_TIMES)})\b", clause):
-        return each["one"] not in clause
+    if each["one"] in _TIMES:
+        is_timed = re.search(rf"\b(?:{'|'.join(_TIMES)})s?\b", clause) is not None
+        is_rate = not is_timed and re.search(r"\b(?:rate|speed|average)\b", clause) is not None
+        return not (is_rate or re.search(rf"\b{each['one']}\b|{each['one'][:2]}ily|{each['one']}ly|每", clause))
     return not re.search(rf"\b(?:{each['one']}|{_EACH})\b|每", clause)
 
 
@@ -97,7 +102,7 @@ def _is_other_thing(measure: Measure, is_measured: bool, asking: str, clause: st
         return False
     nouns = re.findall("[a-z]{3,}", measure.unit)
     is_known = re.search(rf"\b{things[0].removesuffix('s')}", asking) is not None
-    counted = re.search(rf"(?:how many|number of) (?!{_VERBS})(?P<noun>[a-z]+)", clause)
+    counted = re.search(rf"(?:how many|number of) (?:total |other |different )?(?!{_VERBS})(?P<noun>[a-z]+)", clause)
     if counted is None or re.search(rf"pairs of (?:[a-z]+ )?{things[0]}", asking):
         return is_measured or (is_known and _PART_ASKED.search(asking) is not None)
     phrase = " ".join(clause[counted.start("noun") :].split()[:3])
@@ -105,18 +110,20 @@ def _is_other_thing(measure: Measure, is_measured: bool, asking: str, clause: st
         any(noun.removesuffix("s") in phrase for noun in nouns) or counted["noun"].removesuffix("s") in measure.unit
     )
     if counted["noun"] in _ANY and not is_here:
-        return things[0].removesuffix("s") in clause and not set(nouns) & _GENERAL
+        return things[0].removesuffix("s") in clause and not set(nouns) & (_GENERAL | _PEOPLE)
     if " of " in measure.unit and counted["noun"] in nouns[1:] and nouns[0] not in _GENERAL:
         return True  # classes of students
     if is_known:
         return is_measured or not (is_here or any(noun.removesuffix("s") in clause for noun in nouns))
-    return is_measured or not (set(nouns) & _GENERAL or any(noun[:4] in phrase for noun in nouns))
+    general = _GENERAL | (_PEOPLE if counted["noun"] in _PEOPLE else set())
+    return is_measured or not (set(nouns) & general or any(noun[:4] in phrase for noun in nouns))
 
 
+_PEOPLE = set("people persons students children kids guests members adults boys girls men women".split())
 _ANY = ("people", "persons", "items", "things", "objects", "animals")
 # Words for things of any sort, which may stand for those that a question names.
 _GENERAL = set(
-    "pieces items things objects animals people persons students children kids guests members outcomes possibilities"
+    "pieces items things objects animals outcomes possibilities"
     " ways combinations arrangements permutations choices options solutions values numbers integers cases times units"
     " pairs sets points elements terms total tuples triples quadruples subsets sequences lists words digits".split()
 )

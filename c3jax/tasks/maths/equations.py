@@ -79,15 +79,7 @@ def read_equation(text: str, question: str) -> Equation | None:
             )
             if name is None and (is_name or is_asked or _is_known_formula(chain[index], question)):
                 name = _squeeze(chain.pop(index))
-    is_part = (
-        name is not None
-        and name not in map(_squeeze, asked)
-        and any(
-            formula.is_formula(wanted) and formula.find_names(wanted) >= {name}
-            for wanted in asked
-            if not _squeeze(wanted).startswith(f"{name}(")  # f = 2x, where f(x) is asked for
-        )
-    )
+    is_part = name is not None and name not in map(_squeeze, asked) and any(_is_in(name, wanted) for wanted in asked)
     is_part |= _is_other_value(name, asked) or any(
         is_other(name, question) for is_other in (_is_other_letter, _is_other_angle, _is_other_derivative)
     )
@@ -192,6 +184,14 @@ def _is_same(side: str, wanted: str) -> bool:
     """Whether a side is what is asked for, its terms in any order; a constant is so only as it is written."""
     side = _spread(re.sub(r"\\angle ?", "", side))
     return _squeeze(side) == _squeeze(wanted) or (not is_constant(side) and formula.is_equal(side, wanted))
+
+
+def _is_in(name: str, wanted: str) -> bool:
+    """Whether a name stands in a formula: x in x + 3 and in 2xy, f(2) in f(2) + g(1), but not f in f(x)."""
+    if re.search(rf"(?<![A-Za-z\\]){re.escape(name)}(?![A-Za-z_(' ]*[(_'])(?![A-Za-z])", wanted):
+        return True
+    is_applied = _squeeze(wanted).startswith(f"{name}(")
+    return not is_applied and formula.is_formula(wanted) and name in formula.find_names(wanted)
 
 
 def _spread(text: str) -> str:

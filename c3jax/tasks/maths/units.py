@@ -96,6 +96,8 @@ def read_measure(text: str, question: str) -> Measure | None:
     feet = _FEET.fullmatch(text)
     if feet:
         return Measure(rf"{feet['feet']} + \frac{{{feet['inches']}}}{{12}}", "feet", "inches")
+    if inches := re.fullmatch(r"([0-9.]+) ?(?:''|[\"″”]|\^ ?\{ ?(?:\\prime ?){2}\})", text):
+        return Measure(inches[1], "inches")
     arc = _ARC.fullmatch(text)
     if arc:
         return Measure(rf"{arc['degrees']} + \frac{{{arc['minutes']}}}{{60}}", "degrees")

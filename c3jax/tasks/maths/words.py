@@ -79,7 +79,7 @@ DENIAL = re.compile(
 _SAYINGS = {
     "none": r"(?:there (?:is|are) |(?:the |this )?(?:equation|inequality|system) has )?"
     r"no (?:(?:real|such|integer|positive|valid) )*(?:solutions?|roots?|values?|numbers?|integers?|[a-z])(?: exists?)?"
-    r"|none|(?:the )?empty set|\\emptyset|\\\{ ?\\\}|无(?:实数)?解|空集",
+    r"|(?:there (?:is|are) )?none|(?:the )?empty set|\\emptyset|\\\{ ?\\\}|无(?:实数)?解|空集",
     "undefined": r"(?:the (?:limit|value|sum|expression) (?:is )?)?"
     r"(?:dne|does not exist|doesn't exist|undefined|不存在)",
     "reals": r"\\reals|all real(?:s| numbers)|全体实数",
@@ -187,11 +187,10 @@ _JOINING = re.compile("一共|总共|等于|需要|应该|总?人数|总数|数�
 
 def _is_restated(lead: str, question: str) -> bool:
     """Whether words are those of the clause that asks, before what is asked for or behind it, but for some left out."""
-    clauses = re.split("[，。,;；？?]", question)
-    index = max((index for index, clause in enumerate(clauses) if re.search("多少|几", clause)), default=-1)
-    before, asking = "".join(clauses[:index]), re.split("多少|几", clauses[index], maxsplit=1)
+    before, clause = _find_chinese_asking(question)
+    asking = re.split("多少|几", clause, maxsplit=1)
     own = _JOINING.sub("", lead)
-    if index < 0:
+    if len(asking) < 2:
         return lead != own and _is_subsequence(own, question)
     if re.fullmatch("还?剩", own):
         return "剩" in asking[0] or "了" not in asking[0]
@@ -200,8 +199,17 @@ def _is_restated(lead: str, question: str) -> bool:
     return any(_is_subsequence(own, before + part) and _is_subsequence(own[-2:], part) for part in asking)
 
 
+def _find_chinese_asking(question: str) -> tuple[str, str]:
+    """What stands before the clause that asks how many, and that clause, or else the last one."""
+    clauses = re.split("[，。,;；？?]", question)
+    index = max((index for index, clause in enumerate(clauses) if re.search("多少|几", clause)), default=-1)
+    return "".join(clauses[:index]), clauses[index]
+
+
 def find_asking(question: str) -> str:
     """The last sentence of a question that asks, or else its last one."""
+    if re.search("多少|几", question):
+        return _find_chinese_asking(question)[1]
     sentences = re.split(r"(?<=[.?!])\s+", question.strip())
     return next((sentence for sentence in reversed(sentences) if "?" in sentence), sentences[-1])
 
