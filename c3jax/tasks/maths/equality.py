@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from c3jax.tasks.maths import equations, formula, latex, regions, units, words
+from c3jax.tasks.maths import asking, equations, formula, latex, regions, units, words
 
 
 def is_equal(expected: str, answer: str, question: str) -> bool:
@@ -28,7 +28,7 @@ def is_equal(expected: str, answer: str, question: str) -> bool:
         if decision is not None:
             return decision
     expected, answer = (_EXPONENT.sub(r"\1 \\cdot 10^{\2}", latex.join_thousands(text)) for text in (expected, answer))
-    return formula.is_equal(expected, answer) or _is_same_text(expected, answer)
+    return formula.is_equal(expected, answer) or words.is_same_text(expected, answer, question)
 
 
 _EXPONENT = re.compile(r"^(-?[0-9.]+)[eE]\+?(-?[0-9]{1,2})$")  # as Python writes a number
@@ -36,18 +36,6 @@ _EXPONENT = re.compile(r"^(-?[0-9.]+)[eE]\+?(-?[0-9]{1,2})$")  # as Python write
 
 def _squeeze(text: str) -> str:
     return re.sub(r"(?<![0-9]) +| +(?![0-9])", "", text)  # 3 4 is not 34
-
-
-_WORD = re.compile(r"\\text|(?<![A-Za-z\\])(?:[A-Za-z]{3,}|[A-Z]{2,}|[ap]\.?m)|^[A-Z]$|[^\x00-\x7f]")
-
-
-def _is_same_text(expected: str, answer: str) -> bool:
-    return _WORD.search(expected) is not None and _plain(expected) == _plain(answer)
-
-
-def _plain(text: str) -> str:
-    text = re.sub(r"\\text|[{}]", "", text).strip()
-    return re.sub(r"^(?:an?|the|on) |[\s().:\"'`]", "", text.lower())
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -73,11 +61,9 @@ _ASKED_REMAINDER = re.compile(r"(?i)remainder|residue|modulo|\\[pb]?mod|units di
 
 
 def _match_restated(expected: str, answer: str, question: str) -> bool | None:
-    """Read 两地相距 120 千米 as 120 千米, where it is asked 两地相距多少千米."""
-    found = re.fullmatch(r"(?P<lead>[\u4e00-\u9fff]{2,12}) ?(?P<rest>[-0-9\\].*)", answer)
-    if found is None or not re.search(rf"{found['lead']}.?(?:多少|几)|(?:多少|几).?{found['lead']}", question):
-        return None
-    return is_equal(expected, found["rest"], question)
+    """Read 两地相距 120 千米, "Mary is 14" as 120 千米, 14, where the question says what stands before it."""
+    rest = words.take_off_restated(answer, question)
+    return None if rest is None else is_equal(expected, rest, question)
 
 
 def _match_points(expected: str, answer: str, question: str) -> bool | None:
@@ -88,13 +74,16 @@ def _match_points(expected: str, answer: str, question: str) -> bool | None:
 
 def _match_sayings(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = words.name_saying(expected), words.name_saying(answer)
+    if wanted == "none" and answer.startswith(r"\{") and given != wanted:
+        return False  # \{\emptyset\} holds something
     return wanted == given if wanted and given else None
 
 
 def _match_options(expected: str, answer: str, question: str) -> bool | None:
     letters = [re.sub("[, ]", "", text) for text in (expected, answer) if re.fullmatch("[A-J](?:,? ?[A-J])+", text)]
     if len(letters) == 2 and ("," in expected) != ("," in answer):
-        return letters[0] == letters[1]
+        is_choice = re.search("(?i)all (?:of )?(?:the )?(?:correct|true|that apply)|statements", question)
+        return sorted(letters[0]) == sorted(letters[1]) if is_choice else letters[0] == letters[1]
     wanted, given = words.read_option(expected), words.read_option(answer)
     option = wanted or given
     if option is None:
@@ -120,7 +109,8 @@ def _match_equations(expected: str, answer: str, question: str) -> bool | None:
         return not given.is_part and _is_chain_of(expected, given, question)
     if equations.is_same_relation(expected, answer):
         return True
-    if wanted.name is None or (wanted.name != given.name and len(wanted.name) == len(given.name or "") == 1):
+    given = equations.rename_argument(given, wanted)
+    if wanted.name is None or equations.is_other_name(wanted.name, given.name or ""):
         return False
     return _is_chain_of(wanted.chains[-1][-1], given, question)
 
@@ -135,6 +125,7 @@ def _is_chain_of(value: str, given: equations.Equation, question: str) -> bool:
         # What stands between a name and the value may be a formula in other names: A = \pi r^2 = 9\pi.
         and all(
             is_equal(value, side, question)
+            or formula.is_equal(chain[-1], side)
             or equations.is_percentage(chain[-1], side)
             or equations.is_begun(chain[-1], side)
             for side in chain[:-1]
@@ -173,11 +164,15 @@ def _match_named(expected: str, answer: str, question: str) -> bool | None:
     named = wanted or given
     if named is None or (wanted and given and wanted[0].keys() != given[0].keys()):
         return None if named is None else False
-    order = equations.order_names(answer if given else expected, named[0], question)
+    names = named[0].keys()
+    order = equations.order_names(answer if given else expected, names, question)
     sides = []
     for text, named in ((expected, wanted), (answer, given)):
         if named is None and not all(part.startswith("(") for part in latex.split_top(text, ",")):
-            return None  # a set, an interval
+            # A set, an interval; x = 5, y = -2 are no two values of one name.
+            known = {equations.is_in_question(name, question) for name in names}
+            is_stray = text.startswith(r"\{") or known != {True}
+            return False if is_stray and len({name[0] for name in names}) > 1 else None
         sides.append(text if named is None else ", ".join(_write_tuple(values, order) for values in named))
     return is_equal(sides[0], sides[1], question)
 
@@ -197,7 +192,12 @@ def _match_lists(expected: str, answer: str, question: str) -> bool | None:
     wanted, given = _read_list(latex.join_thousands(expected)), _read_list(latex.join_thousands(answer))
     if (wanted, given) == ([latex.join_thousands(expected)], [latex.join_thousands(answer)]):
         return None
-    if len(wanted) != len(given) and re.search("(?i)separate|list|all (?:[a-z]+ )*values", question):
+    is_list = (
+        len(wanted) > 2
+        or (len(wanted) == 2 and answer.startswith(r"\{"))
+        or re.search("(?i)separate|list|all (?:[a-z]+ )*values", question)
+    )
+    if len(wanted) != len(given) and is_list:
         wanted, given = _read_list(expected), _read_list(answer)  # 10,100 may be a list
     if len(wanted) != len(given):
         return False
@@ -218,6 +218,7 @@ def _read_list(text: str) -> list[str]:
 
 
 def _expand_sign(text: str) -> list[str]:
+    text = text.replace(r"\mp", r"\pm") if text.count(r"\mp") == 1 and r"\pm" not in text else text
     if text.count(r"\pm") != 1:
         return [text]
     return [text.replace(r"\pm", sign).strip().removeprefix("+").strip() for sign in "+-"]
@@ -247,6 +248,7 @@ _MATRIX = re.compile(
 
 
 def _read_matrix(text: str) -> list[list[str]] | None:
+    text = re.sub(r"^\\binom ?\{([^{}]*)\} ?\{([^{}]*)\}$", r"⟨\1, \2⟩", text)
     found = _MATRIX.fullmatch(text)
     if text.startswith("⟨"):  # a column
         enclosed = latex.split_enclosed(text)
@@ -254,7 +256,7 @@ def _read_matrix(text: str) -> list[list[str]] | None:
     if found is None or r"\begin" in found["inside"] or bool(found["left"]) != bool(found["right"]):
         return None
     rows = [row for row in found["inside"].split(r"\\") if row.strip()]
-    factor = f"({found['factor']})" if found["factor"] else ""
+    factor = f"({re.sub('^ ?- ?$', '-1', found['factor'])})" if found["factor"] else ""
     return [[f"{factor}({cell})" if factor else cell.strip() for cell in row.split("&")] for row in rows]
 
 
@@ -268,7 +270,7 @@ def _match_matrices(expected: str, answer: str, question: str) -> bool | None:
     return len(wanted) == len(given) and all(_is_sequence_equal(row, other, question) for row, other in rows)
 
 
-_BASED = re.compile(r"(?P<digits>[0-9A-F]+(?:\.[0-9A-F]+)?) ?(?:_|base) ?(?P<base>[0-9]{1,2}|[a-z]+)")
+_BASED = re.compile(r"(?P<digits>[0-9A-F]+(?:\.[0-9A-F]+)?) *(?:_ *base|_|base) *(?P<base>[0-9]{1,2}|[a-z]+)")
 _ASKED_BASE = re.compile(r"(?i)(?:in|to) base[- ]\$?([0-9]{1,2}|[a-z]+)|(binary|octal|hexadecimal)")
 _NAMED_BASES = {"binary": "2", "octal": "8", "hexadecimal": "16"}
 
@@ -294,6 +296,8 @@ _HALF_DAY = re.compile(r"(?i) ?[ap]\.? ?m\.?$")
 
 def _match_ratios(expected: str, answer: str, question: str) -> bool | None:
     if ":" in expected or "ratio" in question.lower():
+        answer = re.sub("(?<=[0-9])比(?=[0-9])", ":", answer)
+        answer = re.sub(r"(?<=[0-9]) ?\\text\{ ?[a-z]+ to ?\} ?([0-9]+) ?\\text\{ ?[a-z]+ ?\}$", r":\1", answer)
         answer = re.sub(r"(?<=[0-9a-z}]) (?:\\text\{ ?to ?\} ?|to )(?=[0-9a-z\\])", ":", answer)
     wanted, given = latex.split_top(expected, ":"), latex.split_top(answer, ":")
     if len(wanted) == len(given) == 1:
@@ -332,14 +336,14 @@ def _match_units(expected: str, answer: str, question: str) -> bool | None:
         head = units.convert(given, wanted.unit)
         return head is not None and is_equal(wanted.head, head, question)
     if given is not None:
-        head = units.convert_to_asked(given, question)
+        head = asking.convert_to_asked(given, question)
         if given.smaller and _squeeze(answer) in _squeeze(latex.tidy(question)):
             return False  # 2 hours 30 minutes, where it is asked how many minutes they are
         return head is not None and is_equal(expected, head, question)
     if wanted is not None:
         is_angle = r"\circ" in answer and formula.is_equal(expected, answer)  # 30^\circ + 45^\circ
         return is_angle or is_equal(wanted.head, answer, question)
-    if (letters := units.read_letters(answer)) and units.is_asked(letters, question):
+    if (letters := units.read_letters(answer)) and asking.is_asked(letters, question):
         return is_equal(expected, letters.head, question)  # 48 m^2, where it is asked how many square metres
     return None
 

@@ -11,22 +11,26 @@ from c3jax.tasks.maths import formula, latex, values, words
 
 _WORDS = r"\\(?:text|overline|overrightarrow|vec|hat|tilde|mathcal|mathbb)(?: ?\{[^{}]*\}| ?[A-Za-z])"
 _POINTS = r"(?:m ?)?\\(?:measuredangle|angle|triangle) ?\{? ?[A-Z]{0,3} ?\}?|[A-Z]{2,4}|\|[A-Z]{2}\||\[[A-Z]{3,5}\]"
-_FUNCTION = r"(?:[dfghpqsvCFGHPQEVSTNLRA]|\\(?:tau|sigma|(?:var)?phi|mu))(?: ?_ ?[0-9a-z])?'*(?: ?\^ ?\{-1\})?"
+_GREEK = "tau|sigma|(?:var)?phi|mu|nu|[oO]mega|pi|lambda|psi"
+_FUNCTION = rf"(?:[dfghpqsvCFGHPQEVSTNLRA]|\\(?:{_GREEK}))(?: ?_ ?[0-9a-z])?'*(?: ?\^ ?\{{-1\}})?"
 _FUNCTION += r" ?[(\[][^()]*[)\]]|[A-Za-z] ?\([A-Za-z, ]+\)"
 _SETS = r"[A-Z](?: ?\\cap ?[A-Z])*"
 _COUNT = rf"\|{_SETS}\||n ?\({_SETS}\)|\\begin ?{{vmatrix}}.*\\end ?{{vmatrix}}"
-_COUNT += r"|[_^] ?\{?[0-9n]+\}? ?[CP] ?_ ?\{?[0-9kr]+\}?|\\?(?:gcd|lcm|max|min|deg|dim|det) ?(?:\([^()]*\)|[A-Za-z])"
+_COUNT += r"|[_^] ?\{?[0-9n]+\}? ?[CP] ?_ ?\{?[0-9kr]+\}?|\\(?:max|min)"
+_COUNT += r"|\\?(?:gcd|lcm|max|min|deg|dim|det) ?(?:\([^()]*\)|[A-Za-z])"
 _TUPLE = rf"\( ?{formula.NAME}(?: ?, ?{formula.NAME})+ ?\)"
 _DERIVATIVE = r"\\frac ?\{ ?d ?[a-z]? ?\} ?\{ ?d ?[a-z] ?\}(?: ?[(\[][^=]*[)\]])?"
 _NAME = re.compile(
     rf"(?:{_WORDS} ?)?(?:{_FUNCTION}|{_COUNT}|{_POINTS}|{_TUPLE}|{_DERIVATIVE}|[A-Za-z][a-z]{{3,}}(?: [a-z]+)*"
-    rf"|{formula.NAME}'*|[A-Za-z] ?_ ?\{{? ?\\infty ?\}}?)"
-    rf"|\\Pr|{_WORDS} ?\([^()=]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
+    rf"|[\u4e00-\u9fff]{{1,8}}|{formula.NAME}'*|[A-Za-z] ?_ ?\{{? ?\\(?:infty|perp|parallel|max|min) ?\}}?)"
+    rf"|\\lim(?![a-z]).*|[a-zA-Z](?: ?: ?[a-zA-Z])+|\\Pr"
+    rf"|{_WORDS} ?\([^()=]+\)|{_WORDS}(?: ?_ ?(?:[0-9A-Za-z]|\{{[^{{}}]*\}}))?"
 )
-_MATRIX_NAME = re.compile(r"[A-Z] ?\^ ?(?:\{ ?(?:-1|T) ?\}|T)")  # the inverse, or transposed
+# The inverse, transposed, a projection: anything without a number or a sum.
+_MATRIX_NAME = re.compile(r"[A-Z] ?\^ ?(?:\{ ?(?:-1|T) ?\}|T)|(?:[A-Za-z_ {}]|\\[A-Za-z]+)+")
 _ASKED = re.compile(
-    r"(?i)(?:find|compute|evaluate|determine|calculate|convert|express|write|simplify|what is|value of)(?: the)?"
-    r"(?: [a-z]+ of)? ?\$([^$]+)\$"
+    r"(?i)(?:find|compute|evaluate|determine|calculate|convert|express|write|simplify|what is|values? of)(?: the)?"
+    r"(?: (?:[a-z]+ )?values? of)? ?\$([^$]+)\$"
 )
 # The sum or the product of names, where a question asks for one in words.
 _JOINED = {
@@ -63,23 +67,136 @@ def read_equation(text: str, question: str) -> Equation | None:
         return None
     if not all(side for chain in chains for side in chain):
         return None
-    asked = {_squeeze(latex.tidy(wanted)) for wanted in _ASKED.findall(question)}
+    asked = {re.sub(r"\\angle ?", "", _ARROW.sub(r" \1 ", latex.tidy(wanted))) for wanted in _ASKED.findall(question)}
+    asked = {_spread(wanted) for wanted in asked}
     name = None
     if sum(map(len, chains)) > 1:
         for chain, index in ((chains[0], 0), (chains[-1], -1)):
             is_name = _NAME.fullmatch(chain[index]) or (r"\begin" in text and _MATRIX_NAME.fullmatch(chain[index]))
             is_name = is_name and not words.DENIAL.search(chain[index])
-            is_asked = _squeeze(chain[index]) in asked or any(
+            is_asked = any(_is_same(chain[index], wanted) for wanted in asked) or any(
                 word in question.lower() and joined.fullmatch(chain[index]) for word, joined in _JOINED.items()
             )
-            if name is None and (is_name or is_asked):
+            if name is None and (is_name or is_asked or _is_known_formula(chain[index], question)):
                 name = _squeeze(chain.pop(index))
-    is_part = name not in asked and any(
-        formula.is_formula(wanted) and formula.find_names(wanted) > {name}
-        for wanted in asked
-        if not wanted.startswith(f"{name}(")  # f = 2x, where f(x) is asked for
+    is_part = name is not None and name not in map(_squeeze, asked) and any(_is_in(name, wanted) for wanted in asked)
+    is_part |= _is_other_value(name, asked) or any(
+        is_other(name, question) for is_other in (_is_other_letter, _is_other_angle, _is_other_derivative)
     )
     return Equation(name, tuple(tuple(chain) for chain in chains if chain), is_part)
+
+
+_ASKED_LETTER = re.compile(
+    r"(?i)(?:find|determine|what is|solve for|value of|length of)(?: the)?(?: (?:values?|length) of)?"
+    r" \$(?:\\overline ?)?\{?([a-z]|[A-Z]{2})\}?\$(?! ?(?:,|(?:and|or)\b))"
+)
+
+
+def _is_other_letter(name: str | None, question: str) -> bool:
+    """Whether a name is a letter or a segment of the question, which asks for the value of another one alone."""
+    asked = ["".join(sorted(wanted)) for wanted in _ASKED_LETTER.findall(question)]
+    if name is None or not asked or "".join(sorted(name)) in asked:
+        return False
+    if re.fullmatch("[A-Z]{2}", name):
+        return all(len(wanted) == 2 for wanted in asked)
+    return re.fullmatch("[A-Za-z]", name) is not None and is_in_question(name, question)
+
+
+_ANGLE = r"(?:m ?)?\\(?:measured)?angle ?\{?([A-Z]{1,3})\}?"
+_ASKED_ANGLE = re.compile(
+    rf"(?i:find|determine|compute|what is|(?:measure|value) of)(?: the)?(?: (?:degree )?measure of)?(?: angle)?"
+    rf" \${_ANGLE}\$"
+)
+
+
+def _is_other_angle(name: str | None, question: str) -> bool:
+    """Whether a name is an angle at another point than the one that is asked for."""
+    found, asked = re.fullmatch(_ANGLE, name or ""), _ASKED_ANGLE.findall(question)
+    return (
+        found is not None
+        and bool(asked)
+        and found[1][len(found[1]) // 2] not in [letters[len(letters) // 2] for letters in asked]
+    )
+
+
+def is_in_question(name: str, question: str) -> bool:
+    """Whether a question has a name in one of its formulas."""
+    pattern = rf"(?<![A-Za-z\\]){re.escape(name)}(?![A-Za-z])"
+    return any(re.search(pattern, text) for text in question.split("$")[1::2])
+
+
+_VALUE = re.compile(r"(?P<of>[A-Za-z])(?:\^ ?\{ ?-1 ?\})?\((?P<at>[^()]*)\)")
+
+
+def _is_other_value(name: str | None, asked: Collection[str]) -> bool:
+    """Whether a name is f(2) or P(A), where f(3) or P(A and B) is asked for, or dx/dy for dy/dx."""
+    if name is None or name in map(_squeeze, asked):
+        return False
+    given = _VALUE.fullmatch(name)
+    for wanted in map(_squeeze, asked):
+        value = _VALUE.fullmatch(wanted)
+        if given and value and given["of"] == value["of"] and not given["at"].isalpha() & value["at"].isalpha():
+            return True
+        if value and given and given["of"] == value["of"] == "P":
+            return True
+    return any(re.fullmatch(_DERIVATIVE, wanted) for wanted in asked) and re.fullmatch(_DERIVATIVE, name) is not None
+
+
+def _is_other_derivative(name: str | None, question: str) -> bool:
+    return "''" in (name or "") and "''" not in question and "second" not in question.lower()
+
+
+def is_other_name(wanted: str, given: str) -> bool:
+    """Whether two names are of different things: two letters, a function and its derivative or its value elsewhere."""
+    if wanted == given:
+        return False
+    if len(wanted) == len(given) == 1 or wanted.replace("'", "") == given.replace("'", ""):
+        return True
+    names = _APPLIED.fullmatch(wanted), _APPLIED.fullmatch(given)
+    return names[0] is not None and names[1] is not None and names[0][1] == names[1][1]
+
+
+_APPLIED = re.compile(r"([A-Za-z])\(([A-Za-z])\)")
+
+
+def rename_argument(given: Equation, wanted: Equation) -> Equation:
+    """Write f(t) = 2t for f(x) = 2x, where f(x) is expected; f(y) = 2x stays as it is."""
+    names = [_APPLIED.fullmatch(equation.name or "") for equation in (given, wanted)]
+    if not (names[0] and names[1]) or names[0][1] != names[1][1] or names[0][2] == names[1][2]:
+        return given
+    old, new = (rf"(?<![A-Za-z\\]){name[2]}(?![A-Za-z])" for name in names if name)
+    sides = " ".join(side for chain in given.chains for side in chain)
+    if re.search(new, sides) or not re.search(old, sides):
+        return given
+    chains = tuple(tuple(re.sub(old, names[1][2], side) for side in chain) for chain in given.chains)
+    return Equation(wanted.name, chains)
+
+
+def _is_known_formula(side: str, question: str) -> bool:
+    r"""Whether a side is that of a circle, a sphere and the like, \pi r^2, in letters that the question has not."""
+    if r"\pi" not in side or not formula.is_formula(side):
+        return False
+    names = formula.find_names(side)
+    return bool(names) and not any(f"${name}" in question or f"{name}$" in question for name in names)
+
+
+def _is_same(side: str, wanted: str) -> bool:
+    """Whether a side is what is asked for, its terms in any order; a constant is so only as it is written."""
+    side = _spread(re.sub(r"\\angle ?", "", side))
+    return _squeeze(side) == _squeeze(wanted) or (not is_constant(side) and formula.is_equal(side, wanted))
+
+
+def _is_in(name: str, wanted: str) -> bool:
+    """Whether a name stands in a formula: x in x + 3 and in 2xy, f(2) in f(2) + g(1), but not f in f(x)."""
+    if re.search(rf"(?<![A-Za-z\\]){re.escape(name)}(?![A-Za-z_(' ]*[(_'])(?![A-Za-z])", wanted):
+        return True
+    is_applied = _squeeze(wanted).startswith(f"{name}(")
+    return not is_applied and formula.is_formula(wanted) and name in formula.find_names(wanted)
+
+
+def _spread(text: str) -> str:
+    """Write the product xyz, which is no word in a question's formula, as x y z."""
+    return " ".join(text) if re.fullmatch("[a-z]{3,4}", text) else text
 
 
 def _squeeze(text: str) -> str:

@@ -115,6 +115,10 @@ def _make_points(names: Sequence[str], is_discrete: bool) -> list[Point]:
 def _tokenize(text: str) -> list[str]:
     text = re.sub(r"\^ ?(?:\\circ|\{ ?\\circ ?\})", r"\\circ ", text)
     text = re.sub(r"[0-9]*\.[0-9]*\\overline ?\{[0-9]+\}", _write_repeating, text)
+    if not text.startswith(r"\{"):
+        text = text.replace(r"\{", "(").replace(r"\}", ")")  # one more sort of brackets
+    for pattern in _CHOICES:
+        text = re.sub(pattern, _write_choice, text)
     is_large = len(text) > LONGEST or latex.measure_depth(text) > _DEEPEST or text.count("|") > _DEEPEST
     if is_large or _WORD.search(text) or _TOKEN.sub("", text).strip():
         raise NoFormula(text)
@@ -133,6 +137,21 @@ def _tokenize(text: str) -> list[str]:
 def _write_repeating(found: re.Match[str]) -> str:
     number = latex.parse_number(found[0])
     return rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}" if number else found[0]
+
+
+# C(8, 3), _8C_3, C_8^3 and C^3_8, and with P or A for choices whose order counts.
+_TOTAL, _CHOSEN = r"\{? ?(?P<total>[0-9]+|n) ?\}?", r"\{? ?(?P<chosen>[0-9]+|k|r) ?\}?"
+_CHOICES = (
+    rf"(?:\{{ ?\}} ?)?[_^] ?{_TOTAL} ?(?P<kind>[CPA]) ?_ ?{_CHOSEN}",
+    rf"(?<![A-Za-z\\])(?P<kind>[CPA]) ?\( ?{_TOTAL} ?, ?{_CHOSEN} ?\)",
+    rf"(?<![A-Za-z\\])(?P<kind>[CPA]) ?_ ?{_TOTAL} ?\^ ?{_CHOSEN}",
+    rf"(?<![A-Za-z\\])(?P<kind>[CPA]) ?\^ ?{_CHOSEN} ?_ ?{_TOTAL}",
+)
+
+
+def _write_choice(found: re.Match[str]) -> str:
+    ways = rf"\binom{{{found['total']}}}{{{found['chosen']}}}"
+    return ways if found["kind"] == "C" else rf"({ways} \cdot ({found['chosen']})!)"
 
 
 def find_names(text: str) -> set[str]:

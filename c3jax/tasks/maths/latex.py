@@ -21,6 +21,30 @@ _BRACE = re.compile(
 
 def find_last_box(text: str) -> str | None:
     r"""Find what the last \boxed{...} (or \fbox{...}, \boxed 5) with balanced braces holds, in one pass over them."""
+    start, end = _find_last_box(text)
+    return None if start < 0 else text[start:end]
+
+
+_JOINT = re.compile(r"\}\s*\$?\s*(?:,\s*(?:and|or)?|and|or|[和或、])\s*\$?\s*\\boxed\s*\{$")
+_MOST_BOXES = 10
+
+
+def find_last_boxes(text: str) -> str | None:
+    r"""Find what the last box holds; of \boxed{5} and \boxed{7}, which one word or a comma joins, 5, 7."""
+    start, end = _find_last_box(text)
+    if start < 0:
+        return None
+    boxes = [text[start:end]]
+    while (joint := _JOINT.search(text, max(0, start - 50), start)) and len(boxes) < _MOST_BOXES:
+        start, end = _find_last_box(text[: joint.start() + 1])
+        if end != joint.start():
+            break
+        boxes.append(text[start:end])
+    return ", ".join(box for box in reversed(boxes) if box.strip())
+
+
+def _find_last_box(text: str) -> tuple[int, int]:
+    """Where the content of the last box starts and ends; -1 where there is none."""
     opened: list[int] = []  # where the content of each open box starts, -1 for other braces
     start, end = -1, -1
     for brace in _BRACE.finditer(text):
@@ -32,7 +56,7 @@ def find_last_box(text: str) -> str | None:
             candidate = opened.pop()
             if candidate > start:
                 start, end = candidate, brace.start()
-    return None if start < 0 else text[start:end]
+    return start, end
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -62,6 +86,7 @@ _COMMANDS = {
     **{"lt": "<", "gt": ">", "leq": r"\le", "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "neq": r"\ne"},
     **{"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "vert": "|", "lvert": "|", "rvert": "|"},
     **{"varnothing": r"\emptyset", "degree": r"^\circ", "mid": "|", "colon": ":", "bar": r"\overline"},
+    **{"bigcup": r"\cup", "bigcap": r"\cap"},
     **{"backslash": r"\setminus", "smallsetminus": r"\setminus", "simeq": r"\approx", "euro": "€", "pounds": "£"},
     **{"langle": "⟨", "rangle": "⟩", "lor": r"\text{or}", "vee": r"\text{or}", "land": ",", "wedge": ","},
 }
@@ -77,24 +102,18 @@ _DIGIT_ARGUMENT = re.compile(
 _LEAD = (
     r"(?i:(?:so|thus|hence|then|therefore|finally), "
     r"|(?:(?:so|thus|hence|then|therefore|finally),? )?(?:(?:the )?(?:final |correct )?answer(?: is)? ?:?"
-    r"|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}is|(?:the )?(?:final |total )?(?:value|result|solution"
-    r"|(?:mid)?point|coordinates|center|centre|vertex|focus|area|volume|perimeter|radius|length|width|height|sum|total"
+    r"|the (?:(?!not|no|wrong|false|incorrect)[a-z]+ ){1,4}(?:is|are)"
+    r"|(?:the )?(?:final |total )?(?:value|result|solution|(?:mid)?point"
+    r"|coordinates|center|centre|vertex|focus|area|volume|perimeter|radius|length|width"
+    r"|height|sum|total"
     r"|product|difference|ratio|probability|domain|range|slope|maximum|minimum|cost|price|profit|distance|speed|time|age"
     r"|remainder|mean|median|mode|average|change) ?:)"
-    r"|(?:所以|故|因此)?答案?(?:是|为| ?:))"
+    r"|(?:所以|故|因此|正确|最终|原?方程的?)*(?:答案?|解|结果)(?:是|为|得| ?:))"
 )
 # What says that a number follows: 一共有 6 人, 人数是 6, there are 6 people.
-_NOT_JUST = "不非没未约至超近差负比最多少大小"
-_STATED = (
-    r"(?:(?!(?:not?|never|nobody|neither|half|twice|double|triple|wrong|false|incorrect)\b)[a-z]+ ){1,3}"
-    "(?:(?:make|need|cost|earn|save|pay|sell|buy|eat|weigh|travel|receive|collect|use|walk|own|read|get|give|take|run)s?"
-    "|spends?|spent|ha(?:s|ve|d)|made|earned|paid|sold|bought|ate|collected|used|walked|gave|took|ran|got|was|were"
-    "|will be)"
-)
 _LEAD_OF_NUMBER = (
-    r"(?:(?:[一总]?共|共?计|合计|还?剩下?|结果|等于|还?有|是|为|得|需?要|花了?)+ ?:?"
-    rf"|(?:[^\x00-\u4dff{_NOT_JUST}]|,(?=[^\x00-\u4dff])){{1,10}}(?:等于|[是为得]|共?有|还?剩下?) ?:?"
-    rf"|时速|(?i:(?:there (?:is|are)|equals|is|{_STATED})"
+    r"(?:(?:人数|总数|数量)?(?:[一总]?共|共?计|合计|结果|等于|还?有|是|为|得|需?要)+ ?:?|时速"
+    r"|(?i:(?:there (?:is|are)|equals|is)"
     r"(?: (?:a|in) total(?: of)?)?|(?:(?:a|the|in) )?(?:total|remainder)(?: of| is)? ?:?))"
 )
 _OF_NAME = r"(?i:^\\text ?\{ ?(?:so )?(?:the )?value of ?\} ?(?:[a-z]|\\[a-z]+) ?\\text ?\{ ?(?:is|equals) ?:? ?\} ?)"
@@ -109,13 +128,17 @@ _LEADS = re.compile(
 _BEFORE = (
     (r"\\\\ ?\[ ?-?[0-9.]+ ?[a-z]{2} ?\]", r"\\\\ "),  # the end of a matrix's row, with some space
     (r"\\(?:(?:text)?color(?:box)?|[hv]space\*?|tag) ?\{[^{}]*\}", ""),
-    (r"\{([,:])\}", r"\1"),
+    (r"(?:\\text ?)?\{([,:&])\}", r"\1"),
+    (r"(?<=[0-9} ])([cdkm]?m|ft|in)([23])(?![0-9])", r"\1^\2"),
+    (r"(?<=[0-9]) ?[xX] ?(?=10 ?\^)", r"\\times "),
+    (r"\\log ?_ ?(?:e(?![a-z])|\{ ?e ?\})", r"\\ln "),
+    (r"\\cr(?![a-z])", r"\\\\ "),
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"\\%", "%"),
     *((r"<=", r"\\le "), (r">=", r"\\ge ")),
     (r"\\math(?:bb|bf) ?(?:\{ ?R ?\}|R(?![A-Za-z]))", r"\\reals "),
-    (r"\\(?:mathrm|text) ?(?:\{ ?([eixyz]) ?\}|([eixyz])(?![A-Za-z]))", r"\1\2 "),
+    (r"\\(?:mathrm|text|operatorname) ?(?:\{ ?([eixyz]) ?\}|([eixyz])(?![A-Za-z]))", r"\1\2 "),
     (r"\\begin ?\{cases\}(.*)\\end ?\{cases\}", lambda found: re.sub(r" ?,? ?\\\\", ", ", found[1])),
     (r"\\operatorname\*? ?\{ ?([A-Za-z]+) ?\}", r"\\\1 "),
     (r"\\(?:mathbf|boldsymbol|bm) ?\{ ?([A-Za-z]) ?\}", r"\1 "),
@@ -128,10 +151,19 @@ def _write_half_line(found: re.Match[str]) -> str:
     return f"x {sign}"
 
 
+_SIGNED = r"(?:[<>]|\\[lgn]e(?![a-z]))"  # an inequality
 _AFTER = (
     (r"(?<=[0-9]) ?(?:\\text\{)? ?and (?:a|one) half(?![a-z]) ?\}?", r"\\frac{1}{2}"),
-    (r"(?=.*(?:[<>]|\\[lg]e(?![a-z])))(?:\\text ?\{ ?or ?\}|(?<![A-Za-z\\])or(?![A-Za-z]))", r"\\cup"),
-    (r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和)\s*", ", "),
+    (r"(?<=[)\]]) ?\\text ?\{ ?or ?\} ?(?=[(\[].*\\infty)", r"\\cup "),
+    (r"(?<=[0-9]) ?(?:\\text\{ ?)?in the (?:afternoon|evening) ?\}?$", r"\\text{pm}"),
+    (r"(?<=[0-9]) ?(?:\\text\{ ?)?in the morning ?\}?$", r"\\text{am}"),
+    # Of two letters, "or" leaves open which: no comma.
+    (r"^\(?([A-J]|[IV]{1,3})\)? ?(?:\\text ?\{ ?or ?\}|or) ?\(?([A-J]|[IV]{1,3})\)?$", r"\1 \\text{either} \2"),
+    *(
+        (rf"(?=.*{_SIGNED}),? ?(?:\\text ?\{{ ?{word} ?\}}|(?<![A-Za-z\\]){word}(?![A-Za-z]))", sign)
+        for word, sign in (("or", r"\\cup"), ("and", r"\\cap"))
+    ),
+    (r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or|&)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和)\s*", ", "),
     (r"\\text\s*\{\s*(?:percent|per cent|%)\s*\}|(?<=[0-9]) ?(?:percent|per cent)(?![a-z])", "%"),
     (r"(?<=[0-9]) ?\\text ?\{ ?per ?cent (?=[a-z])", r"%\\text{"),
     (r"(?<=[0-9])个半(?=小时|月|星期)", r"\\frac{1}{2}"),
@@ -139,16 +171,22 @@ _AFTER = (
     (r"(?<=[0-9]\.)\(([0-9]+)\)", r"\\overline{\1}"),
     (r"\\text ?\{ ?[.,;:]? ?\}", ""),
     (r"\\text \{", r"\\text{"),
+    (r"(?<=[0-9]) ?\\text\{ ?k ?\} ?\\Omega$", r"\\text{kiloohm}"),
+    (r"(?<=[0-9]) ?\\ell$", r"\\text{L}"),
+    (r"(?<=[0-9]) ?\\Omega$", r"\\text{ohm}"),
+    (r"(?<=[0-9]) ?\\mu ?\\text\{ ?(?=[a-zA-Z])", r"\\text{u"),
     # A set by its condition.
     (r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\reals|R))? ?[|:]((?:[^{}]|(?<!\\)\{[^{}]*\})*)\\\}", r"\1"),
     (r"(?i)^(?:\\text\{)?all real[a-z ]* (?:except|other than) ?\}? ?(?:x ?= ?)?(.*)$", r"\\reals \\setminus \\{\1\\}"),
+    (r"(?i)^(?:\\text\{ ?)?(?:for )?all (?:real )?(?:numbers )?\}? ?(?=[a-z] ?" + _SIGNED + ")", ""),
+    (r"(?<=[^ ]) ?(?:\\text\{ ?only ?\}|only ?(\}?))$", r"\1"),
     (r"(?i)^(?:\\text\{)?all real(?:s| numbers)? ?\}? ?(?=[<>]|\\[lg]e(?![a-z]))", "x "),
     (r"(?i)^(?:\\text\{)?all real[a-z ]* (greater|less) than (or equal to )?\}?", _write_half_line),
     (r"[a-z] ?\\in ?\\reals ?, ?", ""),
     (r"^\]([^\[\],]+,[^\[\],]+)(?=[\[\]]$)", r"(\1"),  # ]1, 2[ is (1, 2)
     (r"^([(\[][^()\[\],]+,[^()\[\],]+)\[$", r"\1)"),
     # Where a formula has a value: x + 1, x \ne 1.
-    (r"^((?:(?!\\ne)[^,=<>])+)(?:,|\\text\{ ?(?:for|where|with|if) ?\}) ?[a-z] ?\\ne ?[^,=<>]+$", r"\1"),
+    (rf"^((?:(?!{_SIGNED})[^,=])+)(?:,|\\text\{{ ?(?:for|where|with|if) ?\}}) ?[a-z] ?\\ne ?[^,=<>]+$", r"\1"),
     (rf"\\?(?:\\text ?\{{ ?)?(?<![A-Za-z])cis ?\}}? ?({_ARGUMENT})", r"(\\cos \1 + i \\sin \1)"),
     (r" ?\((?:%|percent)\)", "%"),
     (r" ?; ?", ", "),
@@ -156,7 +194,11 @@ _AFTER = (
     (r"(?<![A-Za-z\\])(sin|cos|tan|log|ln|exp|sqrt)(?![A-Za-z])", r"\\\1 "),
     (r"^[\"“`](.*)[\"”`]$", r"\1"),
     (r"^\*\*(.*)\*\*$", r"\1"),
+    (r"^(?:\\text\{ ?)?(?:in|on|at) ?\}? (?=[0-9])", ""),
+    (r"^([A-Za-z]|\\[a-z]+) (?:\\text\{ ?)?(?:is|equals|is equal to) ?\}? ?(?=[-0-9\\(])", r"\1 = "),
     (r"^(?:=|\\approx) ?(?=.)", ""),
+    (rf"^.*(?:=|{_SIGNED}).*\\(?:implies|iff|(?:Long|long)?(?:R|Leftr|r)ightarrow)(?![a-z]) ?(?=.)", ""),
+    (r"(?<=.) ?,? ?\(?(?:\\text\{ ?for (?:all|every|any)(?: real)? ?\}|for all|\\forall) ?[a-z](?: ?\\in.*)?\)?$", ""),
     (r"\\text\{([^{}]*)\} ?\\text\{", r"\\text{\1 "),
 )
 

@@ -78,8 +78,11 @@ def read_problem(row: Row) -> Problem:
 
 
 def read_answer(text: str) -> str | None:
-    r"""Read what the last complete \boxed{...} of a message holds; None where there is none, or nothing in it."""
-    box = latex.find_last_box(text[-LONGEST_MESSAGE:])
+    r"""Read what the last complete \boxed{...} of a message holds; None where there is none, or nothing in it.
+
+    Boxes that "and", "or" or a comma alone joins are one answer: \boxed{5} and \boxed{7} is 5, 7.
+    """
+    box = latex.find_last_boxes(text[-LONGEST_MESSAGE:])
     return box.strip() or None if box is not None else None
 
 

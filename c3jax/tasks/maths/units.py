@@ -30,20 +30,25 @@ _WORD = rf"(?:{_TEXT}|[\u4e00-\u9fff]++|{_BARE})"
 _POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
 _TAIL = rf"{_WORD}(?:{_POWER} ?(?:(?:/|\\cdot|\*) ?(?:{_TEXT}|[A-Za-z]++|[\u4e00-\u9fff]++)|{_WORD}))*{_POWER}"
 _MEASURED = re.compile(
-    rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?:^|(?<=[0-9)}} ]))[a-zA-Z](?= ?\\text)))\s*(?P<tail>{_TAIL})"
+    rf"(?P<head>.*?(?:[0-9)}}\]!%.]|\\pi|(?:^|(?<=[0-9)}} ]))(?:[a-zA-Z](?= ?\\text)|[a-z](?=[\u4e00-\u9fff]))))"
+    rf"\s*(?P<tail>{_TAIL})"
 )
 _BRACKETED = re.compile(
     rf"(?P<head>.*[0-9}}]) ?\( ?(?P<tail>{_TAIL}|(?<= \()(?:[A-Za-z]+[A-Za-z.' /-]+|[gLms])|[\u4e00-\u9fff]+) ?\)"
 )
 _DEGREES = re.compile(r"(?P<head>.*[0-9)}]) ?\^ ?\{? ?\\circ ?\}? ?(?:(?:\\text ?\{)? ?(?P<scale>[CF]) ?\}?)?")
-_QUOTIENT = re.compile(r"\\frac ?\{ ?\\text\{([^{}]*)\} ?\} ?\{ ?\\text\{([^{}]*)\} ?\}")
+_RAISED = r"\\text\{([^{}]*)\} ?((?:\^ ?\{?[1-9]\}?)?)"
+_QUOTIENT = re.compile(rf"\\frac ?\{{ ?{_RAISED} ?\}} ?\{{ ?{_RAISED} ?\}}")
 _PART = rf"[0-9]+(?:\.[0-9]+)? ?{_WORD}"
 _COMPOUND = re.compile(rf"{_PART}(?: ?,? ?{_PART})+")
-_MONEY = re.compile(r"(?P<before>[-+]?) ?(?:US ?)?(?:\\text\{)?(?P<sign>\\\$|[€£¥₹]|Rs|USD)\.? ?\}? ?(?P<head>.+)")
-_CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan", "₹": "rupee", "Rs": "rupee", "USD": "dollar"}
+_MONEY = re.compile(
+    r"(?P<before>[-+]?) ?(?:\\text\{ ?)?(?:US ?\}? ?)?(?:\\text\{)?(?P<sign>\\\$|[€£¥₹]|Rs|USD)\.? ?\}? ?(?P<head>.+)"
+)
+CURRENCIES = {r"\$": "dollar", "€": "euro", "£": "pound", "¥": "yuan", "₹": "rupee", "Rs": "rupee", "USD": "dollar"}
 _FEET = re.compile(
     r"(?P<feet>[0-9]+) ?(?:\^ ?\\prime|['′’]) ?(?P<inches>[0-9.]+) ?(?:\^ ?\{?(?: ?\\prime){2} ?\}?|''|[\"″”])"
 )
+_ARC = re.compile(r"(?P<degrees>[0-9]+) ?\^ ?\{? ?\\circ ?\}? ?(?P<minutes>[0-9]+) ?(?:\^ ?\{? ?\\prime ?\}?|['′’])")
 _MULTIPLES = {"pair": 2, "ten": 10, "dozen": 12, "k": 1000, "lakh": 10**5, "M": 10**6, "crore": 10**7}
 _PARTS = "half third quarter fifth sixth seventh eighth ninth tenth twelfth hundredth thousandth millionth".split()
 _PARTS = dict(zip(_PARTS, (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 100, 1000, 10**6), strict=True)) | {"halve": 2, "fourth": 4}
@@ -51,16 +56,22 @@ _MAGNITUDES = {word: Fraction(value) for word, value in (words.SCALES | words.CH
 _MAGNITUDES |= {word: Fraction(1, value) for word, value in _PARTS.items()}
 # Words that say more than what is counted: with one of them a text is no quantity.
 _STATING = re.compile(
-    r"\b(?:and|or|not?|non|but|if|is|are|was|be|than|to|more|less|most|least|fewer|over|under|below|above|about|around"
+    r"\b(?:and|or|not?|non|but|if|than|to|more|less|most|least|fewer|over|under|below|above|about|around"
     r"|plus|minus|negative|positive|times|twice|double|triple|squared?|cubed?|root|power|factorial|mod|modulo|base|point"
     r"|remainder|repeating|recurring|approximately|roughly|almost|nearly|maybe|probably|wrong|false|incorrect|true"
     r"|infinite|undefined|none|nothing|zero|one|two|three|four|five|six|seven|eight|nine|inverse|reciprocal"
     r"|score|gross|so|up|down|off|except|without|percent|percentage|x|pi"
-    r"|too|opposite|fails?|impossible|binary|octal|hexadecimal|per ?mille?|basis|grand|mil|bn|[a-z]*illions?|googol"
-    r"|(?:eleven|[a-z]+teen|[a-z]+tie)ths?)\b|[不非负没多余倍约或以]|分之|左右|年级|([a-z])\1\1"
+    r"|too|opposite|fails?|impossible|binary|octal|hexadecimal"
+    r"|per ?mille?|basis|grand|mil|bn|bce?|[a-z]*illions?|googol"
+    r"|(?:eleven|[a-z]+teen|[a-z]+tie)ths?)\b|[不非负没多余倍约或以]|的(?:平方|立方)|一半|倒数|分之|左右|年级|([a-z])\1\1"
+)
+# Words that say what a number is beside another one, which count where the question has them too.
+_COMPARING = re.compile(
+    r"\b(?:short|shy|late|early|older|younger|taller|shorter|longer|heavier|lighter|higher|lower|faster|slower|bigger"
+    r"|larger|smaller|cheaper|greater|ago|hence|left|remaining|ahead|behind|extra|additional|missing|lost|owed|wasted|missed)\b"
 )
 # The same words, where they are part of what is counted: square feet, times as many.
-_COUNTING = re.compile(r"\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$")
+_COUNTING = re.compile(r"(?<=\w) to (?=[a-z]{2})|\bsquare (?=\w)|(?<=\w) (?:squared|cubed)\b|\btimes(?: as [a-z ]+)?$")
 # A pair of these is one thing, and of what a question counts by pairs.
 _SINGLE_PAIR = re.compile(
     r"(?i)pairs? of (?:[a-z]+ )*(?:(?:eye|sun)?glasses|goggles|binoculars|scissors|pliers|tweezers|tongs|shorts|jeans"
@@ -78,18 +89,27 @@ def read_measure(text: str, question: str) -> Measure | None:
       text: tidy.
       question: that it answers.
     """
-    text = _QUOTIENT.sub(r"\\text{\1/\2}", text)
+    text = _QUOTIENT.sub(r"\\text{\1\2/\3\4}", text)
     text = re.sub(r"(\\text\{[^{}0-9]*)([0-9][0-9.]*) ([^{}0-9]*\})", r"\1} \2 \\text{\3", text)  # hours and 30 minutes
     if _COMPOUND.fullmatch(text):
         return _add_parts([read_measure(part, question) for part in re.findall(_PART, text)])
     feet = _FEET.fullmatch(text)
     if feet:
         return Measure(rf"{feet['feet']} + \frac{{{feet['inches']}}}{{12}}", "feet", "inches")
+    if inches := re.fullmatch(r"([0-9.]+) ?(?:''|[\"″”]|\^ ?\{ ?(?:\\prime ?){2}\})", text):
+        return Measure(inches[1], "inches")
+    arc = _ARC.fullmatch(text)
+    if arc:
+        return Measure(rf"{arc['degrees']} + \frac{{{arc['minutes']}}}{{60}}", "degrees")
     money = _MONEY.fullmatch(re.sub(r"^(.*[0-9]) ?\\\$$", r"\\$\1", text))
     if money:
-        head = money["before"] + money["head"].replace(r"\$", "")
+        money_head = re.sub(r"^([0-9.,]+) ?/ ?(?=\\text\{)", r"\1\\text{per}", money["head"])
+        head = money["before"] + re.sub(
+            r"(?<=[0-9]) ?(?:\\text\{ ?)?K ?\}?$", r"\\text{k}", money_head.replace(r"\$", "")
+        )
         inner = read_measure(head, question)
-        return Measure(inner.head if inner else head, _CURRENCIES[money["sign"]])
+        each = f" {inner.unit}" if inner and re.match("/|per ", inner.unit) else ""
+        return Measure(inner.head if inner else head, CURRENCIES[money["sign"]] + each)
     degrees = _DEGREES.fullmatch(text)
     if degrees and r"\circ" not in degrees["head"] and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
         return Measure(degrees["head"].strip(), f"deg{degrees['scale']}" if degrees["scale"] else "degrees")
@@ -97,7 +117,7 @@ def read_measure(text: str, question: str) -> Measure | None:
     if found is None:
         return None
     # Letters beside a number are a product, if no unit: 72xxxx.
-    if re.match("[A-Za-z]", found["tail"]) and text[found.start("tail") - 1].isalnum() and not _parse(found["tail"]):
+    if re.match("[A-Za-z]", found["tail"]) and text[found.start("tail") - 1].isalnum() and not parse(found["tail"]):
         return None
     tail = re.sub(r"\\text ?|[{}]|\.(?! ?[0-9])", "", found["tail"].replace(r"\cdot", "*"))
     head = found["head"].strip().removesuffix(r"\cdot").strip().removesuffix("-")
@@ -119,10 +139,18 @@ def _read_words(head: str, unit: str, question: str) -> Measure | None:
         unit = pair[1]
     while (first := _split_magnitude(unit)) and first[0] not in counted:
         head, unit = rf"({head}) \cdot ({_MAGNITUDES[first[0]]})", first[1]
-    unit = unit.rstrip(" ,").strip().removeprefix("of ")
+    unit = re.sub("^of (?:the|all|these|his|her|their|its) [a-z ]+", "", unit.rstrip(" ,").lstrip(" -")).removeprefix(
+        "of "
+    )
+    mixed = latex.parse_number(head)
+    head = rf"\frac{{{mixed.value.numerator}}}{{{mixed.value.denominator}}}" if mixed and "/" in head else head
     is_plain = re.fullmatch(r"(?:[A-Za-z\u4e00-\u9fff][^0-9,]*(?:\^ ?-?[1-9][^0-9,]*)*)?", unit) is not None
     stated = [found[0] for found in _STATING.finditer(_COUNTING.sub("", unit.lower()))]
     stated += [word for word in re.findall(r"\w+", unit) if _split_magnitude(word)]
+    if not re.search(r"(?i)\b(?:more|fewer|less|difference|than)\b", question):
+        is_rest = re.search(r"(?i)\b(?:left|remain|still|ha(?:s|ve)\b)", question) is not None
+        compared = [word for word in _COMPARING.findall(unit.lower()) if word not in question.lower()]
+        stated += [word for word in compared if not (is_rest and word in ("left", "remaining"))]
     if not is_plain or len(unit.split()) > 6 or any(word.removesuffix("s") not in counted for word in stated):
         return None
     return Measure(head, unit) if formula.is_formula(latex.join_thousands(head).removesuffix("%")) else None
@@ -141,8 +169,10 @@ def _find_counted(question: str) -> set[str]:
     """The words that a question counts in: "how many more dozen eggs", "how many 'down votes'", 多少元."""
     text = re.sub("[\"'‘’“”]", "", question.lower())
     counted = re.findall(r"(?:how (?:many|much)|number of) ((?:[a-z]+ ?){1,3})", text)
+    counted += re.findall(rf"\bin ({'|'.join(words.SCALES)})s\b", text)
     counted += re.findall(r"\b[0-9]{2,} (quarters)\b", text)  # coins: nobody writes so many as a fraction
     nouns = {word.removesuffix("s") for phrase in counted for word in phrase.split()}
+    nouns |= {"than"} if nouns & {"more", "fewer", "less"} else set()
     return nouns | {
         found[:end] for found in re.findall("(?:多少|几)([\u4e00-\u9fff]{1,3})", question) for end in (1, 2, 3)
     }
@@ -154,13 +184,13 @@ def read_letters(text: str) -> Measure | None:
         r"(?P<head>-?[0-9.,]*[0-9]) ?(?P<unit>[A-Za-z]{1,2}(?:[ /*]?[A-Za-z]{1,3}| ?\^ ?\{?-?[1-9]\}?)*)", text
     )
     unit = re.sub("[{}]", "", found["unit"]) if found else ""
-    return Measure(found["head"], unit) if found and _parse(unit) else None
+    return Measure(found["head"], unit) if found and parse(unit) else None
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Units that differ
 
-_CHINESE_UNITS: dict[str, str] = {
+CHINESE_UNITS: dict[str, str] = {
     **{"千克": "kg", "公斤": "kg", "克": "g", "吨": "tonne", "斤": "jin", "升": "L", "毫升": "mL", "度": "degree"},
     **{"千米": "km", "公里": "km", "米": "m", "分米": "dm", "厘米": "cm", "毫米": "mm", "年": "year", "秒": "second"},
     **{"元": "yuan", "块": "yuan", "角": "jiao", "美元": "dollar"},
@@ -171,7 +201,7 @@ _CHINESE_UNITS: dict[str, str] = {
 }
 # What pint has no name for, or another one.
 _DEFINITIONS = (
-    *("dollar = [dollar] = USD = usd", "cent = dollar / 100", "euro = [euro] = EUR", "rupee = [rupee] = Rs"),
+    *("dollar = [dollar] = USD = usd = buck", "cent = dollar / 100", "euro = [euro] = EUR", "rupee = [rupee] = Rs"),
     *("yuan = [yuan] = RMB = CNY", "jiao = yuan / 10", "jin = kilogram / 2", "gm = gram", "unit = [unit]"),
     *("mu = 2000 / 3 * meter ** 2", "dime = dollar / 10", "nickel = dollar / 20"),
     "kilometer_per_hour = kilometer / hour = kmh = kmph = kph",
@@ -201,25 +231,26 @@ def convert(measure: Measure, unit: str) -> str | None:
     """
     if not measure.unit or not unit or re.sub(r"[\s.]", "", measure.unit) == re.sub(r"[\s.]", "", unit):
         return measure.head
-    source, target = _parse(measure.unit), _parse(unit)
+    source, target = parse(measure.unit), parse(unit)
     if source or target:
-        return _convert_head(measure.head, source, target)
+        return convert_head(measure.head, source, target)
     # Things that are counted: red apples are apples.
     nouns = [{word.removesuffix("s") for word in re.split(r"\W+", text.lower())} for text in (measure.unit, unit)]
     is_same = "^" not in measure.unit + unit and (nouns[0] <= nouns[1] or nouns[1] <= nouns[0])
     return measure.head if is_same else None
 
 
-def _convert_head(head: str, source: dict[str, int], target: dict[str, int]) -> str | None:
+def convert_head(head: str, source: dict[str, int], target: dict[str, int]) -> str | None:
+    """Write a formula of one unit for another one; None where they are not of one quantity."""
     if (source, target) in (({"degree": 1}, {"radian": 1}), ({"radian": 1}, {"degree": 1})):
         return rf"({head}) \cdot " + (r"\frac{\pi}{180}" if "radian" in target else r"\frac{180}{\pi}")
     if source == target:
         return head
-    scale = _find_scale(source, target)
+    scale = find_scale(source, target)
     return None if scale is None else rf"({head}) \cdot ({scale[0]}) + ({scale[1]})"
 
 
-def _find_scale(source: dict[str, int], target: dict[str, int]) -> tuple[Fraction, Fraction] | None:
+def find_scale(source: dict[str, int], target: dict[str, int]) -> tuple[Fraction, Fraction] | None:
     """Factor and offset from one unit to another; None where they are not of one quantity."""
     registry = _registry()
     start, end = registry.UnitsContainer(source), registry.UnitsContainer(target)
@@ -230,119 +261,10 @@ def _find_scale(source: dict[str, int], target: dict[str, int]) -> tuple[Fractio
     return image - shift, shift
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# What a question asks for
-
-
-class _Asked(NamedTuple):
-    units: list[dict[str, int]]  # "how many square feet", "in miles per hour", 几天
-    is_no_unit: bool  # asked is a part of a whole, or a number of people
-    is_thing: bool  # asked is how many bags, which may be told in kilograms, but not in dollars
-
-
-_PLURAL = r"(?:(?:square|cubic) )?(?:(?!does|was|has)[a-z]{3,}s|feet|inches)(?: per [a-z]+)?"
-_SYMBOL = r"(?:[cmk]m|[km]g|ft|ml|mph|km/h|m/s)(?: ?\^ ?[23])?(?![a-z])"
-_ENGLISH_ASKED = re.compile(
-    rf"how many (?:(?:more|fewer|less|total|extra|additional|full|whole|other) )*(?P<count>{_PLURAL}|{_SYMBOL})"
-    rf"|\bin (?P<scale>degrees(?: [a-z]+)?|{_PLURAL}|{_SYMBOL})"
-)
-_CHINESE_ASKED = re.compile("(?:多少|几)(?!时间|分之)个?([\u4e00-\u9fff]{1,4})")
-_CHINESE_THINGS = re.compile("(?:多少|几)[人个只名位棵株朵本张条辆架艘把头匹支枝件颗粒盒箱袋瓶包筐页]")
-# Words that Chinese counts things by; those of one group are used for the same things.
-_MEASURE_WORDS = {
-    word: group
-    for group in "本 页 张 条头只匹 辆架艘 把 支枝 件 颗粒 盒箱 袋包 瓶 筐篮 棵株 朵 座 间 层 行 节".split()
-    for word in group
-}
-_PART_ASKED = re.compile("what (?:fraction|percent)|[几百]分之几")
-_AREA = re.compile("area|volume|面积|体积")
-_OPPOSITES = (
-    *(("increase", "decrease"), ("profit", "loss"), ("gain", "loss"), ("gained", "lost"), ("both", "neither")),
-    *(("north", "south"), ("east", "west"), ("增加", "减少"), ("盈利", "亏损")),
-)
-
-
-def convert_to_asked(measure: Measure, question: str) -> str | None:
-    """Write the head of a measure for the unit that a question asks for: "how many hours", "in square inches", 几天.
-
-    None where the measure is in another unit, which is then no answer, of a thing (metres for trees), or the opposite
-    (a decrease for an increase). 5 feet 3 inches are 63 inches, and miles per hour are mph.
-    """
-    asking = _plain(question)
-    for one, other in (pair for both in _OPPOSITES for pair in (both, both[::-1])):
-        if re.search(rf"(?<![a-z]){one}(?![a-z])", measure.unit) and other in asking and one not in asking:
-            return None
-    words_asked = [_MEASURE_WORDS.get(found[0]) for found in _CHINESE_ASKED.findall(asking)]
-    if any(words_asked) and _MEASURE_WORDS.get(measure.unit[:1], words_asked[-1]) not in words_asked:
-        return None  # pages, where books are counted
-    asked, given = _find_asked(asking), _parse(measure.unit)
-    if given in asked.units:
-        return measure.head
-    asked = asked._replace(units=[unit for unit in asked.units if _is_measured(unit)])
-    if not _is_measured(given) or "unit" in given:
-        # Apples, where dollars are asked for; "5 in all" is no such thing.
-        things = re.findall(r"(?<![a-z])[a-z]{3,}s$", measure.unit)
-        is_other = things and (asked.units or _PART_ASKED.search(asking)) and re.search(rf"\b{things[0]}\b", asking)
-        return None if is_other else measure.head
-    if not asked.units:
-        is_money = given.keys() <= {*_CURRENCIES.values(), "cent"}
-        return None if asked.is_no_unit or (asked.is_thing and is_money) else measure.head
-    is_area = _AREA.search(asking) and len(given) == 1 and [{name: 1} for name in given] == asked.units
-    if is_area or _is_rate(given, asked, asking):
-        return measure.head
-    smaller = _parse(measure.smaller)
-    one = next((unit for unit in asked.units if unit == smaller or _find_scale(given, unit) == (1, 0)), None)
-    return None if one is None else _convert_head(measure.head, given, one)
-
-
-def is_asked(measure: Measure, question: str) -> bool:
-    """Whether a question asks for just the unit of a measure."""
-    return _parse(measure.unit) in _find_asked(_plain(question)).units
-
-
-def _plain(question: str) -> str:
-    return re.sub(r"\\text|\\mathrm|[${}]", "", question.lower())
-
-
-def _find_asked(asking: str) -> _Asked:
-    counted = [found["count"] for found in _ENGLISH_ASKED.finditer(asking) if found["count"]]
-    units = [_parse(unit) for unit in counted]
-    is_thing = not all(units)
-    units += [_parse(unit.partition(" per ")[0]) for unit in counted]  # how many cups per day: 3 cups
-    units += [_parse(found["scale"]) for found in _ENGLISH_ASKED.finditer(asking) if found["scale"]]
-    for found in _CHINESE_ASKED.findall(asking):
-        units.append(next(filter(None, (_parse(found[:end]) for end in (4, 3, 2, 1))), {}))
-    is_no_unit = _PART_ASKED.search(asking) or (_CHINESE_THINGS.search(asking) and not all(units))
-    return _Asked(list(filter(None, units)), bool(is_no_unit), is_thing)
-
-
-# What a question may ask for. Bars, bags, hands and points are units too, and mostly something else.
-_ORDINARY = re.compile(
-    r"(?:(?:kilo|centi|milli|deci|micro|nano)?(?:meter|gram|liter|second)|mile|foot|inch|yard|pound|ounce|ton|tonne|jin"
-    r"|metric_ton|minute|hour|day|week|month|year|gallon|quart|pint|cup|tablespoon|teaspoon|dollar|cent|euro|rupee|yuan"
-    r"|jiao|dime|nickel|hectare|mu|degree|radian|degree_[A-Z][a-z]+|unit|(?:mile|kilometer)_per_hour)"
-)
-
-
-def _is_measured(unit: dict[str, int]) -> bool:
-    return max(unit.values(), default=0) > 0 and all(map(_ORDINARY.fullmatch, unit))
-
-
-def _is_rate(given: dict[str, int], asked: _Asked, asking: str) -> bool:
-    """Whether a measure is dollars a day, and the question is how many dollars there are every day."""
-    for name in [name for name, power in given.items() if power == -1]:
-        chinese = "|".join(word for word, unit in _CHINESE_UNITS.items() if unit == name)
-        each = rf"\b(?:every|each|per|an?|one) (?:single )?{name}\b|\b(?:{name}|{name[:2]}i)ly\b|每一?(?:{chinese})"
-        is_each = re.search(each, asking)
-        if is_each and {other: power for other, power in given.items() if other != name} in asked.units:
-            return True
-    return False
-
-
 _SCALES = re.compile(r"(?i)\b(?:degrees? |deg ?)?(celsius|fahrenheit)\b|\b(?:degrees? |deg )(c|f)\b")
 
 
-def _parse(unit: str) -> dict[str, int]:
+def parse(unit: str) -> dict[str, int]:
     """Read a unit as pint's names and their powers; empty where no word of it is a unit's name."""
     unit = _SCALES.sub(lambda found: f"deg{(found[1] or found[2])[0].upper()}", unit)
     unit = unit.replace("平方", "square ").replace("立方", "cubic ").replace("每", "/")
@@ -359,7 +281,7 @@ def _parse(unit: str) -> dict[str, int]:
             powers[[*powers][-1]] *= int(token[1:]) if token[0] == "^" else 2 if word == "squared" else 3
         elif index and power == 1 and word in ("in", "at", "a"):
             break  # 5 dollars at first, 5 birds in a tree: no atmospheres, inches, years
-        elif name := _find_unit(_CHINESE_UNITS.get(token) or token):
+        elif name := _find_unit(CHINESE_UNITS.get(token) or token):
             powers[name] = powers.get(name, 0) + sign * power
             power = 1
         elif powers:

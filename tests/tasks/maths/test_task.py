@@ -315,3 +315,19 @@ def test_a_faulty_line_is_named_with_its_reason(tmp_path, line, reason):
         load_problems(path)
     assert str(caught.value).startswith(f"{path}, line 2: ")
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{5} and \boxed{7}", "5, 7"),
+        (r"$\boxed{5}$, $\boxed{7}$, and $\boxed{9}$.", "5, 7, 9"),
+        (r"First \boxed{10}, which is wrong; in fact \boxed{12}.", "12"),
+        (r"\boxed{1}\boxed{2}", "2"),
+        (r"3} and \boxed{2}", "2"),
+        (r"\boxed{} and \boxed{2}", "2"),
+        (r"\boxed{9} and also \boxed{}", None),
+    ],
+)
+def test_boxes_are_one_answer_only_where_a_word_or_a_comma_joins_them(text, answer):
+    assert read_answer(text) == answer
