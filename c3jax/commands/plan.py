@@ -16,7 +16,7 @@ from c3jax.analysis.costs import Costs, compute_costs, share_costs
 from c3jax.analysis.hlo import read_module
 from c3jax.analysis.roofline import compute_exchange, compute_seconds
 from c3jax.commands.programs import Program, list_programs
-from c3jax.commands.runtime import set_numerics
+from c3jax.commands.runtime import set_numerics, set_tpu_compiler
 from c3jax.commands.target import Compiled, Target, compile_for, open_target
 from c3jax.commands.terminal import make_console
 from c3jax.config.credit import make_plan, widen_fan_out
@@ -57,6 +57,7 @@ def plan_run(
       UserError: in one sentence for the user.
     """
     set_numerics()
+    set_tpu_compiler()
     console, target = make_console(), open_target(platform, topology, target_config)
     setup = outline_setup(config, target.devices)
     programs = list_programs(setup, target)

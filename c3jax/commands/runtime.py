@@ -16,6 +16,8 @@ from c3jax.types import UserError
 # Of a TPU's chips, with Google's driver and with VFIO's. libtpu reaches none without them.
 _TPU_NODES = ("/dev/accel*", "/dev/vfio/*")
 
+_SHARED_CODE = "xla_tpu_enable_deduplicated_calls"  # a flag of a TPU's compiler
+
 
 def set_up_process(joins: bool = False) -> Console:
     """Set numerics, the compilation cache and what libraries say, before JAX compiles anything.
@@ -30,6 +32,7 @@ def set_up_process(joins: bool = False) -> Console:
       UserError: JAX_PLATFORMS names a device that is not there, or the other processes do not come.
     """
     set_numerics()
+    set_tpu_compiler()
     # A cache that grows for ever fills the disk; what was not used for longest goes first.
     jax.config.update("jax_compilation_cache_max_size", 4 << 30)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "c3jax" / "xla"
@@ -55,6 +58,19 @@ def set_numerics() -> None:
     jax.config.update("jax_default_matmul_precision", "float32")
     # Without PyTorch, which nothing here needs, transformers says so whenever a tokenizer is loaded.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+def set_tpu_compiler() -> None:
+    """Have a TPU's compiler write code that occurs several times in a program once, and call it.
+
+    An update has its layers several times (forward, for remat, of the reference): a third less code, and all else that
+    the compiler plans is the same (docs/scaling.md). It must be asked for before libtpu is loaded; nothing else reads
+    the variable. What the user says of the flag stands, and a libtpu that does not know it goes on.
+    """
+    given = os.environ.get("LIBTPU_INIT_ARGS", "")
+    if _SHARED_CODE not in given:
+        asked = f"--undefok={_SHARED_CODE} --{_SHARED_CODE}=ENABLED"
+        os.environ["LIBTPU_INIT_ARGS"] = f"{asked} {given}".strip()
 
 
 def silence_absent_tpu() -> None:

@@ -17,7 +17,8 @@ from c3jax.credit.plans import FanOut, Plan, list_branches, list_credited
 from c3jax.learner import forward, losses
 from c3jax.learner.objective import Objective, TokenTerms, TurnTokens, compute_turns_loss
 from c3jax.learner.signal import find_signal
-from c3jax.models.policy import Policy, Weights, list_networks, make_model
+from c3jax.models.decoder import Decoder
+from c3jax.models.policy import Policy, Weights, list_networks, make_joint_model
 from c3jax.protocol import TurnPlan
 from c3jax.types import Credit, Rollout
 
@@ -46,6 +47,10 @@ class LossSetting(NamedTuple):
         networks = list_networks(self.policy, weights, roles)
         spoken = [forward.Spoken(turn, *self.find_tree(rollouts, turn)) for turn in self.trained]
         return [[spoken[index] for index in indices] for indices in networks]
+
+    def make_network(self, weights: Weights, spoken: Sequence[forward.Spoken]) -> tuple[Decoder, list[int] | None]:
+        """The network of messages that `list_spoken` puts together, and which of its adapters each turn has."""
+        return make_joint_model(self.policy, weights, [self.plans[each.turn].role for each in spoken])
 
     def find_tree(self, rollouts: Sequence[Rollout], turn: int) -> tuple[Rollout, FanOut]:
         """The branch that holds the credited messages of a turn, and its fan-out."""
@@ -104,8 +109,8 @@ def compute_loss(
     """
     parts = []
     for spoken in setting.list_spoken(weights, batch.rollouts):
-        model = make_model(setting.policy, weights, setting.plans[spoken[0].turn].role)
-        drawn = forward.compute_drawn_tokens(model, setting.plans, spoken)
+        model, adapters = setting.make_network(weights, spoken)
+        drawn = forward.compute_drawn_tokens(model, setting.plans, spoken, adapters)
         turns = [
             TurnTokens(*tokens, _make_terms(setting, batch, turn, kl_coefficient, totals), len(batch.advantage[turn]))
             for tokens, (turn, *_) in zip(drawn, spoken, strict=True)

@@ -40,7 +40,11 @@ class Spoken(NamedTuple):
 
 
 def compute_turns_logp(
-    model: Decoder, plans: Sequence[TurnPlan], spoken: Sequence[Spoken], sampling: Sampling
+    model: Decoder,
+    plans: Sequence[TurnPlan],
+    spoken: Sequence[Spoken],
+    sampling: Sampling,
+    adapters: Sequence[int] | None = None,
 ) -> list[jax.Array]:
     """Log-probabilities of turns' messages under a network, in one pass.
 
@@ -49,12 +53,13 @@ def compute_turns_logp(
       plans: the turns.
       spoken: the turns' messages.
       sampling: how they were drawn.
+      adapters: which of the network's each turn has, where it has several.
 
     Returns:
       logp_NT of each turn, nats; slots that were not sampled hold junk.
     """
     paths = [each.make_path(plans) for each in spoken]
-    return _compute_logp(model, paths, [each.messages for each in spoken], sampling)
+    return _compute_logp(model, paths, [each.messages for each in spoken], sampling, adapters)
 
 
 def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messages, sampling: Sampling) -> jax.Array:
@@ -73,9 +78,13 @@ def compute_message_logp(model: Decoder, path: Sequence[Frame], messages: Messag
 
 
 def _compute_logp(
-    model: Decoder, paths: Sequence[Sequence[Frame]], messages: Sequence[Messages], sampling: Sampling
+    model: Decoder,
+    paths: Sequence[Sequence[Frame]],
+    messages: Sequence[Messages],
+    sampling: Sampling,
+    adapters: Sequence[int] | None = None,
 ) -> list[jax.Array]:
-    hidden_BD = join_tokens(list(map(flatten_tokens, _compute_drawing_hidden(model, paths, messages))))
+    hidden_BD = join_tokens(list(map(flatten_tokens, _compute_drawing_hidden(model, paths, messages, adapters))))
     tokens = [(each.tokens_NT, each.support_NTK) for each in messages]
     token_B, support_BK = join_tokens([jax.tree.map(flatten_tokens, each) for each in tokens])
     logp_B = sampling_lib.compute_token_logp(
@@ -93,7 +102,7 @@ def _compute_logp(
 
 
 def compute_drawn_tokens(
-    model: Decoder, plans: Sequence[TurnPlan], spoken: Sequence[Spoken]
+    model: Decoder, plans: Sequence[TurnPlan], spoken: Sequence[Spoken], adapters: Sequence[int] | None = None
 ) -> list[tuple[jax.Array, DrawnTokens]]:
     """Tokens of some turns' messages, message after message, and the hidden states that they are drawn from.
 
@@ -101,12 +110,13 @@ def compute_drawn_tokens(
       model: the network of the turns' roles; all turns pass through it together.
       plans: the turns.
       spoken: the messages.
+      adapters: which of the network's each turn has, where it has several.
 
     Returns:
       Of each turn hidden_BD and the tokens, B = N * T of them.
     """
     paths = [each.make_path(plans) for each in spoken]
-    hidden = _compute_drawing_hidden(model, paths, [each.messages for each in spoken])
+    hidden = _compute_drawing_hidden(model, paths, [each.messages for each in spoken], adapters)
     parts = []
     for each, hidden_NTD in zip(spoken, hidden, strict=True):
         is_trained_NT = find_trained(plans[each.turn], each.messages)
@@ -143,22 +153,31 @@ def join_tokens(parts: Sequence[Any]) -> Any:
 
 
 def _compute_drawing_hidden(
-    model: Decoder, paths: Sequence[Sequence[Frame]], messages: Sequence[Messages]
+    model: Decoder,
+    paths: Sequence[Sequence[Frame]],
+    messages: Sequence[Messages],
+    adapters: Sequence[int] | None,
 ) -> list[jax.Array]:
     """The hidden state [N, T, D] that each token is drawn from: the one a slot before it, or the context's last."""
     drawing = []
-    for *_, context_MSD, hidden_NTD in _run(model, paths, messages):
+    for *_, context_MSD, hidden_NTD in _run(model, paths, messages, adapters):
         # A context ends in prompt text, so its last slot is kept.
         first_N1D = jnp.repeat(context_MSD[:, -1:], len(hidden_NTD) // len(context_MSD), axis=0)
         drawing.append(jnp.concatenate([first_N1D, hidden_NTD[:, :-1]], axis=1))
     return drawing
 
 
-def _run(model: Decoder, paths: Sequence[Sequence[Frame]], messages: Sequence[Messages]) -> list[tuple[jax.Array, ...]]:
+def _run(
+    model: Decoder,
+    paths: Sequence[Sequence[Frame]],
+    messages: Sequence[Messages],
+    adapters: Sequence[int] | None = None,
+) -> list[tuple[jax.Array, ...]]:
     """Hidden states of contexts' frames and of the messages after each context."""
     # A message's own tokens are all read, whatever part of it others read; after a stop token nothing is drawn.
     spoken = [Frame(each.tokens_NT, each.sampled_NT) for each in messages]
-    return model.extend_paths((), [(*path, own) for path, own in zip(paths, spoken, strict=True)])[0]
+    whole = [(*path, own) for path, own in zip(paths, spoken, strict=True)]
+    return model.extend_paths((), whole, adapters=adapters)[0]
 
 
 def compute_context_hidden(

@@ -31,7 +31,7 @@ from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_opti
 from c3jax.learner.signal import list_kept, sum_rewards
 from c3jax.learner.state import TrainState
 from c3jax.models import sharding
-from c3jax.models.policy import Policy, Weights, make_model
+from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
 from c3jax.types import Credit, Params, Rollout
@@ -275,8 +275,8 @@ def _compute_reference(step: _Step, reference: Weights, rollouts: tuple[Rollout,
         """Of the trained turns."""
         found: dict[int, jax.Array] = {}
         for spoken in setting.list_spoken(reference, part):
-            model = make_model(setting.policy, reference, setting.plans[spoken[0].turn].role)
-            logp = forward.compute_turns_logp(model, setting.plans, spoken, setting.sampling)
+            model, adapters = setting.make_network(reference, spoken)
+            logp = forward.compute_turns_logp(model, setting.plans, spoken, setting.sampling, adapters)
             found |= {each.turn: logp_NT for each, logp_NT in zip(spoken, logp, strict=True)}
         return tuple(found[turn] for turn in setting.trained)
 

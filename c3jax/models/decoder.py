@@ -59,7 +59,7 @@ class _Own(NamedTuple):
 class Projection(nnx.Linear):
     """A linear map of the last axis, corrected by an adapter where the spec has one for it.
 
-    The adapter's a and b may have the rows of the input in front, each row its own.
+    Several adapters stand side by side in a and b, along their ranks; a token then has one of them.
     """
 
     def __init__(self, spec: DecoderSpec, name: str, inputs: int, outputs: int, rngs: nnx.Rngs):
@@ -67,17 +67,19 @@ class Projection(nnx.Linear):
         super().__init__(inputs, outputs, use_bias=has_bias, dtype=dtype, param_dtype=jnp.float32, rngs=rngs)
         self.scale = None
         if spec.adapters is not None and name in spec.adapters.targets:
-            self.scale = spec.adapters.scale
+            self.scale, self.rank = spec.adapters.scale, spec.adapters.rank
             self.a = nnx.Param(jnp.zeros((inputs, spec.adapters.rank)))
             self.b = nnx.Param(jnp.zeros((spec.adapters.rank, outputs)))
 
-    def __call__(self, x_NSD: jax.Array) -> jax.Array:
+    def __call__(self, x_NSD: jax.Array, adapter_NS: jax.Array | None = None) -> jax.Array:
         """The product, with its correction, in the products' type."""
         x_NSD = x_NSD.astype(self.dtype)
         y_NSD = super().__call__(x_NSD)
         if self.scale is None:
             return y_NSD
         low_NSR = x_NSD @ self.a[...].astype(self.dtype)
+        if adapter_NS is not None:  # one product for all adapters: what is not the token's own is zero between the two
+            low_NSR = jnp.where(jnp.arange(low_NSR.shape[-1]) // self.rank == adapter_NS[..., None], low_NSR, 0)
         return y_NSD + self.scale * (low_NSR @ self.b[...].astype(self.dtype))
 
 
@@ -115,16 +117,14 @@ class Block(nnx.Module):
         past: Sequence[attention.Keys],
         window: jax.Array | None = None,
         rows: attention.Rows | None = None,
+        adapter_NS: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], ...]]:
-        """One layer over frames, each of which sees the past and those before it in its path.
-
-        Gives x, and own key and value of each frame.
-        """
+        """One layer over frames, each of which sees the past and those before it: x, and each frame's key and value."""
         spec, norms = self.spec, self.spec.family.norms
         h_NSD = x_NSD if norms == "post" else _normalise(x_NSD, self.attention_norm, spec)
         owns, outs = [], []
         shapes = [frame.keep_NS.shape for frame in frames]
-        queries, keys, values = (_split(each, shapes) for each in self._project(h_NSD))
+        queries, keys, values = (_split(each, shapes) for each in self._project(h_NSD, adapter_NS))
         for frame, query, key, value in zip(frames, queries, keys, values, strict=True):
             query_NGRSD, key_NGSD, value_NGSD = self._turn(query, key, value, frame.rope)
             own = attention.Keys(key_NGSD, value_NGSD, frame.keep_NS, frame.position_NS)
@@ -136,19 +136,20 @@ class Block(nnx.Module):
             N, _, _, S, D = out.shape
             outs.append(out.reshape(N, spec.heads, S, D).transpose(0, 2, 1, 3).reshape(N, S, -1))
             owns.append(own)
-        out_NSD = self.output(_join(outs))
+        out_NSD = self.output(_join(outs), adapter_NS)
         x_NSD = x_NSD + (out_NSD if norms == "pre" else _normalise(out_NSD, self.attention_out_norm, spec))
         h_NSD = x_NSD if norms == "post" else _normalise(x_NSD, self.mlp_norm, spec)
-        out_NSD = self.down(ACTIVATIONS[spec.activation](self.gate(h_NSD)) * self.up(h_NSD))
+        gate_NSD, up_NSD = self.gate(h_NSD, adapter_NS), self.up(h_NSD, adapter_NS)
+        out_NSD = self.down(ACTIVATIONS[spec.activation](gate_NSD) * up_NSD, adapter_NS)
         x_NSD = x_NSD + (out_NSD if norms == "pre" else _normalise(out_NSD, self.mlp_out_norm, spec))
         return x_NSD, tuple((own.key_MGKD, own.value_MGKD) for own in owns)
 
-    def _project(self, h_NSD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _project(self, h_NSD: jax.Array, adapter_NS: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values of all heads."""
-        query, key = self.query(h_NSD), self.key(h_NSD)
+        query, key = self.query(h_NSD, adapter_NS), self.key(h_NSD, adapter_NS)
         if self.spec.family.qk_norm == "whole":
             query, key = _normalise(query, self.query_norm, self.spec), _normalise(key, self.key_norm, self.spec)
-        return query, key, self.value(h_NSD)
+        return query, key, self.value(h_NSD, adapter_NS)
 
     def _turn(
         self, query: jax.Array, key: jax.Array, value: jax.Array, rope: positions.Rope
@@ -214,6 +215,7 @@ class Decoder(nnx.Module):
         paths: Sequence[Sequence[Frame]],
         layers: Any = None,
         rows: attention.Rows | None = None,
+        adapters: Sequence[int] | None = None,
     ) -> tuple[list[tuple[jax.Array, ...]], list[tuple[KeysValues, ...]]]:
         """Run more frames after the past ones, all at once; paths do not see one another.
 
@@ -223,6 +225,7 @@ class Decoder(nnx.Module):
           layers: what `prepare_layers` gave; None takes the parameters' own. Layers are scanned or, where they are a
             tuple, run one after the other; then the past and the returned keys and values are a tuple of layers too.
           rows: as for `extend`, of one frame alone.
+          adapters: where the network has several side by side, which of them each path has.
 
         Returns:
           Of each path and frame the final hidden states [N, S, D] (after the norm, f32), and its keys and values.
@@ -244,6 +247,10 @@ class Decoder(nnx.Module):
         if kinds.window is not None:
             past_position, own_position = positions.find_positions(past_keeps, rows), position
         graphdef, stacked = nnx.split(self.blocks)
+        adapter_NS = None
+        if adapters is not None:
+            both = [(number, frame) for number, path in zip(adapters, paths, strict=True) for frame in path]
+            adapter_NS = _join([jnp.full(frame.keep_NS.shape, number) for number, frame in both])
 
         def run_layer(x_NSD, inputs):
             layer, past_kv, kind = inputs
@@ -254,7 +261,7 @@ class Decoder(nnx.Module):
             turned = ropes if kind.rope is None else jax.tree.map(lambda table: table[kind.rope], ropes)
             own = list(map(_Own, turned, keeps, own_position, before))
             block = nnx.merge(graphdef, sharding.gather(layer, spec.width))
-            return block(x_NSD, own, coarse, kind.window, rows)
+            return block(x_NSD, own, coarse, kind.window, rows, adapter_NS)
 
         if spec.remat != "none":
             run_layer = jax.checkpoint(run_layer, policy=_KEPT_BY_REMAT[spec.remat])
@@ -272,26 +279,21 @@ class Decoder(nnx.Module):
 
         On CPU and GPU a tuple of layers: a scan there copies a layer's weights out of the stack each time it comes to
         it, three times the traffic of reading them, which is what a decoding step waits for. The price is one more copy
-        of the weights while the loop runs. A TPU's compiler reads the stack in its own place: a scan of 24 layers is a
-        sixth of the code and half of the temporaries, and moves no more than weights and caches once
-        (docs/scaling.md).
+        of the weights while the loop runs. A TPU's compiler reads the stack in its own place (docs/scaling.md).
         """
         _, stacked = nnx.split(self.blocks)
         stacked = jax.tree.map(lambda leaf: leaf.astype(self.spec.dtype) if leaf.ndim > 2 else leaf, stacked)
         if self.spec.scans_decoding:
             return jax.lax.optimization_barrier(sharding.gather(stacked, self.spec.width))
-        layers = tuple(
-            sharding.gather(_take_layer(stacked, index), self.spec.width) for index in range(self.spec.layers)
-        )
+        parts = (_take_layer(stacked, index) for index in range(self.spec.layers))
+        layers = tuple(sharding.gather(part, self.spec.width) for part in parts)
         # Without the barrier the compiler moves the slices into the loop.
         return jax.lax.optimization_barrier(layers)
 
     def compute_logits(self, hidden: jax.Array) -> jax.Array:
         """Next-token logits [..., V], f32, of hidden states [..., D]."""
-        weight_VD = self.head_weight().astype(self.spec.dtype)
-        logits = jnp.einsum(
-            "...d,vd->...v", hidden.astype(self.spec.dtype), weight_VD, preferred_element_type=jnp.float32
-        )
+        weight_VD, hidden = self.head_weight().astype(self.spec.dtype), hidden.astype(self.spec.dtype)
+        logits = jnp.einsum("...d,vd->...v", hidden, weight_VD, preferred_element_type=jnp.float32)
         return attention.cap_softly(logits, self.spec.logit_softcap)
 
     def head_weight(self) -> jax.Array:

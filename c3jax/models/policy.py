@@ -11,13 +11,13 @@ what checkpoints hold; what is frozen comes from the loaded model again whenever
 An adapter is {projection: {"a": [L, in, rank], "b": [L, rank, out]}} (LoRA, arXiv 2106.09685). b starts at zero, so at
 step 0 every role is the loaded decoder, and the policy that the loss compares with is the frozen tree itself.
 
-Dimension key: L layer    N row of a frame
+Dimension key: L layer
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +139,7 @@ def make_model(policy: Policy, weights: Weights, role: str) -> Decoder:
 
 
 def list_networks(policy: Policy, weights: Weights, roles: Sequence[str]) -> list[list[int]]:
-    """Which roles speak with one network, and so may pass through it together.
+    """Which roles pass through a network together: those that speak with one, and all that have adapters over one.
 
     Args:
       policy, weights: of the team.
@@ -148,28 +148,35 @@ def list_networks(policy: Policy, weights: Weights, roles: Sequence[str]) -> lis
     Returns:
       For each network the indices of its roles, in their order.
     """
-    found: dict[str, list[int]] = {}
+    found: dict[Any, list[int]] = {}
     for index, role in enumerate(roles):
-        is_common = policy.kind == "shared" or (policy.kind == "adapters" and role not in weights.trained)
-        found.setdefault("" if is_common else role, []).append(index)
+        name = {"shared": None, "per_role": role, "adapters": role in weights.trained}[policy.kind]
+        found.setdefault(name, []).append(index)
     return list(found.values())
 
 
-def make_mixed_model(policy: Policy, weights: Weights, roles: Sequence[str], role_N: jax.Array) -> Decoder:
-    """A network for frames of N rows that speak for several roles, each with an adapter.
-
-    A row's context is computed by its own adapter, so every frame of a path needs a model with its own rows' roles.
+def make_joint_model(policy: Policy, weights: Weights, roles: Sequence[str]) -> tuple[Decoder, list[int] | None]:
+    """The network through which roles that `list_networks` names together pass together.
 
     Args:
-      policy, weights: with adapters.
-      roles: names, all of them trained.
-      role_N: which of them each row speaks for, int32.
+      policy, weights: of the team.
+      roles: a name a path.
+
+    Returns:
+      The network and, where it has the adapters of several roles side by side, which of them each path has: what
+      `Decoder.extend_paths` asks for.
     """
+    names = list(dict.fromkeys(roles))
+    if len(names) == 1 or policy.kind == "shared" or names[0] not in weights.trained:
+        return make_model(policy, weights, names[0]), None
     assert policy.adapted is not None
-    rows = jax.tree.map(
-        lambda *leaves: jnp.stack(leaves, axis=1)[:, role_N], *(weights.trained[role] for role in roles)
+    rank_axis = {"a": -1, "b": -2}
+    side_by_side = jax.tree_util.tree_map_with_path(
+        lambda path, *parts: jnp.concatenate(parts, axis=rank_axis[path[-1].key]),
+        *(weights.trained[name] for name in names),
     )
-    return nnx.merge(policy.adapted, attach_adapter(weights.frozen, rows))
+    model = nnx.merge(policy.adapted, attach_adapter(weights.frozen, side_by_side))
+    return model, [names.index(role) for role in roles]
 
 
 def attach_adapter(params: Params, adapter: Params) -> Params:

@@ -293,8 +293,8 @@ def _list_activations(  # noqa: PLR0913
     inside = 4 * spec.mlp_width + 5 * spec.width + 3 * inner + 3 * kv
     products = 2 * spec.mlp_width + spec.width + inner + 2 * kv
     kept = {"none": inside, "dots": products, "layer": 0}[spec.remat]
-    # The frames of all turns that one network speaks go through a layer together.
-    networks = {"" if config.policy.kind == "shared" else role for _, role in spoken}
+    # The frames of all turns go through a layer together, but where every role has a network of its own.
+    networks = {role if config.policy.kind == "per_role" else "" for _, role in spoken}
     together = [sum(_count_slots(path) for path, role in spoken if network in ("", role)) for network in networks]
     widest = max(*together, *map(_count_slots, paths))
     scores = 3 * max(_count_scores(spec, path[: index + 1]) for path in paths for index in range(len(path)))

@@ -26,3 +26,16 @@ def test_libtpu_is_silenced_where_no_tpu_is(monkeypatch, tmp_path, platforms, no
         (tmp_path / node).touch()
     runtime.silence_absent_tpu()
     assert environment == {"JAX_PLATFORMS": platforms} | expected
+
+
+def test_a_tpus_compiler_is_asked_once_to_share_code_and_the_users_own_flags_stand(monkeypatch):
+    flag = "xla_tpu_enable_deduplicated_calls"
+    for given, expected in (
+        ({}, f"--undefok={flag} --{flag}=ENABLED"),
+        ({"LIBTPU_INIT_ARGS": "--of_the_user=1"}, f"--undefok={flag} --{flag}=ENABLED --of_the_user=1"),
+        ({"LIBTPU_INIT_ARGS": f"--{flag}=AUTO"}, f"--{flag}=AUTO"),
+    ):
+        monkeypatch.setattr(os, "environ", environment := dict(given))
+        for _ in range(2):
+            runtime.set_tpu_compiler()
+        assert environment == {"LIBTPU_INIT_ARGS": expected}

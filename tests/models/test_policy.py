@@ -88,17 +88,15 @@ def test_an_adapter_is_the_weights_merged_by_hand(base):
 
 
 def test_in_bfloat16_an_adapter_is_the_merged_network_within_its_rounding(base):
-    """The stream keeps the products' type, frame by frame and where layers are taken apart, one role or several."""
+    """The stream keeps the products' type, frame by frame and where layers are taken apart."""
     policy, weights = make(base, "adapters", dtype="bfloat16", rank=2)
     weights = jax.tree.map(lambda leaf: 0.3 * leaf, fill(weights, 1))._replace(frozen=base)
     exact, _ = make(base, "adapters", rank=2)
     wanted = run_model(policy_lib.make_model(exact, weights, "actor"))
     one = policy_lib.make_model(policy, weights, "actor")
-    several = policy_lib.make_mixed_model(policy, weights, ["planner", "actor"], jnp.array([1, 1, 1]))
-    for model in (one, several):
-        for got, truth in zip(run_model(model), wanted, strict=True):
-            # bfloat16 keeps 8 bits: some percent after two layers, and not nothing.
-            assert 1e-4 < jnp.std(got - truth) / jnp.std(truth) < 0.05
+    for got, truth in zip(run_model(one), wanted, strict=True):
+        # bfloat16 keeps 8 bits: some percent after two layers, and not nothing.
+        assert 1e-4 < jnp.std(got - truth) / jnp.std(truth) < 0.05
     _, past = one.extend((), jax.tree.map(jnp.asarray, FRAME))
     cut = past._replace(key_LNHSD=tuple(past.key_LNHSD), value_LNHSD=tuple(past.value_LNHSD))
     hidden, own = one.extend((cut,), jax.tree.map(jnp.asarray, NEXT), one.prepare_layers())
@@ -113,14 +111,38 @@ def test_only_the_chosen_projections_have_an_adapter(base):
     assert jax.tree.map(jnp.shape, weights.trained["planner"]["down"]) == {"a": (2, 24, 2), "b": (2, 2, 16)}
 
 
-def test_rows_of_several_roles_in_one_batch_are_each_alone(base):
+def test_paths_of_several_roles_run_together_are_each_alone_and_so_are_their_gradients(base):
+    """Of actor, planner and actor again: the adapters' rows of zeros must pass nothing on, forward and backward."""
     policy, weights = make(base, "adapters", rank=3)
-    weights = fill(weights, 2)
-    roles = ["planner", "actor"]
-    mixed = run_model(policy_lib.make_mixed_model(policy, weights, roles, jnp.array([1, 0, 1])))
-    for row, role in enumerate(["actor", "planner", "actor"]):
-        alone = run_model(policy_lib.make_model(policy, weights, role), slice(row, row + 1))
-        check_close([part[row : row + 1] for part in mixed], alone, atol=1e-5)
+    weights, roles = fill(weights, 2), ["actor", "planner", "actor"]
+    frames = [jax.tree.map(jnp.asarray, each) for each in (FRAME, NEXT)]
+    paths = [frames, [frames[0]], [frames[1]]]
+
+    def run_alone(trained):
+        def run_path(path, role):
+            model = policy_lib.make_model(policy, weights._replace(trained=trained), role)
+            return model.extend_paths((), [path])[0][0]
+
+        return list(map(run_path, paths, roles))
+
+    def run_together(trained):
+        model, adapters = policy_lib.make_joint_model(policy, weights._replace(trained=trained), roles)
+        return model.extend_paths((), paths, adapters=adapters)[0]
+
+    def differentiate(run_paths):
+        def compute(trained):
+            hidden = run_paths(trained)
+            # Every hidden state counts, and each path differently; gradients are of the size of one.
+            return sum(number * jnp.sin(leaf).mean() for number, leaf in enumerate(jax.tree.leaves(hidden), 1)), hidden
+
+        return jax.jit(jax.value_and_grad(compute, has_aux=True))(weights.trained)
+
+    (_, together), of_together = differentiate(run_together)
+    (_, alone), of_alone = differentiate(run_alone)
+    check_close(together, alone, atol=1e-5)
+    check_close(of_together, of_alone, atol=1e-5)
+    assert all(jnp.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(of_alone))
+    assert jnp.abs(together[0][0] - together[1][0]).max() > 0.1  # the same frame, by two roles
 
 
 def test_a_role_that_is_not_trained_is_the_loaded_network_and_nothing_is_copied(base):
@@ -131,6 +153,7 @@ def test_a_role_that_is_not_trained_is_the_loaded_network_and_nothing_is_copied(
         check_close(run_model(model), run_model(nnx.merge(policy.graphdef, base)), atol=0)
         turns = ("actor", "planner", "actor")
         assert policy_lib.list_networks(policy, weights, turns) == [[0, 2], [1]]
+        assert policy_lib.make_joint_model(policy, weights, ["actor", "actor"])[1] is None
         for held, loaded in zip(jax.tree.leaves(weights.frozen), jax.tree.leaves(base), strict=True):
             assert held is loaded
 
@@ -139,9 +162,14 @@ def test_turns_of_one_network_are_found(base):
     turns = ("planner", "actor", "planner")
     assert policy_lib.list_networks(*make(base, "shared"), turns) == [[0, 1, 2]]
     policy, weights = make(base, "adapters")
-    assert policy_lib.list_networks(policy, weights, turns) == [[0, 2], [1]]
+    assert policy_lib.list_networks(policy, weights, turns) == [[0, 1, 2]]
+    assert policy_lib.make_joint_model(policy, weights, turns)[1] == [0, 1, 0]
     # What they are measured from has no adapters.
-    assert policy_lib.list_networks(policy, weights._replace(trained={}), turns) == [[0, 1, 2]]
+    before = weights._replace(trained={})
+    assert policy_lib.list_networks(policy, before, turns) == [[0, 1, 2]]
+    assert policy_lib.make_joint_model(policy, before, turns)[1] is None
+    policy, weights = make(base, "per_role")
+    assert policy_lib.list_networks(policy, weights, turns) == [[0, 2], [1]]
 
 
 def test_per_role_starts_with_equal_networks_of_their_own(base):
