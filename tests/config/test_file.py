@@ -351,6 +351,7 @@ ANOTHER = {
     "credit.draws.alternatives": (4, {"credit.method": "c3_replay"}),
     "credit.draws.continuations": (2, {"credit.method": "c3_replay", "credit.draws.alternatives": 2}),
     "credit.draws.episodes": (2, {"credit.method": "difference", "credit.budget": 6}),
+    **{f"mesh.rollout.{name}": (4, {"async_steps": 1, "mesh.rollout": {}}) for name in ("data", "fsdp", "tensor")},
     "credit.critic.network": ("trunk", CRITIC),
     "credit.critic.loss": ("mse", CRITIC),
     **{f"credit.critic.{name}": (4, CRITIC) for name in ("warmup_updates", "critic_only_steps", "epochs")},
@@ -427,6 +428,7 @@ def test_every_field_is_listed_once_with_its_default(path):
     imitation = {"updates": 1, "problems": 1, "learning_rate": 1.0}
     several = (
         {"imitation": imitation, "curriculum": {}},
+        {"async_steps": 1, "mesh.rollout": {}},
         PRETRAINED,
         MIXED,
         HUB,
@@ -440,7 +442,7 @@ def test_every_field_is_listed_once_with_its_default(path):
         SUITED | {"evaluation.sampling": {}},
     )
     dumps = [load_config(path, changes).model_dump(mode="json") for changes in several]
-    null_in_some = {"imitation", "curriculum", "credit.critic", "credit.draws", "evaluation.sampling"}
+    null_in_some = {"imitation", "curriculum", "credit.critic", "credit.draws", "evaluation.sampling", "mesh.rollout"}
     null_in_some.add("protocol.turns.N.environment")
     leaves = {leaf for dump in dumps for leaf in list_leaves(dump, "")} - null_in_some
     assert sorted(field.path for field in list_fields()) == sorted(leaves)
