@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from c3jax.commands import terminal
-from c3jax.run.interrupt import STOPPED, TERMINATED, Terminated, exit_in_imports
+from c3jax.run.interrupt import STOPPED, TERMINATED, Terminated, exit_in_imports, leave_others
 from c3jax.types import LostError, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)  # of standard output: disk full, nobody reads
@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os._exit(1)  # the runtime would wait for the lost one at its end
     except KeyboardInterrupt as error:
         terminal.complain("stopped")
-        return TERMINATED if isinstance(error, Terminated) else STOPPED
+        code = TERMINATED if isinstance(error, Terminated) else STOPPED
+        leave_others(code)
+        return code
     except OSError as error:
         if error.errno not in _FULL or error.filename is not None:
             raise

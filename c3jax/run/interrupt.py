@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -88,6 +89,24 @@ def exit_in_imports() -> Iterator[None]:
             signal.signal(number, default)
 
 
+def leave_others(code: int) -> None:
+    """Where this is one of several processes, end it without what Python does at its end, which waits for the others.
+
+    The first holds the connection, and whoever loses that aborts, so it goes last: all are told to stop at once.
+
+    Args:
+      code: the exit code.
+    """
+    jax = sys.modules.get("jax")  # who has not imported it has no others
+    if jax is None or not jax.distributed.is_initialized():
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(_PATIENCE_S + 1.0)
+    os._exit(code)
+
+
 @contextmanager
 def catch_signals(print_line: Callable[[str], None]) -> Iterator[Interrupts]:
     """Catch SIGINT and SIGTERM: they raise KeyboardInterrupt, or, once `is_gentle` is set, the first does not.
@@ -134,6 +153,7 @@ def _watch(
         if interrupts.is_urgent():
             if not is_over.wait(_PATIENCE_S):
                 print("c3jax: stopped", file=sys.stderr, flush=True)
+                leave_others(interrupts.code)
                 os._exit(interrupts.code)
         elif interrupts.is_stopping():
             print_line("stopping after this step, with a checkpoint (Ctrl-C again: at once)")

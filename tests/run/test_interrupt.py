@@ -75,6 +75,25 @@ def test_a_compile_is_not_waited_for():
     assert done.returncode == 130 and done.stderr == "c3jax: stopped\n" and seconds < 30
 
 
+@pytest.mark.parametrize(("process", "least"), [(0, 1.0), (1, 0.0)])
+def test_of_several_processes_the_first_goes_last(process, least):
+    code = f"""
+import atexit, sys, time, types
+from c3jax.run import interrupt
+interrupt._PATIENCE_S = 0.0
+atexit.register(print, "waits for the others")
+interrupt.leave_others(75)  # there are none
+others = types.SimpleNamespace(is_initialized=lambda: True)
+sys.modules["jax"] = types.SimpleNamespace(distributed=others, process_index=lambda: {process})
+print("alone", flush=True)
+interrupt.leave_others(75)
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (75, "alone\n")
+    assert time.monotonic() - began >= least
+
+
 def test_afterwards_signals_do_what_they_did():
     code = BEGIN + "    pass\nassert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
