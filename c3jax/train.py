@@ -282,7 +282,7 @@ _Step = tuple[tree.TreeSampler, update_lib.Update, tuple[int, ...], ReadAnswers 
 def make_step(setup: Setup) -> _Step:
     """What draws a step's trees, what learns from them, the null message, and what reads right answers if any does."""
     config, policy, plans = setup.config, setup.policy, setup.plans
-    reads, mesh = find_method(config.credit.method).reads, setup.rollout_mesh or setup.mesh
+    reads, mesh = find_method(config.credit.method).reads, setup.drawing_mesh
     return (
         tree.make_tree_sampler(
             policy,

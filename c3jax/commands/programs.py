@@ -54,7 +54,7 @@ def list_programs(setup: Setup, target: Target) -> list[Program]:
       of the evaluation; where environments answer turns, a sampler for each stretch between their answers.
     """
     config, is_apart = setup.config, setup.rollout_mesh is not None
-    learning, drawing = (_Layout(target.devices[0], mesh) for mesh in (setup.mesh, setup.rollout_mesh or setup.mesh))
+    learning, drawing = (_Layout(target.devices[0], mesh) for mesh in (setup.mesh, setup.drawing_mesh))
     plan = make_plan(widen_fan_out(config.credit, len(setup.plans)), len(setup.plans))
     sample_tree, update, _, read = train.make_step(setup)
     programs, rollouts = _list_drawing(setup, drawing, plan, sample_tree, read)

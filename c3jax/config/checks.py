@@ -126,8 +126,9 @@ def _check_batches(config: RunConfig) -> None:
         why = "0 with learner.zero_signal resample or a curriculum, which wait for the returns of the step before"
         is_waiting = config.learner.zero_signal == "resample" or config.curriculum is not None
         expect(not is_waiting, path, why, 1)
-    elif config.mesh.rollout is not None:
-        expect(False, "mesh.rollout", "none without async_steps 1, for one half would wait for the other", "a section")
+    else:
+        why = "none without async_steps 1, for one half would wait for the other"
+        expect(config.mesh.rollout is None, "mesh.rollout", why, "a section")
     names = ["heldout", *(suite.name for suite in config.evaluation.suites)]
     for index, name in enumerate(names[1:]):
         is_new = name not in names[: index + 1]

@@ -73,10 +73,10 @@ def _choose_indices(setup: Setup, passes: Passes | None, step: int) -> list[int]
 
 def make_drawer(setup: Setup) -> Setup:
     """The set-up that draws trees: where devices of their own do it, that of their mesh, with frozen weights there."""
-    mesh = setup.rollout_mesh
-    if mesh is None:
+    if setup.rollout_mesh is None:
         return setup
-    return setup._replace(mesh=mesh, weights=Weights({}, sharding.shard_state(mesh, setup.weights.frozen)))
+    frozen = sharding.shard_state(setup.rollout_mesh, setup.weights.frozen)
+    return setup._replace(mesh=setup.rollout_mesh, weights=Weights({}, frozen))
 
 
 def begin_step(drawing: Drawing, params: Params, passes: Passes | None, plan: Plan, step: int) -> Begun:

@@ -67,6 +67,11 @@ class Setup(NamedTuple):
     policy: Policy
     weights: Weights
 
+    @property
+    def drawing_mesh(self) -> sharding.Mesh | None:
+        """The mesh over which a run's trees are drawn."""
+        return self.rollout_mesh or self.mesh
+
 
 def make_setup(
     config: config_lib.RunConfig,

@@ -56,7 +56,7 @@ def convert_to_asked(measure: Measure, question: str) -> str | None:
     if not _is_measured(given) or "unit" in given:
         return None if _is_other_thing(measure, bool(asked.units), asking, clause) else measure.head
     if not asked.units:
-        is_money = given.keys() <= {*units.CURRENCIES.values(), "cent"}
+        is_money = given.keys() <= _MONEY
         is_time = measure.unit.split(" ")[0].removesuffix("s") in _TIMES
         return None if asked.is_no_unit or (asked.is_thing and (is_money or is_time)) else measure.head
     is_area = _AREA.search(asking) and len(given) == 1 and [{name: 1} for name in given] == asked.units
@@ -78,7 +78,7 @@ def _is_stray_rate(unit: str, asking: str, clause: str) -> bool:
     """Whether things or money are told for each of something, and the question does not ask for each."""
     each = re.search(r"(?:\bper |/ ?)(?P<one>[a-z]+)", unit)
     counted = set(units.parse(unit[: each.start()])) if each else set()
-    if each is None or not counted <= {*units.CURRENCIES.values(), "cent"} or (not counted and each[0] in asking):
+    if each is None or not counted <= _MONEY or (not counted and each[0] in asking):
         return False
     if each["one"] in _TIMES:
         is_timed = re.search(rf"\b(?:{'|'.join(_TIMES)})s?\b", clause) is not None
@@ -87,6 +87,7 @@ def _is_stray_rate(unit: str, asking: str, clause: str) -> bool:
     return not re.search(rf"\b(?:{each['one']}|{_EACH})\b|每", clause)
 
 
+_MONEY = {*units.CURRENCIES.values(), "cent"}
 _TIMES = ("second", "minute", "hour", "day", "week", "month", "year")
 _EACH = "per|each|every|one|single|rate|speed|average|unit|hourly|daily|weekly|monthly|yearly|annual(?:ly)?"
 
@@ -129,8 +130,10 @@ _GENERAL = set(
 )
 _THINGS = "(?:[a-z]{3,}s|people|men|women|children)"
 # After "how many", where no things are named.
-_VERBS = "(?:do|does|did|will|would|is|are|was|were|has|have|had|can|could|should|must)(?:n'?t)?"
-_VERBS = rf"(?:(?:{_VERBS}|of|in|more|fewer|less)\b)"
+_VERBS = (
+    "(?:(?:(?:do|does|did|will|would|is|are|was|were|has|have|had|can|could|should|must)(?:n'?t)?"
+    r"|of|in|more|fewer|less)\b)"
+)
 
 
 def is_asked(measure: Measure, question: str) -> bool:
@@ -172,7 +175,7 @@ _MONEY_ASKED = re.compile(
 _ORDINARY = re.compile(
     r"(?:(?:kilo|centi|milli|deci|micro|nano)?(?:meter|gram|liter|second|joule|watt|volt|newton|hertz)|mile|foot|inch|yard|pound|ounce|ton|tonne|jin"
     r"|metric_ton|minute|hour|day|week|month|year|gallon|quart|pint|cup|tablespoon|teaspoon|dollar|cent|euro|rupee|yuan"
-    r"|newton|joule|watt|volt|ampere|coulomb|ohm|pascal|hertz|kelvin|tesla|mole|electron_volt|byte|jiao|dime|nickel|hectare|mu|degree|radian|degree_[A-Z][a-z]+|unit|(?:mile|kilometer)_per_hour)"
+    r"|ampere|coulomb|ohm|pascal|kelvin|tesla|mole|electron_volt|byte|jiao|dime|nickel|hectare|mu|degree|radian|degree_[A-Z][a-z]+|unit|(?:mile|kilometer)_per_hour)"
 )
 
 
