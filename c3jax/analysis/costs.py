@@ -21,6 +21,10 @@ _FREE = {
 }
 _START, _DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"  # of a collective that a TPU's compiler cuts into fusions
 _FLAG = re.compile(r'"flag_start":"(-?\d+)"')
+# Kernels of attention, by what is in their text, and how many products of all queries with all keys each makes: forward
+# two, and backward again the scores, and the gradients of weights, values, keys and queries.
+_CUDNN, _CUDNN_BACK = '"__cudnn$fmhaScaleBiasSoftmax"', '"__cudnn$fmhaScaleBiasSoftmaxBackward"'
+_KERNELS = {_CUDNN: 2, _CUDNN_BACK: 5, r"\"block_q\"": 2, r"\"block_q_dkv\"": 4, r"\"block_q_dq\"": 3}
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
@@ -49,9 +53,9 @@ class Costs(NamedTuple):
 def compute_costs(module: Module) -> Costs:
     """Add up what a program costs one device.
 
-    Products are those written as such (`dot`): all of them in a program that is lowered alone, while a compiler may
-    write them in other ways. Traffic takes every instruction for a pass over its operands and results, which holds for
-    what a compiler has fused and for no other program.
+    Products are those written as such (`dot`), and a kernel's of attention: all of them in a program that is lowered
+    alone, while a compiler may write them in other ways. Traffic takes every instruction for a pass over its operands
+    and results, which holds for what a compiler has fused and for no other program.
     """
     return _Count(module).count(module.entry)
 
@@ -88,7 +92,8 @@ class _Count:
         kind, calls, moved = line.op.removesuffix("-start"), Counter(), Counter()
         if kind in COLLECTIVES and not _goes_on(line):
             calls[kind], moved[kind] = 1, int(_count_moved(computation, line))
-        flops = _count_product(computation, line) if line.op == "dot" else Counter()
+        count = {"dot": _count_product, "custom-call": _count_kernel}.get(line.op)
+        flops = Counter() if count is None else count(computation, line)
         own = Cost(flops, 0.0 if is_fused else self._count_traffic(computation, line), calls, moved)
         return _join([Costs(own, _NOTHING, 0), *parts])
 
@@ -178,6 +183,16 @@ def _count_product(computation: Computation, line: Instruction) -> Counter[str]:
     sizes = list_sizes(left)
     summed = math.prod(sizes[int(axis)] for axis in line.find("lhs_contracting_dims").split(",") if axis)
     return Counter({left.partition("[")[0]: 2 * summed * math.prod(list_sizes(line.shape))})
+
+
+def _count_kernel(computation: Computation, line: Instruction) -> Counter[str]:
+    mark = next((mark for mark in _KERNELS if mark in line.rest), None)
+    if mark is None:
+        return Counter()
+    shapes = [computation.lines[name].shape for name in line.operands]
+    query, key = [shape for shape in shapes if len(list_sizes(shape)) == 4][:2]
+    slots = list_sizes(key)[1 if mark in (_CUDNN, _CUDNN_BACK) else 2]  # its axes: rows, slots, heads; or heads, slots
+    return Counter({query.partition("[")[0]: 2 * _KERNELS[mark] * math.prod(list_sizes(query)) * slots})
 
 
 def _count_moved(computation: Computation, line: Instruction) -> float:

@@ -14,6 +14,7 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
 _LINE = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _NUMBER = re.compile(r"(?:bf|f|s|u|c)(\d+)")  # a type of numbers and its bits
+_METADATA = re.compile(r"kernel_metadata=\{\n(.*)\n\}")  # of a Pallas kernel, on lines of its own
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _OTHER_MEMORY = re.compile(r"S\([1-9]")  # of a layout: on the chip, or the host's
 
@@ -67,7 +68,7 @@ def read_module(text: str) -> Module:
     """Read a program as JAX prints it, lowered (`compiler_ir("hlo")`) or compiled (`as_text`)."""
     computations: dict[str, Computation] = {}
     entry, name, lines, root = "", "", {}, None
-    for line in text.splitlines():
+    for line in _METADATA.sub(r"kernel_metadata={\1}", text).splitlines():
         if line.startswith("}"):
             computations[name] = Computation(lines, root or list(lines.values())[-1])
         elif not line.startswith(" "):

@@ -83,6 +83,8 @@ class ModelSection(Section):
     """Type of the matrix products; weights, log-softmax and losses stay float32."""
     remat: Literal["none", "layer", "dots"] = "none"
     """What the backward pass computes again: nothing; each layer's inside; or of that all but products with weights."""
+    attention: Literal["auto", "blocks", "fused"] = "auto"
+    """Of whole frames: blocks of plain products; fused, by a kernel of TPUs or GPUs; auto: fused on a TPU."""
 
 
 class RandomModel(ModelSection):

@@ -27,6 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from c3jax.models import fused
+from c3jax.models.spec import Kernel
+
 # Most scores of one block, 16 MB of them, but never fewer slots than the second, a TPU's lanes: decoding reads any
 # frame in one block.
 SCORE_FLOATS = 4_000_000
@@ -82,6 +85,7 @@ def attend_path(
     window: jax.Array | None = None,
     softcap: float | None = None,
     score_floats: int = SCORE_FLOATS,
+    kernel: Kernel | None = None,
 ) -> jax.Array:
     """Softmax attention over every kept slot of the past frames and, causally, of the own frame.
 
@@ -92,10 +96,14 @@ def attend_path(
       window: tokens that a query sees, itself among them (int32, no axes); without it a query sees all before it.
       softcap: with it a score s becomes softcap tanh(s / softcap).
       score_floats: most scores of one block.
+      kernel: of models/fused.py, that takes the place of blocks for frames that fill its lanes, without a window.
 
     Returns:
       Attention output [N, G, R, S, D], f32.
     """
+    if kernel is not None and window is None and own.keep_MK.shape[1] >= fused.LANES:
+        keys, _ = _join_path(tuple(past), own)
+        return fused.attend_fused(kernel, query_NGRSD, *keys[:3], softcap)
     return _attend(_Form(softcap, score_floats), _Queries(query_NGRSD, own.position_MK, window), tuple(past), own)
 
 
@@ -177,7 +185,7 @@ def _join_path(past: tuple[Keys, ...], own: Keys) -> tuple[Keys, jax.Array]:
 
     def join(*arrays: jax.Array) -> jax.Array:
         axis = arrays[-1].ndim // 2  # of slots, in [M, K] and in [M, G, K, D]
-        return jnp.concatenate([jnp.repeat(array, rows // len(array), axis=0) for array in arrays], axis=axis)
+        return jnp.concatenate([_repeat(array, rows // len(array)) for array in arrays], axis=axis)
 
     before = sum(frame.keep_MK.shape[1] for frame in past)
     slot_K = np.maximum(np.arange(before + own.keep_MK.shape[1]) - before, _PAST)
@@ -186,6 +194,13 @@ def _join_path(past: tuple[Keys, ...], own: Keys) -> tuple[Keys, jax.Array]:
     # layers, hold them and read them in each. They are cheaper made anew, and what depends on a key is.
     _, keep_NK, slot_K = jax.lax.optimization_barrier((own.key_MGKD[0, 0, 0, 0], keys.keep_MK, jnp.asarray(slot_K)))
     return keys._replace(keep_MK=keep_NK), slot_K
+
+
+def _repeat(array: jax.Array, times: int) -> jax.Array:
+    """As jnp.repeat of rows; gradients of rows that have one in common are summed in f32."""
+    if times == 1 or array.dtype != jnp.bfloat16:
+        return jnp.repeat(array, times, axis=0)
+    return jnp.repeat(array.astype(jnp.float32), times, axis=0).astype(array.dtype)
 
 
 def _split_path(joined: jax.Array, frames: Sequence[Keys]) -> list[jax.Array]:

@@ -132,7 +132,7 @@ class Block(nnx.Module):
             if past:  # a token is decoded
                 out = attention.attend_cached(query_NGRSD, seen, own, *how, rows)
             else:
-                out = attention.attend_path(query_NGRSD, seen, own, *how)
+                out = attention.attend_path(query_NGRSD, seen, own, *how, kernel=spec.attention)
             N, _, _, S, D = out.shape
             outs.append(out.reshape(N, spec.heads, S, D).transpose(0, 2, 1, 3).reshape(N, S, -1))
             owns.append(own)

@@ -10,6 +10,7 @@ import jax
 
 from c3jax.config import run as config_lib
 from c3jax.models import decoder, tokenizer
+from c3jax.models.fused import choose_kernel
 from c3jax.models.huggingface import families as hf_families
 from c3jax.models.huggingface import gguf, hub
 from c3jax.models.huggingface import weights as hf_weights
@@ -52,8 +53,13 @@ def describe_model(
         raise UserError(
             f"model: expected a tokenizer of at most the model's {spec.vocab_size} tokens, got {vocabulary.vocab_size}"
         )
-    scans = (platform or jax.default_backend()) == "tpu"
-    spec = spec._replace(dtype=section.dtype, remat=section.remat, scans_decoding=scans)
+    platform = platform or jax.default_backend()
+    spec = spec._replace(
+        dtype=section.dtype,
+        remat=section.remat,
+        attention=choose_kernel(section.attention, platform, section.dtype, spec.attention_softcap is not None),
+        scans_decoding=platform == "tpu",
+    )
     return Description(spec, vocabulary, folder)
 
 

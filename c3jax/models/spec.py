@@ -20,6 +20,8 @@ _NAMES = (
 )
 QKV = ("query", "key", "value")
 
+Kernel = Literal["splash", "cudnn"]  # of models/fused.py
+
 
 class Family(NamedTuple):
     """What all models of a family share, and what their Hugging Face folders call the rest.
@@ -106,4 +108,5 @@ class DecoderSpec(NamedTuple):
     dtype: str = "float32"  # of the matrix products
     remat: str = "none"  # what the backward pass computes again: config.ModelSection
     adapters: Adapters | None = None
+    attention: Kernel | None = None  # of whole frames; None: in blocks of plain products
     scans_decoding: bool = False  # a decoded token's layers are a scan, and not one program after the other

@@ -23,6 +23,7 @@ from c3jax.config.credit import make_plan
 from c3jax.config.run import RunConfig
 from c3jax.credit.plans import Plan, list_branches, list_credited, make_tree
 from c3jax.models.attention import BLOCK_SLOTS, SCORE_FLOATS
+from c3jax.models.fused import LANES
 from c3jax.models.spec import DecoderSpec
 from c3jax.protocol import TurnPlan, count_slots, rows_of
 from c3jax.rollout.sampling import CHUNK_FLOATS, size_chunk
@@ -297,7 +298,7 @@ def _list_activations(  # noqa: PLR0913
     networks = {role if config.policy.kind == "per_role" else "" for _, role in spoken}
     together = [sum(_count_slots(path) for path, role in spoken if network in ("", role)) for network in networks]
     widest = max(*together, *map(_count_slots, paths))
-    scores = 3 * max(_count_scores(spec, path[: index + 1]) for path in paths for index in range(len(path)))
+    scores = max(_count_scores(spec, path[: index + 1]) for path in paths for index in range(len(path)))
     tokens = sum(rows * length for *_, (rows, length) in trained)
     kept_layers = slots * spec.layers * (spec.width + kept) * product
     smaller = f"learner.micro_problems below {micro}"
@@ -310,9 +311,13 @@ def _list_activations(  # noqa: PLR0913
 
 
 def _count_scores(spec: DecoderSpec, path: Sequence[tuple[int, int]]) -> int:
-    """Scores of a block of keys: those of the last frame's queries."""
+    """Scores of a block of keys, three times: those of the last frame's queries. A kernel keeps its own on the chip,
+    and gives log-sum-exps, of a TPU as many times as it has lanes.
+    """
     queries, keys = path[-1][0] * path[-1][1] * spec.heads, sum(slots for _, slots in path)
-    return queries * min(keys, max(SCORE_FLOATS // queries, BLOCK_SLOTS))
+    if spec.attention is not None and path[-1][1] >= LANES and spec.window is None:
+        return queries * LANES
+    return 3 * queries * min(keys, max(SCORE_FLOATS // queries, BLOCK_SLOTS))
 
 
 def _count_head(config: RunConfig, spec: DecoderSpec, drawn: int) -> int:

@@ -75,7 +75,7 @@ def test_a_method_goes_back(tmp_path):
 def test_a_kind_leaves_the_other_ones_fields():
     config = load_config("quickstart", {"model.kind": "folder", "model.path": "x", "model.dtype": "bfloat16"})
     assert config.model.model_dump() == {
-        **{"kind": "folder", "path": "x", "family": "auto", "dtype": "bfloat16", "remat": "layer"}
+        **{"kind": "folder", "path": "x", "family": "auto", "dtype": "bfloat16", "remat": "layer", "attention": "auto"}
     }
     assert config.imitation is None  # it is trained already
     config = load_config("gsm8k_smollm2", {"model.kind": "hub", "model.name": "x/y", "task.kind": "math"})
