@@ -24,7 +24,7 @@ _FLAG = re.compile(r'"flag_start":"(-?\d+)"')
 # Kernels of attention, by what is in their text, and how many products of all queries with all keys each makes: forward
 # two, and backward again the scores, and the gradients of weights, values, keys and queries.
 _CUDNN, _CUDNN_BACK = '"__cudnn$fmhaScaleBiasSoftmax"', '"__cudnn$fmhaScaleBiasSoftmaxBackward"'
-_KERNELS = {_CUDNN: 2, _CUDNN_BACK: 5, r"\"block_q\"": 2, r"\"block_q_dkv\"": 4, r"\"block_q_dq\"": 3}
+_KERNELS = {_CUDNN: 2, _CUDNN_BACK: 5, r"\"block_q\"": 2, r"\"block_q_dkv\"": 5}
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 

@@ -114,11 +114,11 @@ def _attend_splash(query: jax.Array, key: jax.Array, value: jax.Array, keep_NK: 
     K = key.shape[2]
     query_block, key_block = _size_block(S, _QUERY_LANES), _size_block(K, _KEY_LANES)
     Q_all, K_all = (-(-size // block) * block for size, block in ((S, query_block), (K, key_block)))
-    sizes: dict[str, Any] = {f"block_q{of}": query_block for of in ("", "_dkv", "_dq")}
-    sizes |= {f"block_kv{of}": key_block for of in ("", "_compute", "_dkv", "_dkv_compute", "_dq")}
+    sizes: dict[str, Any] = {f"block_q{of}": query_block for of in ("", "_dkv")}
+    sizes |= {f"block_kv{of}": key_block for of in ("", "_compute", "_dkv", "_dkv_compute")}
     mask = splash.MultiHeadMask([splash.CausalMask((Q_all, K_all), offset=K - S)] * (G * R))
     attend: Any = splash.make_splash_mha_single_device(
-        mask, block_sizes=splash.BlockSizes(**sizes), attn_logits_soft_cap=softcap
+        mask, block_sizes=splash.BlockSizes(**sizes, use_fused_bwd_kernel=True), attn_logits_soft_cap=softcap
     )
     keep_NK = jnp.pad(keep_NK, ((0, 0), (0, K_all - K)))
     segments = splash.SegmentIds(jnp.full((N, Q_all), _KEPT, jnp.int32), jnp.where(keep_NK, _KEPT, _EMPTY))

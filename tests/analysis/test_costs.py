@@ -175,6 +175,41 @@ def test_a_collective_that_is_cut_into_fusions_is_one():
     assert costs.total.bytes == 400 + 1600 + 2 * 32  # the own row read and all four written; sums read and written
 
 
+# Attention of 3 rows, 4 heads of 16 and 2 of keys, 128 queries and 384 keys, as Pallas and cuDNN are called.
+KERNELS = r"""HloModule jit_f
+
+ENTRY %main (at: s8[1,1,2], query: bf16[3,4,128,16], key: bf16[3,2,384,16]) -> bf16[3,2,384,16] {
+  %at = s8[1,1,2]{2,1,0} parameter(0)
+  %query = bf16[3,4,128,16]{3,2,1,0} parameter(1)
+  %key = bf16[3,2,384,16]{3,2,1,0} parameter(2)
+  %out = bf16[3,4,128,16]{3,2,1,0} custom-call(%at, %query, %key), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\"block_q\": 128, \"block_q_dkv\": 128}"
+}}, backend_config={"custom_call_config": {"body": "x"}}
+  ROOT %back = bf16[3,2,384,16]{3,2,1,0} custom-call(%at, %out, %key), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\"block_q_dkv\": 128}"
+}}, backend_config={"custom_call_config": {"body": "x"}}
+}
+"""
+TURNED = """HloModule jit_f
+
+ENTRY %main (query: bf16[3,128,4,16], key: bf16[3,384,2,16]) -> bf16[3,4,128,16] {
+  %query = bf16[3,128,4,16]{3,2,1,0} parameter(0)
+  %key = bf16[3,384,2,16]{3,2,1,0} parameter(1)
+  ROOT %out = bf16[3,4,128,16]{3,1,2,0} custom-call(%query, %key), custom_call_target="__cudnn$fmhaScaleBiasSoftmax"
+}
+"""
+
+
+def test_kernels_of_attention_are_their_products_and_one_pass_over_operands():
+    product, query, key = 2 * 3 * 4 * 128 * 384 * 16, 2 * 3 * 4 * 128 * 16, 2 * 3 * 2 * 384 * 16
+    costs = compute_costs(read_module(KERNELS)).total
+    assert costs.flops == {"bf16": (2 + 5) * product}
+    assert costs.bytes == 2 * (2 + query + key) + query + key
+    assert compute_costs(read_module(TURNED)).total.flops == {"bf16": 2 * product}
+    back = TURNED.replace("Softmax", "SoftmaxBackward")
+    assert compute_costs(read_module(back)).total.flops == {"bf16": 5 * product}
+
+
 def test_bytes_of_shapes():
     assert count_bytes("(bf16[2,3]{1,0}, /*index=1*/pred[5]{0:T(128)S(1)}, f32[], token[])") == 12 + 5 + 4
     assert count_bytes("(bf16[2,3]{1,0}, pred[5]{0:T(128)S(1)})", is_main_only=True) == 12

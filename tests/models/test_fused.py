@@ -20,6 +20,7 @@ from c3jax.types import UserError
 
 G, R, D = 2, 3, 8  # key and value heads, query heads each, head size
 ROWS, SLOTS = (1, 2, 4), (150, 3, 131)  # of the past frames and the own one
+LONG = (1, 1), (150, 1100)  # three blocks of queries and two of keys, of which the first queries see none of the second
 
 
 @pytest.fixture
@@ -35,16 +36,16 @@ def on_cpu(monkeypatch):
     )
 
 
-def make_case():
+def make_case(rows=ROWS, slots=SLOTS):
     """Queries, keys, values, what is kept, and weights of an output that no loss has of a slot that is not."""
     random = np.random.default_rng(4)
     keys, values = (
-        [random.normal(size=(rows, G, slots, D)).astype(np.float32) for rows, slots in zip(ROWS, SLOTS, strict=True)]
+        [random.normal(size=(row, G, slot, D)).astype(np.float32) for row, slot in zip(rows, slots, strict=True)]
         for _ in range(2)
     )
-    query, weight = (random.normal(size=(ROWS[-1], G, R, SLOTS[-1], D)).astype(np.float32) for _ in range(2))
-    keep = [random.random((rows, slots)) < 0.8 for rows, slots in zip(ROWS, SLOTS, strict=True)]
-    keep[1][1] = False
+    query, weight = (random.normal(size=(rows[-1], G, R, slots[-1], D)).astype(np.float32) for _ in range(2))
+    keep = [random.random((row, slot)) < 0.8 for row, slot in zip(rows, slots, strict=True)]
+    keep[-2][-1] = keep[-2][-1] & (rows[-2] == 1)  # of several rows one keeps nothing
     return query, keys, values, keep, np.where(keep[-1][:, None, None, :, None], weight, 0.0)
 
 
@@ -58,9 +59,17 @@ def differentiate(query, keys, values, keep, weight, **how):
     return jax.tree.leaves(jax.jit(jax.value_and_grad(compute, (0, 1, 2)))(query, keys, values))
 
 
-@pytest.mark.parametrize("kernel, softcap", [("splash", None), ("splash", 1.5), ("cudnn", None)])
-def test_kernels_equal_blocks(on_cpu, kernel, softcap):
-    case = make_case()
+@pytest.mark.parametrize(
+    "kernel, softcap, shape",
+    [
+        ("splash", None, (ROWS, SLOTS)),
+        ("splash", 1.5, (ROWS, SLOTS)),
+        ("splash", None, LONG),
+        ("cudnn", None, (ROWS, SLOTS)),
+    ],
+)
+def test_kernels_equal_blocks(on_cpu, kernel, softcap, shape):
+    case = make_case(*shape)
     wanted = differentiate(*case, softcap=softcap)
     got = differentiate(*case, softcap=softcap, kernel=kernel)
     for one, other in zip(got, wanted, strict=True):
