@@ -190,8 +190,8 @@ def _count_kernel(computation: Computation, line: Instruction) -> Counter[str]:
     if mark is None:
         return Counter()
     shapes = [computation.lines[name].shape for name in line.operands]
-    query, key = [shape for shape in shapes if len(list_sizes(shape)) == 4][:2]
-    slots = list_sizes(key)[1 if mark in (_CUDNN, _CUDNN_BACK) else 2]  # its axes: rows, slots, heads; or heads, slots
+    query, key = [shape for shape in shapes if shape.startswith(("bf16", "f32"))][:2]
+    slots = list_sizes(key)[1 if mark in (_CUDNN, _CUDNN_BACK) else -2]  # of rows, slots, heads; or heads, slots
     return Counter({query.partition("[")[0]: 2 * _KERNELS[mark] * math.prod(list_sizes(query)) * slots})
 
 
