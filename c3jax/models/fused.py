@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -143,11 +143,9 @@ def _attend_cudnn(query: jax.Array, key: jax.Array, value: jax.Array, keep_NK: j
     return out_NQHD[:, :S].swapaxes(1, 2).reshape(query.shape)
 
 
-def _set_precision(dtype: Any) -> AbstractContextManager[None]:
-    """The precision of a kernel's products: a TPU's compiler refuses, inside of one, bf16 products as of float32, to
-    which a run sets all.
-    """
-    return jax.default_matmul_precision("default" if dtype == jnp.bfloat16 else "float32")
+def _set_precision(dtype: Any) -> AbstractContextManager[Any]:
+    """Of bf16 products their own: a run asks for float32 of all, which a TPU's compiler refuses inside of a kernel."""
+    return jax.default_matmul_precision("default") if dtype == jnp.bfloat16 else nullcontext()
 
 
 _KERNELS = {"splash": _attend_splash, "cudnn": _attend_cudnn}
