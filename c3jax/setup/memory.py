@@ -291,7 +291,9 @@ def _list_activations(  # noqa: PLR0913
     product, slots = jnp.dtype(spec.dtype).itemsize, sum(map(_count_slots, paths))
     inner, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     # Numbers of a slot in a layer: the stream always, then what the policy keeps.
-    inside = 4 * spec.mlp_width + 5 * spec.width + 3 * inner + 3 * kv
+    # An adapter's product stands beside the network's own, forward and backward; the widest are the MLP's.
+    beside = [name for name in ("gate", "up") if config.policy.kind == "adapters" and name in config.policy.targets]
+    inside = (4 + 2 * len(beside)) * spec.mlp_width + 5 * spec.width + 3 * inner + 3 * kv
     products = 2 * spec.mlp_width + spec.width + inner + 2 * kv
     kept = {"none": inside, "dots": products, "layer": 0}[spec.remat]
     # The frames of all turns go through a layer together, but where every role has a network of its own.

@@ -115,6 +115,33 @@ def test_turns_of_one_network_go_through_a_layer_together():
     assert shared["gradients"] - per_role["gradients"] == 2 * 4 * 100
 
 
+def test_an_adapters_product_stands_beside_the_networks_own():
+    spec, config = SPEC._replace(remat="layer"), make_config()
+    rows = {}
+    for targets in ((), ("query",), ("gate", "down"), ("gate", "up")):
+        policy = config_lib.Policy(kind="adapters", targets=targets) if targets else config_lib.Policy()
+        estimate = estimate_memory(config.model_copy(update={"policy": policy}), spec, PLANS, Weights(1000))
+        rows[targets] = rows_of(estimate)["inside of one layer"]
+    slots = 2 * 4 * 32 + 8 * 8 + 8 * 9 + 32 * 16  # of both turns' frames and messages
+    assert rows[()] == rows["query",]
+    assert [rows[both] - rows[()] for both in (("gate", "down"), ("gate", "up"))] == [
+        2 * 256 * slots * 4,
+        4 * 256 * slots * 4,
+    ]
+
+
+def test_a_kernel_holds_no_scores():
+    spec, config = SPEC._replace(remat="layer"), make_config()
+    plans = (PLANS[0], PLANS[1]._replace(max_tokens=200))
+    blocks, kernel = (
+        rows_of(estimate_memory(config, spec._replace(attention=kernel), plans, Weights(1000)))["inside of one layer"]
+        for kernel in (None, "splash")
+    )
+    # 32 messages of 200 slots, four heads: scores with a block of the path, three times; sums for each of 128 lanes.
+    queries = 32 * 200 * 4
+    assert blocks - kernel == 4 * queries * (3 * min(30 + 2 + 8 + 1 + 200, max(4_000_000 // queries, 128)) - 128)
+
+
 def test_a_batch_of_evaluation_by_hand():
     evaluation = config_lib.Evaluation(problems=6, samples=3, batch=8)
     config = make_config().model_copy(update={"evaluation": evaluation})
