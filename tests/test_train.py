@@ -229,7 +229,7 @@ def quick_compiler():
 def test_a_run_of_several_sets_says_what_it_mixed_and_dropped(tmp_path, monkeypatch):
     section = RandomModel(kind="random", layers=1, width=8, heads=1, key_value_heads=1, mlp_width=8)
     model = describe_model(section, "how many are one two three plus ? : a".split())
-    hf_weights.save_folder(tmp_path / "model", model.spec, load_params(section, model, jax.random.key(0)))
+    hf_weights.save_folder(tmp_path / "model", model.spec, load_params(model, jax.random.key(0)))
     model.tokenizer.save(str(tmp_path / "model"))
     sets = {
         "easy/train": ["one plus one ?", "one plus two ?", "two plus one ?"],

@@ -139,7 +139,7 @@ def _read_models(source: _Source, roles: Sequence[str], target: Path) -> Iterato
 def _load_start(source: _Source) -> dict:
     """The parameters of the network that the run began with."""
     key = address.make_stream(source.config.seed, address.INIT)
-    return load.load_params(source.config.model, source.model, key)
+    return load.load_params(source.model, key)
 
 
 def _write_adapters(source: _Source, form: Form, roles: Sequence[str], target: Path) -> None:

@@ -142,11 +142,6 @@ class CheckpointStore:
         self.wait()
         return list_steps(self._run_dir)
 
-    def best_step(self) -> int | None:
-        """As find_best_step, after this process's own save is done."""
-        self.wait()
-        return find_best_step(self._run_dir)
-
 
 # --------------------------------------------------------------------------------------------------------------------
 # Reading, also from other processes

@@ -60,7 +60,7 @@ def count_held(config: config_lib.RunConfig, spec: DecoderSpec, mesh: sharding.M
 def load_policy(config: config_lib.RunConfig, model: load_lib.Description) -> tuple[Policy, Weights]:
     """The policy with the weights that a run starts from, on the default device."""
     key = address.make_stream(config.seed, address.INIT)
-    params = load_lib.load_params(config.model, model, key, _frozen_dtype(config))
+    params = load_lib.load_params(model, key, _frozen_dtype(config))
     key = address.make_stream(config.seed, address.ADAPT)
     return make_policy(config.policy, model.spec, params, *_list_roles(config), key)
 

@@ -24,16 +24,6 @@ def merge_kernel(kernel: jax.Array, part: Params, scale: float) -> jax.Array:
     return kernel.astype(jnp.float32) + scale * change
 
 
-def merge_adapter(params: Params, adapter: Params, scale: float) -> Params:
-    """A decoder's parameters with an adapter merged in; what it does not correct is shared, not copied."""
-    blocks = params["blocks"]
-    merged = {
-        name: blocks[name] | {"kernel": merge_kernel(blocks[name]["kernel"], part, scale)}
-        for name, part in adapter.items()
-    }
-    return params | {"blocks": blocks | merged}
-
-
 def save_peft_folder(
     folder: str | Path, family: Family, adapter: Params, alpha: float, base: str, revision: str | None = None
 ) -> None:

@@ -32,15 +32,12 @@ _PART_BYTES = 2**26
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
-def load_folder(
-    folder: str | Path, dtype: str = "float32", family: str = hf_families.AUTO
-) -> tuple[DecoderSpec, Params]:
+def load_folder(folder: str | Path, dtype: str = "float32") -> tuple[DecoderSpec, Params]:
     """Read a Hugging Face folder.
 
     Args:
       folder: config.json and the files of tensors.
       dtype: of the parameters.
-      family: as for read_spec.
 
     Returns:
       The decoder's spec and its parameters.
@@ -48,7 +45,7 @@ def load_folder(
     Raises:
       UserError: as read_spec and load_tensors.
     """
-    spec = hf_families.read_spec(Path(folder) / "config.json", family)
+    spec = hf_families.read_spec(Path(folder) / "config.json")
     return spec, load_tensors(folder, spec, dtype)
 
 
