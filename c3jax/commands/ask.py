@@ -23,7 +23,7 @@ from c3jax.rollout import address, context, sampling, tree
 from c3jax.rollout.acting import answer_turn, outline_answers
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.directory import check_contents, check_inputs
-from c3jax.run.files import save_whole
+from c3jax.run.files import explain_failure, save_whole
 from c3jax.run.interrupt import catch_signals
 from c3jax.run.records import Written
 from c3jax.run.source import SourceError, open_source
@@ -94,12 +94,10 @@ def evaluate_source(
 
 
 def _keep(folder: Path, setup: Setup, step: int, results: list[evaluate.Result | evaluate.Missing]) -> None:
-    try:
+    with explain_failure(f"{folder}: the results cannot be kept", SourceError):
         if not (folder / "config.yaml").exists():
             save_whole(folder / "config.yaml", dump_config(setup.config))
         evaluate.save_results(folder / "eval" / f"suites-{step}.json", step, results)
-    except OSError as error:
-        raise SourceError(f"{folder}: the results cannot be kept ({error.strerror})") from None
 
 
 def ask_source(

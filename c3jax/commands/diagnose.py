@@ -31,7 +31,7 @@ from c3jax.credit.method import Method
 from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.plans import Plan, make_arms, make_tree
 from c3jax.rewards import Evaluator
-from c3jax.run.files import save_whole
+from c3jax.run.files import explain_failure, save_whole
 from c3jax.setup.team import Setup, open_environments
 from c3jax.types import UserError
 
@@ -100,7 +100,7 @@ def diagnose_run(
         def announce(what: str, problems: int, calls: int) -> None:
             console.print(f"{what}{problems} problems: {calls:,} evaluator calls to make", soft_wrap=True)
 
-        try:
+        with explain_failure(f"{path}: the groups cannot be kept"):
             found = groups.complete_groups(
                 team, path, step, asked, request, functools.partial(announce, "", len(asked))
             )
@@ -108,8 +108,6 @@ def diagnose_run(
             if not isinstance(plan, str):
                 announce_gradients = functools.partial(announce, "gradients of ")
                 measured = gradients.measure_gradients(team, run, plan, step, request.gradients, announce_gradients)
-        except OSError as error:
-            raise UserError(f"{path}: the groups cannot be kept ({error.strerror})") from None
         calls = evaluator.calls
     drawn = read_groups(found)
     tables = {
@@ -369,7 +367,5 @@ def _format(row: Row, name: str) -> str:
 def save_figures(out: Path, facts: Mapping[str, Any], tables: Mapping[str, list[Row]]) -> None:
     """Write what was asked and every table as one JSON object. Raises UserError where the disk does not take it."""
     body = {**facts, **{name: json.loads(to_json(rows)) for name, rows in tables.items()}}
-    try:
+    with explain_failure(f"--json {out}: cannot be written"):
         save_whole(out, json.dumps(body, ensure_ascii=False, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"--json {out}: cannot be written ({error.strerror})") from None

@@ -28,6 +28,7 @@ from c3jax.models.huggingface import weights as hf_weights
 from c3jax.rollout import address
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.directory import check_inputs
+from c3jax.run.files import explain_failure
 from c3jax.run.source import open_source
 from c3jax.setup.team import hash_inputs, list_words
 from c3jax.tasks.task import find_task
@@ -65,15 +66,13 @@ def export_source(
     if opened.run is not None:
         check_inputs(opened.run, hash_inputs(opened.config, None, opened.model), opened.step, accepting)
     roles = _list_roles(opened, form)
-    try:
+    with explain_failure(f"--to {target}: cannot be written"):
         target.parent.mkdir(parents=True, exist_ok=True)
         _check_space(opened, form, max(1, len(roles)), target.parent)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as part:
             written = Path(part) / target.name
             _write(opened, form, roles, written)
             written.replace(target)  # takes the place of an empty folder too
-    except OSError as error:
-        raise UserError(f"--to {target}: cannot be written ({error.strerror})") from None
     what = f"step {opened.step} of {source}" if opened.run else f"the model of {source}"
     console.print(f"wrote {what} to {target}", highlight=False, markup=False, soft_wrap=True)
     for role in roles:

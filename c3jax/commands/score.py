@@ -29,6 +29,7 @@ from c3jax.credit.method import Normalise
 from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.pairing import check_normalise, check_pairing
 from c3jax.credit.plans import Plan
+from c3jax.run.files import explain_failure
 from c3jax.run.records import Record, RecordedTree, load_trees, read_number, save_records
 from c3jax.types import Credit, UserError
 
@@ -56,10 +57,8 @@ def score_source(
         raise UserError(f"--out {out}: expected a file that is none of the recorded ones, got one of {source}")
     trees = _load(source, origin)
     scored = score_trees(trees, method, normalise)
-    try:
+    with explain_failure(f"--out {out}: cannot be written"):
         save_records(out, scored)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
     messages = sum(len(record["nodes"]) for record in scored)
     console.print(f"{len(scored):,} trees, {messages:,} messages, credit of {method}: {out}", soft_wrap=True)
     return 0

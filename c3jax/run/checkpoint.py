@@ -33,6 +33,7 @@ import jax
 import numpy as np
 
 from c3jax import processes
+from c3jax.run.files import explain_failure
 from c3jax.types import UserError
 
 
@@ -56,10 +57,8 @@ class CheckpointStore:
         self._run_dir, self._keep, self._print_line = run_dir, keep, print_line
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
-        try:
+        with explain_failure(f"checkpoints in {_folder(run_dir)}: cannot be written", CheckpointError):
             processes.ask_first(lambda: _clear_folder(_folder(run_dir)))
-        except OSError as error:
-            raise CheckpointError(f"checkpoints in {_folder(run_dir)}: cannot be written ({error.strerror})") from None
 
     def __enter__(self) -> CheckpointStore:
         return self

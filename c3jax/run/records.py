@@ -25,7 +25,7 @@ import numpy as np
 
 from c3jax.config.run import RunConfig
 from c3jax.credit import plans
-from c3jax.run.files import save_whole
+from c3jax.run.files import explain_failure, save_whole
 from c3jax.types import ENVIRONMENT, Credit, FanOut, Messages, Problem, UserError, Verdict
 
 Record = dict[str, Any]
@@ -156,13 +156,11 @@ def list_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     Raises:
       UserError: the file cannot be read.
     """
-    try:
+    with explain_failure(f"{path}: cannot be read"):
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}:{number}", line
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def load_trees(source: Path) -> list[RecordedTree]:

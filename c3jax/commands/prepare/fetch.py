@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from c3jax.commands.prepare.sources import SourceFile
-from c3jax.run.files import compute_sha256
+from c3jax.run.files import compute_sha256, explain_failure
 from c3jax.types import UserError
 
 _TIMEOUT_S = 60.0
@@ -43,10 +43,8 @@ def fetch_file(name: str, file: SourceFile, folder: Path | None) -> Fetched:
     else:
         path = _find(name, file, folder)
         origin = str(path)
-        try:
+        with explain_failure(f"{name}: {path} cannot be read", DataError):
             published = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{name}: {path} cannot be read ({error.strerror})") from None
     content, checks = published, [(file.sha256, published)]
     if file.name.endswith(".gz"):
         if origin.endswith(".gz"):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from c3jax.commands.prepare.fetch import DataError, Fetched, fetch_file
 from c3jax.commands.prepare.sources import SOURCES, Source
-from c3jax.run.files import compute_sha256
+from c3jax.run.files import compute_sha256, explain_failure
 from c3jax.tasks.jsonl import Row, parse_rows
 from c3jax.tasks.task import Prepare, find_task
 from c3jax.types import Problem, UserError
@@ -171,7 +171,7 @@ def _find_prepare(source: Source) -> Prepare:
 def _write_whole(name: str, kept: Path, texts: Mapping[str, str], card: Mapping[str, Any]) -> None:
     """Write a folder and give it its name when all is in it."""
     part = kept.with_name(f".{kept.name}.part")
-    try:
+    with explain_failure(f"{name}: {kept} cannot be written", DataError):
         if part.exists():  # of a preparation that was killed
             shutil.rmtree(part)
         part.mkdir(parents=True)
@@ -179,8 +179,6 @@ def _write_whole(name: str, kept: Path, texts: Mapping[str, str], card: Mapping[
             (part / file).write_text(text, encoding="utf-8", newline="\n")
         (part / _CARD).write_text(_to_json(card), encoding="utf-8", newline="\n")
         part.rename(kept)
-    except OSError as error:
-        raise DataError(f"{name}: {kept} cannot be written ({error.strerror})") from None
 
 
 def _to_json(card: Mapping[str, Any]) -> str:
