@@ -30,6 +30,7 @@ from c3jax.rollout import address, sampling, tree
 from c3jax.rollout.acting import Acting, draw_trees
 from c3jax.rollout.collect import Drawn, draw_and_submit, fetch_messages, pay_verdicts, share_verdicts
 from c3jax.run.files import save_whole
+from c3jax.run.jobs import load_evaluation
 from c3jax.run.metrics import read_metrics, sum_ledger, sum_seconds
 from c3jax.setup.problems import ProblemSet, encode_problems
 from c3jax.setup.team import Setup, decode_messages, make_questions, open_environments
@@ -247,11 +248,6 @@ def save_results(path: Path, step: int, results: Sequence[Result | Missing]) -> 
     save_whole(path, f'{{"step": {step}, "results": [\n{lines}\n]}}\n')
 
 
-def load_results(path: Path) -> dict[str, Any]:
-    """Read back what save_results wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def print_results(console: Console, results: Sequence[Result | Missing], title: str) -> None:
     """A table of the results that fits 80 columns; a suite that is missing has a row, and its reason below."""
     console.print(Text(title, style="italic"), soft_wrap=True)
@@ -342,7 +338,7 @@ def _load_suite(setup: Setup, section: SuiteSection) -> Suite:
 
 def print_summary(console: Console, run: Path, report: Path | None) -> None:
     """Print a run's held-out accuracy before and after, its ledger, and where its files are."""
-    before, after = (load_results(run / "eval" / f"{name}.json")["results"] for name in ("before", "after"))
+    before, after = (load_evaluation(run / "eval" / f"{name}.json")["results"] for name in ("before", "after"))
     table = Table(title="held-out accuracy (95 % interval)", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for name in ("profile", "before", "after"):
         table.add_column(name, no_wrap=True)
@@ -388,5 +384,5 @@ def find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float 
     rows = [past[name] for past in read_metrics(run) if name in past]
     if rows:
         return rows[-1]
-    before = load_results(run / "eval" / "before.json")["results"]
+    before = load_evaluation(run / "eval" / "before.json")["results"]
     return next(result["accuracy"] for result in before if f"{result['profile']}_accuracy" == name)

@@ -202,7 +202,7 @@ def _run_step(
     waited_s = sum(drawn.waited_s for drawn in batch.draws)
     drawing_s = begun.seconds + sampled - began - waited_s - (0.0 if ahead is None else ahead.seconds)
 
-    order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
+    order_key = address.make_step_key(config.seed, address.ORDER, step)
     rollouts = tree.trim_messages(batch.rollouts, config.shapes.lengths)
     if setup.rollout_mesh is not None:
         rollouts = sharding.shard_problems(setup.mesh, rollouts)

@@ -24,15 +24,14 @@ from c3jax.analysis.statistics import Interval
 from c3jax.analysis.tables import format_cell, make_columns, print_table, to_json
 from c3jax.commands import contexts, gradients, groups
 from c3jax.commands.ask import load_source
-from c3jax.commands.redraw import Team, make_sampler
+from c3jax.commands.redraw import open_team
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Method
 from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.plans import Plan, make_arms, make_tree
-from c3jax.rewards import Evaluator
 from c3jax.run.files import explain_failure, save_whole
-from c3jax.setup.team import Setup, open_environments
+from c3jax.setup.team import Setup
 from c3jax.types import UserError
 
 LEVEL = 0.95
@@ -90,11 +89,7 @@ def diagnose_run(
 
     path = groups.name_file(run, step, request.sizes)
     plan = gradients.find_plan(setup) if request.gradients else "not asked for"
-    with (
-        Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator,
-        open_environments(setup) as acting,
-    ):
-        team = Team(setup, weights, make_sampler(setup), evaluator, acting)
+    with open_team(setup, weights) as team:
         asked = contexts.list_contexts(team, run, step, request)
 
         def announce(what: str, problems: int, calls: int) -> None:
@@ -108,7 +103,7 @@ def diagnose_run(
             if not isinstance(plan, str):
                 announce_gradients = functools.partial(announce, "gradients of ")
                 measured = gradients.measure_gradients(team, run, plan, step, request.gradients, announce_gradients)
-        calls = evaluator.calls
+        calls = team.evaluator.calls
     drawn = read_groups(found)
     tables = {
         "credit": [row for part in drawn for row in describe_credit(part, methods)],

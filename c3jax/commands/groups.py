@@ -184,8 +184,7 @@ class _Batch(NamedTuple):
         for part in (_STREAM, self.step, *kind):
             key = jax.random.fold_in(key, part)
         # The episodes that were recorded, or would be at a fresh transcript's step.
-        episode_key = address.make_stream(setup.config.seed, address.TRAIN)
-        episode_key = jax.random.fold_in(episode_key, self.contexts[0].step)
+        episode_key = address.make_step_key(setup.config.seed, address.TRAIN, self.contexts[0].step)
         numbers = [context.problem for context in self.contexts]
         question, problem_P = make_questions(setup, setup.train, numbers + numbers[-1:] * owed)
         rows = [[*nodes, *[nodes[-1]] * owed] for nodes in given]

@@ -91,7 +91,7 @@ def begin_step(drawing: Drawing, params: Params, passes: Passes | None, plan: Pl
     """
     began, setup, answered_before = time.perf_counter(), drawing.setup, count_answers(drawing.acting)
     config = setup.config
-    key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
+    key = address.make_step_key(config.seed, address.TRAIN, step)
     indices = _choose_indices(setup, passes, step)
     slots, problems = choose_slots(setup, setup.train, indices), [setup.train.problems[index] for index in indices]
 

@@ -95,7 +95,7 @@ def make_demonstrations(setup: Setup, update: int, acting: Acting | None = None)
     indices = rng.choice(count, size=config.imitation.problems, replace=config.imitation.problems > count).tolist()
     problems = [setup.train.problems[index] for index in indices]
     stop_token = setup.tokenizer.stop_tokens[0]
-    key = jax.random.fold_in(address.make_stream(config.seed, address.IMITATE), update)
+    key = address.make_step_key(config.seed, address.IMITATE, update)
     question, _ = make_questions(setup, setup.train, indices)
     rollout = Rollout(question, ())
     for number, plan in enumerate(setup.plans):
