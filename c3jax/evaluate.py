@@ -35,7 +35,7 @@ from c3jax.run.metrics import read_metrics, sum_ledger, sum_seconds
 from c3jax.setup.problems import ProblemSet, encode_problems
 from c3jax.setup.team import Setup, decode_messages, make_questions, open_environments
 from c3jax.tasks.task import Task, load_file, open_task
-from c3jax.types import FanOut, Problem, Rollout, UserError, Verdict, VerdictName
+from c3jax.types import FanOut, Rollout, UserError, Verdict, VerdictName
 
 HELDOUT = "heldout"  # the suite of the task's own held-out problems
 _LEVEL = 0.95
@@ -171,6 +171,7 @@ def compute_result(
     score_PS = np.array([verdict.score for verdict in verdicts], np.float64).reshape(-1, profile.samples)
     names = [verdict.verdict for verdict in verdicts]
     accuracy = compute_interval(score_PS)
+    texts = (f"{problem.question}\0{problem.answer}".encode() for problem in suite.problems.problems)
     correct_P = (score_PS >= 1.0).sum(axis=1)
     pass_at = {
         k: compute_interval(np.array([[compute_pass_at(profile.samples, int(c), k)] for c in correct_P]))
@@ -193,13 +194,9 @@ def compute_result(
         verdicts={name: names.count(name) / len(names) for name in get_args(VerdictName) if name in names},
         tokens=tokens,
         ids=tuple(problem.id for problem in suite.problems.problems),
-        digests=tuple(_make_digest(problem) for problem in suite.problems.problems),
+        digests=tuple(hashlib.sha256(text).hexdigest()[:12] for text in texts),
         scores=tuple(map(tuple, score_PS.tolist())),
     )
-
-
-def _make_digest(problem: Problem) -> str:
-    return hashlib.sha256(f"{problem.question}\0{problem.answer}".encode()).hexdigest()[:12]
 
 
 def _find_majority(task: Task, verdicts: Sequence[Verdict], score_PS: np.ndarray) -> Interval | None:

@@ -228,7 +228,8 @@ def draw_call(team: Team, decision: Decision) -> Rollout:
     number_of = {problem.id: number for number, problem in enumerate(setup.train.problems)}
     numbers = [number_of[name] for found in trees if (name := found.record["problem"]) in number_of]
     # The step's own trees, and where some are replaced those drawn in their place: whole calls one after the other.
-    size, most = setup.config.call_problems, setup.config.problems + _count_further(path.parent.parent, step)
+    row = next((row for row in read_metrics(path.parent.parent) if row["step"] == step), {})
+    size, most = setup.config.call_problems, setup.config.problems + row.get("further_problems", 0)
     if not len(numbers) == len(trees) == most:
         raise UserError(
             f"{path}: expected the {most} trees of step {step}, got {len(numbers)} whose problems are"
@@ -256,11 +257,6 @@ def draw_call(team: Team, decision: Decision) -> Rollout:
         return jax.tree.map(lambda array: array[begin : begin + max(1, rows // count)], messages)
 
     return rollout._replace(turns=tuple(map(take, rollout.turns)))
-
-
-def _count_further(run: Path, step: int) -> int:
-    """Problems that a step drew beside its own, by the run's metrics."""
-    return next((row.get("further_problems", 0) for row in read_metrics(run) if row["step"] == step), 0)
 
 
 def _list_drawable(setup: Setup, step: int, numbers: list[int]) -> list[int]:

@@ -235,7 +235,9 @@ def parse_tree(line: bytes | str, where: str) -> RecordedTree:
         )
     levels, returns = [], []
     for number, branch in enumerate(plans.list_branches(plan)):
-        nodes = record["nodes"] if is_tree else [node for node in record["nodes"] if _is_of(node, number)]
+        nodes = record["nodes"]
+        if not is_tree:
+            nodes = [node for node in nodes if isinstance(node, dict) and node.get("branch") == number]
         first = min(len(branch.given), turns - 1)
         levels.append(_sort_nodes(nodes, record["protocol"], branch.fan_out, first, where))
         returns += [value for leaf in levels[-1][-1] for value in _read_returns(leaf, branch.calls, where)]
@@ -269,10 +271,6 @@ def _find_given(tree: RecordedTree, number: int, branch: plans.Branch, turn: int
         return [tree.branches[source][turn - tree.plan.turns][row] for row in rows]
     except (IndexError, KeyError, TypeError, ValueError):
         raise UserError(f"{tree.where}: branches.{number}.given: expected a branch and its rows") from None
-
-
-def _is_of(node: Any, branch: int) -> bool:
-    return isinstance(node, dict) and node.get("branch") == branch
 
 
 def _read_fan_out(record: Record, turns: int, where: str) -> plans.Plan:

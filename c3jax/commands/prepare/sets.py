@@ -61,7 +61,7 @@ def prepare_set(name: str, folder: Path | None, target: Path, sources: Mapping[s
     }
     card = {
         "name": name,
-        **_describe_source(source),
+        **{"task": source.task, "home": source.home, "revision": source.revision, "licence": source.licence},
         "files": [
             {"name": file.name, "url": file.url, "sha256_unpacked": got.sha256, "pinned": got.is_pinned}
             for file, got in zip(source.files, fetched, strict=True)
@@ -94,10 +94,6 @@ def prepare_sets(name: str, folder: Path | None, target: Path, show: Callable[[s
             failed.append(each)
     if failed:
         raise DataError(f"all: {len(failed)} of {len(SOURCES)} sets could not be prepared: {', '.join(failed)}")
-
-
-def _describe_source(source: Source) -> dict[str, Any]:
-    return {"task": source.task, "home": source.home, "revision": source.revision, "licence": source.licence}
 
 
 def _describe(name: str, card: Mapping[str, Any], kept: Path) -> str:
@@ -177,12 +173,9 @@ def _write_whole(name: str, kept: Path, texts: Mapping[str, str], card: Mapping[
         part.mkdir(parents=True)
         for file, text in texts.items():
             (part / file).write_text(text, encoding="utf-8", newline="\n")
-        (part / _CARD).write_text(_to_json(card), encoding="utf-8", newline="\n")
+        text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+        (part / _CARD).write_text(text, encoding="utf-8", newline="\n")
         part.rename(kept)
-
-
-def _to_json(card: Mapping[str, Any]) -> str:
-    return json.dumps(card, indent=2, ensure_ascii=False) + "\n"
 
 
 def _check_prepared(name: str, source: Source, kept: Path) -> dict[str, Any]:
