@@ -91,10 +91,8 @@ def list_profiles(setup: Setup, samples: int | None = None) -> list[Profile]:
     """The profiles that a config asks for: greedy, and sampled, as in training where it says nothing else."""
     section = setup.config.evaluation
     count = section.samples if samples is None else samples
-    profiles = [Profile("greedy", 1, sampling.GREEDY)]
-    if count:
-        profiles.append(Profile("sampled", count, section.sampling or setup.config.sampling))
-    return profiles
+    sampled = Profile("sampled", count, section.sampling or setup.config.sampling)
+    return [Profile("greedy", 1, sampling.GREEDY), *([sampled] if count else [])]
 
 
 def make_heldout(setup: Setup) -> Suite:
@@ -108,10 +106,13 @@ def make_evaluation(
 ) -> Callable[[Weights, Evaluator, Suite], Result]:
     """Make evaluate(weights, evaluator, suite), compiled once for the profile and each size of batch.
 
-    `acting` answers turns in which no policy speaks, where there are any.
-
     Draws are addressed by the run's seed and the problem, so two policies are compared on the same random numbers. The
     answers of a batch are graded while the device writes those of the next.
+
+    Args:
+      setup: of the team.
+      profile: how it answers.
+      acting: what answers turns in which no policy speaks; None where there are none.
     """
     sample_tree, fan_out = make_sampler(setup, profile)
     key = address.make_stream(setup.config.seed, address.EVALUATE)
@@ -167,7 +168,15 @@ def size_batch(setup: Setup, problems: int) -> int:
 def compute_result(
     suite: Suite, profile: Profile, verdicts: Sequence[Verdict], truncated: Sequence[bool], tokens: int
 ) -> Result:
-    """Figures of one profile on a suite from its verdicts, samples of a problem side by side."""
+    """Figures of one profile on a suite from its verdicts, samples of a problem side by side.
+
+    Args:
+      suite: that was answered.
+      profile: how.
+      verdicts: one a sample.
+      truncated: of each transcript, whether its answer met the token limit.
+      tokens: generated in all.
+    """
     score_PS = np.array([verdict.score for verdict in verdicts], np.float64).reshape(-1, profile.samples)
     names = [verdict.verdict for verdict in verdicts]
     accuracy = compute_interval(score_PS)
@@ -219,7 +228,7 @@ def score_majority(answers: Sequence[str | None], scores: Sequence[float]) -> fl
 
 
 def compute_pass_at(samples: int, correct: int, k: int) -> float:
-    """Unbiased probability that at least one of k samples is right: 1 - C(n - c, k) / C(n, k).
+    """Unbiased probability that at least one of k samples is right: 1 - C(n - c, k) / C(n, k), c correct of n samples.
 
     Source: Chen et al., arXiv 2107.03374, equation 1.
     """
@@ -246,7 +255,13 @@ def save_results(path: Path, step: int, results: Sequence[Result | Missing]) -> 
 
 
 def print_results(console: Console, results: Sequence[Result | Missing], title: str) -> None:
-    """A table of the results that fits 80 columns; a suite that is missing has a row, and its reason below."""
+    """A table of the results that fits 80 columns; a suite that is missing has a row, and its reason below.
+
+    Args:
+      console: to print on.
+      results: a row each.
+      title: above the table.
+    """
     console.print(Text(title, style="italic"), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("suite", "profile", "problems", "n", "avg@n", "95 %", "cut", "unread", "timeout"):

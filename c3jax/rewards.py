@@ -148,7 +148,12 @@ class Evaluator:
     def submit(self, problems: Sequence[Problem], answers: Sequence[Any], budget: int) -> None:
         """Take answers to be graded after those submitted before, and hand out what idle workers can take.
 
-        Args and errors are those of `score`; the budget is of these answers alone.
+        Args:
+          problems, answers: as for `score`.
+          budget: evaluator calls allowed, of these answers alone.
+
+        Raises:
+          ValueError, RuntimeError: as `score`.
         """
         if len(answers) > budget:
             raise ValueError(f"{len(answers)} answers need as many evaluator calls, and the budget is {budget}")

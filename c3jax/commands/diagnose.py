@@ -360,7 +360,16 @@ def _format(row: Row, name: str) -> str:
 
 
 def save_figures(out: Path, facts: Mapping[str, Any], tables: Mapping[str, list[Row]]) -> None:
-    """Write what was asked and every table as one JSON object. Raises UserError where the disk does not take it."""
+    """Write what was asked and every table as one JSON object.
+
+    Args:
+      out: the file.
+      facts: what was asked.
+      tables: rows by the name of their table.
+
+    Raises:
+      UserError: the disk does not take it.
+    """
     body = {**facts, **{name: json.loads(to_json(rows)) for name, rows in tables.items()}}
     with explain_failure(f"--json {out}: cannot be written"):
         save_whole(out, json.dumps(body, ensure_ascii=False, indent=1) + "\n")

@@ -54,10 +54,21 @@ class _Source(NamedTuple):
 def export_source(
     source: str, checkpoint: str, target: Path, form: Form, console: Console, accepting: Sequence[str] = ()
 ) -> int:
-    """Write the policy of a run's checkpoint, or a config's model before training, to the folder `target`.
+    """Write the policy of a run's checkpoint, or a config's model before training, as a Hugging Face folder.
 
-    Raises UserError, in one sentence, where the source or the checkpoint cannot be used, the folder has something in it
-    or the disk does not take it. `accepting` is as for `check_inputs`.
+    Args:
+      source: a run directory or a config.
+      checkpoint: of a run: newest, best, or a step.
+      target: the folder, empty or not there yet.
+      form: of what is written.
+      console: to print on.
+      accepting: as for `check_inputs`.
+
+    Returns:
+      0, the exit code.
+
+    Raises:
+      UserError: source or checkpoint cannot be used, the folder has something in it, or the disk does not take it.
     """
     _check_target(target)
     config, run, step = open_source(source, checkpoint)

@@ -109,7 +109,16 @@ def _read_limits(kind: str, limits: Mapping[str, Any]) -> tuple[Section | None, 
 
 
 def pair_answers(problems: Sequence[Problem], problems_path: str, answers_path: str) -> tuple[list[Problem], list[str]]:
-    """Read one answer for each problem; give both in the order of the answers. Raises TaskError."""
+    """Read one answer for each problem; give both in the order of the answers.
+
+    Args:
+      problems: of the file.
+      problems_path: its name in messages.
+      answers_path: JSONL, {"id": of a problem, "answer": the whole final message} a line.
+
+    Raises:
+      TaskError: the file is faulty, or has not one answer for each problem.
+    """
     rows = read_rows(answers_path)
     identities = [_read_answer_id(row) for row in rows]
     check_distinct(answers_path, identities)

@@ -55,7 +55,13 @@ def count_calls(turns: int, sizes: Sizes, is_null: bool) -> int:
 
 
 def name_file(run: Path, step: int, sizes: Sizes) -> Path:
-    """Where groups of these sizes, by the policy of a step, are kept."""
+    """Where groups of these sizes, by the policy of a step, are kept.
+
+    Args:
+      run: its directory.
+      step: of the checkpoint.
+      sizes: of a group.
+    """
     form = f"{sizes.alternatives}x{sizes.continuations}+{2 * sizes.held_out}"
     return run / "diagnose" / f"step-{step}-{form}.jsonl"
 

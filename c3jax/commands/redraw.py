@@ -58,7 +58,13 @@ def find_problem(setup: Setup, name: str) -> tuple[Problem, Frame]:
 
 
 def write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages:
-    """Recorded messages as the sampler is given them; what it reads of them is their content."""
+    """Recorded messages as the sampler is given them; what it reads of them is their content.
+
+    Args:
+      setup: of the run.
+      turn: whose messages they are.
+      nodes: with `token_ids`, or with text None for the null message.
+    """
     plan, stops = setup.plans[turn], set(setup.tokenizer.stop_tokens)
     rows = [list(encode_null(setup)) if node["text"] is None else node["token_ids"] for node in nodes]
     frame = context.make_frame([row[:-1] if row and row[-1] in stops else row for row in rows], plan.max_tokens)

@@ -26,7 +26,13 @@ def make_stream(seed: int | jax.Array, stream: int) -> jax.Array:
 
 
 def make_step_key(seed: int, stream: int, step: int) -> jax.Array:
-    """Key of all draws of a step, or an update, of a stream."""
+    """Key of all draws of a step, or an update, of a stream.
+
+    Args:
+      seed: of the run.
+      stream: one of those above.
+      step: from 0.
+    """
     return jax.random.fold_in(make_stream(seed, stream), step)
 
 

@@ -31,7 +31,13 @@ class DrawBranch(Protocol):
     def __call__(
         self, numbers: list[int], branch: Branch, given: tuple[Messages, ...]
     ) -> tuple[Rollout, RolloutCounts]:
-        """Give the branch's trees, the given messages in them, and what the drawing cost."""
+        """Give the branch's trees, the given messages in them, and what the drawing cost.
+
+        Args:
+          numbers: of the problems.
+          branch: of the plan.
+          given: messages of its first turns, a row a start of each problem.
+        """
         ...
 
 

@@ -87,7 +87,13 @@ def check_demonstrations(setup: Setup) -> None:
 
 
 def make_demonstrations(setup: Setup, update: int, acting: Acting | None = None) -> Rollout:
-    """An update's demonstrated transcripts, addressed by (seed, update); environments answer what is demonstrated."""
+    """An update's demonstrated transcripts, addressed by (seed, update); environments answer what is demonstrated.
+
+    Args:
+      setup: of the run.
+      update: from 0.
+      acting: what answers turns in which no policy speaks; None where there are none.
+    """
     config, demonstrate = setup.config, setup.task.demonstrate
     assert config.imitation is not None and demonstrate is not None  # the config's checks see to it
     rng = np.random.default_rng([config.seed, address.IMITATE, update])

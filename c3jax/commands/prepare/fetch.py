@@ -31,9 +31,12 @@ class Fetched(NamedTuple):
 
 
 def fetch_file(name: str, file: SourceFile, folder: Path | None) -> Fetched:
-    """Get a file of the set `name` from a folder, or where no folder is given from its address, and check it.
+    """Get a published file of a set, from a folder or from its address, and check it.
 
-    In the folder it is NAME/FILE or FILE as published; a gzipped file may lie there unpacked.
+    Args:
+      name: of the set.
+      file: a row of the table of sources.
+      folder: of copies, where it is NAME/FILE or FILE as published, or unpacked; None fetches it.
 
     Raises:
       DataError: it is not there, cannot be fetched or unpacked, or has another hash than the table gives.

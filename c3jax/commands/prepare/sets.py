@@ -82,7 +82,16 @@ def prepare_set(name: str, folder: Path | None, target: Path, sources: Mapping[s
 
 
 def prepare_sets(name: str, folder: Path | None, target: Path, show: Callable[[str], None]) -> None:
-    """Prepare one set, or all, and show a line of each. Raises as prepare_set; for all, when the others are done."""
+    """Prepare one set, or all, and show a line of each.
+
+    Args:
+      name: of a set, or all.
+      folder, target: as for `prepare_set`.
+      show: is given a line of each.
+
+    Raises:
+      UserError: as `prepare_set`; for all, when the others are done.
+    """
     failed = []
     for each in SOURCES if name == "all" else [name]:
         try:
