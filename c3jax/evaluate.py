@@ -147,11 +147,6 @@ def make_evaluation(
     return evaluate
 
 
-def make_evaluations(setup: Setup, acting: Acting | None) -> tuple[Callable[[Weights, Evaluator, Suite], Result], ...]:
-    """The evaluations that a run makes of its held-out problems, one a profile."""
-    return tuple(make_evaluation(setup, profile, acting) for profile in list_profiles(setup))
-
-
 def make_sampler(setup: Setup, profile: Profile) -> tuple[tree.TreeSampler, FanOut]:
     """What draws a profile's transcripts, and the fan-out that it is called with."""
     stop_tokens, batches = setup.tokenizer.stop_tokens, setup.config.shapes.batches

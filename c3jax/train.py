@@ -301,12 +301,7 @@ def make_step(setup: Setup) -> _Step:
     )
 
 
-def _compile(
-    setup: Setup,
-    step: _Step,
-    evaluator: Evaluator,
-    acting: Acting | None,
-) -> _Compiled:
+def _compile(setup: Setup, step: _Step, evaluator: Evaluator, acting: Acting | None) -> _Compiled:
     sample_tree, update, null, read = step
     is_redrawn = setup.config.learner.zero_signal == "resample"
     judge = make_judge(setup.config.credit, setup.plans, setup.mesh) if is_redrawn else None
@@ -315,7 +310,7 @@ def _compile(
     return _Compiled(
         Drawing(drawer, sample_tree, judge, null, evaluator, draws, read),
         update,
-        evaluate.make_evaluations(setup, acting),
+        tuple(evaluate.make_evaluation(setup, profile, acting) for profile in evaluate.list_profiles(setup)),
     )
 
 

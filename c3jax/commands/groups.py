@@ -98,12 +98,7 @@ def _identify(line: Record) -> _Key:
 
 
 def complete_groups(
-    team: Team,
-    path: Path,
-    step: int,
-    contexts: Sequence[Context],
-    request: Request,
-    announce: Callable[[int], None],
+    team: Team, path: Path, step: int, contexts: Sequence[Context], request: Request, announce: Callable[[int], None]
 ) -> list[Group]:
     """The groups of all contexts: those kept, and the others drawn, graded and kept batch by batch.
 

@@ -193,12 +193,7 @@ def _train_unless(
 
 
 def _train_policy(
-    step: _Step,
-    frozen: Params,
-    reference: Params | None,
-    batch: Batch,
-    problem_UCB: jax.Array,
-    state: TrainState,
+    step: _Step, frozen: Params, reference: Params | None, batch: Batch, problem_UCB: jax.Array, state: TrainState
 ) -> tuple[TrainState, Figures]:
     """All the policy's updates of a step, and their figures."""
     kl = step.loss.learner.kl

@@ -152,11 +152,7 @@ def check_resampling(config: RunConfig, train: ProblemSet) -> None:
 
 
 def describe_data(
-    sources: Sources,
-    mixture: Mixture,
-    overlap: contamination.Passed,
-    heldout: ProblemSet,
-    hashes: Mapping[str, str],
+    sources: Sources, mixture: Mixture, overlap: contamination.Passed, heldout: ProblemSet, hashes: Mapping[str, str]
 ) -> dict[str, Any]:
     """What the problems of a run are, for its manifest: files with their SHA-256 by path, counts, what was dropped.
 
