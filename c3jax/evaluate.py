@@ -223,7 +223,12 @@ def score_majority(answers: Sequence[str | None], scores: Sequence[float]) -> fl
 
 
 def compute_pass_at(samples: int, correct: int, k: int) -> float:
-    """Unbiased probability that at least one of k samples is right: 1 - C(n - c, k) / C(n, k), c correct of n samples.
+    """Unbiased probability that at least one of k samples is right: 1 - C(n - c, k) / C(n, k).
+
+    Args:
+      samples: n, of a problem.
+      correct: c of these.
+      k: from 1 to n.
 
     Source: Chen et al., arXiv 2107.03374, equation 1.
     """

@@ -87,7 +87,8 @@ def diagnose_run(
     setup, weights, step = load_source(str(run), checkpoint, {}, is_contained, accepting)
     request = request._replace(nulls=choose_nulls(setup, request.nulls))
 
-    path = groups.name_file(run, step, request.sizes)
+    n, continuations, held_out = request.sizes
+    path = run / "diagnose" / f"step-{step}-{n}x{continuations}+{2 * held_out}.jsonl"
     plan = gradients.find_plan(setup) if request.gradients else "not asked for"
     with open_team(setup, weights) as team:
         asked = contexts.list_contexts(team, run, step, request)

@@ -54,18 +54,6 @@ def count_calls(turns: int, sizes: Sizes, is_null: bool) -> int:
     return (turns - 1) * n + 1 if is_null else (turns - 1) * n * sizes.all_continuations + n
 
 
-def name_file(run: Path, step: int, sizes: Sizes) -> Path:
-    """Where groups of these sizes, by the policy of a step, are kept.
-
-    Args:
-      run: its directory.
-      step: of the checkpoint.
-      sizes: of a group.
-    """
-    form = f"{sizes.alternatives}x{sizes.continuations}+{2 * sizes.held_out}"
-    return run / "diagnose" / f"step-{step}-{form}.jsonl"
-
-
 def load_lines(path: Path) -> list[Record]:
     """What is kept so far: alternatives or a null message of one problem a line.
 
