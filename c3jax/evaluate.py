@@ -30,11 +30,12 @@ from c3jax.rollout import address, sampling, tree
 from c3jax.rollout.acting import Acting, draw_trees
 from c3jax.rollout.collect import Drawn, draw_and_submit, fetch_messages, pay_verdicts, share_verdicts
 from c3jax.run.files import save_whole
+from c3jax.run.jobs import load_evaluation
 from c3jax.run.metrics import read_metrics, sum_ledger, sum_seconds
 from c3jax.setup.problems import ProblemSet, encode_problems
 from c3jax.setup.team import Setup, decode_messages, make_questions, open_environments
 from c3jax.tasks.task import Task, load_file, open_task
-from c3jax.types import FanOut, Problem, Rollout, UserError, Verdict, VerdictName
+from c3jax.types import FanOut, Rollout, UserError, Verdict, VerdictName
 
 HELDOUT = "heldout"  # the suite of the task's own held-out problems
 _LEVEL = 0.95
@@ -90,10 +91,8 @@ def list_profiles(setup: Setup, samples: int | None = None) -> list[Profile]:
     """The profiles that a config asks for: greedy, and sampled, as in training where it says nothing else."""
     section = setup.config.evaluation
     count = section.samples if samples is None else samples
-    profiles = [Profile("greedy", 1, sampling.GREEDY)]
-    if count:
-        profiles.append(Profile("sampled", count, section.sampling or setup.config.sampling))
-    return profiles
+    sampled = Profile("sampled", count, section.sampling or setup.config.sampling)
+    return [Profile("greedy", 1, sampling.GREEDY), *([sampled] if count else [])]
 
 
 def make_heldout(setup: Setup) -> Suite:
@@ -107,10 +106,13 @@ def make_evaluation(
 ) -> Callable[[Weights, Evaluator, Suite], Result]:
     """Make evaluate(weights, evaluator, suite), compiled once for the profile and each size of batch.
 
-    `acting` answers turns in which no policy speaks, where there are any.
-
     Draws are addressed by the run's seed and the problem, so two policies are compared on the same random numbers. The
     answers of a batch are graded while the device writes those of the next.
+
+    Args:
+      setup: of the team.
+      profile: how it answers.
+      acting: what answers turns in which no policy speaks; None where there are none.
     """
     sample_tree, fan_out = make_sampler(setup, profile)
     key = address.make_stream(setup.config.seed, address.EVALUATE)
@@ -145,11 +147,6 @@ def make_evaluation(
     return evaluate
 
 
-def make_evaluations(setup: Setup, acting: Acting | None) -> tuple[Callable[[Weights, Evaluator, Suite], Result], ...]:
-    """The evaluations that a run makes of its held-out problems, one a profile."""
-    return tuple(make_evaluation(setup, profile, acting) for profile in list_profiles(setup))
-
-
 def make_sampler(setup: Setup, profile: Profile) -> tuple[tree.TreeSampler, FanOut]:
     """What draws a profile's transcripts, and the fan-out that it is called with."""
     stop_tokens, batches = setup.tokenizer.stop_tokens, setup.config.shapes.batches
@@ -166,10 +163,19 @@ def size_batch(setup: Setup, problems: int) -> int:
 def compute_result(
     suite: Suite, profile: Profile, verdicts: Sequence[Verdict], truncated: Sequence[bool], tokens: int
 ) -> Result:
-    """Figures of one profile on a suite from its verdicts, samples of a problem side by side."""
+    """Figures of one profile on a suite from its verdicts, samples of a problem side by side.
+
+    Args:
+      suite: that was answered.
+      profile: how.
+      verdicts: one a sample.
+      truncated: of each transcript, whether its answer met the token limit.
+      tokens: generated in all.
+    """
     score_PS = np.array([verdict.score for verdict in verdicts], np.float64).reshape(-1, profile.samples)
     names = [verdict.verdict for verdict in verdicts]
     accuracy = compute_interval(score_PS)
+    texts = (f"{problem.question}\0{problem.answer}".encode() for problem in suite.problems.problems)
     correct_P = (score_PS >= 1.0).sum(axis=1)
     pass_at = {
         k: compute_interval(np.array([[compute_pass_at(profile.samples, int(c), k)] for c in correct_P]))
@@ -192,13 +198,9 @@ def compute_result(
         verdicts={name: names.count(name) / len(names) for name in get_args(VerdictName) if name in names},
         tokens=tokens,
         ids=tuple(problem.id for problem in suite.problems.problems),
-        digests=tuple(_make_digest(problem) for problem in suite.problems.problems),
+        digests=tuple(hashlib.sha256(text).hexdigest()[:12] for text in texts),
         scores=tuple(map(tuple, score_PS.tolist())),
     )
-
-
-def _make_digest(problem: Problem) -> str:
-    return hashlib.sha256(f"{problem.question}\0{problem.answer}".encode()).hexdigest()[:12]
 
 
 def _find_majority(task: Task, verdicts: Sequence[Verdict], score_PS: np.ndarray) -> Interval | None:
@@ -222,6 +224,11 @@ def score_majority(answers: Sequence[str | None], scores: Sequence[float]) -> fl
 
 def compute_pass_at(samples: int, correct: int, k: int) -> float:
     """Unbiased probability that at least one of k samples is right: 1 - C(n - c, k) / C(n, k).
+
+    Args:
+      samples: n, of a problem.
+      correct: c of these.
+      k: from 1 to n.
 
     Source: Chen et al., arXiv 2107.03374, equation 1.
     """
@@ -247,13 +254,14 @@ def save_results(path: Path, step: int, results: Sequence[Result | Missing]) -> 
     save_whole(path, f'{{"step": {step}, "results": [\n{lines}\n]}}\n')
 
 
-def load_results(path: Path) -> dict[str, Any]:
-    """Read back what save_results wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def print_results(console: Console, results: Sequence[Result | Missing], title: str) -> None:
-    """A table of the results that fits 80 columns; a suite that is missing has a row, and its reason below."""
+    """A table of the results that fits 80 columns; a suite that is missing has a row, and its reason below.
+
+    Args:
+      console: to print on.
+      results: a row each.
+      title: above the table.
+    """
     console.print(Text(title, style="italic"), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("suite", "profile", "problems", "n", "avg@n", "95 %", "cut", "unread", "timeout"):
@@ -342,7 +350,7 @@ def _load_suite(setup: Setup, section: SuiteSection) -> Suite:
 
 def print_summary(console: Console, run: Path, report: Path | None) -> None:
     """Print a run's held-out accuracy before and after, its ledger, and where its files are."""
-    before, after = (load_results(run / "eval" / f"{name}.json")["results"] for name in ("before", "after"))
+    before, after = (load_evaluation(run / "eval" / f"{name}.json")["results"] for name in ("before", "after"))
     table = Table(title="held-out accuracy (95 % interval)", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for name in ("profile", "before", "after"):
         table.add_column(name, no_wrap=True)
@@ -388,5 +396,5 @@ def find_best_value(config: RunConfig, run: Path, row: dict[str, Any]) -> float 
     rows = [past[name] for past in read_metrics(run) if name in past]
     if rows:
         return rows[-1]
-    before = load_results(run / "eval" / "before.json")["results"]
+    before = load_evaluation(run / "eval" / "before.json")["results"]
     return next(result["accuracy"] for result in before if f"{result['profile']}_accuracy" == name)

@@ -29,7 +29,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Literal, NamedTuple
 
 from c3jax.tasks.task import make_verdict
@@ -118,9 +117,7 @@ class Evaluator:
             cleanup.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -151,7 +148,12 @@ class Evaluator:
     def submit(self, problems: Sequence[Problem], answers: Sequence[Any], budget: int) -> None:
         """Take answers to be graded after those submitted before, and hand out what idle workers can take.
 
-        Args and errors are those of `score`; the budget is of these answers alone.
+        Args:
+          problems, answers: as for `score`.
+          budget: evaluator calls allowed, of these answers alone.
+
+        Raises:
+          ValueError, RuntimeError: as `score`.
         """
         if len(answers) > budget:
             raise ValueError(f"{len(answers)} answers need as many evaluator calls, and the budget is {budget}")

@@ -202,7 +202,7 @@ def _run_step(
     waited_s = sum(drawn.waited_s for drawn in batch.draws)
     drawing_s = begun.seconds + sampled - began - waited_s - (0.0 if ahead is None else ahead.seconds)
 
-    order_key = jax.random.fold_in(address.make_stream(config.seed, address.ORDER), step)
+    order_key = address.make_step_key(config.seed, address.ORDER, step)
     rollouts = tree.trim_messages(batch.rollouts, config.shapes.lengths)
     if setup.rollout_mesh is not None:
         rollouts = sharding.shard_problems(setup.mesh, rollouts)
@@ -301,12 +301,7 @@ def make_step(setup: Setup) -> _Step:
     )
 
 
-def _compile(
-    setup: Setup,
-    step: _Step,
-    evaluator: Evaluator,
-    acting: Acting | None,
-) -> _Compiled:
+def _compile(setup: Setup, step: _Step, evaluator: Evaluator, acting: Acting | None) -> _Compiled:
     sample_tree, update, null, read = step
     is_redrawn = setup.config.learner.zero_signal == "resample"
     judge = make_judge(setup.config.credit, setup.plans, setup.mesh) if is_redrawn else None
@@ -315,7 +310,7 @@ def _compile(
     return _Compiled(
         Drawing(drawer, sample_tree, judge, null, evaluator, draws, read),
         update,
-        evaluate.make_evaluations(setup, acting),
+        tuple(evaluate.make_evaluation(setup, profile, acting) for profile in evaluate.list_profiles(setup)),
     )
 
 

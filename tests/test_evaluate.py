@@ -23,7 +23,6 @@ from c3jax.evaluate import (
     compute_pass_at,
     compute_result,
     list_profiles,
-    load_results,
     make_evaluation,
     make_heldout,
     print_results,
@@ -31,6 +30,7 @@ from c3jax.evaluate import (
     score_majority,
 )
 from c3jax.rewards import Evaluator
+from c3jax.run.jobs import load_evaluation
 from c3jax.setup.team import ProblemSet, Setup, make_setup
 from c3jax.tasks.task import find_task
 from c3jax.types import Problem, Verdict
@@ -146,7 +146,7 @@ RESULT = Result(
 
 def test_results_are_read_back_from_their_file(tmp_path):
     save_results(tmp_path / "eval" / "before.json", 7, [RESULT, Missing("aime", "no such file")])
-    read = load_results(tmp_path / "eval" / "before.json")
+    read = load_evaluation(tmp_path / "eval" / "before.json")
     assert read["step"] == 7 and read["results"][1] == {"suite": "aime", "missing": "no such file"}
     as_json = {
         "pass_at": {"1": [1 / 3, 0.1, 0.9]},

@@ -25,7 +25,6 @@ from c3jax import train
 from c3jax.config import file as config_file
 from c3jax.config.run import RandomModel
 from c3jax.credit.plans import make_tree
-from c3jax.evaluate import load_results
 from c3jax.learner.state import init_state, pack_state, unpack_state
 from c3jax.models.decoder import make_decoder
 from c3jax.models.huggingface import weights as hf_weights
@@ -38,6 +37,7 @@ from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.rollout import address
 from c3jax.rollout.collect import decode_messages
 from c3jax.run.checkpoint import list_steps, restore_step
+from c3jax.run.jobs import load_evaluation
 from c3jax.run.metrics import drop_times, read_metrics
 from c3jax.setup.team import choose_problems, make_questions, make_setup
 
@@ -229,7 +229,7 @@ def quick_compiler():
 def test_a_run_of_several_sets_says_what_it_mixed_and_dropped(tmp_path, monkeypatch):
     section = RandomModel(kind="random", layers=1, width=8, heads=1, key_value_heads=1, mlp_width=8)
     model = describe_model(section, "how many are one two three plus ? : a".split())
-    hf_weights.save_folder(tmp_path / "model", model.spec, load_params(section, model, jax.random.key(0)))
+    hf_weights.save_folder(tmp_path / "model", model.spec, load_params(model, jax.random.key(0)))
     model.tokenizer.save(str(tmp_path / "model"))
     sets = {
         "easy/train": ["one plus one ?", "one plus two ?", "two plus one ?"],
@@ -451,7 +451,7 @@ def test_the_quickstart_learns(cache, tmp_path):
     code, text = finish(start(tmp_path / "run", cache, {"steps": 30, "record_every": 0}, is_quick=False))
     assert code == 0, text
     before, after = (
-        load_results(tmp_path / "run" / "eval" / f"{name}.json")["results"] for name in ("before", "after")
+        load_evaluation(tmp_path / "run" / "eval" / f"{name}.json")["results"] for name in ("before", "after")
     )
     for old, new in zip(before, after, strict=True):
         assert old["accuracy"] <= 0.55

@@ -13,7 +13,7 @@ from c3jax import train
 from c3jax.commands import ask, redraw, replay
 from c3jax.config import file as config_file
 from c3jax.config.run import ConfigError
-from c3jax.evaluate import load_results
+from c3jax.run.jobs import load_evaluation
 from c3jax.run.metrics import drop_times, read_metrics
 from c3jax.run.records import load_trees
 from c3jax.setup.team import encode_null, make_setup
@@ -62,7 +62,7 @@ def test_records_have_the_whole_message_and_what_was_read_of_it(whole):
             nodes[tree.record["step"]] += 1
     assert [row["hidden_share"] for row in rows] == pytest.approx(np.divide(hidden, nodes))
     assert 0 < hidden[0] < nodes[0] == 2 * (2 + 4)
-    (result,) = load_results(path / "eval" / "after.json")["results"]
+    (result,) = load_evaluation(path / "eval" / "after.json")["results"]
     assert result["hidden"] in (0.0, 0.5, 1.0)
 
 

@@ -75,22 +75,19 @@ def compute_mean_interval(value_C: np.ndarray, level: float) -> Interval:
     return bootstrap_means(defined[None], lambda mean_X: mean_X[0], level) if len(defined) else _NOTHING
 
 
-def bootstrap_means(
-    value_XC: np.ndarray, combine: Callable[[np.ndarray], np.ndarray], level: float, seed: int = 0
-) -> Interval:
+def bootstrap_means(value_XC: np.ndarray, combine: Callable[[np.ndarray], np.ndarray], level: float) -> Interval:
     """A function of several means over contexts, with its percentile bootstrap interval over the contexts.
 
     Args:
       value_XC: finite; one context or more.
       combine: from means [X, ...] to [...]; NaN where the function is undefined.
       level: coverage of the interval.
-      seed: of the resamples.
 
     Returns:
       The interval; its bounds are NaN where the function is undefined in more resamples than lie beyond a bound.
     """
     contexts = value_XC.shape[1]
-    weight_RC = np.random.default_rng(seed).multinomial(contexts, np.full(contexts, 1 / contexts), size=_RESAMPLES)
+    weight_RC = np.random.default_rng(0).multinomial(contexts, np.full(contexts, 1 / contexts), size=_RESAMPLES)
     found_R = combine((weight_RC @ value_XC.T / contexts).T)
     estimate = float(combine(value_XC.mean(axis=1)))
     if math.isnan(estimate) or np.isnan(found_R).mean() > (1 - level) / 2:

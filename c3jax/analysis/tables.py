@@ -60,6 +60,11 @@ def print_table(console: Console, rows: Sequence[Row], title: str) -> None:
     """Print rows as a table no wider than the console, under a title; no word is broken that is not wider than that.
 
     Columns that do not fit follow in further tables, each beginning with the leading text columns again.
+
+    Args:
+      console: to print on.
+      rows: a cell by column.
+      title: above the first table.
     """
     columns = list_columns(rows)
     cells = {name: [format_cell(row.get(name)) for row in rows] for name in columns}
@@ -79,7 +84,13 @@ def print_table(console: Console, rows: Sequence[Row], title: str) -> None:
 
 
 def save_table(stem: Path, rows: Sequence[Row], title: str) -> None:
-    """Write stem.csv, stem.json and stem.md, each whole or not at all."""
+    """Write stem.csv, stem.json and stem.md, each whole or not at all.
+
+    Args:
+      stem: of the files' names.
+      rows: a cell by column.
+      title: the first line of the Markdown.
+    """
     for suffix, text in ((".csv", to_csv(rows)), (".json", to_json(rows)), (".md", f"{title}\n\n{to_markdown(rows)}")):
         save_whole(stem.parent / f"{stem.name}{suffix}", text)
 

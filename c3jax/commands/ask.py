@@ -23,7 +23,7 @@ from c3jax.rollout import address, context, sampling, tree
 from c3jax.rollout.acting import answer_turn, outline_answers
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.directory import check_contents, check_inputs
-from c3jax.run.files import save_whole
+from c3jax.run.files import explain_failure, save_whole
 from c3jax.run.interrupt import catch_signals
 from c3jax.run.records import Written
 from c3jax.run.source import SourceError, open_source
@@ -94,12 +94,10 @@ def evaluate_source(
 
 
 def _keep(folder: Path, setup: Setup, step: int, results: list[evaluate.Result | evaluate.Missing]) -> None:
-    try:
+    with explain_failure(f"{folder}: the results cannot be kept", SourceError):
         if not (folder / "config.yaml").exists():
             save_whole(folder / "config.yaml", dump_config(setup.config))
         evaluate.save_results(folder / "eval" / f"suites-{step}.json", step, results)
-    except OSError as error:
-        raise SourceError(f"{folder}: the results cannot be kept ({error.strerror})") from None
 
 
 def ask_source(
@@ -112,7 +110,21 @@ def ask_source(
     as_json: bool,
     accepting: Sequence[str] = (),
 ) -> int:
-    """Put one question to a team and print every role's message, or the transcript as JSON."""
+    """Put one question to a team and print every role's message, or the transcript as JSON.
+
+    Args:
+      source, checkpoint, overrides, accepting: as for `load_source`.
+      question: any text.
+      console: to print on.
+      is_sampled: sample as in training, not greedily.
+      as_json: print the transcript as JSON, with every context.
+
+    Returns:
+      0, the exit code.
+
+    Raises:
+      UserError: as `load_source` and `prepare_question`.
+    """
     begun: list[Future[Asked]] = []
 
     def begin(outline: Setup) -> None:
@@ -190,7 +202,13 @@ def prepare_question(setup: Setup, question: str, is_sampled: bool, pool: Thread
 
 
 def answer(setup: Setup, weights: Weights, asked: Asked) -> tuple[list[Written], list[str]]:
-    """One message a turn, and the context of each."""
+    """One message a turn, and the context of each.
+
+    Args:
+      setup: of the team.
+      weights: that draw.
+      asked: from `prepare_question`.
+    """
     problem = Problem(0, "asked", asked.question, "")  # nobody knows its answer
     frame, key, _ = asked.arguments
     turns: tuple[Messages, ...] = ()
@@ -217,16 +235,23 @@ def load_source(
     drawing: int | None = None,
     begin: Callable[[Setup], None] | None = None,
 ) -> tuple[Setup, Weights, int]:
-    """A team and its weights: of a run's checkpoint, or as a config's model is before training (step 0).
+    """A team and its weights: of a run's checkpoint, or as a config's model is before training.
 
-    Of the checkpoint before step `drawing` they are the weights that drew that step's trees: with async_steps those of
-    the step before.
+    Args:
+      source: a run directory or a config.
+      checkpoint: of a run: newest, best, or a step.
+      overrides: fields of the config by their dotted paths.
+      is_contained: False lets programs of a code task run without their sandbox.
+      accepting: the command line, where a run is used whose inputs changed, which its manifest then says; else nothing.
+      drawing: of the checkpoint before this step the weights are those that drew its trees: with async_steps those of
+        the step before.
+      begin: as for `make_setup`.
 
-    `begin` is given the set-up before any weights are read, as by `make_setup`.
+    Returns:
+      The set-up, the weights, and the checkpoint's step, 0 for a config.
 
-    `is_contained` false lets programs of a code task run without their sandbox. Raises UserError where the source, the
-    checkpoint or an override cannot be used, or what the run reads from outside is not what it was: unless that is
-    accepted by `accepting`, the command line, which the run's manifest then keeps.
+    Raises:
+      UserError: source, checkpoint or an override cannot be used, or what the run reads from outside is another.
     """
     opened = open_source(source, checkpoint, overrides)
     setup = make_setup(opened.config, is_contained, is_hashed=opened.run is not None, begin=begin)

@@ -212,7 +212,7 @@ def call_study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     command = ["c3jax", *arguments.words]
     with processes.explain_loss(), rundir.open_run_dir(run_dir, config, command, load) as opened:
         rundir.record_start(opened, chunks.count_saved(opened.path))
-        return run.run_study(config, opened.path, console)
+        return run.RUNNERS[config.kind](config, opened.path, console)
 
 
 def call_plan(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:

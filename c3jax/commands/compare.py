@@ -12,9 +12,18 @@ _FEW_SEEDS = 5
 
 
 def compare_runs(paths: Sequence[str], form: str, console: Console) -> int:
-    """Print a table of scores and one of differences. Returns 1 where a group lacks what another one has, else 0.
+    """Print a table of scores and one of differences.
 
-    Raises UserError where a run cannot be used, or two runs of one config have the same seed.
+    Args:
+      paths: run directories.
+      form: of the tables: terminal, markdown, csv or latex.
+      console: to print on.
+
+    Returns:
+      The exit code: 1 where a group lacks what another one has.
+
+    Raises:
+      UserError: a run cannot be used, or two runs of one config have the same seed.
     """
     groups = evaluations.group_runs([evaluations.load_run(path) for path in paths])
     scores, differences = evaluations.list_scores(groups), evaluations.list_differences(groups)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from c3jax.commands.redraw import Team
-from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, parse_tree
+from c3jax.run.records import Record, RecordedTree, list_lines, list_record_files, list_trees, parse_tree
 from c3jax.setup.team import choose_problems
 from c3jax.types import UserError
 
@@ -99,9 +99,8 @@ def _list_nearest(run: Path, step: int) -> Iterator[RecordedTree]:
         raise UserError(f"{run}/rollouts: expected recorded trees, found none; --contexts fresh needs none")
     steps = {path: int(part) for path in files if (part := path.stem.rpartition("-")[2]).isdigit()}
     for path in sorted(steps, key=lambda path: (abs(steps[path] - step), -steps[path])):
-        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-            if line.strip():
-                yield parse_tree(line, f"{path}:{number}")
+        for where, line in list_lines(path):
+            yield parse_tree(line, where)
 
 
 def _find_transcript(tree: RecordedTree) -> tuple[Record, ...]:

@@ -24,15 +24,14 @@ from c3jax.analysis.statistics import Interval
 from c3jax.analysis.tables import format_cell, make_columns, print_table, to_json
 from c3jax.commands import contexts, gradients, groups
 from c3jax.commands.ask import load_source
-from c3jax.commands.redraw import Team, make_sampler
+from c3jax.commands.redraw import open_team
 from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.method import Method
 from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.plans import Plan, make_arms, make_tree
-from c3jax.rewards import Evaluator
-from c3jax.run.files import save_whole
-from c3jax.setup.team import Setup, open_environments
+from c3jax.run.files import explain_failure, save_whole
+from c3jax.setup.team import Setup
 from c3jax.types import UserError
 
 LEVEL = 0.95
@@ -88,19 +87,16 @@ def diagnose_run(
     setup, weights, step = load_source(str(run), checkpoint, {}, is_contained, accepting)
     request = request._replace(nulls=choose_nulls(setup, request.nulls))
 
-    path = groups.name_file(run, step, request.sizes)
+    n, continuations, held_out = request.sizes
+    path = run / "diagnose" / f"step-{step}-{n}x{continuations}+{2 * held_out}.jsonl"
     plan = gradients.find_plan(setup) if request.gradients else "not asked for"
-    with (
-        Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator,
-        open_environments(setup) as acting,
-    ):
-        team = Team(setup, weights, make_sampler(setup), evaluator, acting)
+    with open_team(setup, weights) as team:
         asked = contexts.list_contexts(team, run, step, request)
 
         def announce(what: str, problems: int, calls: int) -> None:
             console.print(f"{what}{problems} problems: {calls:,} evaluator calls to make", soft_wrap=True)
 
-        try:
+        with explain_failure(f"{path}: the groups cannot be kept"):
             found = groups.complete_groups(
                 team, path, step, asked, request, functools.partial(announce, "", len(asked))
             )
@@ -108,9 +104,7 @@ def diagnose_run(
             if not isinstance(plan, str):
                 announce_gradients = functools.partial(announce, "gradients of ")
                 measured = gradients.measure_gradients(team, run, plan, step, request.gradients, announce_gradients)
-        except OSError as error:
-            raise UserError(f"{path}: the groups cannot be kept ({error.strerror})") from None
-        calls = evaluator.calls
+        calls = team.evaluator.calls
     drawn = read_groups(found)
     tables = {
         "credit": [row for part in drawn for row in describe_credit(part, methods)],
@@ -367,9 +361,16 @@ def _format(row: Row, name: str) -> str:
 
 
 def save_figures(out: Path, facts: Mapping[str, Any], tables: Mapping[str, list[Row]]) -> None:
-    """Write what was asked and every table as one JSON object. Raises UserError where the disk does not take it."""
+    """Write what was asked and every table as one JSON object.
+
+    Args:
+      out: the file.
+      facts: what was asked.
+      tables: rows by the name of their table.
+
+    Raises:
+      UserError: the disk does not take it.
+    """
     body = {**facts, **{name: json.loads(to_json(rows)) for name, rows in tables.items()}}
-    try:
+    with explain_failure(f"--json {out}: cannot be written"):
         save_whole(out, json.dumps(body, ensure_ascii=False, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"--json {out}: cannot be written ({error.strerror})") from None

@@ -28,6 +28,7 @@ from c3jax.models.huggingface import weights as hf_weights
 from c3jax.rollout import address
 from c3jax.run.checkpoint import restore_step
 from c3jax.run.directory import check_inputs
+from c3jax.run.files import explain_failure
 from c3jax.run.source import open_source
 from c3jax.setup.team import hash_inputs, list_words
 from c3jax.tasks.task import find_task
@@ -53,10 +54,21 @@ class _Source(NamedTuple):
 def export_source(
     source: str, checkpoint: str, target: Path, form: Form, console: Console, accepting: Sequence[str] = ()
 ) -> int:
-    """Write the policy of a run's checkpoint, or a config's model before training, to the folder `target`.
+    """Write the policy of a run's checkpoint, or a config's model before training, as a Hugging Face folder.
 
-    Raises UserError, in one sentence, where the source or the checkpoint cannot be used, the folder has something in it
-    or the disk does not take it. `accepting` is as for `check_inputs`.
+    Args:
+      source: a run directory or a config.
+      checkpoint: of a run: newest, best, or a step.
+      target: the folder, empty or not there yet.
+      form: of what is written.
+      console: to print on.
+      accepting: as for `check_inputs`.
+
+    Returns:
+      0, the exit code.
+
+    Raises:
+      UserError: source or checkpoint cannot be used, the folder has something in it, or the disk does not take it.
     """
     _check_target(target)
     config, run, step = open_source(source, checkpoint)
@@ -65,15 +77,13 @@ def export_source(
     if opened.run is not None:
         check_inputs(opened.run, hash_inputs(opened.config, None, opened.model), opened.step, accepting)
     roles = _list_roles(opened, form)
-    try:
+    with explain_failure(f"--to {target}: cannot be written"):
         target.parent.mkdir(parents=True, exist_ok=True)
         _check_space(opened, form, max(1, len(roles)), target.parent)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as part:
             written = Path(part) / target.name
             _write(opened, form, roles, written)
             written.replace(target)  # takes the place of an empty folder too
-    except OSError as error:
-        raise UserError(f"--to {target}: cannot be written ({error.strerror})") from None
     what = f"step {opened.step} of {source}" if opened.run else f"the model of {source}"
     console.print(f"wrote {what} to {target}", highlight=False, markup=False, soft_wrap=True)
     for role in roles:
@@ -139,7 +149,7 @@ def _read_models(source: _Source, roles: Sequence[str], target: Path) -> Iterato
 def _load_start(source: _Source) -> dict:
     """The parameters of the network that the run began with."""
     key = address.make_stream(source.config.seed, address.INIT)
-    return load.load_params(source.config.model, source.model, key)
+    return load.load_params(source.model, key)
 
 
 def _write_adapters(source: _Source, form: Form, roles: Sequence[str], target: Path) -> None:

@@ -23,7 +23,7 @@ from c3jax.analysis.histories import (
     list_shapes,
     load_histories,
 )
-from c3jax.run.files import hash_file
+from c3jax.run.files import explain_failure, hash_file
 from c3jax.types import UserError
 
 if TYPE_CHECKING:
@@ -95,10 +95,8 @@ def save_figures(paths: Sequence[str], out: Path, names: Sequence[str] = ()) -> 
     for name, figure in figures.items():
         patterns = ("config.yaml", *FIGURES[name].files)
         files = [file for run in runs for pattern in patterns for file in sorted(Path(run).glob(pattern))]
-        try:
+        with explain_failure(f"{out}: the figures cannot be written"):
             save_figure(figure, out / name, KINDS, {str(file): hash_file(file) for file in files})
-        except OSError as error:
-            raise UserError(f"{out}: the figures cannot be written ({error.strerror})") from None
     return f"figures: {out}/ with {', '.join(figures)} as {', '.join(KINDS)}", lacking
 
 

@@ -12,7 +12,7 @@ import pydantic
 
 from c3jax.config.file import parse_section
 from c3jax.rewards import Evaluator, compute_disagreement
-from c3jax.run.files import save_whole
+from c3jax.run.files import explain_failure, save_whole
 from c3jax.schema import PositiveFloat, Section
 from c3jax.tasks.jsonl import Row, TaskError, check_distinct, read_id, read_rows
 from c3jax.tasks.sections import FileTask
@@ -61,10 +61,8 @@ def grade_files(
         {"id": problem.id, "return": verdict.score, "verdict": verdict.verdict, "detail": verdict.detail}
         for problem, verdict in zip(problems, verdicts, strict=True)
     ]
-    try:
+    with explain_failure(f"--out: {out_path} cannot be written"):
         save_whole(Path(out_path), "".join(json.dumps(row) + "\n" for row in rows))
-    except OSError as error:
-        raise UserError(f"--out: {out_path} cannot be written ({error.strerror})") from error
     return count_verdicts(verdicts)
 
 
@@ -111,7 +109,16 @@ def _read_limits(kind: str, limits: Mapping[str, Any]) -> tuple[Section | None, 
 
 
 def pair_answers(problems: Sequence[Problem], problems_path: str, answers_path: str) -> tuple[list[Problem], list[str]]:
-    """Read one answer for each problem; give both in the order of the answers. Raises TaskError."""
+    """Read one answer for each problem; give both in the order of the answers.
+
+    Args:
+      problems: of the file.
+      problems_path: its name in messages.
+      answers_path: JSONL, {"id": of a problem, "answer": the whole final message} a line.
+
+    Raises:
+      TaskError: the file is faulty, or has not one answer for each problem.
+    """
     rows = read_rows(answers_path)
     identities = [_read_answer_id(row) for row in rows]
     check_distinct(answers_path, identities)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from c3jax.analysis import diagnostics
-from c3jax.analysis.statistics import Interval
 from c3jax.analysis.tables import format_cell, make_columns
 from c3jax.commands.redraw import Team
 from c3jax.config.credit import make_plan
@@ -106,7 +105,8 @@ def describe_noise(measured: Measured, level: float) -> list[dict[str, Any]]:
     for part, square_P, along_P in zip(measured.parts, *measured.spread, strict=True):
         found = diagnostics.compute_noise_scale(square_P, along_P, level)
         row: dict[str, Any] = {"role": part} | make_columns("noise_scale", found.scale)
-        row |= {"is_resolved": _is_bounded(found.scale), "at_least": found.least, "problems": len(square_P)}
+        row |= {"is_resolved": bool(np.isfinite(found.scale).all())}
+        row |= {"at_least": found.least, "problems": len(square_P)}
         rows.append(row | make_columns("noise", found.noise) | make_columns("signal", found.signal))
     return rows
 
@@ -115,7 +115,3 @@ def explain_unresolved(row: Mapping[str, Any]) -> str:
     """The sentence for a row whose noise scale is not resolved."""
     least = f"; it is {format_cell(row['at_least'], 2)} problems or more" if row["at_least"] > 0 else ""
     return f"{row['role']}: the noise scale is not resolved, for ‖G‖² may be 0{least}"
-
-
-def _is_bounded(interval: Interval) -> bool:
-    return bool(np.isfinite(interval).all())

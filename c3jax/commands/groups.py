@@ -54,12 +54,6 @@ def count_calls(turns: int, sizes: Sizes, is_null: bool) -> int:
     return (turns - 1) * n + 1 if is_null else (turns - 1) * n * sizes.all_continuations + n
 
 
-def name_file(run: Path, step: int, sizes: Sizes) -> Path:
-    """Where groups of these sizes, by the policy of a step, are kept."""
-    form = f"{sizes.alternatives}x{sizes.continuations}+{2 * sizes.held_out}"
-    return run / "diagnose" / f"step-{step}-{form}.jsonl"
-
-
 def load_lines(path: Path) -> list[Record]:
     """What is kept so far: alternatives or a null message of one problem a line.
 
@@ -92,12 +86,7 @@ def _identify(line: Record) -> _Key:
 
 
 def complete_groups(
-    team: Team,
-    path: Path,
-    step: int,
-    contexts: Sequence[Context],
-    request: Request,
-    announce: Callable[[int], None],
+    team: Team, path: Path, step: int, contexts: Sequence[Context], request: Request, announce: Callable[[int], None]
 ) -> list[Group]:
     """The groups of all contexts: those kept, and the others drawn, graded and kept batch by batch.
 
@@ -184,8 +173,7 @@ class _Batch(NamedTuple):
         for part in (_STREAM, self.step, *kind):
             key = jax.random.fold_in(key, part)
         # The episodes that were recorded, or would be at a fresh transcript's step.
-        episode_key = address.make_stream(setup.config.seed, address.TRAIN)
-        episode_key = jax.random.fold_in(episode_key, self.contexts[0].step)
+        episode_key = address.make_step_key(setup.config.seed, address.TRAIN, self.contexts[0].step)
         numbers = [context.problem for context in self.contexts]
         question, problem_P = make_questions(setup, setup.train, numbers + numbers[-1:] * owed)
         rows = [[*nodes, *[nodes[-1]] * owed] for nodes in given]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from c3jax.rewards import Evaluator
 from c3jax.rollout import context, tree, visible
 from c3jax.rollout.acting import Acting, Start, draw_trees
 from c3jax.run.records import Record
-from c3jax.setup.team import Setup, encode_null
+from c3jax.setup.team import Setup, encode_null, open_environments
 from c3jax.types import FanOut, Frame, Messages, Observed, Problem, Rollout, UserError
 
 
@@ -26,6 +27,16 @@ class Team(NamedTuple):
     sample_tree: tree.TreeSampler
     evaluator: Evaluator
     acting: Acting | None = None  # what answers turns in which no policy speaks
+
+
+@contextmanager
+def open_team(setup: Setup, weights: Weights) -> Iterator[Team]:
+    """A run's team with graders, and with what answers turns in which no policy speaks, inside a `with` block."""
+    with (
+        Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator,
+        open_environments(setup) as acting,
+    ):
+        yield Team(setup, weights, make_sampler(setup), evaluator, acting)
 
 
 def make_sampler(setup: Setup) -> tree.TreeSampler:
@@ -47,7 +58,13 @@ def find_problem(setup: Setup, name: str) -> tuple[Problem, Frame]:
 
 
 def write_messages(setup: Setup, turn: int, nodes: Sequence[Record]) -> Messages:
-    """Recorded messages as the sampler is given them; what it reads of them is their content."""
+    """Recorded messages as the sampler is given them; what it reads of them is their content.
+
+    Args:
+      setup: of the run.
+      turn: whose messages they are.
+      nodes: with `token_ids`, or with text None for the null message.
+    """
     plan, stops = setup.plans[turn], set(setup.tokenizer.stop_tokens)
     rows = [list(encode_null(setup)) if node["text"] is None else node["token_ids"] for node in nodes]
     frame = context.make_frame([row[:-1] if row and row[-1] in stops else row for row in rows], plan.max_tokens)

@@ -21,25 +21,16 @@ from rich.table import Table
 from rich.text import Text
 
 from c3jax.commands.ask import load_source
-from c3jax.commands.redraw import Team, draw_on, find_problem, make_sampler, write_messages
+from c3jax.commands.redraw import Team, draw_on, find_problem, open_team, write_messages
 from c3jax.credit.plans import Branch
 from c3jax.evaluate import compute_interval
-from c3jax.rewards import Evaluator
 from c3jax.rollout import address, tree
 from c3jax.rollout.acting import Start, draw_trees
 from c3jax.rollout.collect import add_rewards
 from c3jax.run.checkpoint import list_steps
 from c3jax.run.metrics import read_metrics
-from c3jax.run.records import Record, RecordedTree, list_record_files, list_trees, load_trees, parse_tree
-from c3jax.setup.team import (
-    Setup,
-    choose_further,
-    choose_slots,
-    decode_messages,
-    decode_whole,
-    make_questions,
-    open_environments,
-)
+from c3jax.run.records import Record, RecordedTree, list_lines, list_record_files, list_trees, load_trees, parse_tree
+from c3jax.setup.team import Setup, choose_further, choose_slots, decode_messages, decode_whole, make_questions
 from c3jax.types import Frame, Messages, Problem, Rollout, UserError, Verdict
 
 _SHOWN = 60  # characters of a message in a table
@@ -102,11 +93,7 @@ def replay_source(
     checkpoint = _choose_checkpoint(run, step) if request.checkpoint is None else request.checkpoint
     setup, weights, drawn_at = load_source(str(run), checkpoint, {}, is_contained, accepting, step)
     problem = find_problem(setup, request.problem)
-    with (
-        Evaluator(setup.task.grade, setup.config.workers, setup.task.timeout_s) as evaluator,
-        open_environments(setup) as acting,
-    ):
-        team = Team(setup, weights, make_sampler(setup), evaluator, acting)
+    with open_team(setup, weights) as team:
         if request.message is not None:
             rows = compare_messages(team, decision, problem, request.message, request.samples)
             _print_values(rows, decision, drawn_at, request.samples, console, as_json)
@@ -147,10 +134,10 @@ def find_decision(run: Path, request: Request) -> Decision:
 def _find_tree(run: Path, request: Request) -> RecordedTree:
     steps = []
     for path in list_record_files(run):
-        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        for where, line in list_lines(path):
             if json.dumps(request.problem, ensure_ascii=False).encode() not in line:
                 continue
-            found = parse_tree(line, f"{path}:{number}")
+            found = parse_tree(line, where)
             if found.record.get("problem") == request.problem:
                 steps.append(found.record["step"])
                 if request.step is None or request.step == steps[-1]:
@@ -195,7 +182,7 @@ def repeat_messages(
         ancestors = [[decision.levels[earlier][decision.find_row(earlier)]] for earlier in range(turn)]
         fan_out = (*(1,) * (turn + 1), *branch.fan_out[turn + 1 :])
         firsts = [0] * turn + [branch.first[turn + below] + decision.row * size for below, size in enumerate(per)]
-        key = _make_key(setup, decision)
+        key = address.make_step_key(setup.config.seed, address.TRAIN, decision.recorded.record["step"])
         rollout = draw_on(team, problem, ancestors, fan_out, (key, key), tuple(firsts))
     else:
         rollout = draw_call(team, decision)
@@ -213,12 +200,6 @@ def repeat_messages(
     for row, node, verdict in zip(rows[-leaves:], last, verdicts, strict=True):
         row |= {"recorded_return": node["return"], "return": verdict.score, "verdict": verdict.verdict}
     return rows
-
-
-def _make_key(setup: Setup, decision: Decision) -> jax.Array:
-    """The key of the step that drew a message."""
-    stream = address.make_stream(setup.config.seed, address.TRAIN)
-    return jax.random.fold_in(stream, decision.recorded.record["step"])
 
 
 def draw_call(team: Team, decision: Decision) -> Rollout:
@@ -240,7 +221,8 @@ def draw_call(team: Team, decision: Decision) -> Rollout:
     number_of = {problem.id: number for number, problem in enumerate(setup.train.problems)}
     numbers = [number_of[name] for found in trees if (name := found.record["problem"]) in number_of]
     # The step's own trees, and where some are replaced those drawn in their place: whole calls one after the other.
-    size, most = setup.config.call_problems, setup.config.problems + _count_further(path.parent.parent, step)
+    row = next((row for row in read_metrics(path.parent.parent) if row["step"] == step), {})
+    size, most = setup.config.call_problems, setup.config.problems + row.get("further_problems", 0)
     if not len(numbers) == len(trees) == most:
         raise UserError(
             f"{path}: expected the {most} trees of step {step}, got {len(numbers)} whose problems are"
@@ -255,7 +237,8 @@ def draw_call(team: Team, decision: Decision) -> Rollout:
         write_messages(setup, turn, [node for of_tree in levels for node in of_tree[turn]])
         for turn in range(len(decision.branch.given))
     )
-    asked = ([setup.train.problems[numbers[each]] for each in call], question, _make_key(setup, decision), problem_P)
+    key = address.make_step_key(setup.config.seed, address.TRAIN, step)
+    asked = ([setup.train.problems[numbers[each]] for each in call], question, key, problem_P)
     start = Start(given, decision.branch.first)
     drawn, _ = draw_trees(team.sample_tree, team.acting, team.weights, *asked, decision.branch.fan_out, start)
     rollout = tree.take_problems(jax.device_get(drawn), size, np.array([own - call[0]]))
@@ -267,11 +250,6 @@ def draw_call(team: Team, decision: Decision) -> Rollout:
         return jax.tree.map(lambda array: array[begin : begin + max(1, rows // count)], messages)
 
     return rollout._replace(turns=tuple(map(take, rollout.turns)))
-
-
-def _count_further(run: Path, step: int) -> int:
-    """Problems that a step drew beside its own, by the run's metrics."""
-    return next((row.get("further_problems", 0) for row in read_metrics(run) if row["step"] == step), 0)
 
 
 def _list_drawable(setup: Setup, step: int, numbers: list[int]) -> list[int]:
@@ -315,7 +293,7 @@ def compare_messages(
     fan_out = (len(spoken), *(1,) * turn, *(() if is_last else (repeats, *(1,) * (len(levels) - turn - 2))))
     step = decision.recorded.record["step"]
     keys = [
-        jax.random.fold_in(address.make_stream(setup.config.seed, stream), step)
+        address.make_step_key(setup.config.seed, stream, step)
         for stream in (address.ASK, address.TRAIN)  # fresh messages, in the episodes that were recorded
     ]
     rollout = draw_on(team, problem, given, fan_out, (keys[0], keys[1]), (0,) * len(levels))

@@ -29,6 +29,7 @@ from c3jax.credit.method import Normalise
 from c3jax.credit.methods import METHODS, find_method
 from c3jax.credit.pairing import check_normalise, check_pairing
 from c3jax.credit.plans import Plan
+from c3jax.run.files import explain_failure
 from c3jax.run.records import Record, RecordedTree, load_trees, read_number, save_records
 from c3jax.types import Credit, UserError
 
@@ -46,9 +47,21 @@ class Origin(NamedTuple):
 def score_source(
     source: Path, method: str, normalise: Normalise, out: Path, console: Console, origin: Origin | None = None
 ) -> int:
-    """Write the trees of a run or file to `out` with the method's credit, whole or not at all. Returns an exit code.
+    """Write the trees of a run or file with a method's credit, whole or not at all.
 
-    Raises UserError for a tree that is damaged or does not hold the method's sampling, and for a file it cannot write.
+    Args:
+      source: a run directory, a file of recorded trees, or another program's traces.
+      method: a row of `METHODS`, or the user's own as module:NAME.
+      normalise: scope of the method's standard deviation.
+      out: the file, none of the recorded ones.
+      console: to print on.
+      origin: whose traces they are; None where they are recorded trees.
+
+    Returns:
+      0, the exit code.
+
+    Raises:
+      UserError: a tree is damaged or does not hold the method's sampling, or the file cannot be written.
     """
     find_method(method, "--method")
     recorded = (source / "rollouts" if source.is_dir() else source).resolve()
@@ -56,10 +69,8 @@ def score_source(
         raise UserError(f"--out {out}: expected a file that is none of the recorded ones, got one of {source}")
     trees = _load(source, origin)
     scored = score_trees(trees, method, normalise)
-    try:
+    with explain_failure(f"--out {out}: cannot be written"):
         save_records(out, scored)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
     messages = sum(len(record["nodes"]) for record in scored)
     console.print(f"{len(scored):,} trees, {messages:,} messages, credit of {method}: {out}", soft_wrap=True)
     return 0
@@ -77,7 +88,20 @@ def _load(source: Path, origin: Origin | None) -> list[RecordedTree]:
 def compare_source(
     source: Path, methods: Sequence[str], as_json: bool, console: Console, origin: Origin | None = None
 ) -> int:
-    """Print where methods disagree in sign on the trees of a run or file. Returns an exit code. Raises UserError."""
+    """Print where methods disagree in sign on the trees of a run or file.
+
+    Args:
+      source, origin: as for `score_source`.
+      methods: two or more, as its `method`.
+      as_json: whether JSON is printed instead of a table.
+      console: to print on.
+
+    Returns:
+      0, the exit code.
+
+    Raises:
+      UserError: a tree is damaged, or does not hold the sampling of one of the methods.
+    """
     if len(set(methods)) < 2 or len(set(methods)) < len(methods):
         raise UserError(f"--compare: expected two or more different methods, got {','.join(methods)!r}")
     for method in methods:
@@ -95,7 +119,14 @@ def score_trees(trees: Sequence[RecordedTree], method: str, normalise: Normalise
     """The trees' records with the method's name, value, baseline and advantage in every node, in their order.
 
     Value and baseline are in units of return; so is the advantage unless it is normalised. A turn that was not trained
-    has value = baseline. Raises UserError for a tree that does not hold the method's sampling.
+    has value = baseline.
+
+    Args:
+      trees: of any shapes.
+      method, normalise: as for `score_source`.
+
+    Raises:
+      UserError: a tree does not hold the method's sampling.
     """
     scored: list[Record] = [{}] * len(trees)
     for batch, credit in _compute_credit(trees, method, normalise):

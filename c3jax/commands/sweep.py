@@ -91,9 +91,6 @@ def run_sweep(sweep: Sweep, is_printed: bool, console: Console, program: Sequenc
 def list_runs(sweep: Sweep) -> list[Planned]:
     """Every run of a sweep, of each seed in turn, so that all cells have their first before any has its second.
 
-    Args:
-      sweep: what is asked for.
-
     Returns:
       The runs, of which no two have the same config.
 

@@ -18,7 +18,7 @@ from c3jax.analysis.evaluations import Run, compute_difference, compute_mean, fl
 from c3jax.analysis.paper import AVERAGED, CAP, CONTROLS, MERGED, METHODS, SEEDS, find_published
 from c3jax.analysis.statistics import Interval, correct_holm
 from c3jax.config.file import find_config_folder, load_config, name_config
-from c3jax.run.files import save_whole
+from c3jax.run.files import explain_failure, save_whole
 from c3jax.run.metrics import read_metrics, sum_ledger, sum_seconds
 from c3jax.types import UserError
 
@@ -90,10 +90,8 @@ def _save(out: Path, parts: Sequence[Part]) -> None:
         text = "\n".join(f"## {part.title}\n\n{tables.to_markdown(part.rows)}" for part in parts)
     else:
         text = tables.to_csv([{"table": part.title, **row} for part in parts for row in part.rows])
-    try:
+    with explain_failure(f"{out}: the tables cannot be written"):
         save_whole(out, text)
-    except OSError as error:
-        raise UserError(f"{out}: the tables cannot be written ({error.strerror})") from None
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from c3jax.credit.batch import order_rows
+from c3jax.run.files import explain_failure
 from c3jax.run.records import RecordedTree, parse_tree, read_number
 from c3jax.types import UserError
 
@@ -103,10 +104,8 @@ def load_traces(source: Path, name: str, return_of: str | None = None) -> Traces
 
 def _read_objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file, a line each in .jsonl and one otherwise, with their file:line."""
-    try:
+    with explain_failure(f"{file}: cannot be read"):
         content = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     parts = content.split(b"\n") if file.suffix == ".jsonl" else [content]
     for number, part in enumerate(parts, 1):
         if part.strip():

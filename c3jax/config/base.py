@@ -155,6 +155,11 @@ def locate(error: ConfigError, locations: Mapping[str, Location], overridden: Ma
     """The complaint with the file and line where its field, or the nearest section around it, stands.
 
     As it is where the field was overridden, or stands in no file.
+
+    Args:
+      error: begins with the dotted path of its field.
+      locations: from `Layers`.
+      overridden: fields of the command line, by their dotted paths.
     """
     path = str(error).partition(":")[0]
     if any(f"{path}.".startswith(f"{name}.") or f"{name}.".startswith(f"{path}.") for name in overridden):

@@ -40,7 +40,13 @@ def list_fields(section: type[Section] = RunConfig, prefix: str = "") -> list[Fi
 
 
 def list_kinds(sections: Sequence[type[Section]], prefix: str, text: str) -> list[Field]:
-    """Every field of sections of which `kind` chooses one; a field that not all of them have says whose it is."""
+    """Every field of sections of which `kind` chooses one; a field that not all of them have says whose it is.
+
+    Args:
+      sections: the kinds.
+      prefix: of their fields' paths: "" or one that ends in a dot.
+      text: what the field `kind` says.
+    """
     kinds = ["|".join(kinds_of(section)) for section in sections]
     fields = [Field(f"{prefix}kind", "|".join(kinds), "required", text)]
     listed = {kind: list_fields(section, prefix) for kind, section in zip(kinds, sections, strict=True)}

@@ -168,7 +168,13 @@ def dump_config(config: Section) -> str:
 
 
 def parse_override(dotted: str, text: str, list_known: Callable[[], list[Field]] = list_fields) -> Any:
-    """Read one override: the text itself for a field of text, else as YAML does (4e-3, true, null, [2, 4])."""
+    """Read one override: the text itself for a field of text, else as YAML does (4e-3, true, null, [2, 4]).
+
+    Args:
+      dotted: path of the field.
+      text: as it stands on the command line.
+      list_known: lists the config's fields.
+    """
     kind = next((field.kind for field in list_known() if field.path == _as_listed(dotted)), None)
     if kind == "text":
         return text

@@ -380,20 +380,17 @@ def find_method(name: str, field: str = "credit.method", table: Mapping[str, Met
     return load_named(field, name, table, find_fault)
 
 
-def find_trainable(name: str, field: str = "credit.method") -> Method:
+def find_trainable(name: str) -> Method:
     """The method of a name, for a training run of language models.
-
-    Args:
-      name, field: as for `find_method`.
 
     Raises:
       ConfigError: as `find_method`, and where only a study knows what the method needs.
     """
     table = {known: row for known, row in METHODS.items() if row.critic != "oracle"}
     if ":" not in name and name not in METHODS:
-        return find_method(name, field, table)
-    row = find_method(name, field)
+        return find_method(name, table=table)
+    row = find_method(name)
     if row.critic == "oracle":
         lack = "the value of every possible message, which only `c3jax study` knows"
-        raise ConfigError(f"{field}: {name} needs {lack}; expected one of {', '.join(table)}")
+        raise ConfigError(f"credit.method: {name} needs {lack}; expected one of {', '.join(table)}")
     return row

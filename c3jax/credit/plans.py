@@ -118,13 +118,7 @@ def make_auxiliary(episodes: int, repeats: int, turns: int) -> Plan:
     return Plan("auxiliary", turns, episodes=episodes, repeats=repeats)
 
 
-def make_arms(
-    form: ArmsForm,
-    episodes: int,
-    turns: int,
-    *,
-    answers_again: bool = False,
-) -> Plan:
+def make_arms(form: ArmsForm, episodes: int, turns: int, *, answers_again: bool = False) -> Plan:
     """Episodes, each scored again with messages replaced by the null message.
 
     Args:

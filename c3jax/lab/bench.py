@@ -35,7 +35,16 @@ _SHOWN_NOISE = ("game", "estimator", "turn", *(f"noise_per_{unit}" for unit in U
 
 
 def run(config: BenchStudy, run_dir: Path, console: Console) -> int:
-    """Measure every case, or resume after the last case that is there; writes tables and figures. Returns 0."""
+    """Measure every case, or resume after the last case that is there; writes tables and figures.
+
+    Args:
+      config: the study's.
+      run_dir: where cases that are done lie, and new ones are written.
+      console: to print on.
+
+    Returns:
+      0, the exit code.
+    """
     rows: list[dict[str, Any]] = []
     against: list[dict[str, Any]] = []
     for number, case in enumerate(config.cases):

@@ -29,7 +29,16 @@ from c3jax.learner.objective import make_objective
 
 
 def run(config: LearningStudy, run_dir: Path, console: Console) -> int:
-    """Run the study in its directory, or resume it; writes tables, curves and figures; returns the exit code."""
+    """Run the study in its directory, or resume it.
+
+    Args:
+      config: the study's.
+      run_dir: where its chunks, tables, curves and figures are.
+      console: to print on.
+
+    Returns:
+      0, the exit code.
+    """
     arms = list_arms(config)
     study = sweep.Sweep(
         arms,
@@ -72,7 +81,13 @@ def make_blocks(config: LearningStudy, arms: Sequence[Arm]) -> list[Block]:
 
 
 def make_setting(config: LearningStudy, game: sections.Game, arm: Arm) -> Setting:
-    """What the runs of an arm on a game have in common with all that its program makes."""
+    """What the runs of an arm on a game have in common with all that its program makes.
+
+    Args:
+      config: the study's.
+      game: of the arm's case.
+      arm: from `list_arms`.
+    """
     estimator, family = arm.estimator, make_family(game)
     if config.policy == "tabular":
         policy = make_tabular(family.shape, game.problems, config.policy_scale)

@@ -65,8 +65,6 @@ class Influence(NamedTuple):
 def compute_oracle(shape: GameShape, game: Game, policy: GamePolicy, params: Params) -> Oracle:
     """Exact Q, V, A* and visit probabilities of every turn.
 
-    `compute_variance`, `compute_removal` and `compute_influence` take the same arguments.
-
     Args:
       shape, policy: static.
       game: one problem; vmap for many.
@@ -105,6 +103,9 @@ def compute_variance(shape: GameShape, game: Game, policy: GamePolicy, params: P
 
     Raises as `compute_oracle`. Alternatives of a tree share all earlier messages, read or not: where a turn does not
     read them all, noise_K holds a part that they share.
+
+    Args:
+      shape, game, policy, params: as for `compute_oracle`.
     """
     oracle = compute_oracle(shape, game, policy, params)
     mean = tabulate_mean_return(shape, game)
@@ -127,6 +128,9 @@ def compute_removal(shape: GameShape, game: Game, policy: GamePolicy, params: Pa
     """What removing a message changes: Q(b, a) - Q(b, 0), and E[f(m) - f(m with 0 for a) | b, a].
 
     b are all earlier messages, and f is the mean return of a whole transcript m. Raises as `compute_oracle`.
+
+    Args:
+      shape, game, policy, params: as for `compute_oracle`.
     """
     mean = tabulate_mean_return(shape, game)
     chance = _tabulate_policy(shape, game, policy, params)
@@ -171,6 +175,9 @@ def compute_influence(shape: GameShape, game: Game, policy: GamePolicy, params: 
     """I(A_u; A_w | H_u) for every pair of turns u < w: what u's message says of w's, given u's context.
 
     sum_{a,y} P(a, y | h) ln(P(a, y | h) / (P(a | h) P(y | h))), and its mean over contexts. Raises as `compute_oracle`.
+
+    Args:
+      shape, game, policy, params: as for `compute_oracle`.
     """
     chance = _tabulate_policy(shape, game, policy, params)
     joint = math.prod(chance, start=jnp.ones(()))

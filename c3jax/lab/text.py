@@ -196,9 +196,17 @@ def _make_problems(
 
 
 def run(config: TextStudy, run_dir: Path, console: Console) -> int:
-    """Run the study in its directory, or resume it; writes tables, curves and figures; returns the exit code.
+    """Run the study in its directory, or resume it.
 
     A resumed study keeps its finished runs; the warm-ups are made again, the same to the last bit.
+
+    Args:
+      config: the study's.
+      run_dir: where its chunks, tables, curves and figures are.
+      console: to print on.
+
+    Returns:
+      0, the exit code.
     """
     arms = list_arms(config)
     has_answers = any(find_method(arm.estimator.method).reads == "likelihoods" for arm in arms)
@@ -227,7 +235,13 @@ def list_arms(config: TextStudy) -> list[Arm]:
 
 
 def make_blocks(config: TextStudy, arms: Sequence[Arm], starts: Sequence[Start]) -> list[Block]:
-    """The study's runs, in blocks as `sweep.make_blocks` says; `starts` are those of each seed."""
+    """The study's runs, in blocks as `sweep.make_blocks` says.
+
+    Args:
+      config: the study's.
+      arms: from `list_arms`.
+      starts: one a seed.
+    """
 
     def make_train(arm: Arm) -> Train:
         run_lane = make_run(_make_config(config, arm), arm.plan, starts[0].setup)
@@ -243,8 +257,13 @@ def _make_config(config: TextStudy, arm: Arm) -> RunConfig:
 
 
 def start_runs(config: RunConfig, seed: int, console: Console, has_answers: bool = False) -> Start:
-    """Make a seed's problems, with right answers where a method reads them, and its policy, warmed up as `c3jax train`
-    does it.
+    """Make a seed's problems and its policy, warmed up as `c3jax train` does it.
+
+    Args:
+      config: of the runs.
+      seed: theirs.
+      console: where the warm-up's progress is shown.
+      has_answers: whether a method reads right answers.
     """
     setup = make_setup(config.model_copy(update={"seed": seed}))
     params = warm_up(setup, console, is_stopping=lambda: False)

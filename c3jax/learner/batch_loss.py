@@ -42,18 +42,33 @@ class LossSetting(NamedTuple):
         return tuple(turn for turn, plan in enumerate(self.plans) if plan.is_trained)
 
     def list_spoken(self, weights: Weights, rollouts: Sequence[Rollout]) -> list[list[forward.Spoken]]:
-        """The messages that are learned from, those of one network together."""
+        """The messages that are learned from, those of one network together.
+
+        Args:
+          weights: of the policy.
+          rollouts: the plan's branches that hold credited messages.
+        """
         roles = [self.plans[turn].role for turn in self.trained]
         networks = list_networks(self.policy, weights, roles)
         spoken = [forward.Spoken(turn, *self.find_tree(rollouts, turn)) for turn in self.trained]
         return [[spoken[index] for index in indices] for indices in networks]
 
     def make_network(self, weights: Weights, spoken: Sequence[forward.Spoken]) -> tuple[Decoder, list[int] | None]:
-        """The network of messages that `list_spoken` puts together, and which of its adapters each turn has."""
+        """The network of messages that `list_spoken` puts together, and which of its adapters each turn has.
+
+        Args:
+          weights: of the policy.
+          spoken: an entry of that list.
+        """
         return make_joint_model(self.policy, weights, [self.plans[each.turn].role for each in spoken])
 
     def find_tree(self, rollouts: Sequence[Rollout], turn: int) -> tuple[Rollout, FanOut]:
-        """The branch that holds the credited messages of a turn, and its fan-out."""
+        """The branch that holds the credited messages of a turn, and its fan-out.
+
+        Args:
+          rollouts: as for `list_spoken`.
+          turn: of the protocol, from 0.
+        """
         branch = list_credited(self.plan)[turn]
         return rollouts[branch], list_branches(self.plan)[branch].fan_out
 
@@ -137,7 +152,12 @@ def _make_terms(setting: LossSetting, batch: Batch, turn: int, kl_coefficient: j
 
 
 def add_weights(setting: LossSetting, batch: Batch) -> Totals:
-    """What the weighted sums of a minibatch, all of it given here, are divided by."""
+    """What the weighted sums of a minibatch are divided by.
+
+    Args:
+      setting: static.
+      batch: all of the minibatch.
+    """
     aggregation = setting.objective.aggregation
     weights = [_weigh(setting, batch, turn) for turn in setting.trained]
     total: Any = sum(losses.compute_total(weight_NT, aggregation) for weight_NT in weights)

@@ -229,15 +229,7 @@ def _apply_minibatch(
         return differentiate(state.params, weights, tree.take_problems(batch, problems, problem_B))
 
     loss, gradient = add_micro_batches(compute, problem_CB)
-    params, opt_state, is_good, _ = apply_gradient(program.optimiser, state.params, state.opt_state, gradient, loss)
-    state = CriticState(
-        params,
-        opt_state,
-        updates=state.updates + 1,
-        bad_updates=state.bad_updates + jnp.where(is_good, 0, 1),
-        bad_in_row=jnp.where(is_good, 0, state.bad_in_row + 1),
-    )
-    return state, loss
+    return apply_gradient(program.optimiser, state, gradient, loss)[0], loss
 
 
 def _read_all(

@@ -74,11 +74,7 @@ def describe_cost(plans: Sequence[TurnPlan], counts: RolloutCounts) -> dict[str,
 
 
 def describe_state(state: TrainState) -> dict[str, int]:
-    """Updates that were skipped, of the policy and of a critic.
-
-    Args:
-      state: after the step.
-    """
+    """Updates that were skipped up to a step, of the policy and of a critic."""
     figures = {"bad_updates": int(state.bad_updates), "bad_in_row": int(state.bad_in_row)}
     if state.critic is None:
         return figures

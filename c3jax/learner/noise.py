@@ -21,13 +21,12 @@ import numpy as np
 
 from c3jax.config.run import Credit as CreditSection
 from c3jax.config.run import Learner, Sampling
-from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import make_credit_matrix
 from c3jax.credit.plans import Plan
 from c3jax.learner import batch_loss
 from c3jax.learner.batch_loss import Batch, LossSetting
 from c3jax.learner.objective import make_objective
-from c3jax.learner.signal import list_kept, sum_rewards
+from c3jax.learner.signal import credit_trees
 from c3jax.models.policy import Policy, Weights
 from c3jax.protocol import TurnPlan
 from c3jax.rollout import tree
@@ -133,11 +132,7 @@ def _measure_part(
 def _credit_batch(setting: LossSetting, credit: CreditSection, drawn: Drawn) -> Batch:
     trained = tuple(turn.is_trained for turn in setting.plans)
     matrix = make_credit_matrix(credit.method, setting.plan, trained)
-    return_PL = jnp.asarray(drawn.return_PL)
-    past = sum_rewards(setting.plan, drawn.rollouts[0], return_PL)
-    gradient, likelihood = list_kept(drawn.rollouts[0], len(return_PL))
-    inputs = CreditInputs(matrix, setting.plan.fan_out, past=past, gradient=gradient, likelihood=likelihood)
-    given = compute_credit(credit.method, inputs, return_PL, normalise=credit.normalise)
+    given = credit_trees(credit, matrix, setting.plan, drawn.rollouts[0], jnp.asarray(drawn.return_PL))
     return batch_loss.make_batch(setting, drawn.rollouts, given)
 
 

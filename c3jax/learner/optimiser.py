@@ -16,6 +16,7 @@ from c3jax.config.run import Learner, ProjectionName
 from c3jax.types import Params
 
 Sums = TypeVar("Sums")
+State = TypeVar("State", bound=Any)
 
 
 def make_optimiser(
@@ -159,27 +160,30 @@ def add_micro_batches(compute: Callable[[jax.Array], Sums], problem_CB: jax.Arra
 
 
 def apply_gradient(
-    optimiser: optax.GradientTransformation,
-    params: Params,
-    opt_state: optax.OptState,
-    gradient: Params,
-    loss: jax.Array,
-) -> tuple[Params, optax.OptState, jax.Array, jax.Array]:
+    optimiser: optax.GradientTransformation, state: State, gradient: Params, loss: jax.Array
+) -> tuple[State, jax.Array]:
     """One update, skipped whole where the loss or the gradient is not finite.
 
     Args:
       optimiser: from `make_optimiser`.
-      params, opt_state: before.
+      state: of a policy or critic before it, with params, opt_state, updates, bad_updates and bad_in_row.
       gradient: a tree as params.
       loss: scalar.
 
     Returns:
-      Parameters, optimiser state, whether the update was taken, and the gradient's global norm.
+      The state with the update in it and counted, and the gradient's global norm.
     """
     norm = optax.tree.norm(gradient)
     is_good = jnp.isfinite(norm) & jnp.isfinite(loss)
-    changes, new_opt_state = optimiser.update(gradient, opt_state, params)
-    moved = (optax.apply_updates(params, changes), new_opt_state)
+    changes, new_opt_state = optimiser.update(gradient, state.opt_state, state.params)
+    moved, before = (optax.apply_updates(state.params, changes), new_opt_state), (state.params, state.opt_state)
     # Neither parameters nor moments nor the schedule's count may take a bad update in.
-    params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), moved, (params, opt_state))
-    return params, opt_state, is_good, norm
+    params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), moved, before)
+    state = state._replace(
+        params=params,
+        opt_state=opt_state,
+        updates=state.updates + 1,
+        bad_updates=state.bad_updates + jnp.where(is_good, 0, 1),
+        bad_in_row=jnp.where(is_good, 0, state.bad_in_row + 1),
+    )
+    return state, norm

@@ -11,7 +11,7 @@ import numpy as np
 from c3jax.config.run import Credit as CreditSection
 from c3jax.credit.apply import sum_past
 from c3jax.credit.compute import CreditInputs, compute_credit
-from c3jax.credit.matrix import make_credit_matrix
+from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
 from c3jax.credit.plans import Plan
 from c3jax.credit.shrink import Components
 from c3jax.models import sharding
@@ -66,6 +66,33 @@ def list_kept(rollout: Rollout, problems: int) -> tuple[Kept, Kept]:
         return tuple(None if one is None else one.reshape(problems, -1) for one in kept)
 
     return lay([turn.gradient_N for turn in rollout.turns]), lay([turn.likelihood_N for turn in rollout.turns])
+
+
+def credit_trees(
+    section: CreditSection,
+    matrix: CreditMatrix,
+    plan: Plan,
+    rollout: Rollout,
+    return_PL: jax.Array,
+    components: Components | None = None,
+) -> Credit:
+    """Credit of a step's trees by a method without a critic.
+
+    Args:
+      section: of the config.
+      matrix: the method's rows on the plan.
+      plan: what was drawn of a problem.
+      rollout: the trees.
+      return_PL: terminal returns.
+      components: of earlier steps, for a method that carries them.
+
+    Returns:
+      Credit, f32, each [P, N] per turn.
+    """
+    gradient, likelihood = list_kept(rollout, len(return_PL))
+    inputs = CreditInputs(matrix, plan.fan_out, components, past=sum_rewards(plan, rollout, return_PL))
+    inputs = inputs._replace(gradient=gradient, likelihood=likelihood)
+    return compute_credit(section.method, inputs, return_PL, normalise=section.normalise)
 
 
 def make_judge(credit: CreditSection, plans: Sequence[TurnPlan], mesh: sharding.Mesh | None) -> Judge:

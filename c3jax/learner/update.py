@@ -19,7 +19,6 @@ import optax
 
 from c3jax.config.run import Credit as CreditSection
 from c3jax.config.run import Learner, Sampling, uses_reference
-from c3jax.credit.compute import CreditInputs, compute_credit
 from c3jax.credit.matrix import CreditMatrix, make_credit_matrix
 from c3jax.credit.plans import Plan
 from c3jax.learner import batch_loss, forward, losses
@@ -28,7 +27,7 @@ from c3jax.learner.adapt import update_adaptive
 from c3jax.learner.batch_loss import Batch, Figures, LossSetting, Totals
 from c3jax.learner.objective import make_objective
 from c3jax.learner.optimiser import add_micro_batches, apply_gradient, make_optimiser
-from c3jax.learner.signal import list_kept, sum_rewards
+from c3jax.learner.signal import credit_trees, sum_rewards
 from c3jax.learner.state import TrainState
 from c3jax.models import sharding
 from c3jax.models.policy import Policy, Weights
@@ -172,15 +171,11 @@ def _compute_credit(
     step: _Step, state: TrainState, weights: Weights, rollout: Rollout, return_PL: jax.Array
 ) -> tuple[Credit, critic_lib.CriticBatch | None]:
     """Credit of every message, and what a critic may learn from the step."""
-    past = sum_rewards(step.loss.plan, rollout, return_PL)
     if step.critic is not None and state.critic is not None:
-        params = state.critic.params
+        params, past = state.critic.params, sum_rewards(step.loss.plan, rollout, return_PL)
         return critic_lib.compute_critic_credit(step.critic, params, weights, rollout, return_PL, step.loss.micro, past)
     components = None if state.adaptive is None else state.adaptive.components
-    gradient, likelihood = list_kept(rollout, step.loss.problems)
-    made = (step.matrix, step.loss.plan.fan_out, components)
-    inputs = CreditInputs(*made, past=past, gradient=gradient, likelihood=likelihood)
-    return compute_credit(step.credit.method, inputs, return_PL, normalise=step.credit.normalise), None
+    return credit_trees(step.credit, step.matrix, step.loss.plan, rollout, return_PL, components), None
 
 
 def _draw_orders(step: _Step, key: jax.Array, epochs: range) -> jax.Array:
@@ -198,12 +193,7 @@ def _train_unless(
 
 
 def _train_policy(
-    step: _Step,
-    frozen: Params,
-    reference: Params | None,
-    batch: Batch,
-    problem_UCB: jax.Array,
-    state: TrainState,
+    step: _Step, frozen: Params, reference: Params | None, batch: Batch, problem_UCB: jax.Array, state: TrainState
 ) -> tuple[TrainState, Figures]:
     """All the policy's updates of a step, and their figures."""
     kl = step.loss.learner.kl
@@ -229,18 +219,8 @@ def _apply_minibatch(
     step: _Step, state: TrainState, frozen: Params, batch: Batch, problem_CB: jax.Array
 ) -> tuple[TrainState, Figures]:
     gradient, figures = _compute_gradient(step, state, frozen, batch, problem_CB)
-    params, opt_state, is_good, norm = apply_gradient(
-        step.optimiser, state.params, state.opt_state, gradient, figures["loss"]
-    )
-    figures["grad_norm"] = norm
     figures["learning_rate"] = jnp.asarray(step.schedule(state.updates - state.bad_updates), jnp.float32)
-    state = state._replace(
-        params=params,
-        opt_state=opt_state,
-        updates=state.updates + 1,
-        bad_updates=state.bad_updates + jnp.where(is_good, 0, 1),
-        bad_in_row=jnp.where(is_good, 0, state.bad_in_row + 1),
-    )
+    state, figures["grad_norm"] = apply_gradient(step.optimiser, state, gradient, figures["loss"])
     return state, figures
 
 

@@ -46,7 +46,14 @@ def count_network(spec: DecoderSpec) -> int:
 
 
 def merge_network(policy: Policy, critic: Params, weights: Weights, role: str) -> Decoder:
-    """The decoder that the critic reads for a role: its own, or the role's with the gradient stopped."""
+    """The decoder that the critic reads for a role: its own, or the role's with the gradient stopped.
+
+    Args:
+      policy: the team's.
+      critic: parameters, from `init_critic`.
+      weights: the policy's.
+      role: whose contexts are read.
+    """
     weights = jax.lax.stop_gradient(weights)
     if "network" not in critic:
         return make_model(policy, weights, role)

@@ -63,11 +63,11 @@ def describe_model(
     return Description(spec, vocabulary, folder)
 
 
-def load_params(section: ModelSection, description: Description, key: jax.Array, dtype: str = "float32") -> Params:
+def load_params(description: Description, key: jax.Array, dtype: str = "float32") -> Params:
     """The parameters of the policy that a config asks for.
 
     Args:
-      description: of the same section.
+      description: of `describe_model`.
       key: of the first values of a random policy.
       dtype: float32, or, for parameters that are only read and never trained, bfloat16.
 

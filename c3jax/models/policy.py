@@ -127,7 +127,13 @@ def init_adapter(spec: DecoderSpec, key: jax.Array) -> Params:
 
 
 def make_model(policy: Policy, weights: Weights, role: str) -> Decoder:
-    """A role's network."""
+    """A role's network.
+
+    Args:
+      policy: the team's.
+      weights: trained and frozen.
+      role: one of the team's.
+    """
     if policy.kind == "shared":
         return nnx.merge(policy.graphdef, weights.trained)
     if policy.kind == "per_role":

@@ -57,9 +57,6 @@ def make_curves(groups: Sequence[RunGroup]) -> dict[str, Any]:
     A run of more steps than a curve has points is cut into equal stretches: a point is the mean of a figure over the
     steps of its stretch, at the ledger's total at the end of it.
 
-    Args:
-      groups: the groups of runs.
-
     Returns:
       {axes, figures, runs}: titles by name; and for each run its group, seed, the steps that a point is the mean of,
       totals by axis and values by figure, None where a figure was not recorded.

@@ -52,9 +52,6 @@ class Overview(NamedTuple):
 def make_overview(groups: Sequence[RunGroup]) -> Overview:
     """All that the page says of some groups of runs in words and tables.
 
-    Args:
-      groups: the groups.
-
     Returns:
       The overview; its intervals are of level 0.95, over runs and problems.
     """

@@ -17,7 +17,7 @@ from c3jax.report.notes import list_notes
 from c3jax.report.overview import make_overview
 from c3jax.report.sources import open_sources
 from c3jax.report.transcripts import make_transcripts
-from c3jax.run.files import save_whole
+from c3jax.run.files import explain_failure, save_whole
 from c3jax.types import UserError
 
 _STYLES = ("uplot.css", "base.css", "overview.css", "transcripts.css")
@@ -72,10 +72,8 @@ def write_report(paths: Sequence[str], out: str | None, scored: Sequence[str], c
     """
     target = _choose_target(paths, out)
     page = render_report(paths, scored)
-    try:
+    with explain_failure(f"--out {target}: cannot be written"):
         save_whole(target, page)
-    except OSError as error:
-        raise UserError(f"--out {target}: cannot be written ({error.strerror})") from None
     console.print(f"{target}: {len(page.encode()) / 1e6:.1f} MB, opens in any browser", soft_wrap=True)
     return 0
 

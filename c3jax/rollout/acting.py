@@ -146,11 +146,7 @@ def count_answers(acting: Acting | None) -> int:
 
 
 def describe_observed(drawn: Sequence[Drawn]) -> dict[str, float]:
-    """Means over all answers of environments: their reward, and the shares that ended an episode or failed.
-
-    Args:
-      drawn: trees, call by call.
-    """
+    """Means over all answers of environments: their reward, and the shares that ended an episode or failed."""
     observed = [turn.observed for part in drawn for turn in part.rollout.turns if turn.observed is not None]
     parts = [jnp.concatenate([part.astype(jnp.float32) for part in parts]) for parts in zip(*observed, strict=True)]
     names = ("environment_reward", "environment_done_share", "environment_failed_share")

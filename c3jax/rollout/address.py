@@ -25,6 +25,17 @@ def make_stream(seed: int | jax.Array, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), stream)
 
 
+def make_step_key(seed: int, stream: int, step: int) -> jax.Array:
+    """Key of all draws of a step, or an update, of a stream.
+
+    Args:
+      seed: of the run.
+      stream: one of those above.
+      step: from 0.
+    """
+    return jax.random.fold_in(make_stream(seed, stream), step)
+
+
 def fold_messages(
     key: jax.Array, problem_P: jax.Array, turn: int, alternatives: int, first: int | jax.Array = 0
 ) -> jax.Array:

@@ -31,7 +31,13 @@ class DrawBranch(Protocol):
     def __call__(
         self, numbers: list[int], branch: Branch, given: tuple[Messages, ...]
     ) -> tuple[Rollout, RolloutCounts]:
-        """Give the branch's trees, the given messages in them, and what the drawing cost."""
+        """Give the branch's trees, the given messages in them, and what the drawing cost.
+
+        Args:
+          numbers: of the problems.
+          branch: of the plan.
+          given: messages of its first turns, a row a start of each problem.
+        """
         ...
 
 
@@ -147,7 +153,8 @@ def join_credited(mesh: sharding.Mesh | None, plan: Plan, drawn: PlanDraws) -> l
     Returns:
       A rollout a branch with credited messages, of all P problems.
     """
-    calls = [trim_credited(plan, rollouts) for rollouts in zip(*_list_rollouts(drawn), strict=True)]
+    rollouts = ([part.rollout for part in calls] for calls in drawn.branches)
+    calls = [trim_credited(plan, of_call) for of_call in zip(*rollouts, strict=True)]
     return [sharding.join_problems(mesh, parts) for parts in zip(*calls, strict=True)]
 
 
@@ -163,10 +170,6 @@ def trim_credited(plan: Plan, rollouts: Sequence[Rollout]) -> tuple[Rollout, ...
         last = max(turn for turn, holder in enumerate(credited) if holder == branch)
         kept.append(rollouts[branch]._replace(turns=rollouts[branch].turns[: last + 1]))
     return tuple(kept)
-
-
-def _list_rollouts(drawn: PlanDraws) -> list[list[Rollout]]:
-    return [[part.rollout for part in calls] for calls in drawn.branches]
 
 
 def _find_best(plan: Plan, verdicts: Sequence[Verdict]) -> np.ndarray:

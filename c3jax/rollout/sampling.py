@@ -74,7 +74,6 @@ def compute_token_logp(
     head_VD: jax.Array,
     sampling: Sampling,
     dtype: str,
-    chunk_floats: int = CHUNK_FLOATS,
     softcap: float | None = None,
 ) -> jax.Array:
     """Log-probability of each drawn token under a policy's hidden states, over the recorded support.
@@ -90,7 +89,6 @@ def compute_token_logp(
       head_VD: output weights.
       sampling: how the tokens were drawn.
       dtype: of the products.
-      chunk_floats: most numbers of a chunk's logits.
       softcap: of the logits, as the decoder has it.
 
     Returns:
@@ -106,7 +104,7 @@ def compute_token_logp(
         logp_CE = jax.nn.log_softmax(scaled_CE)
         return jnp.sum(jnp.where(is_token_CE, logp_CE, 0.0))
 
-    size = size_chunk(len(token_B), vocab, width, support_BK.shape[1], chunk_floats)
+    size = size_chunk(len(token_B), vocab, width, support_BK.shape[1])
     return jax.lax.map(jax.checkpoint(compute_one), (hidden_BD, token_B, support_BK), batch_size=size)
 
 

@@ -26,13 +26,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
 import numpy as np
 
 from c3jax import processes
+from c3jax.run.files import explain_failure
 from c3jax.types import UserError
 
 
@@ -56,29 +56,31 @@ class CheckpointStore:
         self._run_dir, self._keep, self._print_line = run_dir, keep, print_line
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
-        try:
+        with explain_failure(f"checkpoints in {_folder(run_dir)}: cannot be written", CheckpointError):
             processes.ask_first(lambda: _clear_folder(_folder(run_dir)))
-        except OSError as error:
-            raise CheckpointError(f"checkpoints in {_folder(run_dir)}: cannot be written ({error.strerror})") from None
 
     def __enter__(self) -> CheckpointStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.wait()
         finally:
             self._thread.shutdown()
 
     def save(self, step: int, state: Any, best_value: float | None = None) -> None:
-        """Save a pytree of arrays of any shape and dtype (PRNG keys as key data) as checkpoint `step`.
+        """Save a state as checkpoint `step`.
 
         Returns when the state is copied to the host, so its buffers may be donated at once; it is written beside the
-        caller, after an earlier save is done. Several processes return when it is written. A best_value that is None or
-        not finite is no candidate for the best.
-        Raises CheckpointError when this save or the one before it cannot be written.
+        caller, after an earlier save is done. Several processes return when it is written.
+
+        Args:
+          step: not saved yet.
+          state: a pytree of arrays of any shape and dtype (PRNG keys as key data).
+          best_value: of the rule that keeps the best; None, or one that is not finite, is no candidate.
+
+        Raises:
+          CheckpointError: this save or the one before it cannot be written.
         """
         self.wait()
         if step in list_steps(self._run_dir):
@@ -142,11 +144,6 @@ class CheckpointStore:
         self.wait()
         return list_steps(self._run_dir)
 
-    def best_step(self) -> int | None:
-        """As find_best_step, after this process's own save is done."""
-        self.wait()
-        return find_best_step(self._run_dir)
-
 
 # --------------------------------------------------------------------------------------------------------------------
 # Reading, also from other processes
@@ -172,10 +169,19 @@ def find_best_step(run_dir: Path) -> int | None:
 
 
 def restore_step(run_dir: Path, step: int, like: Any, part: str = "") -> Any:
-    """Read checkpoint `step`, or the subtree of it at the dotted path `part`, such as "params".
+    """Read a checkpoint, or a part of it.
 
-    `like` is the pytree of that part, with arrays or jax.ShapeDtypeStructs as leaves. The arrays are new ones on the
-    device. Raises CheckpointError when the checkpoint is missing, damaged, or has other arrays than `like`.
+    Args:
+      run_dir: of the run.
+      step: one that is kept.
+      like: pytree of what is read, with arrays or jax.ShapeDtypeStructs as leaves.
+      part: dotted path of a subtree, such as "params"; "" is all of it.
+
+    Returns:
+      New arrays on the device.
+
+    Raises:
+      CheckpointError: the checkpoint is missing, damaged, or has other arrays than `like`.
     """
     steps = list_steps(run_dir)
     if step not in steps:

@@ -15,13 +15,12 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, TextIO
 
 from c3jax import __version__
 from c3jax.config.file import dump_config, load_config
 from c3jax.config.run import RunConfig
-from c3jax.run.files import PARTIAL, hash_file, save_whole
+from c3jax.run.files import PARTIAL, explain_failure, hash_file, save_whole
 from c3jax.schema import Section, find_origin, show_value
 from c3jax.types import UserError
 
@@ -49,9 +48,7 @@ class RunDir(NamedTuple):
     def __enter__(self) -> RunDir:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.lock is not None:
             self.lock.close()
 
@@ -101,7 +98,7 @@ def _open(
     facts: Mapping[str, Any],
     accepts_changes: bool,
 ) -> RunDir:
-    try:
+    with explain_failure(f"run directory {path}: cannot be used", RunDirError):
         check_contents(path, config, load)
         path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as on_error:
@@ -123,8 +120,6 @@ def _open(
                     after.rename(after.with_name(f"step-{extended}.json"))
                 save_whole(path / _CONFIG, dump_config(config))
             on_error.pop_all()
-    except OSError as error:
-        raise RunDirError(f"run directory {path}: cannot be used ({error.strerror})") from None
     return RunDir(path, is_resumed, extended, command, lock, facts)
 
 
@@ -139,14 +134,12 @@ def record_start(run: RunDir, step: int) -> None:
     path = run.path / _MANIFEST
     facts = _describe_program() | {"command": run.command, **run.facts}
     facts |= {} if run.extended is None else {"extended_from": run.extended}
-    try:
+    with explain_failure(f"manifest {path}: cannot be used", RunDirError):
         manifest = load_manifest(path)
         changes = {name: value for name, value in facts.items() if manifest.get(name) != value}
         start = {"time": _tell_time(), "step": step, "changes": changes}
         manifest["starts"].append(start)
         save_whole(path, _to_json(manifest))
-    except OSError as error:
-        raise RunDirError(f"manifest {path}: cannot be used ({error.strerror})") from None
 
 
 def describe_extension(config: RunConfig, steps: int) -> str:
@@ -193,10 +186,8 @@ def check_inputs(path: Path, inputs: Inputs, step: int = 0, accepting: Sequence[
     merged = {kind: {**known.get(kind, {}), **changed.get(kind, {})} for kind in {**known, **changed}}
     changes = {"command": list(accepting), "inputs": merged}
     manifest["starts"].append({"time": _tell_time(), "step": step, "trains": False, "changes": changes})
-    try:
+    with explain_failure(f"manifest {path / _MANIFEST}: cannot be used", RunDirError):
         save_whole(path / _MANIFEST, _to_json(manifest))
-    except OSError as error:
-        raise RunDirError(f"manifest {path / _MANIFEST}: cannot be used ({error.strerror})") from None
 
 
 def load_run_config(path: str | Path, overrides: Mapping[str, Any] = {}) -> RunConfig:

@@ -9,7 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from c3jax.types import UserError
+
 PARTIAL = ".partial"  # how the names of files end that were not finished
+
+
+@contextmanager
+def explain_failure(what: str, kind: type[UserError] = UserError) -> Iterator[None]:
+    """Turn what the disk refuses in the block into one sentence for the user.
+
+    Args:
+      what: could not be done.
+      kind: of the error.
+
+    Raises:
+      UserError: of this kind, `what` with the system's reason in parentheses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what} ({error.strerror})") from None
 
 
 @contextmanager

@@ -127,11 +127,7 @@ METRICS: dict[str, Metric] = {
 
 
 def find_metric(name: str) -> Metric | None:
-    """The row of a figure; None for one that the table does not have.
-
-    Args:
-      name: as in metrics.jsonl.
-    """
+    """The row of a figure; None for one that the table does not have."""
     if name in METRICS:
         return METRICS[name]
     families = [known for known in METRICS if known.endswith("}") and name.startswith(known.partition("{")[0])]

@@ -25,7 +25,7 @@ import numpy as np
 
 from c3jax.config.run import RunConfig
 from c3jax.credit import plans
-from c3jax.run.files import save_whole
+from c3jax.run.files import explain_failure, save_whole
 from c3jax.types import ENVIRONMENT, Credit, FanOut, Messages, Problem, UserError, Verdict
 
 Record = dict[str, Any]
@@ -156,13 +156,11 @@ def list_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     Raises:
       UserError: the file cannot be read.
     """
-    try:
+    with explain_failure(f"{path}: cannot be read"):
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}:{number}", line
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def load_trees(source: Path) -> list[RecordedTree]:
@@ -237,7 +235,9 @@ def parse_tree(line: bytes | str, where: str) -> RecordedTree:
         )
     levels, returns = [], []
     for number, branch in enumerate(plans.list_branches(plan)):
-        nodes = record["nodes"] if is_tree else [node for node in record["nodes"] if _is_of(node, number)]
+        nodes = record["nodes"]
+        if not is_tree:
+            nodes = [node for node in nodes if isinstance(node, dict) and node.get("branch") == number]
         first = min(len(branch.given), turns - 1)
         levels.append(_sort_nodes(nodes, record["protocol"], branch.fan_out, first, where))
         returns += [value for leaf in levels[-1][-1] for value in _read_returns(leaf, branch.calls, where)]
@@ -271,10 +271,6 @@ def _find_given(tree: RecordedTree, number: int, branch: plans.Branch, turn: int
         return [tree.branches[source][turn - tree.plan.turns][row] for row in rows]
     except (IndexError, KeyError, TypeError, ValueError):
         raise UserError(f"{tree.where}: branches.{number}.given: expected a branch and its rows") from None
-
-
-def _is_of(node: Any, branch: int) -> bool:
-    return isinstance(node, dict) and node.get("branch") == branch
 
 
 def _read_fan_out(record: Record, turns: int, where: str) -> plans.Plan:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from c3jax.learner.likelihood import ReadAnswers, make_answer_reader
 from c3jax.models.policy import Weights
-from c3jax.models.sharding import shard_problems
 from c3jax.rollout.context import choose_length, make_frame
 from c3jax.setup.team import Setup, encode_null
 from c3jax.types import FanOut, Frame, Messages, Problem, Rollout, UserError
@@ -28,20 +27,6 @@ def make_reader(setup: Setup) -> ReadAnswers:
     _encode_answers(setup, setup.train.problems)
     temperature = setup.config.sampling.temperature
     return make_answer_reader(setup.policy, setup.plans, encode_null(setup), temperature, setup.mesh)
-
-
-def read_answers(
-    setup: Setup, read: ReadAnswers, weights: Weights, rollout: Rollout, problems: Sequence[Problem], fan_out: FanOut
-) -> tuple[Rollout, jax.Array]:
-    """The trees of these problems with the likelihoods of their right answers, and the tokens that it took.
-
-    Args:
-      setup, read: of the run.
-      weights: that drew the trees.
-      rollout, problems, fan_out: the trees, of one call.
-    """
-    answers = make_answers(setup, problems, setup.config.shapes.lengths)
-    return read(weights, rollout, shard_problems(setup.mesh, answers), fan_out)
 
 
 def outline_reading(

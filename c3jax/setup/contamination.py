@@ -92,7 +92,14 @@ def check_overlap(
 def find_hits(
     task: Task, train: Sequence[Problem], heldout: Mapping[str, Sequence[Problem]], tasks: Mapping[str, Task] = {}
 ) -> list[Hit]:
-    """Find what a training set shares with held-out sets."""
+    """Find what a training set shares with held-out sets.
+
+    Args:
+      task: of the training problems.
+      train: these.
+      heldout: problems of each held-out set, by its name.
+      tasks: of sets that are of another task, by name.
+    """
     entries = {name: _make_entries(tasks.get(name, task), problems) for name, problems in heldout.items()}
     # Generated sentences are templates: all of them share runs of words.
     return find_overlaps(_make_entries(task, train), entries, has_grams=task.make is None)
@@ -172,7 +179,12 @@ def compare_files(
 
 
 def find_overlaps(train: Sequence[Entry], heldout: Mapping[str, Sequence[Entry]], has_grams: bool = True) -> list[Hit]:
-    """Find the training problems that are in held-out sets, which are given by name.
+    """Find the training problems that are in held-out sets.
+
+    Args:
+      train: the training problems.
+      heldout: the held-out ones, by the name of their set.
+      has_grams: whether runs of words in common are looked for.
 
     Returns:
       One hit at most for a training problem and a held-out set, by the order of the training problems in each set.

@@ -25,7 +25,7 @@ from c3jax.rollout.branches import PlanDraws, Ungraded, collect_verdicts, draw_p
 from c3jax.rollout.collect import fetch_messages
 from c3jax.rollout.resampling import Batch, draw_batch
 from c3jax.run import records
-from c3jax.setup.answers import read_answers
+from c3jax.setup.answers import make_answers
 from c3jax.setup.team import (
     Setup,
     choose_further,
@@ -91,7 +91,7 @@ def begin_step(drawing: Drawing, params: Params, passes: Passes | None, plan: Pl
     """
     began, setup, answered_before = time.perf_counter(), drawing.setup, count_answers(drawing.acting)
     config = setup.config
-    key = jax.random.fold_in(address.make_stream(config.seed, address.TRAIN), step)
+    key = address.make_step_key(config.seed, address.TRAIN, step)
     indices = _choose_indices(setup, passes, step)
     slots, problems = choose_slots(setup, setup.train, indices), [setup.train.problems[index] for index in indices]
 
@@ -106,7 +106,8 @@ def begin_step(drawing: Drawing, params: Params, passes: Passes | None, plan: Pl
         drawn = draw_trees(drawing.sample_tree, drawing.acting, weights, *asked, Start(given, branch.first))
         if drawing.read is None:
             return drawn
-        rollout, tokens = read_answers(setup, drawing.read, weights, drawn[0], asked[0], branch.fan_out)
+        answers = sharding.shard_problems(setup.mesh, make_answers(setup, asked[0], config.shapes.lengths))
+        rollout, tokens = drawing.read(weights, drawn[0], answers, branch.fan_out)
         return rollout, drawn[1]._replace(prefilled=drawn[1].prefilled + tokens)
 
     first = draw(params, range(config.call_problems), list_branches(plan)[0], ())

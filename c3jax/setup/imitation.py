@@ -87,7 +87,13 @@ def check_demonstrations(setup: Setup) -> None:
 
 
 def make_demonstrations(setup: Setup, update: int, acting: Acting | None = None) -> Rollout:
-    """An update's demonstrated transcripts, addressed by (seed, update); environments answer what is demonstrated."""
+    """An update's demonstrated transcripts, addressed by (seed, update); environments answer what is demonstrated.
+
+    Args:
+      setup: of the run.
+      update: from 0.
+      acting: what answers turns in which no policy speaks; None where there are none.
+    """
     config, demonstrate = setup.config, setup.task.demonstrate
     assert config.imitation is not None and demonstrate is not None  # the config's checks see to it
     rng = np.random.default_rng([config.seed, address.IMITATE, update])
@@ -95,7 +101,7 @@ def make_demonstrations(setup: Setup, update: int, acting: Acting | None = None)
     indices = rng.choice(count, size=config.imitation.problems, replace=config.imitation.problems > count).tolist()
     problems = [setup.train.problems[index] for index in indices]
     stop_token = setup.tokenizer.stop_tokens[0]
-    key = jax.random.fold_in(address.make_stream(config.seed, address.IMITATE), update)
+    key = address.make_step_key(config.seed, address.IMITATE, update)
     question, _ = make_questions(setup, setup.train, indices)
     rollout = Rollout(question, ())
     for number, plan in enumerate(setup.plans):

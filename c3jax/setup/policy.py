@@ -27,7 +27,14 @@ def estimate_run(
     mesh: sharding.Mesh | None,
     rollout_mesh: sharding.Mesh | None,
 ) -> tuple[memory.Estimate, memory.Estimate]:
-    """What training takes of a device that learns and of one that draws trees, which may be the same."""
+    """What training takes of a device that learns and of one that draws trees, which may be the same.
+
+    Args:
+      config: of the run.
+      spec, plans: the team's.
+      mesh: over which it learns; None for one device.
+      rollout_mesh: of devices that only draw; None where the others draw.
+    """
     config = config.model_copy(update={"credit": widen_fan_out(config.credit, len(plans))})
 
     def estimate(mesh: sharding.Mesh | None) -> memory.Estimate:
@@ -41,7 +48,13 @@ def estimate_run(
 
 
 def count_held(config: config_lib.RunConfig, spec: DecoderSpec, mesh: sharding.Mesh | None) -> memory.Weights:
-    """Numbers of parameters that each device of a training run holds."""
+    """Numbers of parameters that each device of a training run holds.
+
+    Args:
+      config: of the run.
+      spec: the decoder.
+      mesh: over which weights are cut; None for one device.
+    """
     trained, frozen = count_weights(config.policy, spec, *_list_roles(config))
     has_reference = config.policy.kind != "adapters" and config_lib.uses_reference(config.learner)
     critic = config.credit.critic
@@ -60,7 +73,7 @@ def count_held(config: config_lib.RunConfig, spec: DecoderSpec, mesh: sharding.M
 def load_policy(config: config_lib.RunConfig, model: load_lib.Description) -> tuple[Policy, Weights]:
     """The policy with the weights that a run starts from, on the default device."""
     key = address.make_stream(config.seed, address.INIT)
-    params = load_lib.load_params(config.model, model, key, _frozen_dtype(config))
+    params = load_lib.load_params(model, key, _frozen_dtype(config))
     key = address.make_stream(config.seed, address.ADAPT)
     return make_policy(config.policy, model.spec, params, *_list_roles(config), key)
 

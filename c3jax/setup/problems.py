@@ -46,6 +46,11 @@ class Mixture(NamedTuple):
 def load_sources(task: Task, section: Section, seed: int) -> Sources:
     """Read, or make, the training sets and the held-out problems of a task.
 
+    Args:
+      task: that reads or makes them.
+      section: the task's of the config.
+      seed: of generated problems.
+
     Raises:
       UserError: a file is faulty, or the task cannot make as many problems.
     """
@@ -72,6 +77,12 @@ def load_sources(task: Task, section: Section, seed: int) -> Sources:
 def keep_apart(task: Task, sources: Sources, data: Data, suites: Sequence[SuiteSection]) -> contamination.Passed:
     """Keep the training problems apart from the held-out ones, and from those of suites.
 
+    Args:
+      task: of the run.
+      sources: its problems.
+      data: section of the config.
+      suites: that the run will be evaluated on.
+
     Raises:
       UserError: they share problems and the config does not say to drop them, or a suite cannot be read.
     """
@@ -88,7 +99,13 @@ def keep_apart(task: Task, sources: Sources, data: Data, suites: Sequence[SuiteS
 
 
 def encode_problems(problems: Sequence[Problem], tokenizer: Tokenizer, question_tokens: int) -> ProblemSet:
-    """The problems whose question fits its frame of `question_tokens`, with their tokens."""
+    """The problems whose question fits its frame of `question_tokens`, with their tokens.
+
+    Args:
+      problems: of a set.
+      tokenizer: the team's.
+      question_tokens: of a frame.
+    """
     rows = [(problem, tuple(tokenizer.encode_text(problem.question))) for problem in problems]
     fitting = [(problem, tokens) for problem, tokens in rows if len(tokens) <= question_tokens]
     return ProblemSet(
@@ -97,7 +114,12 @@ def encode_problems(problems: Sequence[Problem], tokenizer: Tokenizer, question_
 
 
 def mix_sets(sources: Sources, train: ProblemSet, size: int) -> Mixture:
-    """What a step of `size` problems takes from each training set.
+    """What a step takes from each training set.
+
+    Args:
+      sources: the training sets.
+      train: their problems whose question fits.
+      size: problems of a step.
 
     Raises:
       ConfigError: there are fewer problems than a step takes, or a set would have to give one twice in a step.
@@ -130,13 +152,16 @@ def check_resampling(config: RunConfig, train: ProblemSet) -> None:
 
 
 def describe_data(
-    sources: Sources,
-    mixture: Mixture,
-    overlap: contamination.Passed,
-    heldout: ProblemSet,
-    hashes: Mapping[str, str],
+    sources: Sources, mixture: Mixture, overlap: contamination.Passed, heldout: ProblemSet, hashes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What the problems of a run are, for its manifest: files with their SHA-256 by path, counts, what was dropped."""
+    """What the problems of a run are, for its manifest: files with their SHA-256 by path, counts, what was dropped.
+
+    Args:
+      sources, mixture: the training sets.
+      overlap: what they had in common with held-out ones.
+      heldout: the held-out problems.
+      hashes: SHA-256 of the files, by path.
+    """
 
     def describe_file(path: str | None) -> dict[str, str]:
         return {} if path is None else {"path": path, "sha256": hashes[path]}

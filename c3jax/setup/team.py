@@ -169,7 +169,13 @@ def outline_setup(config: config_lib.RunConfig, devices: Sequence[Any]) -> Setup
 
 
 def open_turns(config: config_lib.RunConfig, task: Task, is_contained: bool | None) -> environment.Opened:
-    """The environments of a config's protocol, as `open_environments` finds them."""
+    """The environments of a config's protocol.
+
+    Args:
+      config: of the run.
+      task: its task, which may have an environment.
+      is_contained: as for `open_environments` of tasks.
+    """
     sections = [turn.environment for turn in config.protocol.turns]
     return environment.open_environments(sections, task.environment, is_contained)
 
@@ -245,7 +251,13 @@ def find_sets(setup: Setup, indices: Sequence[int]) -> list[int]:
 
 
 def choose_slots(setup: Setup, problem_set: ProblemSet, indices: Sequence[int]) -> int:
-    """Slots of a frame for these questions: the shortest of the lengths that the config has compiled."""
+    """Slots of a frame for these questions: the shortest of the lengths that the config has compiled.
+
+    Args:
+      setup: of the run.
+      problem_set: training or held-out problems.
+      indices: of those asked for, in the set.
+    """
     needed = max(len(problem_set.tokens[index]) for index in indices)
     return context.choose_length(setup.config.protocol.question_tokens, needed, setup.config.shapes.lengths)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from c3jax import train
 from c3jax.cli import main
 from c3jax.commands import contexts as contexts_of
-from c3jax.commands import diagnose, gradients, groups, replay
+from c3jax.commands import diagnose, gradients, groups, redraw
 from c3jax.commands.ask import load_source
 from c3jax.config import file as config_file
 from c3jax.credit.methods import METHODS
@@ -58,7 +58,7 @@ def run(tmp_path_factory):
 def team(run):
     setup, weights, _ = load_source(str(run), "newest", {})
     with Evaluator(setup.task.grade, 1, setup.task.timeout_s) as evaluator:
-        yield replay.Team(setup, weights, replay.make_sampler(setup), evaluator)
+        yield redraw.Team(setup, weights, redraw.make_sampler(setup), evaluator)
 
 
 def complete(team, path, contexts, origin: contexts_of.Origin = "recorded", nulls=("", "0")):

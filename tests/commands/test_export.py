@@ -20,7 +20,6 @@ from flax import nnx
 from c3jax.cli import main
 from c3jax.config.file import parse_config
 from c3jax.models import decoder
-from c3jax.models.huggingface import peft as peft_folder
 from c3jax.models.huggingface import weights as hf_weights
 from c3jax.models.policy import make_model
 from c3jax.models.tokenizer import load_tokenizer
@@ -152,7 +151,12 @@ def test_merged_adapters_give_the_logits_of_the_unmerged(adapted, tmp_path):
     for role in ("planner", "solver"):
         spec, params = hf_weights.load_folder(tmp_path / "out" / role)
         assert spec == setup.spec
-        merged = peft_folder.merge_adapter(setup.weights.frozen, setup.weights.trained[role], 7.5 / 3)
+        adapter, blocks = setup.weights.trained[role], setup.weights.frozen["blocks"]
+        merged = {
+            name: {"kernel": blocks[name]["kernel"] + 7.5 / 3 * np.matmul(part["a"], part["b"])}
+            for name, part in adapter.items()
+        }
+        merged = setup.weights.frozen | {"blocks": blocks | {name: blocks[name] | merged[name] for name in merged}}
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), params, merged)
         logits[role] = compute_logits(nnx.merge(decoder.define_decoder(spec)[0], params))
         unmerged = compute_logits(make_model(setup.policy, setup.weights, role))

@@ -21,13 +21,13 @@ from c3jax import train
 from c3jax.analysis.tables import load_table
 from c3jax.config.file import dump_config, load_config, read_tree
 from c3jax.config.run import RunConfig
-from c3jax.evaluate import load_results
 from c3jax.lab import sweep, text
 from c3jax.lab.config import TextStudy, load_study, make_run_config, parse_study
 from c3jax.lab.text import compute_returns, list_digits
 from c3jax.learner.state import TrainState, init_state
 from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.run.checkpoint import restore_step
+from c3jax.run.jobs import load_evaluation
 from c3jax.run.metrics import read_metrics
 from c3jax.schema import ConfigError
 from c3jax.setup.team import make_setup
@@ -183,7 +183,7 @@ def test_a_lane_is_the_run_of_the_train_command(tmp_path):
     np.testing.assert_allclose(curve.sampled_return, [row["return"] for row in metrics], rtol=1e-6)
     np.testing.assert_array_equal(curve.tokens, [row["generated_tokens"] for row in metrics])
     np.testing.assert_allclose(curve.zero_share, [row["zero_credit_share"] for row in metrics], rtol=1e-6)
-    evaluated = [load_results(tmp_path / "run" / "eval" / f"{name}.json") for name in ("before", "after")]
+    evaluated = [load_evaluation(tmp_path / "run" / "eval" / f"{name}.json") for name in ("before", "after")]
     np.testing.assert_allclose(curve.accuracy, [each["results"][0]["accuracy"] for each in evaluated], rtol=1e-6)
 
 

@@ -48,7 +48,7 @@ def folder(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("model")
     section = RandomModel(kind="random", layers=1, width=8, heads=1, key_value_heads=1, mlp_width=8, context=53)
     model = describe_model(section, WORDS)
-    hf_weights.save_folder(path, model.spec, load_params(section, model, jax.random.key(0)))
+    hf_weights.save_folder(path, model.spec, load_params(model, jax.random.key(0)))
     model.tokenizer.save(str(path))
     return str(path)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from c3jax.commands.prepare.sources import SourceFile
-from c3jax.run.files import compute_sha256
+from c3jax.run.files import compute_sha256, explain_failure
 from c3jax.types import UserError
 
 _TIMEOUT_S = 60.0
@@ -31,9 +31,12 @@ class Fetched(NamedTuple):
 
 
 def fetch_file(name: str, file: SourceFile, folder: Path | None) -> Fetched:
-    """Get a file of the set `name` from a folder, or where no folder is given from its address, and check it.
+    """Get a published file of a set, from a folder or from its address, and check it.
 
-    In the folder it is NAME/FILE or FILE as published; a gzipped file may lie there unpacked.
+    Args:
+      name: of the set.
+      file: a row of the table of sources.
+      folder: of copies, where it is NAME/FILE or FILE as published, or unpacked; None fetches it.
 
     Raises:
       DataError: it is not there, cannot be fetched or unpacked, or has another hash than the table gives.
@@ -43,10 +46,8 @@ def fetch_file(name: str, file: SourceFile, folder: Path | None) -> Fetched:
     else:
         path = _find(name, file, folder)
         origin = str(path)
-        try:
+        with explain_failure(f"{name}: {path} cannot be read", DataError):
             published = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{name}: {path} cannot be read ({error.strerror})") from None
     content, checks = published, [(file.sha256, published)]
     if file.name.endswith(".gz"):
         if origin.endswith(".gz"):

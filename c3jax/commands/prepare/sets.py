@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from c3jax.commands.prepare.fetch import DataError, Fetched, fetch_file
 from c3jax.commands.prepare.sources import SOURCES, Source
-from c3jax.run.files import compute_sha256
+from c3jax.run.files import compute_sha256, explain_failure
 from c3jax.tasks.jsonl import Row, parse_rows
 from c3jax.tasks.task import Prepare, find_task
 from c3jax.types import Problem, UserError
@@ -61,7 +61,7 @@ def prepare_set(name: str, folder: Path | None, target: Path, sources: Mapping[s
     }
     card = {
         "name": name,
-        **_describe_source(source),
+        **{"task": source.task, "home": source.home, "revision": source.revision, "licence": source.licence},
         "files": [
             {"name": file.name, "url": file.url, "sha256_unpacked": got.sha256, "pinned": got.is_pinned}
             for file, got in zip(source.files, fetched, strict=True)
@@ -82,7 +82,16 @@ def prepare_set(name: str, folder: Path | None, target: Path, sources: Mapping[s
 
 
 def prepare_sets(name: str, folder: Path | None, target: Path, show: Callable[[str], None]) -> None:
-    """Prepare one set, or all, and show a line of each. Raises as prepare_set; for all, when the others are done."""
+    """Prepare one set, or all, and show a line of each.
+
+    Args:
+      name: of a set, or all.
+      folder, target: as for `prepare_set`.
+      show: is given a line of each.
+
+    Raises:
+      UserError: as `prepare_set`; for all, when the others are done.
+    """
     failed = []
     for each in SOURCES if name == "all" else [name]:
         try:
@@ -94,10 +103,6 @@ def prepare_sets(name: str, folder: Path | None, target: Path, show: Callable[[s
             failed.append(each)
     if failed:
         raise DataError(f"all: {len(failed)} of {len(SOURCES)} sets could not be prepared: {', '.join(failed)}")
-
-
-def _describe_source(source: Source) -> dict[str, Any]:
-    return {"task": source.task, "home": source.home, "revision": source.revision, "licence": source.licence}
 
 
 def _describe(name: str, card: Mapping[str, Any], kept: Path) -> str:
@@ -171,20 +176,15 @@ def _find_prepare(source: Source) -> Prepare:
 def _write_whole(name: str, kept: Path, texts: Mapping[str, str], card: Mapping[str, Any]) -> None:
     """Write a folder and give it its name when all is in it."""
     part = kept.with_name(f".{kept.name}.part")
-    try:
+    with explain_failure(f"{name}: {kept} cannot be written", DataError):
         if part.exists():  # of a preparation that was killed
             shutil.rmtree(part)
         part.mkdir(parents=True)
         for file, text in texts.items():
             (part / file).write_text(text, encoding="utf-8", newline="\n")
-        (part / _CARD).write_text(_to_json(card), encoding="utf-8", newline="\n")
+        text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+        (part / _CARD).write_text(text, encoding="utf-8", newline="\n")
         part.rename(kept)
-    except OSError as error:
-        raise DataError(f"{name}: {kept} cannot be written ({error.strerror})") from None
-
-
-def _to_json(card: Mapping[str, Any]) -> str:
-    return json.dumps(card, indent=2, ensure_ascii=False) + "\n"
 
 
 def _check_prepared(name: str, source: Source, kept: Path) -> dict[str, Any]:

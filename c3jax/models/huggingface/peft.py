@@ -19,19 +19,15 @@ from c3jax.types import Params
 
 
 def merge_kernel(kernel: jax.Array, part: Params, scale: float) -> jax.Array:
-    """W + scale a b, f32, for one layer [in, out] or for all of them [L, in, out]."""
+    """W + scale a b, f32, for one layer [in, out] or for all of them [L, in, out].
+
+    Args:
+      kernel: W.
+      part: {"a": [in, rank], "b": [rank, out]}, or with [L] in front.
+      scale: alpha / rank.
+    """
     change = jnp.matmul(part["a"], part["b"], precision=jax.lax.Precision.HIGHEST)
     return kernel.astype(jnp.float32) + scale * change
-
-
-def merge_adapter(params: Params, adapter: Params, scale: float) -> Params:
-    """A decoder's parameters with an adapter merged in; what it does not correct is shared, not copied."""
-    blocks = params["blocks"]
-    merged = {
-        name: blocks[name] | {"kernel": merge_kernel(blocks[name]["kernel"], part, scale)}
-        for name, part in adapter.items()
-    }
-    return params | {"blocks": blocks | merged}
 
 
 def save_peft_folder(

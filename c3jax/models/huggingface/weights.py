@@ -32,15 +32,12 @@ _PART_BYTES = 2**26
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
-def load_folder(
-    folder: str | Path, dtype: str = "float32", family: str = hf_families.AUTO
-) -> tuple[DecoderSpec, Params]:
+def load_folder(folder: str | Path, dtype: str = "float32") -> tuple[DecoderSpec, Params]:
     """Read a Hugging Face folder.
 
     Args:
       folder: config.json and the files of tensors.
       dtype: of the parameters.
-      family: as for read_spec.
 
     Returns:
       The decoder's spec and its parameters.
@@ -48,7 +45,7 @@ def load_folder(
     Raises:
       UserError: as read_spec and load_tensors.
     """
-    spec = hf_families.read_spec(Path(folder) / "config.json", family)
+    spec = hf_families.read_spec(Path(folder) / "config.json")
     return spec, load_tensors(folder, spec, dtype)
 
 
@@ -142,6 +139,11 @@ def stack_tensors(spec: DecoderSpec, read_tensor: Callable[[str], np.ndarray], d
 
     A tensor goes into its layer's part of the stack on the device, which is written in place.
 
+    Args:
+      spec: the decoder.
+      read_tensor: gives a tensor of a folder by its name there.
+      dtype: of the parameters.
+
     Returns:
       Arrays of `dtype` on the default device.
 
@@ -189,6 +191,12 @@ def write_tensors(
 
     The library's own writer wants all tensors of a file in memory. The format is the length of the header (8 bytes,
     little-endian), the header (JSON: name -> dtype, shape, where its bytes begin and end) and the bytes.
+
+    Args:
+      path: of the file.
+      shapes: of the tensors, by name, in the order in which they are written.
+      take_tensor: gives one by its name.
+      dtype: float32 or bfloat16.
     """
     stored, number = {"float32": "F32", "bfloat16": "BF16"}[dtype], np.dtype(dtype)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for it

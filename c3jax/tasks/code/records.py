@@ -65,11 +65,6 @@ def write_record(problem: Problem) -> dict[str, object]:
     return record | {"entry_point": list(check.names) if len(check.names) > 1 else check.entry_point}
 
 
-def read_statement(question: str) -> str:
-    """A question without the demand that this module adds to it: the words of whoever wrote the problem."""
-    return question.partition(_DEMAND)[0]
-
-
 _DEMAND = "\n\nYour program must define "
 
 
@@ -257,7 +252,8 @@ def bind(section: CodeTask | None, grade_timeout: float | None, is_contained: bo
 
 
 def _find_overlap_key(problem: Problem) -> tuple[str, str]:
-    return read_statement(problem.question), read_check(problem.answer).entry_point.lower()
+    statement = problem.question.partition(_DEMAND)[0]  # the words of whoever wrote the problem
+    return statement, read_check(problem.answer).entry_point.lower()
 
 
 CODE = Task(

@@ -49,7 +49,7 @@ def model(folder):
     """The policy of a config."""
     section = config_lib.SmolLM2Model(kind="smollm2")
     described = describe_model(section, None)
-    params = load_params(section, described, jax.random.key(0))
+    params = load_params(described, jax.random.key(0))
     return Model(decoder.define_decoder(described.spec)[0], params, described.tokenizer, described.spec)
 
 

@@ -31,7 +31,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 def test_a_repository_in_the_cache_is_its_folder(cache):
     random = config_lib.RandomModel(kind="random", layers=1, width=8, heads=1, key_value_heads=1, mlp_width=8)
     made = describe_model(random, ["up", "down"])
-    params = load_params(random, made, jax.random.key(0))
+    params = load_params(made, jax.random.key(0))
     repository = cache / "models--somebody--model"
     snapshot = repository / "snapshots" / COMMIT
     hf_weights.save_folder(snapshot, made.spec, params)
@@ -43,7 +43,7 @@ def test_a_repository_in_the_cache_is_its_folder(cache):
     section = config_lib.HubModel(kind="hub", name="somebody/model")
     found = describe_model(section, None)
     assert (found.spec, found.folder) == (made.spec, snapshot)
-    loaded = load_params(section, found, jax.random.key(1))
+    loaded = load_params(found, jax.random.key(1))
     assert (loaded["embedding"] == params["embedding"]).all()
 
 

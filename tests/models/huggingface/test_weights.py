@@ -323,7 +323,7 @@ def test_a_folder_becomes_a_policy(tmp_path):
     tokenizer.make_word_tokenizer([f"word{index}" for index in range(35)]).save(str(folder))
     section = config_lib.FolderModel(kind="folder", path=str(folder), remat="layer")
     model = describe_model(section, None)
-    params = load_params(section, model, jax.random.key(0))
+    params = load_params(model, jax.random.key(0))
     assert (model.spec.remat, model.spec.dtype, model.tokenizer.vocab_size) == ("layer", "float32", 40)
     assert all(isinstance(leaf, jax.Array) and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     np.testing.assert_allclose(_compute_logits(model.spec, params, tokens), logits, atol=1e-5)
@@ -361,7 +361,7 @@ def test_a_family_of_the_users_own_comes_from_a_file(tmp_path):
     tokenizer.make_word_tokenizer([f"word{index}" for index in range(35)]).save(str(folder))
     section = config_lib.FolderModel(kind="folder", path=str(folder), family=f"{file}:MINE")
     model = describe_model(section, None)
-    params = load_params(section, model, jax.random.key(0))
+    params = load_params(model, jax.random.key(0))
     np.testing.assert_allclose(_compute_logits(model.spec, params, tokens), logits, atol=1e-5)
     assert model.spec.windowed_layers == (1,)
     hf_weights.save_folder(tmp_path / "out", model.spec, params)
@@ -379,7 +379,7 @@ def test_a_family_of_the_users_own_comes_from_a_file(tmp_path):
 def test_a_random_policy_has_the_words_for_its_vocabulary():
     section = config_lib.RandomModel(kind="random", width=16, mlp_width=24, context=32, key_value_heads=2)
     model = describe_model(section, ["up", "down"])
-    params, again, other = (load_params(section, model, jax.random.key(seed)) for seed in (0, 0, 1))
+    params, again, other = (load_params(model, jax.random.key(seed)) for seed in (0, 0, 1))
     _, shapes = decoder.define_decoder(model.spec)
     assert params["embedding"].shape == (2 + 5, 16) and model.spec.head_dim == 4
     jax.tree.map(lambda leaf, shape: np.testing.assert_equal((leaf.shape, leaf.dtype), (shape.shape, shape.dtype)),
