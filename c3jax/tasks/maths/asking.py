@@ -54,7 +54,8 @@ def convert_to_asked(measure: Measure, question: str) -> str | None:
         return None  # 12 people, where it is asked how many times ten thousand
     if is_stray(measure, "", question):
         return None
-    if given in asked.units:
+    is_temperature = given == {"degree": 1} and any("degree_" in name for unit in asked.units for name in unit)
+    if given in asked.units or is_temperature:
         return measure.head
     asked = asked._replace(units=[unit for unit in asked.units if _is_measured(unit)])
     if not _is_measured(given) or "unit" in given:
@@ -94,7 +95,8 @@ def _is_stray_rate(unit: str, asked: _Asked) -> bool:
         is_timed = re.search(rf"\b(?:{'|'.join(_TIMES)})s?\b", clause) is not None
         is_rate = not is_timed and re.search(r"\b(?:rate|speed|average)\b", clause) is not None
         return not (is_rate or re.search(rf"\b{each['one']}\b|{each['one'][:2]}ily|{each['one']}ly|每", clause))
-    return not re.search(rf"\b(?:an? {each['one']}|{_EACH})\b|每", clause)
+    is_known = each["one"][:4] in asked.text or each["one"] in ("item", "person") or units.parse(each["one"])
+    return not (is_known and re.search(rf"\b(?:an? {each['one']}|{_EACH})\b|每", clause))
 
 
 _MONEY = {*units.CURRENCIES.values(), "cent"}
@@ -105,11 +107,16 @@ _EACH = "per|each|every|one|single|rate|speed|average|unit|hourly|daily|weekly|m
 def _is_other_thing(measure: Measure, asked: _Asked) -> bool:
     """Whether a count is of other things than a question's: eggs for dollars, friends for clips, 页 for 本."""
     is_measured, unit = bool(asked.units), measure.unit.lower()
-    groups = [_MEASURE_WORDS.get(found[0]) for found in _CHINESE_ASKED.findall(asked.text)]
-    given = _MEASURE_WORDS.get(unit[:1])
-    if given and (any(groups) or is_measured):
-        return given not in groups and (is_measured or given != "个")
-    things = re.findall(rf"(?<![a-z])({_THINGS})(?: (?:[a-z]+ed|sold|made|eaten|left|on|in|at)\b.*)?$", unit)
+    phrases = _CHINESE_ASKED.findall(asked.text)
+    groups = [_MEASURE_WORDS.get(phrase[0]) for phrase in phrases]
+    given = _MEASURE_WORDS.get(unit[:1], unit[:1])
+    if given >= "一" and (any(groups) or is_measured):
+        is_here = given in groups or any(unit in phrase for phrase in phrases)
+        is_here |= any(units.parse(unit[:end]) in asked.units for end in (1, 2))  # 8块钱
+        return not is_here and (is_measured or given != "个")
+    things = re.findall(
+        rf"(?<![a-z])({_THINGS})(?: (?:[a-z]+ed|sold|made|eaten|left|on|in|at|an?|per|each|every)\b.*)?$", unit
+    )
     if not things or measure.head.endswith("%"):
         return False
     nouns, one = re.findall("[a-z]{3,}", unit), things[0].removesuffix("s")

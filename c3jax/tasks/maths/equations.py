@@ -159,7 +159,7 @@ def _is_other_value(name: str | None, asked: Collection[str]) -> bool:
         value = _VALUE.fullmatch(wanted)
         if given and value and given["of"] == value["of"] and not given["at"].isalpha() & value["at"].isalpha():
             return True
-        if value and given and given["of"] == value["of"] == "P":
+        if value and given and (given["of"] != value["of"] or value["of"] == "P"):
             return True
         if name[:1] == wanted[:1] and re.fullmatch(_POWER, name) and re.fullmatch(_POWER, wanted):
             return True

@@ -98,6 +98,8 @@ def read_measure(text: str, question: str) -> Measure | None:
         return Measure(rf"{feet['feet']} + \frac{{{feet['inches']}}}{{12}}", "feet", "inches")
     if inches := re.fullmatch(r"([0-9.]+) ?(?:''|[\"″”]|\^ ?\{ ?(?:\\prime ?){2}\})", text):
         return Measure(inches[1], "inches")
+    if feet := re.fullmatch(r"([0-9.]+) ?(?:['′’]|\^ ?\{? ?\\prime ?\}?)", text):
+        return Measure(feet[1], "feet")
     arc = _ARC.fullmatch(text)
     if arc:
         return Measure(rf"{arc['degrees']} + \frac{{{arc['minutes']}}}{{60}}", "degrees")

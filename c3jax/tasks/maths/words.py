@@ -151,7 +151,7 @@ _VERBS = re.compile(
     "|spent|ha(?:s|ve|d)|made|earned|paid|bought|ate|gave|collected|used|walked|took|ran|got|travell?ed|saved"
 )
 _SENTENCE = re.compile(
-    r"(?:\\text ?\{ ?)?(?P<lead>[A-Za-z][A-Za-z', ]*?) ?\}? ?:? ?(?P<rest>-?(?:\\\$)? ?(?:[0-9.]|\\frac|\\sqrt).*)"
+    r"(?:\\text ?\{ ?)?(?P<lead>[A-Za-z][A-Za-z', ]*?) ?\}? ?:? ?(?P<rest>-?(?:\\\$)? ?(?:\.?[0-9]|\\frac|\\sqrt).*)"
 )
 
 
@@ -182,7 +182,7 @@ def take_off_restated(answer: str, question: str) -> str | None:
 
 
 # What a question may have in other words, or not at all.
-_JOINING = re.compile("一共|总共|等于|需要|应该|总?人数|总数|数量|现价|[是为得有共,:]")
+_JOINING = re.compile("一共|总共|等于|需要|应该|总?人数|总数|数量|现价|[是为得有共这那该,:]")
 
 
 def _is_restated(lead: str, question: str) -> bool:
@@ -231,8 +231,15 @@ _QUANTITIES = [
             "radi(?:us|i)|半径",
             "diameters?|直径",
         ),
-        *("(?:length|distance)s?|long|far", "slopes?|gradient|斜率"),
-        *("width|wide", "(?:height|altitude)s?|high|tall", "mean|averages?|平均", "medians?|中位数", "mode|众数"),
+        *("(?:length|distance)s?|long|far", "slopes?|gradient|斜率", "width|wide", "bases?|底"),
+        *(
+            "(?:height|altitude)s?|high|tall|高",
+            "both",
+            "neither",
+            "mean|averages?|平均",
+            "medians?|中位数",
+            "mode|众数",
+        ),
         *(
             "domain|定义域",
             "range|值域",
@@ -250,10 +257,11 @@ _QUANTITIES = [
         *("boys?|males?|男生?", "girls?|females?|女生?", "first", "second", "third", "x-[a-z]+", "y-[a-z]+"),
     )
 ]
-_SHAPES = 7
+_SHAPES = 10
 _SIGNS = dict(A="area", V="volume", P="perimeter", C="circumference", r="radius", R="radius", d="diameter distance")
+_SIGNS |= dict(w="width", b="base", h="height")
 _NAMED = re.compile(
-    r"[^A-Za-z\u4e00-\u9fff]*([A-Za-z\u4e00-\u9fff][A-Za-z\u4e00-\u9fff_' -]*?)\s*(?:\b(?:is|are)\b|[:=是为])"
+    r"[^A-Za-z\u4e00-\u9fff]*([A-Za-z\u4e00-\u9fff][A-Za-z\u4e00-\u9fff_'() -]*?)\s*(?:\b(?:is|are)\b|[:=是为])"
 )
 
 
@@ -262,7 +270,7 @@ def is_other_quantity(answer: str, question: str) -> bool:
     found = _NAMED.match(re.sub(r"\\[A-Za-z]+|[{}$\\]", " ", answer))
     if found is None or f"${found[1]}$" in question:
         return False
-    clause = re.split(r"\b(?:with|if|when|whose|that|given|for which|as)\b", find_asking(question))[0]
+    clause = re.split(r"\b(?:with|if|when|whose|given|for which|as)\b", find_asking(question))[0]
     asked, named = (
         {index for index, pattern in enumerate(_QUANTITIES) if pattern.search(text)}
         for text in (clause, found[1].replace("otal", "") if len(found[1]) > 1 else _SIGNS.get(found[1], ""))
