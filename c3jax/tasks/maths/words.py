@@ -267,7 +267,7 @@ _NAMED = re.compile(
 
 def is_other_quantity(answer: str, question: str) -> bool:
     r"""Whether an answer names another quantity than is asked for: \text{Perimeter: } or P =, where it is the area."""
-    found = _NAMED.match(re.sub(r"\\[A-Za-z]+|[{}$\\]", " ", answer))
+    found = _NAMED.match(re.sub(r"\\(?!max|min)[A-Za-z]+|[{}$\\]", " ", answer))
     if found is None or f"${found[1]}$" in question:
         return False
     clause = re.split(r"\b(?:with|if|when|whose|given|for which|as)\b", find_asking(question))[0]
