@@ -77,6 +77,9 @@ main(["fields"])
 assert main(["train", "missing.yaml"]) == 2
 heavy = sorted({{"jax", "flax", "transformers", "tokenizers", "rich", "orbax"}} & set(sys.modules))
 assert not heavy, heavy
+for words in ("train trio --trackers [wand]", "plan trio --platform cpu --topology x", "ask trio up --checkpoint 7"):
+    assert main(words.split()) == 2, words
+assert "jax" not in sys.modules
 """
     environment = {**os.environ, "COLUMNS": "80"}
     command = [sys.executable, "-c", program]

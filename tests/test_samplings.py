@@ -27,7 +27,8 @@ from c3jax.learner.adapt import init_passes
 from c3jax.learner.state import init_state, pack_state
 from c3jax.models.policy import Weights
 from c3jax.rewards import Evaluator
-from c3jax.run.checkpoint import list_steps, restore_step
+from c3jax.run.checkpoint import restore_step
+from c3jax.run.directory import list_steps
 from c3jax.run.metrics import drop_times, read_metrics
 from c3jax.run.records import load_trees
 from c3jax.setup.team import make_setup

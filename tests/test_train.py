@@ -36,7 +36,8 @@ from c3jax.models.spec import QKV, DecoderSpec
 from c3jax.models.tokenizer import make_word_tokenizer
 from c3jax.rollout import address
 from c3jax.rollout.collect import decode_messages
-from c3jax.run.checkpoint import list_steps, restore_step
+from c3jax.run.checkpoint import restore_step
+from c3jax.run.directory import list_steps
 from c3jax.run.jobs import load_evaluation
 from c3jax.run.metrics import drop_times, read_metrics
 from c3jax.setup.team import choose_problems, make_questions, make_setup

@@ -25,9 +25,12 @@ def call_train(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     config, run_dir = config_file.load_config(arguments.config, overrides), _choose_run_dir(arguments)
     from c3jax.rewards import check_workers
     from c3jax.run.directory import check_contents
+    from c3jax.run.trackers import find_openers
 
     # Before JAX is imported, which takes seconds; what the disk refuses is told when the directory is opened.
     check_workers(config.workers)
+    if not any(":" in name for name in config.trackers):  # a user's own module may import JAX
+        find_openers(config.trackers)
     with suppress(OSError):
         check_contents(run_dir, config)
     from c3jax import processes, train
@@ -69,21 +72,22 @@ def _accept(arguments: argparse.Namespace) -> list[str]:
     return ["c3jax", *arguments.words] if arguments.accept_changes else []
 
 
-def _check_source(source: str, overrides: dict[str, Any]) -> None:
-    """Refuse at once what needs no model to be refused."""
+def _check_source(source: str, overrides: dict[str, Any], checkpoint: str | None) -> None:
+    """Refuse at once what needs no model to be refused; without a checkpoint, of a run its config alone."""
     if not source:
         raise UserError("source: expected a run directory or a config, got an empty name")
-    if Path(source).is_dir():
-        from c3jax.run.directory import load_run_config
+    from c3jax.run.directory import load_run_config
+    from c3jax.run.source import open_source
 
+    if checkpoint is None and Path(source).is_dir():
         load_run_config(source, overrides)
     else:
-        config_file.load_config(config_file.find_config(source, "a run directory, a config file"), overrides)
+        open_source(source, checkpoint or "newest", overrides)
 
 
 def call_evaluate(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Evaluate a run or a config."""
-    _check_source(arguments.source, overrides)
+    _check_source(arguments.source, overrides, arguments.checkpoint)
     from c3jax.commands import ask
     from c3jax.commands.runtime import set_up_process
 
@@ -125,7 +129,7 @@ def call_ask(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Put a question to a team."""
     if not arguments.question.strip():
         raise UserError("question: expected some text, got none")
-    _check_source(arguments.source, overrides)
+    _check_source(arguments.source, overrides, arguments.checkpoint)
     gc.disable()  # what a process of seconds leaves is not worth a twelfth of its time
     try:
         from c3jax.commands import ask
@@ -141,7 +145,7 @@ def call_replay(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int
     """Draw recorded messages again, or compare others with them."""
     if arguments.continuations < 1:
         raise UserError(f"--continuations: expected at least 1, got {arguments.continuations}")
-    _check_source(arguments.source, overrides)
+    _check_source(arguments.source, overrides, arguments.checkpoint)
     message = arguments.say
     if arguments.say_file is not None:
         try:
@@ -171,7 +175,7 @@ def call_diagnose(arguments: argparse.Namespace, overrides: dict[str, Any]) -> i
         raise UserError(f"{arguments.source}: expected a run directory, got none")
     if arguments.json is not None and Path(arguments.json).is_dir():
         raise UserError(f"--json: expected a file, got {arguments.json or 'an empty name'}")
-    _check_source(arguments.source, overrides)
+    _check_source(arguments.source, overrides, arguments.checkpoint)
     from c3jax.commands import diagnose, groups
     from c3jax.commands.runtime import set_up_process
 
@@ -186,7 +190,7 @@ def call_diagnose(arguments: argparse.Namespace, overrides: dict[str, Any]) -> i
 
 def call_export(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Write a policy as a Hugging Face folder."""
-    _check_source(arguments.source, overrides)
+    _check_source(arguments.source, overrides, arguments.checkpoint)
     from c3jax.commands import export
     from c3jax.commands.runtime import set_up_process
 
@@ -218,6 +222,9 @@ def call_study(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def call_plan(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Compile a run for devices that are not here."""
     config, only = config_file.load_config(arguments.config, overrides), [*filter(None, arguments.only.split(","))]
+    from c3jax.commands.target import check_topology
+
+    check_topology(arguments.platform, arguments.topology)
     from c3jax.commands import plan
 
     file = None if arguments.target_config is None else Path(arguments.target_config)

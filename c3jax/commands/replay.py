@@ -27,7 +27,7 @@ from c3jax.evaluate import compute_interval
 from c3jax.rollout import address, tree
 from c3jax.rollout.acting import Start, draw_trees
 from c3jax.rollout.collect import add_rewards
-from c3jax.run.checkpoint import list_steps
+from c3jax.run.directory import list_steps
 from c3jax.run.metrics import read_metrics
 from c3jax.run.records import Record, RecordedTree, list_lines, list_record_files, list_trees, load_trees, parse_tree
 from c3jax.setup.team import Setup, choose_further, choose_slots, decode_messages, decode_whole, make_questions

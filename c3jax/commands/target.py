@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from c3jax.analysis.roofline import CHIPS, Chip
 from c3jax.types import UserError
 
@@ -61,6 +59,22 @@ class Compiled(NamedTuple):
     refusal: str  # the compiler's own sentence where the program does not fit its memory
 
 
+def check_topology(platform: str, topology: str) -> tuple[str, str]:
+    """Take a topology apart, into its chip's name and its sizes, without JAX.
+
+    Args:
+      platform, topology: as `open_target` takes them.
+
+    Raises:
+      UserError: no chip is called so, or the sizes are none.
+    """
+    name, _, sizes = topology.rpartition(":") if platform != "cpu" else ("cpu", "", topology or "1")
+    if not _SIZES.fullmatch(sizes) or (platform != "cpu" and name not in CHIPS):
+        known = "a number of devices" if platform == "cpu" else f"one of {', '.join(CHIPS)}, a colon and sizes, v5e:4x4"
+        raise UserError(f"--topology: expected {known}, got {topology!r}")
+    return name, sizes
+
+
 def open_target(platform: str, topology: str, target_config: Path | None = None) -> Target:
     """The devices that a topology names. Where these are several of a CPU, JAX must not have been asked for one yet.
 
@@ -72,10 +86,9 @@ def open_target(platform: str, topology: str, target_config: Path | None = None)
     Raises:
       UserError: there is no such topology, or the file cannot be read.
     """
-    name, _, sizes = topology.rpartition(":") if platform != "cpu" else ("cpu", "", topology or "1")
-    if not _SIZES.fullmatch(sizes) or (platform != "cpu" and name not in CHIPS):
-        known = "a number of devices" if platform == "cpu" else f"one of {', '.join(CHIPS)}, a colon and sizes, v5e:4x4"
-        raise UserError(f"--topology: expected {known}, got {topology!r}")
+    import jax
+
+    name, sizes = check_topology(platform, topology)
     if target_config is not None and not target_config.is_file():
         raise UserError(f"--target-config: expected a file, got {target_config}, which is none")
     chip, chips = CHIPS.get(name), math.prod(map(int, sizes.split("x")))
@@ -120,6 +133,7 @@ def _describe_gpus(topology: str, sizes: str, target_config: Path) -> tuple[Any,
 
 
 def _describe(topology: str, platform: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
+    import jax
     from jax.experimental import topologies
 
     try:
@@ -130,6 +144,8 @@ def _describe(topology: str, platform: str, options: Mapping[str, Any]) -> tuple
 
 
 def _list_cpus(count: int) -> tuple[Any, ...]:
+    import jax
+
     if count > _MOST_CPUS:
         raise UserError(f"--topology: expected at most {_MOST_CPUS:,} devices that a CPU stands for, got {count:,}")
     if count > 1:
@@ -152,6 +168,8 @@ def compile_for(target: Target, function: Any, arguments: Sequence[Any], **stati
     Raises:
       jax.errors.JaxRuntimeError: the compiler refuses it for another reason than its size.
     """
+    import jax
+
     traced = function.trace(*arguments, **static)
     lowered = traced.lower(lowering_platforms=(target.platform,)) if target.missing else traced.lower()
     text = lowered.compiler_ir("hlo").as_hlo_text()

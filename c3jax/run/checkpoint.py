@@ -32,6 +32,7 @@ import jax
 import numpy as np
 
 from c3jax import processes
+from c3jax.run.directory import list_steps
 from c3jax.run.files import explain_failure
 from c3jax.types import UserError
 
@@ -147,12 +148,6 @@ class CheckpointStore:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Reading, also from other processes
-
-
-def list_steps(run_dir: Path) -> list[int]:
-    """Steps with a checkpoint, in order. Whether they can be read is not looked at."""
-    folder = _folder(run_dir)
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
 
 
 def find_best_step(run_dir: Path) -> int | None:

@@ -197,6 +197,12 @@ def load_run_config(path: str | Path, overrides: Mapping[str, Any] = {}) -> RunC
     return load_config(Path(path) / _CONFIG, dict(overrides))
 
 
+def list_steps(run_dir: Path) -> list[int]:
+    """Steps with a checkpoint, in order. Whether they can be read is not looked at."""
+    folder = run_dir.resolve() / "checkpoints"
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+
+
 def hash_origins(names: Sequence[str]) -> dict[str, str]:
     """The SHA-256 of the files that a config's `module:NAME`s are from, by name; rows of a table have none."""
     origins = (find_origin(name) for name in dict.fromkeys(names))

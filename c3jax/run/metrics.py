@@ -75,7 +75,7 @@ def open_metrics(run_dir: Path, first_step: int) -> tuple[Callable[[int, Mapping
 
 
 def read_metrics(run_dir: Path) -> list[Row]:
-    """All rows of a run, in the order written; a last line that is still being written is left out.
+    """All rows of a run, in the order written; a last line that is still being written is left out, the first too.
 
     Args:
       run_dir: of the run.

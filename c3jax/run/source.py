@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from c3jax.config.file import find_config, load_config
 from c3jax.config.run import RunConfig
-from c3jax.run.checkpoint import find_best_step, list_steps
-from c3jax.run.directory import load_run_config
+from c3jax.run.directory import list_steps, load_run_config
 from c3jax.types import UserError
 
 
@@ -55,6 +54,8 @@ def _choose_step(run: Path, checkpoint: str) -> int:
     if checkpoint == "newest":
         return steps[-1]
     if checkpoint == "best":
+        from c3jax.run.checkpoint import find_best_step  # with JAX, which nothing else here needs
+
         best = find_best_step(run)
         if best is None:
             raise SourceError(f"--checkpoint: expected a run whose config keeps the best (checkpoint.best), got {run}")

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from c3jax.processes import is_first
 from c3jax.run.files import save_whole
 from c3jax.run.metrics import Row, open_metrics, to_plain
 from c3jax.schema import ConfigError, load_named
@@ -78,6 +77,8 @@ def open_trackers(
     Raises:
       MetricsError: where the record cannot be written; so does write.
     """
+    from c3jax.processes import is_first  # with JAX, which an unknown name needs not wait for
+
     if not is_first():
         yield lambda step, row: None
         return

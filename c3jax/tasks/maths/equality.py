@@ -21,7 +21,10 @@ def is_equal(expected: str, answer: str, question: str) -> bool:
       expected, answer: tidy (`latex.tidy`).
       question: says what may be left out: units, options, the order of names, a base, percent.
     """
-    if _squeeze(latex.join_thousands(expected)) == _squeeze(latex.join_thousands(answer)):
+    joined = latex.join_thousands(expected)
+    if joined != expected and answer.isdigit() and "separated by" in question:
+        return False  # 2,100 are two values
+    if _squeeze(joined) == _squeeze(latex.join_thousands(answer)):
         return True
     for rule in _RULES:
         decision = rule(expected, answer, question)
@@ -333,7 +336,10 @@ def _match_units(expected: str, answer: str, question: str) -> bool | None:
     if known and letters and (head := units.convert(letters, known.unit)) and is_equal(head, known.head, question):
         return True
     if wanted is not None and given is not None:
-        head = units.convert(given, wanted.unit)
+        if asking.is_stray(given, wanted.unit, question):
+            return False
+        # Of a gold in millions, of nothing, the question says what is counted.
+        head = units.convert(given, wanted.unit) if wanted.unit else asking.convert_to_asked(given, question)
         return head is not None and is_equal(wanted.head, head, question)
     if given is not None:
         head = asking.convert_to_asked(given, question)

@@ -83,6 +83,8 @@ def read_equation(text: str, question: str) -> Equation | None:
     is_part |= _is_other_value(name, asked) or any(
         is_other(name, question) for is_other in (_is_other_letter, _is_other_angle, _is_other_derivative)
     )
+    is_part |= r"\begin" in text and name not in asked and any(sorted(name or "") == sorted(wanted) for wanted in asked)
+    is_part |= _is_stray_letter(name, asked, question) and is_constant(chains[-1][-1])
     return Equation(name, tuple(tuple(chain) for chain in chains if chain), is_part)
 
 
@@ -100,6 +102,25 @@ def _is_other_letter(name: str | None, question: str) -> bool:
     if re.fullmatch("[A-Z]{2}", name):
         return all(len(wanted) == 2 for wanted in asked)
     return re.fullmatch("[A-Za-z]", name) is not None and is_in_question(name, question)
+
+
+# What a question asks for of a formula, which is then no value of a letter in it.
+_OF_FORMULA = re.compile(
+    r"\b(?:slope|sum|product|radius|diameter|circumference|perimeter|volume|area|how many|number of"
+    r"|degree|discriminant|remainder|distance|probability"
+    r"|(?P<extreme>(?:max|min)imum))\b(?! values? of \$[a-z]\$)"
+)
+
+
+def _is_stray_letter(name: str | None, asked: Collection[str], question: str) -> bool:
+    """Whether a name is a letter of a formula, of which the value is asked for, its slope or the sum of its roots."""
+    letter = re.sub(r"_\{?[0-9]\}?$", "", name or "")
+    if name is None or not re.fullmatch("[A-Za-z]", letter) or not is_in_question(letter, question):
+        return False
+    if asked:
+        return name == letter and not any(name == wanted or _is_in(name, wanted) for wanted in asked)
+    found = None if f"${name}$" in question else _OF_FORMULA.search(words.find_asking(question))
+    return found is not None and not (found["extreme"] and name == "y")
 
 
 _ANGLE = r"(?:m ?)?\\(?:measured)?angle ?\{?([A-Z]{1,3})\}?"
@@ -125,6 +146,7 @@ def is_in_question(name: str, question: str) -> bool:
     return any(re.search(pattern, text) for text in question.split("$")[1::2])
 
 
+_POWER = r"[A-Z]\^\{?(?:-?[0-9]|T)\}?"  # of a matrix
 _VALUE = re.compile(r"(?P<of>[A-Za-z])(?:\^ ?\{ ?-1 ?\})?\((?P<at>[^()]*)\)")
 
 
@@ -137,13 +159,24 @@ def _is_other_value(name: str | None, asked: Collection[str]) -> bool:
         value = _VALUE.fullmatch(wanted)
         if given and value and given["of"] == value["of"] and not given["at"].isalpha() & value["at"].isalpha():
             return True
-        if value and given and given["of"] == value["of"] == "P":
+        if value and given and (given["of"] != value["of"] or value["of"] == "P"):
+            return True
+        if name[:1] == wanted[:1] and re.fullmatch(_POWER, name) and re.fullmatch(_POWER, wanted):
             return True
     return any(re.fullmatch(_DERIVATIVE, wanted) for wanted in asked) and re.fullmatch(_DERIVATIVE, name) is not None
 
 
+_DERIVATIVE_ASKED = (
+    r"(?i)deriv|\\frac ?\{ ?d|differenti|slope|rate|velocity|tangent|prime|image|complement|reflect|导|斜率|像|对称"
+)
+
+
 def _is_other_derivative(name: str | None, question: str) -> bool:
-    return "''" in (name or "") and "''" not in question and "second" not in question.lower()
+    """Whether a name is a derivative, where none is asked for, or the second one for the first."""
+    primes = (name or "").count("'")
+    if not primes or "'" * primes in question:
+        return False
+    return "second" not in question.lower() if primes > 1 else re.search(_DERIVATIVE_ASKED, question) is None
 
 
 def is_other_name(wanted: str, given: str) -> bool:

@@ -270,7 +270,8 @@ def _read_operand(tokens: list[str], point: Point) -> Value:
     if token in point:
         return _refuse_number(tokens, point[token])
     if token in values.CONSTANTS:
-        return _refuse_number(tokens, values.CONSTANTS[token]())
+        value = values.CONSTANTS[token]()
+        return value if token == r"\pi" else _refuse_number(tokens, value)  # \pi 3^2, but not e3
     if token == r"\frac":
         return values.divide(_read_group(tokens, point), _read_group(tokens, point))
     if token == r"\binom":

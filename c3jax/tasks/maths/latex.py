@@ -127,7 +127,7 @@ _LEADS = re.compile(
 # What is written in several ways, before the commands are spelled plainly and after it.
 _BEFORE = (
     (r"\\\\ ?\[ ?-?[0-9.]+ ?[a-z]{2} ?\]", r"\\\\ "),  # the end of a matrix's row, with some space
-    (r"\\(?:(?:text)?color(?:box)?|[hv]space\*?|tag) ?\{[^{}]*\}", ""),
+    (r"\\(?:fcolorbox ?\{[^{}]*\}|(?:text)?color(?:box)?|[hv]space\*?|tag) ?\{[^{}]*\}", ""),
     (r"(?:\\text ?)?\{([,:&])\}", r"\1"),
     (r"(?<=[0-9} ])([cdkm]?m|ft|in)([23])(?![0-9])", r"\1^\2"),
     (r"(?<=[0-9]) ?[xX] ?(?=10 ?\^)", r"\\times "),
@@ -135,6 +135,7 @@ _BEFORE = (
     (r"\\cr(?![a-z])", r"\\\\ "),
     (r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+    (r"(?<![A-Za-z\\])d([a-z]) ?/ ?d([a-z])(?![a-z])", r"\\frac{d\1}{d\2}"),
     (r"\\%", "%"),
     *((r"<=", r"\\le "), (r">=", r"\\ge ")),
     (r"\\math(?:bb|bf) ?(?:\{ ?R ?\}|R(?![A-Za-z]))", r"\\reals "),
@@ -182,6 +183,11 @@ _AFTER = (
     (r"(?<=[^ ]) ?(?:\\text\{ ?only ?\}|only ?(\}?))$", r"\1"),
     (r"(?i)^(?:\\text\{)?all real(?:s| numbers)? ?\}? ?(?=[<>]|\\[lg]e(?![a-z]))", "x "),
     (r"(?i)^(?:\\text\{)?all real[a-z ]* (greater|less) than (or equal to )?\}?", _write_half_line),
+    (
+        r"(?i)^(?:\\text\{)?(?:the set of )?(?:all )?positive real(?:s| numbers)$|\\reals ?\^ ?\{? ?\+ ?\}?",
+        r"(0, \\infty)",
+    ),
+    (r"(?<=[0-9}]) ?\\text\{ ?\(([^()]*)\) ?\}$", r" (\1)"),
     (r"[a-z] ?\\in ?\\reals ?, ?", ""),
     (r"^\]([^\[\],]+,[^\[\],]+)(?=[\[\]]$)", r"(\1"),  # ]1, 2[ is (1, 2)
     (r"^([(\[][^()\[\],]+,[^()\[\],]+)\[$", r"\1)"),

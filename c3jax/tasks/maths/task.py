@@ -19,7 +19,7 @@ from c3jax.tasks.jsonl import (
     read_problems,
     read_question,
 )
-from c3jax.tasks.maths import equality, latex, normal_form
+from c3jax.tasks.maths import equality, latex, normal_form, words
 from c3jax.tasks.sections import MathTask
 from c3jax.tasks.task import Prepare, Task
 from c3jax.types import Problem, Verdict
@@ -99,7 +99,8 @@ def grade(problem: Problem, text: str) -> Verdict:
         bounds = f"{LONGEST_ANSWER} characters and {DEEPEST_ANSWER} levels"
         return Verdict(0.0, "unparsable", answer[:LONGEST_ANSWER], f"the box exceeds {bounds}", second=False)
     second = normal_form.is_same(problem.answer, answer)
-    if equality.is_equal(latex.tidy(problem.answer), latex.tidy(answer), problem.question):
+    is_other = words.is_other_quantity(answer, problem.question)
+    if not is_other and equality.is_equal(latex.tidy(problem.answer), latex.tidy(answer), problem.question):
         return Verdict(1.0, "correct", answer, second=second)
     return Verdict(0.0, "wrong", answer, second=second)
 

@@ -63,7 +63,7 @@ _STATING = re.compile(
     r"|score|gross|so|up|down|off|except|without|percent|percentage|x|pi"
     r"|too|opposite|fails?|impossible|binary|octal|hexadecimal"
     r"|per ?mille?|basis|grand|mil|bn|bce?|[a-z]*illions?|googol"
-    r"|(?:eleven|[a-z]+teen|[a-z]+tie)ths?)\b|[不非负没多余倍约或以]|的(?:平方|立方)|一半|倒数|分之|左右|年级|([a-z])\1\1"
+    r"|(?:eleven|[a-z]+teen|[a-z]+tie)ths?)\b|[不非负没多余倍折约或以]|的(?:平方|立方)|一半|倒数|分之|左右|年级|年[前后]|([a-z])\1\1"
 )
 # Words that say what a number is beside another one, which count where the question has them too.
 _COMPARING = re.compile(
@@ -98,6 +98,8 @@ def read_measure(text: str, question: str) -> Measure | None:
         return Measure(rf"{feet['feet']} + \frac{{{feet['inches']}}}{{12}}", "feet", "inches")
     if inches := re.fullmatch(r"([0-9.]+) ?(?:''|[\"″”]|\^ ?\{ ?(?:\\prime ?){2}\})", text):
         return Measure(inches[1], "inches")
+    if feet := re.fullmatch(r"([0-9.]+) ?(?:['′’]|\^ ?\{? ?\\prime ?\}?)", text):
+        return Measure(feet[1], "feet")
     arc = _ARC.fullmatch(text)
     if arc:
         return Measure(rf"{arc['degrees']} + \frac{{{arc['minutes']}}}{{60}}", "degrees")
@@ -181,7 +183,9 @@ def _find_counted(question: str) -> set[str]:
 def read_letters(text: str) -> Measure | None:
     """Read 5 m and 5 m/s, whose units are letters, as names are; None where they are no known unit."""
     found = re.fullmatch(
-        r"(?P<head>-?[0-9.,]*[0-9]) ?(?P<unit>[A-Za-z]{1,2}(?:[ /*]?[A-Za-z]{1,3}| ?\^ ?\{?-?[1-9]\}?)*)", text
+        r"(?P<head>-?[0-9.,]*[0-9]) ?(?=.{1,16}$)"  # a word of many letters can be cut in very many ways
+        r"(?P<unit>[A-Za-z]{1,2}(?:[ /*]?[A-Za-z]{1,3}| ?\^ ?\{?-?[1-9]\}?)*)",
+        text,
     )
     unit = re.sub("[{}]", "", found["unit"]) if found else ""
     return Measure(found["head"], unit) if found and parse(unit) else None

@@ -102,9 +102,9 @@ class Option(NamedTuple):
     text: str  # what is written after it
 
 
-_DRESSED = r"(?:\\(?:text(?:bf)?|mathrm) ?|^)\{([^{}]*)\}|\$"
+_DRESSED = r"(?:\\(?:text(?:bf)?|mathrm) ?|^)\{([^{}]*)\}|(?<!\\)\$"
 _OPTION = re.compile(
-    r"(?:(?i:option|choice|graph|figure|diagram|statement)|(?:答案|故|应|所以)?(?:选[项择]?)?)?:? ?"
+    r"(?:(?i:option|choice|graph|figure|diagram|statement)|(?:答案|故|应|所以|[本此该]题)?(?:选[项择]?)?)?:? ?"
     r"(?:\( ?(?P<inner>[A-J]) ?\)|(?P<bare>[A-J])(?:[).:]|选?项|(?=\s*$)))(?P<text>.*)"
 )
 
@@ -147,11 +147,11 @@ _SMALL_WORDS = set(
     " together each must".split()
 )
 _VERBS = re.compile(
-    "(?:make|need|cost|earn|save|pay|sell|buy|eat|weigh|travel|receive|collect|use|walk|own|read|get|give|take|run|spend)s?"
-    "|spent|ha(?:s|ve|d)|made|earned|paid|sold|bought|ate|collected|used|walked|gave|took|ran|got|travell?ed|saved"
+    "(?:make|need|cost|earn|save|pay|buy|eat|weigh|travel|receive|collect|use|walk|own|read|get|give|take|run|spend)s?"
+    "|spent|ha(?:s|ve|d)|made|earned|paid|bought|ate|gave|collected|used|walked|took|ran|got|travell?ed|saved"
 )
 _SENTENCE = re.compile(
-    r"(?:\\text ?\{ ?)?(?P<lead>[A-Za-z][A-Za-z', ]*?) ?\}? ?:? ?(?P<rest>-?(?:\\\$)? ?(?:[0-9.]|\\frac|\\sqrt).*)"
+    r"(?:\\text ?\{ ?)?(?P<lead>[A-Za-z][A-Za-z', ]*?) ?\}? ?:? ?(?P<rest>-?(?:\\\$)? ?(?:\.?[0-9]|\\frac|\\sqrt).*)"
 )
 
 
@@ -182,7 +182,7 @@ def take_off_restated(answer: str, question: str) -> str | None:
 
 
 # What a question may have in other words, or not at all.
-_JOINING = re.compile("一共|总共|等于|需要|应该|总?人数|总数|数量|现价|[是为得有共,:]")
+_JOINING = re.compile("一共|总共|等于|需要|应该|总?人数|总数|数量|现价|[是为得有共这那该,:]")
 
 
 def _is_restated(lead: str, question: str) -> bool:
@@ -190,6 +190,8 @@ def _is_restated(lead: str, question: str) -> bool:
     before, clause = _find_chinese_asking(question)
     asking = re.split("多少|几", clause, maxsplit=1)
     own = _JOINING.sub("", lead)
+    for word in ("今年", "现在"):  # which may stand elsewhere
+        own = own.replace(word, "") if word in question else own
     if len(asking) < 2:
         return lead != own and _is_subsequence(own, question)
     if re.fullmatch("还?剩", own):
@@ -215,7 +217,66 @@ def find_asking(question: str) -> str:
 
 
 def _stem(word: str) -> str:
-    return word[:4]
+    return {"sold": "sell"}.get(word, word)[:4]
+
+
+# Quantities of which one is not the other, in all their words; the first ones have letters.
+_QUANTITIES = [
+    re.compile(rf"(?<![A-Za-z])(?i:{names})(?![a-z])")
+    for names in (
+        *(
+            "areas?|面积",
+            "volumes?|体积|容积",
+            "(?:perimeter|circumference)s?|周长",
+            "radi(?:us|i)|半径",
+            "diameters?|直径",
+        ),
+        *("(?:length|distance)s?|long|far", "slopes?|gradient|斜率", "width|wide", "bases?|底"),
+        *(
+            "(?:height|altitude)s?|high|tall|高",
+            "both",
+            "neither",
+            "mean|averages?|平均",
+            "medians?|中位数",
+            "mode|众数",
+        ),
+        *(
+            "domain|定义域",
+            "range|值域",
+            "sums?|total",
+            "products?",
+            "quotient",
+            "remainders?",
+            "numerator|分子",
+            "denominator|分母",
+        ),
+        *("max(?:im(?:um|al|ize))?|greatest|largest|highest|most|biggest|最[大高多]",),
+        *("min(?:im(?:um|al|ize))?|least|smallest|lowest|fewest|最[小低少]", "speeds?|rate|velocity|fast"),
+        *("times?|long|soon|when|hours|minutes|days", "weigh(?:t|s)?|mass|heavy", "ages?|old|年龄"),
+        *("probability|chances?|likely|概率", "increased?", "decreased?", "loss|亏损", "profit|利润|盈利"),
+        *("boys?|males?|男生?", "girls?|females?|女生?", "first", "second", "third", "x-[a-z]+", "y-[a-z]+"),
+    )
+]
+_SHAPES = 10
+_SIGNS = dict(A="area", V="volume", P="perimeter", C="circumference", r="radius", R="radius", d="diameter distance")
+_SIGNS |= dict(w="width", b="base", h="height")
+_NAMED = re.compile(
+    r"[^A-Za-z\u4e00-\u9fff]*([A-Za-z\u4e00-\u9fff][A-Za-z\u4e00-\u9fff_'() -]*?)\s*(?:\b(?:is|are)\b|[:=是为])"
+)
+
+
+def is_other_quantity(answer: str, question: str) -> bool:
+    r"""Whether an answer names another quantity than is asked for: \text{Perimeter: } or P =, where it is the area."""
+    found = _NAMED.match(re.sub(r"\\(?!max|min)[A-Za-z]+|[{}$\\]", " ", answer))
+    if found is None or f"${found[1]}$" in question:
+        return False
+    clause = re.split(r"\b(?:with|if|when|whose|given|for which|as)\b", find_asking(question))[0]
+    asked, named = (
+        {index for index, pattern in enumerate(_QUANTITIES) if pattern.search(text)}
+        for text in (clause, found[1].replace("otal", "") if len(found[1]) > 1 else _SIGNS.get(found[1], ""))
+    )
+    is_shape = len(found[1]) > 1 or min(asked, default=_SHAPES) < _SHAPES
+    return is_shape and bool(named - asked and asked - named)
 
 
 def _is_subsequence(letters: str, text: str) -> bool:

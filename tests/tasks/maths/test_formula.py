@@ -46,7 +46,7 @@ def test_a_formula_of_fractions_is_worked_out_exactly(text, value):
 @pytest.mark.parametrize(
     "text",
     [
-        *("3 4", "{3}{4}", "3{4}", "x 2", "x2", r"\pi 2", "2 x 3", "2^3 4", "1/2 1/3", "3 4 + 5", r"\frac{1}{2} + 3 4"),
+        *("3 4", "{3}{4}", "3{4}", "x 2", "x2", "e 2", "2 x 3", "2^3 4", "1/2 1/3", "3 4 + 5", r"\frac{1}{2} + 3 4"),
         *(r"2\frac{1}{2}x", r"2\frac{1}{2}\pi", r"x2\frac{1}{2}", r"2\frac{1}{2}^2", r"3\cdot 2\frac{1}{2}\cdot 2"),
         *("", "+", "3+", "(3", "3)", "--3", "3**2", "3!!", "x^", "^2", "_1", r"\frac{1}", r"\sqrt", "|3", "3|", "()"),
         *("abc", "word", "AB", r"\text{x}", r"\foo x", r"\operatorname{eye}(9)", r"\int x dx", "f'(x)", "x@y"),
