@@ -23,9 +23,10 @@ from c3jax.models.spec import Kernel
 from c3jax.types import UserError
 
 LANES = 128  # of a TPU; its blocks are multiples of them
-# Most of a block of queries and of one of keys: 2.6 MB of scores, of which a kernel of the backward pass holds several
-# in the 16 MB that a TPU's program has on the chip.
-_QUERY_LANES, _KEY_LANES = 5, 8
+# Most of a block of queries and of one of keys: scores, of which the kernel of the backward pass holds several beside
+# the blocks themselves, in the 16 MB that a TPU's program has on the chip. Wide heads and float32 leave less for them.
+_BLOCK_LANES, _WIDE_BLOCK_LANES = (5, 8), (4, 4)
+_WIDE_BYTES = 256  # more than a head of 128 bfloat16 numbers
 
 _KEPT, _EMPTY = 1, 0  # segments: a query sees the slots of its own
 
@@ -112,7 +113,8 @@ def _attend_splash(query: jax.Array, key: jax.Array, value: jax.Array, keep_NK: 
 
     N, G, R, S, D = query.shape
     K = key.shape[2]
-    query_block, key_block = _size_block(S, _QUERY_LANES), _size_block(K, _KEY_LANES)
+    is_wide = D * query.dtype.itemsize > _WIDE_BYTES or query.dtype == jnp.float32
+    query_block, key_block = map(_size_block, (S, K), _WIDE_BLOCK_LANES if is_wide else _BLOCK_LANES)
     Q_all, K_all = (-(-size // block) * block for size, block in ((S, query_block), (K, key_block)))
     sizes: dict[str, Any] = {f"block_q{of}": query_block for of in ("", "_dkv")}
     sizes |= {f"block_kv{of}": key_block for of in ("", "_compute", "_dkv", "_dkv_compute")}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas.ops.tpu import splash_attention
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from c3jax.commands.target import compile_for, open_target
 from c3jax.models import attention, fused
@@ -21,6 +21,7 @@ from c3jax.types import UserError
 G, R, D = 2, 3, 8  # key and value heads, query heads each, head size
 ROWS, SLOTS = (1, 2, 4), (150, 3, 131)  # of the past frames and the own one
 LONG = (1, 1), (150, 1100)  # three blocks of queries and two of keys, of which the first queries see none of the second
+with_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra tpu")
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_blocks_are_large_and_need_little_to_fill_them_up(slots, most, size):
     assert fused._size_block(slots, most) == size
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra tpu")
+@with_libtpu
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_a_tpus_compiler_takes_it_forward_and_back_on_a_mesh(tensor):
     """With the precision of a run; rows are cut by hand, heads by tensor, and nothing is gathered."""
@@ -166,3 +167,24 @@ def test_a_tpus_compiler_takes_it_forward_and_back_on_a_mesh(tensor):
         compiled = compile_for(target, jax.jit(total), arrays)
     assert compiled.memory is not None and compiled.optimised is not None
     assert "splash_mha_dkv" in compiled.optimised and "all-gather" not in compiled.optimised
+
+
+@with_libtpu
+@pytest.mark.parametrize("dtype, size", [(jnp.bfloat16, 128), (jnp.float32, 256)])
+def test_the_largest_blocks_fit_on_the_chip_with_the_least_memory(dtype, size):
+    """Forward and back, with a softcap, for a v4."""
+    target = open_target("tpu", "v4:2x2x1")
+    at = SingleDeviceSharding(target.devices[0])
+
+    def compute(query, keys, keep):
+        before, own = ([each[..., part, :] for each in keys] for part in (slice(3456), slice(3456, None)))
+        past = [attention.Keys(*before, keep[:, :3456])]
+        return jnp.sum(
+            attention.attend_path(query, past, attention.Keys(*own, keep[:, 3456:]), None, 30.0, kernel="splash")
+        )
+
+    shapes = [(1, 1, 2, 640, size), (1, 1, 4096, size)]
+    query, key = (jax.ShapeDtypeStruct(shape, dtype, sharding=at) for shape in shapes)
+    keep = jax.ShapeDtypeStruct((1, 4096), jnp.bool_, sharding=at)
+    compiled = compile_for(target, jax.jit(jax.grad(compute, (0, 1))), (query, (key, key), keep))
+    assert compiled.optimised is not None, compiled.refusal
