@@ -171,7 +171,7 @@ def test_where_each_axis_of_the_weights_is_cut():
         assert blocks["query"]["kernel"] == blocks["up"]["kernel"] == PartitionSpec(None, "fsdp", "tensor")
         assert blocks["query"]["bias"] == PartitionSpec(None, "tensor")
         assert blocks["down"]["kernel"] == blocks["output"]["kernel"] == PartitionSpec(None, "tensor", "fsdp")
-        assert blocks["up"]["a"] == PartitionSpec(None, "fsdp", None)
+        assert blocks["up"]["a"] == PartitionSpec(None, "fsdp")
         assert blocks["up"]["b"] == PartitionSpec(None, None, "tensor")
     # Of Adafactor's, rows and columns are whole, and what stands for a weight that has them is one number.
     state = jax.eval_shape(optax.scale_by_factored_rms(min_dim_size_to_factor=1).init, shapes)
@@ -182,6 +182,14 @@ def test_where_each_axis_of_the_weights_is_cut():
     odd = SPEC._replace(vocab_size=61)
     cut = sharding.list_shardings(mesh, decoder.define_decoder(odd)[1])  # type: ignore[arg-type]
     assert cut["head"].spec == PartitionSpec(None, "fsdp")
+
+
+def test_what_is_not_cut_at_the_end_is_not_written():
+    """As the compiler writes it of its results: in another form a second step would compile all programs again."""
+    mesh = jax.sharding.AbstractMesh((2, 4, 1), sharding.AXES)
+    shardings = sharding.list_shardings(mesh, decoder.define_decoder(SPEC)[1])  # type: ignore[arg-type]
+    assert shardings["blocks"]["query"]["kernel"].spec == PartitionSpec(None, "fsdp")
+    assert all(leaf.spec == PartitionSpec() or leaf.spec[-1] is not None for leaf in jax.tree.leaves(shardings))
 
 
 @pytest.mark.parametrize(

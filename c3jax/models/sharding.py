@@ -261,8 +261,11 @@ def list_shardings(mesh: Mesh, tree: Any) -> Any:
         sizes = [mesh.shape[axis] if axis else 1 for axis in axes]
         both = zip(axes, sizes, leaf.shape, strict=True)
         spec = [axis if parts > 1 and size % parts == 0 else None for axis, parts, size in both]
-        # As the compiler writes it of its results: in another form it would be another program to compile.
-        return NamedSharding(mesh, PartitionSpec(*spec) if any(spec) else WHOLE)
+        # As the compiler writes it of its results, without what is not cut at the end: in another form it would be
+        # another program to compile.
+        while spec and spec[-1] is None:
+            spec.pop()
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree_util.tree_map_with_path(find, tree)
 
