@@ -201,9 +201,7 @@ def run(config: TextStudy, run_dir: Path, console: Console) -> int:
     A resumed study keeps its finished runs; the warm-ups are made again, the same to the last bit.
 
     Args:
-      config: the study's.
-      run_dir: where its chunks, tables, curves and figures are.
-      console: to print on.
+      config, run_dir, console: as for `learning.run`.
 
     Returns:
       0, the exit code.

@@ -89,9 +89,24 @@ def credit_trees(
     Returns:
       Credit, f32, each [P, N] per turn.
     """
-    gradient, likelihood = list_kept(rollout, len(return_PL))
-    inputs = CreditInputs(matrix, plan.fan_out, components, past=sum_rewards(plan, rollout, return_PL))
-    inputs = inputs._replace(gradient=gradient, likelihood=likelihood)
+    return _credit_read(section, matrix, plan, components, return_PL, _read(plan, rollout, return_PL))
+
+
+def _read(plan: Plan, rollout: Rollout, return_PL: jax.Array) -> tuple[Kept, ...]:
+    """What credit reads of trees beside their returns: past rewards, gradients and likelihoods."""
+    return (sum_rewards(plan, rollout, return_PL), *list_kept(rollout, len(return_PL)))
+
+
+def _credit_read(  # noqa: PLR0913
+    section: CreditSection,
+    matrix: CreditMatrix,
+    plan: Plan,
+    components: Components | None,
+    return_PL: jax.Array,
+    read: tuple[Kept, ...],
+) -> Credit:
+    past, gradient, likelihood = read
+    inputs = CreditInputs(matrix, plan.fan_out, components, past=past, gradient=gradient, likelihood=likelihood)
     return compute_credit(section.method, inputs, return_PL, normalise=section.normalise)
 
 
@@ -117,14 +132,11 @@ def make_judge(credit: CreditSection, plans: Sequence[TurnPlan], mesh: sharding.
         matrix = make_credit_matrix(credit.method, plan, tuple(turn.is_trained for turn in plans))
 
         def judge_one(return_L: jax.Array, read: tuple[Kept, ...]) -> Credit:
-            past, gradient, likelihood = jax.tree.map(lambda part: part[None], read)
-            inputs = CreditInputs(matrix, plan.fan_out, components, past=past)
-            inputs = inputs._replace(gradient=gradient, likelihood=likelihood)
-            given = compute_credit(credit.method, inputs, return_L[None], normalise=credit.normalise)
+            return_PL, read = jax.tree.map(lambda part: part[None], (return_L, read))
+            given = _credit_read(credit, matrix, plan, components, return_PL, read)
             return jax.tree.map(lambda part_PN: part_PN[0], given)
 
-        read = (sum_rewards(plan, rollout, return_PL), *list_kept(rollout, len(return_PL)))
-        given = jax.vmap(judge_one)(return_PL, read)
+        given = jax.vmap(judge_one)(return_PL, _read(plan, rollout, return_PL))
         return sharding.replicate(mesh, (find_signal(given, trained), given))
 
     compiled = jax.jit(judge, static_argnums=0)

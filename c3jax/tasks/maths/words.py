@@ -220,46 +220,30 @@ def _stem(word: str) -> str:
     return {"sold": "sell"}.get(word, word)[:4]
 
 
-# Quantities of which one is not the other, in all their words; the first ones have letters.
+# Quantities of which one is not the other, in all their words; those of shapes have letters.
+_SHAPES = (
+    *("areas?|面积", "volumes?|体积|容积", "(?:perimeter|circumference)s?|周长", "radi(?:us|i)|半径"),
+    *("diameters?|直径", "(?:length|distance)s?|long|far", "slopes?|gradient|斜率", "width|wide", "bases?|底"),
+    "(?:height|altitude)s?|high|tall|高",
+)
 _QUANTITIES = [
     re.compile(rf"(?<![A-Za-z])(?i:{names})(?![a-z])")
     for names in (
-        *(
-            "areas?|面积",
-            "volumes?|体积|容积",
-            "(?:perimeter|circumference)s?|周长",
-            "radi(?:us|i)|半径",
-            "diameters?|直径",
-        ),
-        *("(?:length|distance)s?|long|far", "slopes?|gradient|斜率", "width|wide", "bases?|底"),
-        *(
-            "(?:height|altitude)s?|high|tall|高",
-            "both",
-            "neither",
-            "mean|averages?|平均",
-            "medians?|中位数",
-            "mode|众数",
-        ),
-        *(
-            "domain|定义域",
-            "range|值域",
-            "sums?|total",
-            "products?",
-            "quotient",
-            "remainders?",
-            "numerator|分子",
-            "denominator|分母",
-        ),
-        *("max(?:im(?:um|al|ize))?|greatest|largest|highest|most|biggest|最[大高多]",),
-        *("min(?:im(?:um|al|ize))?|least|smallest|lowest|fewest|最[小低少]", "speeds?|rate|velocity|fast"),
-        *("times?|long|soon|when|hours|minutes|days", "weigh(?:t|s)?|mass|heavy", "ages?|old|年龄"),
-        *("probability|chances?|likely|概率", "increased?", "decreased?", "loss|亏损", "profit|利润|盈利"),
-        *("boys?|males?|男生?", "girls?|females?|女生?", "first", "second", "third", "x-[a-z]+", "y-[a-z]+"),
+        *_SHAPES,
+        *("both", "neither", "mean|averages?|平均", "medians?|中位数", "mode|众数", "domain|定义域", "range|值域"),
+        *("sums?|total", "products?", "quotient", "remainders?", "numerator|分子", "denominator|分母"),
+        "max(?:im(?:um|al|ize))?|greatest|largest|highest|most|biggest|最[大高多]",
+        "min(?:im(?:um|al|ize))?|least|smallest|lowest|fewest|最[小低少]",
+        *("speeds?|rate|velocity|fast", "times?|long|soon|when|hours|minutes|days", "weigh(?:t|s)?|mass|heavy"),
+        *("ages?|old|年龄", "probability|chances?|likely|概率", "increased?", "decreased?", "loss|亏损"),
+        *("profit|利润|盈利", "boys?|males?|男生?", "girls?|females?|女生?", "first", "second", "third"),
+        *("x-[a-z]+", "y-[a-z]+"),
     )
 ]
-_SHAPES = 10
-_SIGNS = dict(A="area", V="volume", P="perimeter", C="circumference", r="radius", R="radius", d="diameter distance")
-_SIGNS |= dict(w="width", b="base", h="height")
+_SIGNS = {
+    **{"A": "area", "V": "volume", "P": "perimeter", "C": "circumference", "r": "radius", "R": "radius"},
+    **{"d": "diameter distance", "w": "width", "b": "base", "h": "height"},
+}
 _NAMED = re.compile(
     r"[^A-Za-z\u4e00-\u9fff]*([A-Za-z\u4e00-\u9fff][A-Za-z\u4e00-\u9fff_'() -]*?)\s*(?:\b(?:is|are)\b|[:=是为])"
 )
@@ -275,7 +259,7 @@ def is_other_quantity(answer: str, question: str) -> bool:
         {index for index, pattern in enumerate(_QUANTITIES) if pattern.search(text)}
         for text in (clause, found[1].replace("otal", "") if len(found[1]) > 1 else _SIGNS.get(found[1], ""))
     )
-    is_shape = len(found[1]) > 1 or min(asked, default=_SHAPES) < _SHAPES
+    is_shape = len(found[1]) > 1 or min(asked, default=len(_SHAPES)) < len(_SHAPES)
     return is_shape and bool(named - asked and asked - named)
 
 
